@@ -1,0 +1,286 @@
+//! The one error of the crate: opaque outside, precise inside.
+//!
+//! An [`Error`] says *what kind* of thing went wrong ([`ErrorKind`]), in *which step* (a system call
+//! or a phrase), on *which path*, with *which errno*, and, where there is one, *what to do about it*.
+//! It reads like a line of `strace`:
+//!
+//! ```text
+//! mount_setattr("/var/lib/coracle/layers/ab", MOUNT_ATTR_IDMAP): Operation not permitted (os error 1); help: …
+//! ```
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of failure an [`Error`] is. Match on this; the text is for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Something named does not exist: an image, a container, a path, a user of the image.
+    NotFound,
+    /// The name is taken.
+    AlreadyExists,
+    /// It is being used: a volume of a container, an image of a container, a locked record.
+    InUse,
+    /// The caller's input can't be right: a malformed name, a relative path where an absolute one is needed.
+    InvalidInput,
+    /// Data from outside is malformed: an archive, a manifest, a profile.
+    InvalidData,
+    /// Content does not have the digest or size that was promised for it.
+    Mismatch,
+    /// A bound was reached: an entry count, a header's size, collected output.
+    TooLarge,
+    /// This kernel, this build or this user can't have it.
+    Unsupported,
+    /// The kernel refused for lack of permission.
+    PermissionDenied,
+    /// No room: disk, quota, inodes.
+    StorageFull,
+    /// The filesystem is read-only.
+    ReadOnly,
+    /// A limit on descriptors or processes of the host was reached.
+    ResourceExhausted,
+    /// Memory ran out, in the host or in a container before its program started.
+    OutOfMemory,
+    /// The program to run does not exist in the container, or can't be executed.
+    Exec,
+    /// A step of a container's set-up failed.
+    Setup,
+    /// The operation does not fit the container's state: started twice, waited for before its start.
+    State,
+    /// Time ran out.
+    TimedOut,
+    /// The warden of this program is gone, or the handle belongs to another process (a fork).
+    Gone,
+    /// Any other error of the operating system.
+    Io,
+}
+
+/// Why an operation failed. See the [module](self) for how it reads.
+///
+/// ```
+/// use coracle::{ErrorKind, Store};
+/// let error = Store::open("/proc/nowhere/store").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// assert!(error.path().is_some() && error.raw_os_error().is_some());
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    step: Cow<'static, str>,
+    path: Option<PathBuf>,
+    errno: Option<i32>,
+    remedy: Option<Cow<'static, str>>,
+    /// What was being done when it failed, outermost last.
+    during: Vec<Cow<'static, str>>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.step)?;
+        if let Some(path) = &self.path {
+            write!(f, " ({path:?})")?;
+        }
+        match (self.errno, &self.source) {
+            (Some(errno), _) => write!(f, ": {}", io::Error::from_raw_os_error(errno))?,
+            (None, Some(source)) => write!(f, ": {source}")?,
+            (None, None) => {}
+        }
+        for during in &self.during {
+            write!(f, "; while {during}")?;
+        }
+        if let Some(remedy) = &self.remedy {
+            write!(f, "; help: {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error {
+    /// An error without a system call behind it. `step` is the failed act or the fact, in one phrase.
+    pub(crate) fn new(kind: ErrorKind, step: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            step: step.into(),
+            path: None,
+            errno: None,
+            remedy: None,
+            during: Vec::new(),
+            source: None,
+        }))
+    }
+
+    /// A failed system call: the kind follows from the errno.
+    pub(crate) fn os(step: impl Into<Cow<'static, str>>, source: impl Into<io::Error>) -> Self {
+        let source = source.into();
+        let mut error = Self::new(kind_of(&source), step);
+        error.0.errno = source.raw_os_error();
+        if error.0.errno.is_none() {
+            // An `Error` that travelled through `std::io` (a reader of ours) comes back as it was.
+            match source.downcast::<Error>() {
+                Ok(own) => return own.during(error.0.step),
+                Err(source) => error.0.source = Some(Box::new(source)),
+            }
+        }
+        error
+    }
+
+    /// The same with an errno as a number.
+    pub(crate) fn errno(step: impl Into<Cow<'static, str>>, errno: i32) -> Self {
+        Self::os(step, io::Error::from_raw_os_error(errno))
+    }
+
+    pub(crate) fn with_path(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.path = Some(path.as_ref().to_owned());
+        self
+    }
+
+    pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
+    /// What the reader can do about it.
+    pub(crate) fn with_remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Self {
+        self.0.remedy = Some(remedy.into());
+        self
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What was being done, in the form "loading the archive x".
+    pub(crate) fn during(mut self, what: impl Into<Cow<'static, str>>) -> Self {
+        self.0.during.push(what.into());
+        self
+    }
+
+    /// The kind to match on.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The system call or the step that failed.
+    pub fn step(&self) -> &str {
+        &self.0.step
+    }
+
+    /// The path it failed on, where there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// The kernel's errno, where a system call failed.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.0.errno
+    }
+
+    /// What the reader can do about it, where something can be done.
+    pub fn remedy(&self) -> Option<&str> {
+        self.0.remedy.as_deref()
+    }
+}
+
+fn kind_of(error: &io::Error) -> ErrorKind {
+    use linux_raw_sys::errno as e;
+    match error.raw_os_error().map(|n| n as u32) {
+        Some(e::ENOENT) => ErrorKind::NotFound,
+        Some(e::EEXIST) => ErrorKind::AlreadyExists,
+        Some(e::EPERM | e::EACCES) => ErrorKind::PermissionDenied,
+        Some(e::ENOSPC | e::EDQUOT) => ErrorKind::StorageFull,
+        Some(e::EROFS) => ErrorKind::ReadOnly,
+        Some(e::EMFILE | e::ENFILE | e::EAGAIN) => ErrorKind::ResourceExhausted,
+        Some(e::ENOMEM) => ErrorKind::OutOfMemory,
+        Some(e::ENOSYS | e::EOPNOTSUPP) => ErrorKind::Unsupported,
+        Some(e::EBUSY | e::ETXTBSY) => ErrorKind::InUse,
+        Some(e::ETIMEDOUT) => ErrorKind::TimedOut,
+        Some(_) => ErrorKind::Io,
+        None => match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::InvalidInput => ErrorKind::InvalidInput,
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ErrorKind::InvalidData,
+            io::ErrorKind::TimedOut => ErrorKind::TimedOut,
+            _ => ErrorKind::Io,
+        },
+    }
+}
+
+impl From<Error> for io::Error {
+    /// Keeps the whole error inside, under the `std` kind that fits best.
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::NotFound => io::ErrorKind::NotFound,
+            ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+            ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
+            ErrorKind::InvalidData | ErrorKind::Mismatch => io::ErrorKind::InvalidData,
+            ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+            ErrorKind::StorageFull => io::ErrorKind::StorageFull,
+            ErrorKind::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
+            ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
+            ErrorKind::TimedOut => io::ErrorKind::TimedOut,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// Turns the error of a system call into ours, with the call and the path.
+pub(crate) trait Call<T> {
+    fn call(self, step: impl Into<Cow<'static, str>>) -> Result<T>;
+    fn call_at(self, step: impl Into<Cow<'static, str>>, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Call<T> for std::result::Result<T, E> {
+    fn call(self, step: impl Into<Cow<'static, str>>) -> Result<T> {
+        self.map_err(|source| Error::os(step, source))
+    }
+
+    fn call_at(self, step: impl Into<Cow<'static, str>>, path: impl AsRef<Path>) -> Result<T> {
+        self.map_err(|source| {
+            let error = Error::os(step, source);
+            // An inner error of ours knows its path better.
+            if error.path().is_some() { error } else { error.with_path(path) }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_like_strace_and_names_the_remedy() {
+        let error = Error::errno("mount_setattr(MOUNT_ATTR_IDMAP)", 1)
+            .with_path("/layers/ab")
+            .during("mounting the root filesystem")
+            .with_remedy("use a filesystem that can be id-mapped");
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert_eq!(
+            error.to_string(),
+            "mount_setattr(MOUNT_ATTR_IDMAP) (\"/layers/ab\"): Operation not permitted (os error 1); \
+             while mounting the root filesystem; help: use a filesystem that can be id-mapped"
+        );
+    }
+
+    #[test]
+    fn survives_a_trip_through_std_io() {
+        let error = Error::new(ErrorKind::Mismatch, "digest of a blob").with_path("/b");
+        let back = Error::os("read", io::Error::from(error));
+        assert_eq!(back.kind(), ErrorKind::Mismatch);
+        assert_eq!(back.path(), Some(Path::new("/b")));
+    }
+}

@@ -1,0 +1,24 @@
+//! Containers as a crate.
+#![allow(dead_code)] // while the rooms are being furnished
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "coracle needs Linux: its containers are made of Linux namespaces, control groups and overlay mounts"
+);
+
+mod cgroup;
+mod container;
+mod digest;
+mod error;
+mod image;
+mod layer;
+mod manifest;
+mod namespace;
+mod network;
+mod reference;
+mod security;
+mod store;
+mod sys;
+mod volume;
+
+pub use digest::Digest;
+pub use error::{Error, ErrorKind, Result};
