@@ -22,3 +22,4 @@ mod volume;
 
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
+pub use store::Store;
