@@ -25,3 +25,4 @@ pub use error::{Error, ErrorKind, Result};
 pub use manifest::{Descriptor, Healthcheck, History, ImageConfig, Platform};
 pub use reference::Reference;
 pub use store::Store;
+pub use volume::{Volume, VolumeBuilder};

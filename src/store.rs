@@ -37,15 +37,18 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+pub(crate) mod clock;
 mod index;
 mod layers;
 mod lease;
+mod pins;
 mod remove;
 mod temp;
 
 pub(crate) use blob::BlobWriter;
 pub(crate) use layers::{StagedLayer, UnpackedLayer};
 pub(crate) use lease::{Lease, random_hex};
+pub(crate) use pins::Pins;
 pub(crate) use remove::{Remover, remove_tree};
 
 use crate::error::{Call, Error, ErrorKind, Result};
