@@ -38,7 +38,8 @@
 
 mod blob;
 pub(crate) mod clock;
-mod index;
+mod gc;
+pub(crate) mod index;
 mod layers;
 mod lease;
 mod pins;

@@ -52,15 +52,20 @@ impl Lease {
         }
     }
 
-    /// Waits for the exclusive lock on `name` in `locks/`, which is made where it is missing.
-    pub(crate) fn exclusive_file(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Self> {
+    /// Opens `name`, which is made where it is missing, without a lock yet.
+    pub(crate) fn lock_file(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Self> {
         let name = name.as_ref();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR).call_at("openat", name)?;
-        let file = File::from(file);
-        file.lock().call_at("flock(LOCK_EX)", name)?;
-        Ok(Self(file))
+        Ok(Self(file.into()))
+    }
+
+    /// Waits for the exclusive lock on `name`, which is made where it is missing and never removed.
+    pub(crate) fn exclusive_file(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Self> {
+        let lease = Self::lock_file(parent, name.as_ref())?;
+        lease.0.lock().call_at("flock(LOCK_EX)", name.as_ref())?;
+        Ok(lease)
     }
 
     /// Makes a directory with a new name and leases it. Also gives the name.
