@@ -22,3 +22,6 @@ mod volume;
 
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
+pub use manifest::{Descriptor, Healthcheck, History, ImageConfig, Platform};
+pub use reference::Reference;
+pub use store::Store;
