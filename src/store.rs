@@ -36,7 +36,7 @@
 //! cut short, which its size tells, and is then written again. A temporary store syncs nothing.
 #![forbid(unsafe_code)]
 
-mod blob;
+pub(crate) mod blob;
 pub(crate) mod clock;
 mod gc;
 pub(crate) mod index;

@@ -103,6 +103,12 @@ impl Lease {
         &self.0
     }
 
+    /// The file without its lock.
+    pub(crate) fn into_file(self) -> Result<File> {
+        self.0.unlock().call("flock(LOCK_UN)")?;
+        Ok(self.0)
+    }
+
     pub(crate) fn file_mut(&mut self) -> &mut File {
         &mut self.0
     }
