@@ -22,3 +22,6 @@ mod volume;
 
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
+pub use security::capability::{Capabilities, Capability};
+pub use security::limit::{Sysctl, Ulimit};
+pub use security::seccomp::{Seccomp, SeccompProfile};
