@@ -27,3 +27,6 @@ pub use manifest::{Descriptor, Healthcheck, History, ImageConfig, Platform};
 pub use reference::Reference;
 pub use store::Store;
 pub use volume::{Volume, VolumeBuilder};
+pub use security::capability::{Capabilities, Capability};
+pub use security::limit::{Sysctl, Ulimit};
+pub use security::seccomp::{Seccomp, SeccompProfile};
