@@ -47,6 +47,7 @@ fn main() {
     }
     // The flags of the embedding program (sanitizers, link arguments, …) are not meant for this one.
     rustc.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTC_WRAPPER");
-    let status = rustc.arg("warden/main.rs").status().expect("rustc, which compiles this crate, can't be started");
+    let status =
+        rustc.arg("warden/main.rs").status().expect("rustc, which compiles this crate, can't be started");
     assert!(status.success(), "the warden does not compile: {rustc:?}");
 }

@@ -50,7 +50,7 @@ pub fn run(fds: &[i32], size: usize) -> ! {
     set_mask(0);
     let plan = fds[0];
     let base = sys!(nr::MMAP, BASE, size, PROT_READ_WRITE, MAP_PRIVATE_FIXED_NOREPLACE, plan, 0);
-    if base != BASE as isize || size < OPS_AT || header().magic != MAGIC || header().fds as usize != fds.len() - 1 {
+    if base != BASE as isize || size < DATA_AT || header().magic != MAGIC || header().fds as usize != fds.len() - 1 {
         // The status socket is the first of the plan's descriptors.
         let errno = if base < 0 { -base as i64 } else { EINVAL };
         let status = Status { kind: Status::FAILED, step: u32::MAX, value: errno };
@@ -82,8 +82,8 @@ fn execute() -> End {
     let ops = header().ops as usize;
     let mut at = 0usize;
     while at < ops {
-        // SAFETY: `at` is below the count of operations, which lie behind the cells; they are plain integers.
-        let op = unsafe { &*((BASE + OPS_AT + at * size_of::<Op>()) as *const Op) };
+        // SAFETY: `at` is below the count of operations; they are plain integers.
+        let op = unsafe { &*((BASE + header().ops_at as usize + at * size_of::<Op>()) as *const Op) };
         let mut args = [0usize; 6];
         for (i, arg) in args.iter_mut().enumerate() {
             let given = op.args[i] as usize;
@@ -216,7 +216,7 @@ fn serve(socket: i32) -> ! {
         let mut reply = (0, 0);
         if got.truncated {
             status.value = EMFILE;
-        } else if got.len as usize >= OPS_AT && header().magic == MAGIC && header().fds as usize == fds.len() {
+        } else if got.len as usize >= DATA_AT && header().magic == MAGIC && header().fds as usize == fds.len() {
             // A courier's cell 0 is its own socket; what came along starts at cell 1.
             set_cell(BASE + CELLS_AT, socket);
             for (i, fd) in fds.iter().enumerate() {

@@ -269,7 +269,7 @@ impl Warden {
                 return true;
             }
             Request::SIGNAL if fds.len() == 1 => {
-                let sent = sys!(nr::PIDFD_SEND_SIGNAL, fds[0], request.id, 0, 0);
+                let sent = sys!(nr::PIDFD_SEND_SIGNAL, fds[0], request.size, 0, 0);
                 self.tell(socket, Event { kind: Event::REFUSED, id: request.id, value: -sent as i64, ..EVENT });
             }
             _ => self.tell(socket, refused(22)),

@@ -7,8 +7,8 @@
 //! ```text
 //! BASE  Header
 //!       cells   CELLS × i32; the descriptors that came with the plan are stored from cell 0 on
-//!       ops     Header::ops × Op
 //!       data    whatever the operations point to
+//!       ops     Header::ops × Op, at BASE + Header::ops_at
 //! ```
 //!
 //! Operations are executed in order. One that fails ends the plan with a [`Status`] that names its index,
@@ -33,6 +33,8 @@ pub struct Header {
     pub magic: u64,
     /// Bytes in all; mapped rounded up to pages.
     pub size: u64,
+    /// Where the operations are, from BASE on; a multiple of 8.
+    pub ops_at: u64,
     /// How many operations.
     pub ops: u32,
     /// How many descriptors must have come along.
@@ -43,7 +45,7 @@ pub struct Header {
 }
 
 pub const CELLS_AT: usize = size_of::<Header>();
-pub const OPS_AT: usize = CELLS_AT + CELLS * 4;
+pub const DATA_AT: usize = CELLS_AT + CELLS * 4;
 
 /// One system call, or one of the few acts that are none (`nr >= PSEUDO`).
 #[repr(C)]
@@ -111,7 +113,7 @@ pub struct Request {
     pub kind: u32,
     pub pad: u32,
     pub id: u64,
-    /// Bytes of the plan.
+    /// Bytes of the plan; a signal's number.
     pub size: u64,
 }
 
@@ -122,7 +124,8 @@ impl Request {
     pub const START: u32 = 1;
     /// Listen on descriptor 0 for other programs of the same user: each connection is a socket like this one.
     pub const LISTEN: u32 = 2;
-    /// `pidfd_send_signal(descriptor 0, id)`, for a host that has given up the right to do so itself.
+    /// `pidfd_send_signal(descriptor 0, size)`, for a host that has given up the right to do so itself; answered
+    /// by [`Event::REFUSED`] with the errno or 0.
     pub const SIGNAL: u32 = 3;
 }
 
