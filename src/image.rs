@@ -10,6 +10,7 @@ pub(crate) mod host;
 mod import;
 mod list;
 mod load;
+mod stand_in;
 mod unpack;
 
 pub use import::Import;
@@ -47,6 +48,7 @@ struct Inner {
     config: ImageConfig,
     source: Source,
     lease: Option<Lease>,
+    /// The topmost first.
     unpacked: OnceLock<Vec<UnpackedLayer>>,
 }
 
@@ -245,7 +247,7 @@ impl Image {
             // Another thread may have been faster, with the same layers.
             let _ = self.0.unpacked.set(layers);
         }
-        Ok(self.0.unpacked.get().map(|layers| layers.iter().rev().cloned().collect()).unwrap_or_default())
+        Ok(self.0.unpacked.get().map(|layers| layers.clone()).unwrap_or_default())
     }
 
     /// The image that an entry of the store's index leads to.
