@@ -5,7 +5,7 @@
 //! written to a nameless file of the store, so memory stays bounded whatever the order is.
 #![forbid(unsafe_code)]
 
-use super::stand_in::{Compression, MAGIC, decoder};
+use super::stand_in::{Compression, decoder};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::tar::{EntryKind, ReadLimits, Reader};
 use crate::store::{Lease, Store};
@@ -58,6 +58,14 @@ impl Section {
     pub(super) fn len(&self) -> u64 {
         self.end - self.at
     }
+
+    /// Its first bytes, enough to tell compressions apart.
+    pub(super) fn head(&self) -> Result<Vec<u8>> {
+        let mut head = Vec::new();
+        let start = Section { file: self.file.clone(), ..*self };
+        start.take(6).read_to_end(&mut head).call("read")?;
+        Ok(head)
+    }
 }
 
 impl Read for Section {
@@ -80,7 +88,7 @@ impl Medium {
         if !kind.is_file() {
             return Self::from_reader(store, file);
         }
-        let mut magic = [0; MAGIC];
+        let mut magic = [0; 6];
         let n = file.read_at(&mut magic, 0).call_at("read", path)?;
         if Compression::detect(&magic[..n])? == Compression::None {
             return Archive::index(file).map(Self::Archive);
@@ -151,7 +159,8 @@ impl Archive {
         let end = file.metadata().call("fstat")?.len();
         let file = Arc::new(file);
         let section = Section { file: file.clone(), at: 0, end };
-        let limits = ReadLimits { headers: ENTRIES_MAX, ..ReadLimits::default() };
+        // Digests tell whether all is there.
+        let limits = ReadLimits { headers: ENTRIES_MAX, unterminated: true, ..ReadLimits::default() };
         let mut reader = Reader::new(BufReader::with_capacity(BUFFER, section), limits);
         let mut members = HashMap::new();
         while let Some(entry) = reader.next()? {

@@ -1,6 +1,7 @@
 //! Layers of images: both the blob and the unpacked directory, from whichever is missing.
 #![forbid(unsafe_code)]
 
+use super::archive::Section;
 use super::stand_in::{Applied, Compression, Expected, apply, find, unpack_stored};
 use crate::digest::Digest;
 use crate::error::{Call, Result};
@@ -68,10 +69,10 @@ impl<'a> Stack<'a> {
     }
 
     /// The same for a layer of which only the diff_id is known, as in docker's archives. Gives its descriptor.
-    pub(super) fn add_unknown<R: Read + Send>(
+    pub(super) fn add_unknown(
         &mut self,
         diff_id: &Digest,
-        open: impl FnOnce() -> Result<R>,
+        open: impl FnOnce() -> Result<Section>,
     ) -> Result<Descriptor> {
         if let Some(layer) = self.find(diff_id)? {
             // The same content is there; the blob that it came from serves as well as this one.
@@ -83,8 +84,13 @@ impl<'a> Stack<'a> {
                 return describe(self.store, digest, size);
             }
         }
-        let expected = Expected { diff_id: Some(*diff_id), ..Expected::default() };
-        let applied = apply(self.store, open()?, expected, &self.layers, self.chain_id)?;
+        let blob = open()?;
+        let mut expected = Expected { diff_id: Some(*diff_id), ..Expected::default() };
+        if Compression::detect(&blob.head()?)? == Compression::None {
+            // Then it is the blob's digest too, and a broken archive is told from another one.
+            (expected.digest, expected.size) = (Some(*diff_id), Some(blob.len()));
+        }
+        let applied = apply(self.store, blob, expected, &self.layers, self.chain_id)?;
         let descriptor = describe_applied(&applied);
         self.push(applied.unpacked, diff_id);
         Ok(descriptor)
