@@ -10,6 +10,7 @@ pub(crate) mod host;
 mod import;
 mod list;
 mod load;
+mod stand_in;
 mod unpack;
 
 pub use import::Import;
@@ -47,6 +48,7 @@ struct Inner {
     config: ImageConfig,
     source: Source,
     lease: Option<Lease>,
+    /// The topmost first.
     unpacked: OnceLock<Vec<UnpackedLayer>>,
 }
 
@@ -99,8 +101,13 @@ impl Image {
     }
 
     /// This machine's own root directory as an image, so that something runs with no download: read-only below a
-    /// container's writable layer, without what untrusted code must not read (homes, keys, credentials, other
-    /// engines' data; docs: the list in `image/host.rs`). [`expose`](Self::expose) gives a path back.
+    /// container's writable layer.
+    ///
+    /// What untrusted code must not read is hidden: `/root`, `/home` and other people's homes, `/tmp`, `/run`,
+    /// `/var/tmp`, this store and other engines' data, password files, host keys, credentials of clouds, clusters and
+    /// package tools; in `/etc` everything, and in `/var/lib`, `/var/log`, `/var/cache` and `/var/spool` whatever lies
+    /// directly in them, that others may not read. [`expose`](Self::expose) gives a path back. A secret that
+    /// a program keeps readable for everybody, or in a place of its own, is not known and not hidden.
     pub fn host(store: &Store) -> Result<Self> {
         let config = host::config()?;
         let descriptor = Descriptor::new(media::CONFIG, *config.digest(), config.raw().len() as u64);
@@ -245,7 +252,7 @@ impl Image {
             // Another thread may have been faster, with the same layers.
             let _ = self.0.unpacked.set(layers);
         }
-        Ok(self.0.unpacked.get().map(|layers| layers.iter().rev().cloned().collect()).unwrap_or_default())
+        Ok(self.0.unpacked.get().cloned().unwrap_or_default())
     }
 
     /// The image that an entry of the store's index leads to.
@@ -282,7 +289,7 @@ fn resolve<T>(
     for _ in 0..NESTING {
         let (raw, extra) = read(&at)?;
         match Document::parse(raw).map_err(|error| error.during(format!("reading {}", at.digest)))? {
-            Document::Manifest(manifest) => return Ok((manifest, extra)),
+            Document::Manifest(manifest) => return Ok((*manifest, extra)),
             Document::Index(index) => {
                 let fits =
                     |child: &&Descriptor| child.platform.as_ref().is_none_or(|platform| platform.is_host());

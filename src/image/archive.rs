@@ -5,15 +5,15 @@
 //! written to a nameless file of the store, so memory stays bounded whatever the order is.
 #![forbid(unsafe_code)]
 
+use super::stand_in::{Compression, decoder};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::tar::{EntryKind, ReadLimits, Reader};
 use crate::store::{Lease, Store};
-use flate2::bufread::MultiGzDecoder;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -58,6 +58,14 @@ impl Section {
     pub(super) fn len(&self) -> u64 {
         self.end - self.at
     }
+
+    /// Its first bytes, enough to tell compressions apart.
+    pub(super) fn head(&self) -> Result<Vec<u8>> {
+        let mut head = Vec::new();
+        let start = Section { file: self.file.clone(), ..*self };
+        start.take(6).read_to_end(&mut head).call("read")?;
+        Ok(head)
+    }
 }
 
 impl Read for Section {
@@ -80,17 +88,19 @@ impl Medium {
         if !kind.is_file() {
             return Self::from_reader(store, file);
         }
-        let mut magic = [0; 4];
+        let mut magic = [0; 6];
         let n = file.read_at(&mut magic, 0).call_at("read", path)?;
-        if Compression::of(&magic[..n]) == Compression::None {
+        if Compression::detect(&magic[..n])? == Compression::None {
             return Archive::index(file).map(Self::Archive);
         }
         Self::from_reader(store, file)
     }
 
-    pub(super) fn from_reader(store: &Store, reader: impl Read) -> Result<Self> {
+    pub(super) fn from_reader(store: &Store, reader: impl Read + Send) -> Result<Self> {
         let mut spool = spool_file(store)?;
-        let mut reader = decompress(BufReader::with_capacity(BUFFER, reader))?.take(ARCHIVE_MAX);
+        let (_, plain) = decoder(BufReader::with_capacity(BUFFER, reader))?;
+        // One more: an archive of just that size is not too large.
+        let mut reader = plain.take(ARCHIVE_MAX + 1);
         let mut buffer = vec![0; BUFFER];
         loop {
             let n = match reader.read(&mut buffer) {
@@ -149,7 +159,8 @@ impl Archive {
         let end = file.metadata().call("fstat")?.len();
         let file = Arc::new(file);
         let section = Section { file: file.clone(), at: 0, end };
-        let limits = ReadLimits { headers: ENTRIES_MAX, ..ReadLimits::default() };
+        // Digests tell whether all is there.
+        let limits = ReadLimits { headers: ENTRIES_MAX, unterminated: true, ..ReadLimits::default() };
         let mut reader = Reader::new(BufReader::with_capacity(BUFFER, section), limits);
         let mut members = HashMap::new();
         while let Some(entry) = reader.next()? {
@@ -225,50 +236,6 @@ fn spool_file(store: &Store) -> Result<File> {
     let (lease, name) = Lease::new_file(store.tmp_dir())?;
     rustix::fs::unlinkat(store.tmp_dir(), &name, AtFlags::empty()).call_at("unlinkat", &name)?;
     lease.into_file()
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compression {
-    None,
-    Gzip,
-    Zstd,
-    /// Known by name, but not readable here.
-    Other(&'static str),
-}
-
-impl Compression {
-    /// By the first bytes of the data.
-    pub(super) fn of(magic: &[u8]) -> Self {
-        match magic {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            // A skippable frame may come first: zstd:chunked, pzstd.
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-            [0xfd, b'7', b'z', b'X', ..] => Self::Other("xz"),
-            [b'B', b'Z', b'h', ..] => Self::Other("bzip2"),
-            _ => Self::None,
-        }
-    }
-}
-
-pub(super) fn decompress<'a>(mut reader: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> {
-    // A pipe may give single bytes.
-    let mut magic = Vec::new();
-    reader.by_ref().take(4).read_to_end(&mut magic).map_err(unreadable)?;
-    let compression = Compression::of(&magic);
-    let reader = io::Cursor::new(magic).chain(reader);
-    match compression {
-        Compression::None => Ok(Box::new(reader)),
-        Compression::Gzip => Ok(Box::new(MultiGzDecoder::new(reader))),
-        #[cfg(feature = "zstd")]
-        Compression::Zstd => Ok(Box::new(zstd::stream::read::Decoder::with_buffer(reader).call("zstd")?)),
-        #[cfg(not(feature = "zstd"))]
-        Compression::Zstd => Err(Error::new(ErrorKind::Unsupported, "archive compressed with zstd")
-            .with_remedy("build coracle with its feature `zstd`")),
-        Compression::Other(name) => {
-            Err(Error::new(ErrorKind::Unsupported, format!("archive compressed with {name}"))
-                .with_remedy(format!("decompress it first: `{name} -d`")))
-        }
-    }
 }
 
 /// Broken compression is the archive's fault, an errno the machine's.

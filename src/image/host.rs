@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -289,15 +289,15 @@ impl Resolved {
     fn is_dir(&self) -> bool {
         FileType::from_raw_mode(self.stat.st_mode) == FileType::Directory
     }
+}
 
-    /// Whether others may not read it: of a directory, list or enter it.
-    fn is_private(&self) -> bool {
-        let mode = Mode::from_raw_mode(self.stat.st_mode);
-        match FileType::from_raw_mode(self.stat.st_mode) {
-            FileType::Directory => !mode.contains(Mode::ROTH | Mode::XOTH),
-            FileType::RegularFile => !mode.contains(Mode::ROTH),
-            _ => false,
-        }
+/// Whether others may not read it: of a directory, list or enter it.
+fn is_private(stat: &Stat) -> bool {
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => !mode.contains(Mode::ROTH | Mode::XOTH),
+        FileType::RegularFile => !mode.contains(Mode::ROTH),
+        _ => false,
     }
 }
 
@@ -408,12 +408,21 @@ impl Root {
                     )
                     .with_path(path));
                 }
+                // One call for most entries: this is done at each start of a container.
                 let below = directory.path.join(&name);
-                let is_link = is_link(directory.fd.as_fd(), &name)?;
+                let stat = match rustix::fs::statat(&directory.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT | Errno::ACCESS) => continue,
+                    other => other.call_at("fstatat", &below)?,
+                };
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                let enter = kind == FileType::Directory && level < depth;
+                if kind != FileType::Symlink && !enter && !is_private(&stat) {
+                    continue;
+                }
                 let Some(found) = self.resolve(&below)? else { continue };
-                if found.is_private() {
+                if is_private(&found.stat) {
                     hide(&found);
-                } else if found.is_dir() && !is_link && level < depth {
+                } else if enter {
                     todo.push((found, level + 1));
                 }
             }
@@ -468,13 +477,6 @@ fn order(hidden: BTreeMap<PathBuf, bool>, returned: BTreeMap<PathBuf, bool>) -> 
         }
     }
     steps
-}
-
-fn is_link(directory: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
-    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT | Errno::ACCESS) => Ok(false),
-        other => Ok(FileType::from_raw_mode(other.call_at("fstatat", name)?.st_mode) == FileType::Symlink),
-    }
 }
 
 fn path_of(fd: &OwnedFd) -> Result<PathBuf> {

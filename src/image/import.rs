@@ -3,7 +3,7 @@
 
 use super::Image;
 use super::load::publish_one;
-use super::unpack::{apply, describe, expect};
+use super::unpack;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
 use crate::reference::Reference;
@@ -142,7 +142,7 @@ impl Import {
             return self.run(store, || directory(store, path)).map_err(during);
         }
         let file = File::open(path).call_at("open", path).map_err(during)?;
-        self.run(store, || archive(store, file)).map_err(during)
+        self.run(store, || unpack::import(store, file)).map_err(during)
     }
 
     /// Imports a tar archive from a stream.
@@ -150,7 +150,8 @@ impl Import {
     /// # Errors
     /// As [`path`](Self::path).
     pub fn reader(&self, store: &Store, reader: impl Read + Send) -> Result<Image> {
-        self.run(store, || archive(store, reader)).map_err(|error| error.during("importing from a stream"))
+        self.run(store, || unpack::import(store, reader))
+            .map_err(|error| error.during("importing from a stream"))
     }
 
     fn run(
@@ -221,11 +222,6 @@ impl Import {
             }
         })
     }
-}
-
-fn archive(store: &Store, reader: impl Read + Send) -> Result<(Descriptor, crate::digest::Digest)> {
-    let applied = apply(store, reader, expect(None, None), &[])?;
-    Ok((describe(store, applied.digest, applied.size)?, applied.diff_id))
 }
 
 fn directory(_store: &Store, path: &Path) -> Result<(Descriptor, crate::digest::Digest)> {

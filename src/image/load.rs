@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::archive::Medium;
-use super::{Image, check_layers, check_shape, resolve, unpack};
+use super::unpack::Stack;
+use super::{Image, check_layers, check_shape, resolve};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{
@@ -28,7 +29,7 @@ pub(super) fn path(store: &Store, path: &Path) -> Result<Vec<Image>> {
         .map_err(|error| error.during(format!("loading {}", path.display())))
 }
 
-pub(super) fn reader(store: &Store, reader: impl Read) -> Result<Vec<Image>> {
+pub(super) fn reader(store: &Store, reader: impl Read + Send) -> Result<Vec<Image>> {
     Medium::from_reader(store, reader)
         .and_then(|medium| load(store, &medium))
         .map_err(|error| error.during("loading images from a stream"))
@@ -160,10 +161,8 @@ fn oci_image(store: &Store, medium: &Medium, listed: &Descriptor) -> Result<Mani
     let raw = read_blob(medium, manifest.config())?;
     let config = ImageConfig::parse(raw)?;
     check_layers(&manifest, &config)?;
-    let mut layers = Vec::new();
-    for ((descriptor, diff_id), chain_id) in
-        manifest.layers().iter().zip(config.diff_ids()).zip(config.chain_ids())
-    {
+    let mut stack = Stack::new(store);
+    for (descriptor, diff_id) in manifest.layers().iter().zip(config.diff_ids()) {
         let open = || {
             let blob = open_blob(medium, &descriptor.digest)?;
             if blob.len() != descriptor.size {
@@ -171,10 +170,9 @@ fn oci_image(store: &Store, medium: &Medium, listed: &Descriptor) -> Result<Mani
             }
             Ok(blob)
         };
-        let promise = unpack::Promise { diff_id: *diff_id, chain_id, descriptor: Some(descriptor) };
-        let (_, layer) = unpack::one(store, &promise, &layers, open)
+        stack
+            .add(descriptor, diff_id, open)
             .map_err(|error| error.during(format!("reading the layer {}", descriptor.digest)))?;
-        layers.push(layer);
     }
     store.put_blob(config.raw())?;
     store.put_blob(manifest.raw())?;
@@ -256,14 +254,13 @@ fn docker_image(store: &Store, medium: &Medium, image: &DockerImage) -> Result<F
             ),
         ));
     }
-    let (mut layers, mut descriptors) = (Vec::new(), Vec::new());
-    for ((name, diff_id), chain_id) in image.layers.iter().zip(config.diff_ids()).zip(config.chain_ids()) {
+    let (mut stack, mut descriptors) = (Stack::new(store), Vec::new());
+    for (name, diff_id) in image.layers.iter().zip(config.diff_ids()) {
         let open = || medium.get(name)?.ok_or_else(|| missing(name));
-        let promise = unpack::Promise { diff_id: *diff_id, chain_id, descriptor: None };
-        let (descriptor, layer) = unpack::one(store, &promise, &layers, open)
+        let descriptor = stack
+            .add_unknown(diff_id, open)
             .map_err(|error| error.during(format!("reading the layer {name:.200?}")))?;
         descriptors.push(descriptor);
-        layers.push(layer);
     }
     let digest = store.put_blob(config.raw())?;
     let manifest =

@@ -1,143 +1,147 @@
 //! Layers of images: both the blob and the unpacked directory, from whichever is missing.
 #![forbid(unsafe_code)]
 
-use super::archive::Compression;
+use super::archive::Section;
+use super::stand_in::{Applied, Compression, Expected, apply, find, unpack_stored};
 use crate::digest::Digest;
-use crate::error::{Call, Error, ErrorKind, Result};
+use crate::error::{Call, Result};
 use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
 use crate::store::{Store, UnpackedLayer};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-/// A layer as the image's configuration and, where there is one, its manifest promise it.
-pub(super) struct Promise<'a> {
-    pub(super) diff_id: Digest,
-    pub(super) chain_id: Digest,
-    /// None in docker's archives, which know only the uncompressed digest.
-    pub(super) descriptor: Option<&'a Descriptor>,
+/// The layers of one image, from the lowest up.
+pub(super) struct Stack<'a> {
+    store: &'a Store,
+    /// The topmost first.
+    layers: Vec<UnpackedLayer>,
+    chain_id: Option<Digest>,
 }
 
-/// What the layer room writes beside an unpacked layer.
-#[derive(Serialize, Deserialize)]
+/// What the layer room writes beside an unpacked layer, as far as it matters here.
+#[derive(Deserialize)]
 struct Meta {
     digest: Option<Digest>,
     #[serde(default)]
     size: u64,
 }
 
-/// Makes sure that the store has the layer, blob and directory. `open` gives the blob when it is needed.
-pub(super) fn one<R: Read + Send>(
-    store: &Store,
-    promise: &Promise<'_>,
-    lowers: &[UnpackedLayer],
-    open: impl FnOnce() -> Result<R>,
-) -> Result<(Descriptor, UnpackedLayer)> {
-    let unpacked = match store.layer(&promise.diff_id)? {
-        None => store.layer(&promise.chain_id)?,
-        some => some,
-    };
-    let has = |digest: &Digest, size| Ok::<_, Error>(store.blob_size(digest)? == Some(size));
-    match (promise.descriptor, unpacked) {
-        (Some(promised), Some(unpacked)) => {
-            if !has(&promised.digest, promised.size)? {
-                let mut writer = store.blob_writer()?;
-                io::copy(&mut open()?.take(promised.size + 1), &mut writer).call("copying a layer")?;
-                writer.finish(Some((promised.digest, promised.size)))?;
+impl<'a> Stack<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        Self { store, layers: Vec::new(), chain_id: None }
+    }
+
+    /// The layers so far, the topmost first.
+    pub(super) fn layers(self) -> Vec<UnpackedLayer> {
+        self.layers
+    }
+
+    /// Makes sure that the store has the next layer, blob and directory. `open` gives the blob when it is needed.
+    pub(super) fn add<R: Read + Send>(
+        &mut self,
+        descriptor: &Descriptor,
+        diff_id: &Digest,
+        open: impl FnOnce() -> Result<R>,
+    ) -> Result<()> {
+        let Descriptor { digest, size, .. } = *descriptor;
+        let has_blob = self.store.blob_size(&digest)? == Some(size);
+        let layer = match self.find(diff_id)? {
+            Some(layer) => {
+                if !has_blob {
+                    let mut writer = self.store.blob_writer()?;
+                    io::copy(&mut open()?.take(size.saturating_add(1)), &mut writer)
+                        .call("copying a layer")?;
+                    writer.finish(Some((digest, size)))?;
+                }
+                layer
             }
-            Ok((promised.clone(), unpacked))
-        }
-        (Some(promised), None) => {
-            let expected =
-                Expected { blob: Some((promised.digest, promised.size)), diff_id: Some(promise.diff_id) };
-            let applied = if has(&promised.digest, promised.size)? {
-                apply(store, store.open_blob(&promised.digest)?, expected, lowers)?
-            } else {
-                apply(store, open()?, expected, lowers)?
-            };
-            Ok((promised.clone(), applied.unpacked))
-        }
-        (None, Some(unpacked)) => {
+            None if has_blob => {
+                unpack_stored(self.store, digest, Some(*diff_id), &self.layers, self.chain_id)?.unpacked
+            }
+            None => {
+                let expected = Expected { digest: Some(digest), size: Some(size), diff_id: Some(*diff_id) };
+                apply(self.store, open()?, expected, &self.layers, self.chain_id)?.unpacked
+            }
+        };
+        self.push(layer, diff_id);
+        Ok(())
+    }
+
+    /// The same for a layer of which only the diff_id is known, as in docker's archives. Gives its descriptor.
+    pub(super) fn add_unknown(
+        &mut self,
+        diff_id: &Digest,
+        open: impl FnOnce() -> Result<Section>,
+    ) -> Result<Descriptor> {
+        if let Some(layer) = self.find(diff_id)? {
             // The same content is there; the blob that it came from serves as well as this one.
-            let meta: Meta = unpacked.meta()?;
-            if let Some(digest) = meta.digest
-                && has(&digest, meta.size)?
+            let Meta { digest, size } = layer.meta()?;
+            if let Some(digest) = digest
+                && self.store.blob_size(&digest)? == Some(size)
             {
-                return Ok((describe(store, digest, meta.size)?, unpacked));
+                self.push(layer, diff_id);
+                return describe(self.store, digest, size);
             }
-            let applied =
-                apply(store, open()?, Expected { blob: None, diff_id: Some(promise.diff_id) }, lowers)?;
-            Ok((describe(store, applied.digest, applied.size)?, applied.unpacked))
         }
-        (None, None) => {
-            let applied =
-                apply(store, open()?, Expected { blob: None, diff_id: Some(promise.diff_id) }, lowers)?;
-            Ok((describe(store, applied.digest, applied.size)?, applied.unpacked))
+        let blob = open()?;
+        let mut expected = Expected { diff_id: Some(*diff_id), ..Expected::default() };
+        if Compression::detect(&blob.head()?)? == Compression::None {
+            // Then it is the blob's digest too, and a broken archive is told from another one.
+            (expected.digest, expected.size) = (Some(*diff_id), Some(blob.len()));
         }
+        let applied = apply(self.store, blob, expected, &self.layers, self.chain_id)?;
+        let descriptor = describe_applied(&applied);
+        self.push(applied.unpacked, diff_id);
+        Ok(descriptor)
+    }
+
+    fn find(&self, diff_id: &Digest) -> Result<Option<UnpackedLayer>> {
+        find(self.store, diff_id, &self.next(diff_id))
+    }
+
+    fn next(&self, diff_id: &Digest) -> Digest {
+        super::stand_in::chain_id(self.chain_id.as_ref(), diff_id)
+    }
+
+    fn push(&mut self, layer: UnpackedLayer, diff_id: &Digest) {
+        self.chain_id = Some(self.next(diff_id));
+        self.layers.insert(0, layer);
     }
 }
 
-/// Makes sure that all layers of an image in the store are unpacked; the lowest first.
+/// Makes sure that all layers of an image in the store are unpacked; the topmost first.
 pub(super) fn all(store: &Store, manifest: &Manifest, config: &ImageConfig) -> Result<Vec<UnpackedLayer>> {
-    let mut layers: Vec<UnpackedLayer> = Vec::new();
-    for ((descriptor, diff_id), chain_id) in
-        manifest.layers().iter().zip(config.diff_ids()).zip(config.chain_ids())
-    {
-        let promise = Promise { diff_id: *diff_id, chain_id, descriptor: Some(descriptor) };
-        let open = || store.open_blob(&descriptor.digest);
-        let (_, layer) = one(store, &promise, &layers, open)
+    let mut stack = Stack::new(store);
+    for (descriptor, diff_id) in manifest.layers().iter().zip(config.diff_ids()) {
+        stack
+            .add(descriptor, diff_id, || store.open_blob(&descriptor.digest))
             .map_err(|error| error.during(format!("unpacking the layer {}", descriptor.digest)))?;
-        layers.push(layer);
     }
-    Ok(layers)
+    Ok(stack.layers())
+}
+
+/// The layer of a root filesystem's archive.
+pub(super) fn import(store: &Store, archive: impl Read + Send) -> Result<(Descriptor, Digest)> {
+    let applied = apply(store, archive, Expected::default(), &[], None)?;
+    Ok((describe_applied(&applied), applied.diff_id))
+}
+
+fn describe_applied(applied: &Applied) -> Descriptor {
+    Descriptor::new(media_type(applied.compression), applied.digest, applied.size)
 }
 
 /// A descriptor for a layer's blob, by what it begins with.
-pub(super) fn describe(store: &Store, digest: Digest, size: u64) -> Result<Descriptor> {
-    let mut magic = [0; 4];
-    let n = store.open_blob(&digest)?.read_at(&mut magic, 0).call_at("read", store.blob_path(&digest))?;
-    let media_type = match Compression::of(&magic[..n]) {
+fn describe(store: &Store, digest: Digest, size: u64) -> Result<Descriptor> {
+    let mut head = [0; 6];
+    let n = store.open_blob(&digest)?.read_at(&mut head, 0).call_at("read", store.blob_path(&digest))?;
+    Ok(Descriptor::new(media_type(Compression::detect(&head[..n])?), digest, size))
+}
+
+fn media_type(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => media::LAYER,
         Compression::Gzip => media::LAYER_GZIP,
         Compression::Zstd => media::LAYER_ZSTD,
-        _ => media::LAYER,
-    };
-    Ok(Descriptor::new(media_type, digest, size))
-}
-
-// ---- stands in for the layer room until it is here
-pub(super) struct Expected {
-    blob: Option<(Digest, u64)>,
-    diff_id: Option<Digest>,
-}
-
-pub(super) struct Applied {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) diff_id: Digest,
-    pub(super) unpacked: UnpackedLayer,
-}
-
-pub(super) fn apply(
-    store: &Store,
-    blob: impl Read + Send,
-    expected: Expected,
-    _lowers: &[UnpackedLayer],
-) -> Result<Applied> {
-    let mut writer = store.blob_writer()?;
-    io::copy(&mut { blob }, &mut writer).call("copying a layer")?;
-    let (digest, size) = writer.finish(expected.blob)?;
-    let mut text = Vec::new();
-    super::archive::decompress(io::BufReader::new(store.open_blob(&digest)?))?
-        .read_to_end(&mut text)
-        .call("read")?;
-    let diff_id = Digest::of(&text);
-    if expected.diff_id.is_some_and(|promised| promised != diff_id) {
-        return Err(Error::new(ErrorKind::Mismatch, "diff_id"));
     }
-    let unpacked = store.stage_layer()?.publish(&diff_id, &Meta { digest: Some(digest), size })?;
-    Ok(Applied { digest, size, diff_id, unpacked })
-}
-
-pub(super) fn expect(blob: Option<(Digest, u64)>, diff_id: Option<Digest>) -> Expected {
-    Expected { blob, diff_id }
 }

@@ -76,7 +76,11 @@ pub(crate) fn check(promised: &Digest, promised_size: u64, digest: &Digest, size
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.lease.file().write(bytes).call_at("write", self.store.path().join("tmp"))?;
+        let n = match self.lease.file().write(bytes) {
+            // As `Write` has it, so that the caller tries again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            other => other.call_at("write", self.store.path().join("tmp"))?,
+        };
         self.hasher.update(&bytes[..n]);
         self.size += n as u64;
         Ok(n)

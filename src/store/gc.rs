@@ -20,12 +20,7 @@ pub(crate) struct Writing(#[expect(dead_code)] Lease);
 impl Store {
     /// Holds the garbage collection back.
     pub(crate) fn writing(&self) -> Result<Writing> {
-        let lease = Lease::lock_file(self.locks_dir(), "gc")?;
-        lease
-            .file()
-            .lock_shared()
-            .map_err(|error| Error::os("flock(LOCK_SH)", error).with_path("locks/gc"))?;
-        Ok(Writing(lease))
+        Ok(Writing(Lease::lock_file(self.locks_dir(), "gc")?.share()?))
     }
 
     /// Leases a blob: it is not collected while this lives.
