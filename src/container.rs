@@ -20,6 +20,7 @@ mod spec;
 mod start;
 mod status;
 mod users;
+mod volume_copy;
 mod volumes;
 
 pub use builder::ContainerBuilder;
@@ -130,11 +131,13 @@ impl Container {
         let image = &builder.image;
         let store = image.store();
         if let Some(name) = spec.name.as_deref().filter(|name| !names::is_valid(name)) {
-            return Err(Error::new(ErrorKind::InvalidInput, format!("container name {name:?}"))
-                .with_remedy("use letters, digits, '_', '.' and '-', beginning with a letter or digit, two at least"));
+            return Err(Error::new(ErrorKind::InvalidInput, format!("container name {name:?}")).with_remedy(
+                "use letters, digits, '_', '.' and '-', beginning with a letter or digit, two at least",
+            ));
         }
         let privileged = crate::sys::idmap::is_privileged();
-        let dir = Dir::make(store)?;
+        let digest = (!image.is_host()).then(|| *image.digest());
+        let dir = Dir::make(store, &Pins { image: digest, volumes: Vec::new() })?;
         let made = (|| {
             let range = if privileged { Some(Range::take(store, &dir.id)?) } else { None };
             let base = range.as_ref().map_or(0, |range| range.base);
@@ -143,7 +146,7 @@ impl Container {
                 id: dir.id.clone(),
                 name,
                 created: SystemTime::now(),
-                image: (!image.is_host()).then(|| *image.digest()),
+                image: digest,
                 image_name: start::image_name(image),
                 exposed: start::exposed(image),
                 spec,
@@ -152,7 +155,9 @@ impl Container {
                 exited: None,
             };
             volumes::attach(store, image, &mut record)?;
-            Pins { image: record.image, volumes: record.volumes.clone() }.write(dir.as_fd())?;
+            if !record.volumes.is_empty() {
+                Pins { image: record.image, volumes: record.volumes.clone() }.write(dir.as_fd())?;
+            }
             dir.set_record(&record)?;
             Ok((record, range))
         })();
@@ -239,7 +244,7 @@ impl Container {
     fn run_to_end(self) -> Result<Output> {
         let running = start::start(&self.0)?;
         *lock(&self.0.phase) = Phase::Running(running.clone());
-        let output = running.collect(&self.0);
+        let output = running.collect();
         let removed = self.remove();
         let output = output?;
         removed.map(|()| output)
@@ -305,7 +310,8 @@ impl Container {
     /// The signal that [`stop`](Self::stop) sends first.
     pub fn stop_signal(&self) -> Result<Signal> {
         let own = self.0.record(|record| record.spec.stop_signal)?;
-        let of_image = || self.0.image.as_ref().and_then(|image| image.config().stop_signal().map(str::to_owned));
+        let of_image =
+            || self.0.image.as_ref().and_then(|image| image.config().stop_signal().map(str::to_owned));
         match own {
             Some(number) => Signal::try_from(number)
                 .map_err(|_| Error::new(ErrorKind::InvalidInput, format!("signal {number}"))),
@@ -562,7 +568,8 @@ impl Store {
     /// # Errors
     /// `NotFound`; `InvalidInput` for the beginning of several ids.
     pub fn container(&self, name: &str) -> Result<Container> {
-        let not_found = || Error::new(ErrorKind::NotFound, format!("no container {name:?}")).with_path(self.path());
+        let not_found =
+            || Error::new(ErrorKind::NotFound, format!("no container {name:?}")).with_path(self.path());
         if names::is_valid(name)
             && let Some(id) = Names::get(self, name)?
             && let Some(container) = open(self, &id)?

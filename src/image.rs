@@ -255,6 +255,12 @@ impl Image {
         Ok(self.0.unpacked.get().cloned().unwrap_or_default())
     }
 
+    /// The image of a manifest that a container pins; `None` where it is not in the store.
+    pub(crate) fn by_digest(store: &Store, digest: &Digest) -> Result<Option<Self>> {
+        let Some(size) = store.blob_size(digest)? else { return Ok(None) };
+        Self::from_listed(store, &Descriptor::new(media::MANIFEST, *digest, size)).map(Some)
+    }
+
     /// The image that an entry of the store's index leads to.
     fn from_listed(store: &Store, listed: &Descriptor) -> Result<Self> {
         let (manifest, lease) = resolve(listed, &mut |descriptor| {

@@ -125,7 +125,10 @@ impl ContainerBuilder {
     }
 
     /// Sets several environment variables.
-    pub fn envs<K: Into<OsString>, V: Into<OsString>>(mut self, vars: impl IntoIterator<Item = (K, V)>) -> Self {
+    pub fn envs<K: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        vars: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         self.spec.env.extend(vars.into_iter().map(|(name, value)| (name.into(), value.into())));
         self
     }

@@ -36,7 +36,6 @@ pub struct Exec<'a> {
     env: Vec<(OsString, OsString)>,
     working_dir: Option<PathBuf>,
     user: Option<String>,
-    privileged: bool,
     timeout: Option<Duration>,
     streams: Streams,
 }
@@ -49,7 +48,6 @@ impl<'a> Exec<'a> {
             env: Vec::new(),
             working_dir: None,
             user: None,
-            privileged: false,
             timeout: None,
             streams: Streams::default(),
         }
@@ -135,16 +133,18 @@ impl<'a> Exec<'a> {
         if self.words.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, "no command"));
         }
-        let warden = running.warden.clone().ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "the container belongs to another program")
-        })?;
+        let warden = running
+            .warden
+            .clone()
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "the container belongs to another program"))?;
         let held = lock(&container.0.held);
         let held = held.as_ref().ok_or_else(super::removed)?;
         let spec = &held.record.spec;
         let image = container.0.image.as_ref().ok_or_else(super::removed)?;
         let root = root_of(running.process.pidfd.as_fd(), &running)?;
         let read = |path| {
-            start::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX).map(Option::unwrap_or_default)
+            start::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX)
+                .map(Option::unwrap_or_default)
         };
         let user = self.user.as_deref().or(spec.user.as_deref()).unwrap_or(image.config().user());
         let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
@@ -152,8 +152,8 @@ impl<'a> Exec<'a> {
         let own = self.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let pairs = resolved.pairs.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let pairs = start::environment(pairs.chain(own));
-        let path = pairs.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone()).unwrap_or_default();
-        let env = start::joined(pairs);
+        let path = start::path_of(&pairs);
+        let env = start::joined(&pairs);
         let capabilities = start::capabilities(spec)?;
         let command = Command {
             words: &self.words,
@@ -173,7 +173,8 @@ impl<'a> Exec<'a> {
         let mut s = Script::new();
         let pidfd = s.fd(running.process.pidfd.as_fd());
         let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
-        let joins: Vec<Cell> = cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).map(|fd| s.fd(fd)).collect();
+        let joins: Vec<Cell> =
+            cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).map(|fd| s.fd(fd)).collect();
         join(&mut s, pidfd, spec.network.is_host(), &joins, |s| {
             inside::become_root(s, command.groups_allowed);
             inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
@@ -194,12 +195,19 @@ impl<'a> Exec<'a> {
 fn root_of(_pidfd: BorrowedFd<'_>, running: &super::Running) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     let path = format!("/proc/{}/root", running.pid()?);
-    rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call_at("open", path)
+    rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .call_at("open", path)
 }
 
 /// Stage A joins the namespaces and clones the process that will be in them (a PID namespace takes effect for
 /// children only).
-fn join(s: &mut Script<'_>, pidfd: Cell, host_network: bool, joins: &[Cell], inside: impl FnOnce(&mut Script<'_>)) {
+fn join(
+    s: &mut Script<'_>,
+    pidfd: Cell,
+    host_network: bool,
+    joins: &[Cell],
+    inside: impl FnOnce(&mut Script<'_>),
+) {
     s.during("joining the container");
     // Nothing hostile may look at this process once it shares a PID namespace with the container.
     s.op(
@@ -286,7 +294,9 @@ impl Executed {
         let stopped = pump.run(&self.log, None, Some(pidfd), deadline, true)?;
         let error = match stopped {
             Stopped::Done => None,
-            Stopped::Deadline => Some(Error::new(ErrorKind::TimedOut, "the command's time was up; it was killed")),
+            Stopped::Deadline => {
+                Some(Error::new(ErrorKind::TimedOut, "the command's time was up; it was killed"))
+            }
             Stopped::TooMuch(stream) => {
                 Some(Error::new(ErrorKind::TooLarge, format!("too much output on {stream:?}")))
             }
@@ -317,4 +327,3 @@ impl std::fmt::Debug for Executed {
         f.debug_struct("Executed").finish_non_exhaustive()
     }
 }
-

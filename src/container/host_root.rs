@@ -27,7 +27,8 @@ pub(super) const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 const OWN: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 pub(super) fn open_root() -> Result<OwnedFd> {
-    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call_at("open", "/")
+    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .call_at("open", "/")
 }
 
 /// Writes them; a container that changed them finds its changes at the next start.
@@ -50,7 +51,8 @@ pub(super) fn etc_files(dir: &Dir, record: &Record, hostname: &str, owner: Optio
     if !host {
         hosts.push_str(&format!("{}\t{hostname}\n", IpAddr::from([127, 0, 1, 1])));
     }
-    let resolv = if host { fs::read_to_string("/etc/resolv.conf").unwrap_or_default() } else { String::new() };
+    let resolv =
+        if host { fs::read_to_string("/etc/resolv.conf").unwrap_or_default() } else { String::new() };
     for (name, text) in ETC_FILES.into_iter().zip([hosts, format!("{hostname}\n"), resolv]) {
         dir.put(name, text.as_bytes())?;
         let path = dir.path().join(name);
@@ -71,7 +73,8 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal =
+            tail.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(value) => {
                 bytes.push(value);

@@ -65,7 +65,8 @@ impl Range {
     fn lock(store: &Store, slot: u32) -> Result<Option<Self>> {
         let name = slot.to_string();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(store.ids_dir(), &name, flags, Mode::from(0o600)).call_at("openat", &name)?;
+        let fd =
+            rustix::fs::openat(store.ids_dir(), &name, flags, Mode::from(0o600)).call_at("openat", &name)?;
         let file = File::from(fd);
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file, base: FIRST + (start(store) + slot) % RANGES * COUNT })),

@@ -67,7 +67,11 @@ pub(super) fn become_root(s: &mut Script<'_>, groups_allowed: bool) {
 }
 
 fn not_dumpable(s: &mut Plan<'_>) {
-    s.op(n::__NR_prctl, "prctl(PR_SET_DUMPABLE)", [prctl::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()]);
+    s.op(
+        n::__NR_prctl,
+        "prctl(PR_SET_DUMPABLE)",
+        [prctl::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()],
+    );
 }
 
 /// Everything up to and including the new root; the working directory was the root's mount.
@@ -85,7 +89,11 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
     let flags = n::OPEN_TREE_CLONE | n::OPEN_TREE_CLOEXEC | n::AT_RECURSIVE;
     let root = s.op(n::__NR_open_tree, "open_tree(\".\")", [CWD.into(), dot.into(), flags.into()]).result();
     let here = s
-        .op(n::__NR_openat, "openat(\".\")", [CWD.into(), dot.into(), (n::O_PATH | n::O_CLOEXEC).into(), 0.into()])
+        .op(
+            n::__NR_openat,
+            "openat(\".\")",
+            [CWD.into(), dot.into(), (n::O_PATH | n::O_CLOEXEC).into(), 0.into()],
+        )
         .result();
     s.attach(root, here, Path::new("/"));
     s.op(n::__NR_fchdir, "fchdir", [root.into()]);
@@ -167,10 +175,15 @@ fn loopback(s: &mut Script<'_>) {
     const SOCK_DGRAM_CLOEXEC: u32 = 2 | 0o2000000;
     const IFF_UP_RUNNING: u64 = 1 | 1 << 6;
     s.during("bringing up the loopback interface");
-    let socket = s.op(n::__NR_socket, "socket", [AF_INET.into(), SOCK_DGRAM_CLOEXEC.into(), 0.into()]).result();
+    let socket =
+        s.op(n::__NR_socket, "socket", [AF_INET.into(), SOCK_DGRAM_CLOEXEC.into(), 0.into()]).result();
     // struct ifreq: name (16 bytes), then flags.
     let request = s.words64(&[u64::from_le_bytes(*b"lo\0\0\0\0\0\0"), 0, IFF_UP_RUNNING, 0, 0]);
-    s.op(n::__NR_ioctl, "ioctl(SIOCSIFFLAGS, lo)", [socket.into(), ioctl::SIOCSIFFLAGS.into(), request.into()]);
+    s.op(
+        n::__NR_ioctl,
+        "ioctl(SIOCSIFFLAGS, lo)",
+        [socket.into(), ioctl::SIOCSIFFLAGS.into(), request.into()],
+    );
 }
 
 /// Fills /dev: bound devices of the host (no node is ever made), links, terminals, shared memory, queues.
@@ -225,7 +238,9 @@ fn bind_device(s: &mut Script<'_>, dev: Cell, source: &Path, name: &Path, read_o
     for part in name.parent().into_iter().flat_map(Path::components) {
         dir.push(part);
         let at = s.string(&dir);
-        s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()]).path(&shown).tolerate(&[EEXIST]);
+        s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()])
+            .path(&shown)
+            .tolerate(&[EEXIST]);
     }
     let at = s.string(name);
     let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
@@ -247,11 +262,13 @@ fn open_terminal(s: &mut Script<'_>, pts: Cell, dev: Cell, letter: Letter) -> Ce
     s.op(n::__NR_openat, "openat(ptmx)", [pts.into(), ptmx.into(), flags.into(), 0.into()]).store(letter.fd);
     let zero = s.words64(&[0]);
     s.op(n::__NR_ioctl, "ioctl(TIOCSPTLCK)", [letter.fd.into(), ioctl::TIOCSPTLCK.into(), zero.into()]);
-    let slave =
-        s.op(n::__NR_ioctl, "ioctl(TIOCGPTPEER)", [letter.fd.into(), ioctl::TIOCGPTPEER.into(), flags.into()]).result();
+    let slave = s
+        .op(n::__NR_ioctl, "ioctl(TIOCGPTPEER)", [letter.fd.into(), ioctl::TIOCGPTPEER.into(), flags.into()])
+        .result();
     let console = s.c_str(c"console");
     let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC;
-    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), console.into(), flags.into(), 0o600.into()]).path("/dev/console");
+    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), console.into(), flags.into(), 0o600.into()])
+        .path("/dev/console");
     let copy = s.clone_mount(slave, false, Path::new("/dev/console"));
     let target = s.open_in(dev, Path::new("console"), Links::Refuse, None);
     s.attach(copy, target, Path::new("/dev/console"));
@@ -337,7 +354,9 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
     let word = command.words.first().map(OsString::as_os_str).unwrap_or_default();
     if word.as_bytes().contains(&b'/') {
         let at = s.string(word);
-        s.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()]).path(word).kind(ErrorKind::Exec);
+        s.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()])
+            .path(word)
+            .kind(ErrorKind::Exec);
         return;
     }
     const EACCES: u32 = 13;
@@ -350,7 +369,9 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
             .kind(ErrorKind::Exec)
             .tolerate(&[ENOENT, EACCES, ENOTDIR]);
     }
-    s.op(OP_FAIL, "execve: not found in the PATH of the container", [ENOENT.into()]).path(word).kind(ErrorKind::Exec);
+    s.op(OP_FAIL, "execve: not found in the PATH of the container", [ENOENT.into()])
+        .path(word)
+        .kind(ErrorKind::Exec);
 }
 
 fn working_dir(s: &mut Script<'_>, path: &Path) {
@@ -366,7 +387,9 @@ fn working_dir(s: &mut Script<'_>, path: &Path) {
         so_far.push(part);
         if so_far.parent().is_some() {
             let at = s.string(&so_far);
-            s.op(n::__NR_mkdirat, "mkdirat", [CWD.into(), at.into(), 0o755.into()]).path(&so_far).tolerate(&[EEXIST]);
+            s.op(n::__NR_mkdirat, "mkdirat", [CWD.into(), at.into(), 0o755.into()])
+                .path(&so_far)
+                .tolerate(&[EEXIST]);
         }
     }
     s.op(n::__NR_chdir, "chdir", [at.into()]).path(path);
@@ -380,8 +403,12 @@ fn privileges(s: &mut Script<'_>, command: &Command<'_>) {
         if !command.capabilities.contains(capability) {
             let number = u32::from(capability.number());
             const EINVAL: u32 = 22; // unknown to this kernel: there is nothing to drop
-            s.op(n::__NR_prctl, "prctl(PR_CAPBSET_DROP)", [prctl::PR_CAPBSET_DROP.into(), number.into(), 0.into(), 0.into(), 0.into()])
-                .tolerate(&[EINVAL]);
+            s.op(
+                n::__NR_prctl,
+                "prctl(PR_CAPBSET_DROP)",
+                [prctl::PR_CAPBSET_DROP.into(), number.into(), 0.into(), 0.into(), 0.into()],
+            )
+            .tolerate(&[EINVAL]);
         }
     }
     let identity = command.identity;
@@ -393,8 +420,12 @@ fn privileges(s: &mut Script<'_>, command: &Command<'_>) {
         s.op(n::__NR_setgroups, "setgroups", [identity.groups.len().into(), at.into()]).remedy(remedy);
     }
     let (uid, gid) = (identity.uid, identity.gid);
-    s.op(n::__NR_setresgid, "setresgid", [gid.into(), gid.into(), gid.into()]).path(gid.to_string()).remedy(remedy);
-    s.op(n::__NR_setresuid, "setresuid", [uid.into(), uid.into(), uid.into()]).path(uid.to_string()).remedy(remedy);
+    s.op(n::__NR_setresgid, "setresgid", [gid.into(), gid.into(), gid.into()])
+        .path(gid.to_string())
+        .remedy(remedy);
+    s.op(n::__NR_setresuid, "setresuid", [uid.into(), uid.into(), uid.into()])
+        .path(uid.to_string())
+        .remedy(remedy);
     not_dumpable(s);
     // struct __user_cap_header, then two of __user_cap_data (effective, permitted, inheritable).
     let header = s.words64(&[u64::from(n::_LINUX_CAPABILITY_VERSION_3)]);

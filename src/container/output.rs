@@ -67,6 +67,10 @@ impl Stdio {
     pub fn piped() -> Self {
         Self(Kind::Pipe)
     }
+
+    pub(crate) fn is_default(&self) -> bool {
+        matches!(self.0, Kind::Default)
+    }
 }
 
 impl fmt::Debug for Stdio {
@@ -211,7 +215,9 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 fn null() -> Result<OwnedFd> {
-    above_stdio(open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).call_at("open", "/dev/null")?)
+    above_stdio(
+        open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).call_at("open", "/dev/null")?,
+    )
 }
 
 fn own(number: u32) -> Result<OwnedFd> {
@@ -269,8 +275,8 @@ impl Pipes {
                 }
             });
         }
-        let [stdout, stderr] = <[OwnedFd; 2]>::try_from(outputs)
-            .map_err(|_| Error::new(ErrorKind::Io, "two outputs"))?;
+        let [stdout, stderr] =
+            <[OwnedFd; 2]>::try_from(outputs).map_err(|_| Error::new(ErrorKind::Io, "two outputs"))?;
         Ok(Self { theirs: [input, stdout, stderr], ours })
     }
 }
@@ -328,7 +334,8 @@ impl Pump {
                 polled.push(PollFd::new(until, PollFlags::IN));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+            let left = left
+                .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
             match poll(&mut polled, left.as_ref()) {
                 Ok(0) => return Ok(Stopped::Deadline),
                 Ok(_) => {}

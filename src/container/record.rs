@@ -17,7 +17,7 @@ use super::spec::Spec;
 use super::status::ExitStatus;
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::{Lease, Store, random_hex};
+use crate::store::{Lease, Pins, Store, random_hex};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -76,7 +76,8 @@ pub(crate) struct RunningRecord {
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
+    serde_json::to_vec(value)
+        .map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
 }
 
 /// A container's directory, leased.
@@ -95,16 +96,13 @@ impl AsFd for Dir {
 
 impl Dir {
     /// A new one, ephemeral, with a new id.
-    pub fn make(store: &Store) -> Result<Self> {
+    pub fn make(store: &Store, pins: &Pins) -> Result<Self> {
         loop {
             let id = random_hex(32)?;
-            let parent = store.containers_dir();
-            rustix::fs::mkdirat(parent, &id, Mode::RWXU).call_at("mkdirat", &id)?;
-            // Between the two calls a sweep may have taken it for an abandoned one.
-            if let Some(lease) = Lease::shared(parent, &id)? {
-                let dir = Self { store: store.clone(), id, lease };
-                dir.put(EPHEMERAL, b"")?;
-                return Ok(dir);
+            match store.new_container(&id, pins, true) {
+                Ok(lease) => return Ok(Self { store: store.clone(), id, lease }),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -148,6 +146,11 @@ impl Dir {
         })
     }
 
+    pub fn open_dir(&self, name: &str) -> Option<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(self, name, flags, Mode::empty()).ok()
+    }
+
     pub fn unlink(&self, name: &str) -> Result<()> {
         match rustix::fs::unlinkat(self, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -167,7 +170,8 @@ impl Dir {
             Err(errno) => return Err(Error::os("mkdirat", errno).with_path(self.path().join(name))),
         }
         // Whatever the caller's umask is.
-        rustix::fs::chmodat(self, name, Mode::from(mode), AtFlags::empty()).call_at("fchmodat", self.path().join(name))?;
+        rustix::fs::chmodat(self, name, Mode::from(mode), AtFlags::empty())
+            .call_at("fchmodat", self.path().join(name))?;
         self.own(name, owner)
     }
 
@@ -244,7 +248,12 @@ impl Names {
     }
 
     pub fn get(store: &Store, name: &str) -> Result<Option<String>> {
-        match rustix::fs::openat(store.dir(), Self::path(name), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        match rustix::fs::openat(
+            store.dir(),
+            Self::path(name),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Ok(fd) => {
                 let mut id = String::new();
                 File::from(fd).take(100).read_to_string(&mut id).call_at("read", Self::path(name))?;
@@ -264,5 +273,7 @@ impl Names {
 }
 
 fn store_has(store: &Store, id: &str) -> bool {
-    !id.is_empty() && rustix::fs::accessat(store.containers_dir(), id, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+    !id.is_empty()
+        && rustix::fs::accessat(store.containers_dir(), id, rustix::fs::Access::EXISTS, AtFlags::empty())
+            .is_ok()
 }

@@ -200,7 +200,8 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
         }
         Part::HideDir { path, mode, writable } => {
             let target = s.open_in(mount, relative(path), Links::Refuse, None);
-            let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *writable { 0 } else { n::MOUNT_ATTR_RDONLY };
+            let flags =
+                n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *writable { 0 } else { n::MOUNT_ATTR_RDONLY };
             let size = if *writable { super::spec::Mount::TMPFS_SIZE } else { 4096 };
             let cover = s.tmpfs(size, 65536, *mode, Some(owner), flags);
             s.attach(cover, target, path);
@@ -220,7 +221,8 @@ fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, planned: &Planned) {
     let read_only = if planned.read_only { n::MOUNT_ATTR_RDONLY } else { 0 };
     match &planned.source {
         Source::Tmpfs { size, inodes, mode, exec } => {
-            let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *exec { 0 } else { n::MOUNT_ATTR_NOEXEC };
+            let flags =
+                n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *exec { 0 } else { n::MOUNT_ATTR_NOEXEC };
             let tmpfs = s.tmpfs(*size, *inodes, *mode, Some(root.shift.owner(0, 0)), flags | read_only);
             s.attach(tmpfs, target, &planned.target);
         }
@@ -229,7 +231,11 @@ fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, planned: &Planned) {
             let at = s.string(path);
             let how = s.words64(&[u64::from(n::O_PATH | n::O_CLOEXEC), 0, u64::from(n::RESOLVE_NO_SYMLINKS)]);
             let source = s
-                .op(n::__NR_openat2, "openat2(RESOLVE_NO_SYMLINKS)", [CWD.into(), at.into(), how.into(), 24.into()])
+                .op(
+                    n::__NR_openat2,
+                    "openat2(RESOLVE_NO_SYMLINKS)",
+                    [CWD.into(), at.into(), how.into(), 24.into()],
+                )
                 .path(path)
                 .remedy("the source of a mount must exist when the container starts")
                 .result();

@@ -146,8 +146,9 @@ impl Running {
         }
         match self.process_end(Some(Instant::now() + KILL_TIME))? {
             Some(exit) => self.finish(exit),
-            None => Err(Error::new(ErrorKind::TimedOut, "SIGKILL has not ended the container")
-                .with_remedy("a process of it hangs in the kernel (state D), perhaps on a network filesystem")),
+            None => Err(Error::new(ErrorKind::TimedOut, "SIGKILL has not ended the container").with_remedy(
+                "a process of it hangs in the kernel (state D), perhaps on a network filesystem",
+            )),
         }
     }
 
@@ -218,7 +219,12 @@ impl Running {
             self.log.close();
             let _ = rustix::io::write(&end, &1u64.to_ne_bytes());
         };
-        std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(run).call("pthread_create").map(drop)
+        std::thread::Builder::new()
+            .name(name)
+            .stack_size(256 << 10)
+            .spawn(run)
+            .call("pthread_create")
+            .map(drop)
     }
 
     fn follow(&self, pump: &mut Pump) -> Result<()> {
@@ -324,9 +330,11 @@ fn process(pid: i32) -> Option<Process> {
     let fields: Vec<&str> = tail.split_whitespace().collect();
     let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())?;
+    let uid =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())?;
     let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<_> = words.split(|b| *b == 0).filter(|word| !word.is_empty()).map(String::from_utf8_lossy).collect();
+    let words: Vec<_> =
+        words.split(|b| *b == 0).filter(|word| !word.is_empty()).map(String::from_utf8_lossy).collect();
     let command = match words.is_empty() {
         false => words.join(" "),
         true => format!("[{}]", head.split_once('(')?.1),

@@ -98,7 +98,9 @@ impl Script<'_> {
     pub fn open_path(&mut self, path: &Path) -> Cell {
         let at = self.string(path);
         let flags = n::O_PATH | n::O_CLOEXEC | n::O_NOFOLLOW;
-        self.op(n::__NR_openat, "openat(O_PATH)", [CWD.into(), at.into(), flags.into(), 0.into()]).path(path).result()
+        self.op(n::__NR_openat, "openat(O_PATH)", [CWD.into(), at.into(), flags.into(), 0.into()])
+            .path(path)
+            .result()
     }
 
     pub fn open_dir_at(&mut self, dir: Cell, name: &CStr) -> Cell {
@@ -125,9 +127,13 @@ impl Script<'_> {
     pub fn set_string(&mut self, fs: Cell, key: &CStr, value: At, what: impl AsRef<Path>) {
         let key_at = self.c_str(key);
         let command = n::fsconfig_command::FSCONFIG_SET_STRING as u32;
-        self.op(n::__NR_fsconfig, "fsconfig", [fs.into(), command.into(), key_at.into(), value.into(), 0.into()])
-            .call(format!("fsconfig({})", key.to_string_lossy()))
-            .path(what);
+        self.op(
+            n::__NR_fsconfig,
+            "fsconfig",
+            [fs.into(), command.into(), key_at.into(), value.into(), 0.into()],
+        )
+        .call(format!("fsconfig({})", key.to_string_lossy()))
+        .path(what);
     }
 
     pub fn set(&mut self, fs: Cell, key: &CStr, value: &str) {
@@ -145,13 +151,26 @@ impl Script<'_> {
     /// Creates the filesystem and gives its mount, attached nowhere yet.
     pub fn fsmount(&mut self, fs: Cell, kind: &'static str, attributes: u32) -> Cell {
         let command = n::fsconfig_command::FSCONFIG_CMD_CREATE as u32;
-        self.op(n::__NR_fsconfig, "fsconfig(FSCONFIG_CMD_CREATE)", [fs.into(), command.into(), 0.into(), 0.into(), 0.into()])
-            .path(kind);
-        self.op(n::__NR_fsmount, "fsmount", [fs.into(), n::FSMOUNT_CLOEXEC.into(), attributes.into()]).path(kind).result()
+        self.op(
+            n::__NR_fsconfig,
+            "fsconfig(FSCONFIG_CMD_CREATE)",
+            [fs.into(), command.into(), 0.into(), 0.into(), 0.into()],
+        )
+        .path(kind);
+        self.op(n::__NR_fsmount, "fsmount", [fs.into(), n::FSMOUNT_CLOEXEC.into(), attributes.into()])
+            .path(kind)
+            .result()
     }
 
     /// A tmpfs that can't grow beyond its bounds.
-    pub fn tmpfs(&mut self, size: u64, inodes: u64, mode: u32, owner: Option<(u32, u32)>, attributes: u32) -> Cell {
+    pub fn tmpfs(
+        &mut self,
+        size: u64,
+        inodes: u64,
+        mode: u32,
+        owner: Option<(u32, u32)>,
+        attributes: u32,
+    ) -> Cell {
         let fs = self.fsopen(c"tmpfs");
         self.set(fs, c"size", &size.to_string());
         self.set(fs, c"nr_inodes", &inodes.to_string());
@@ -167,8 +186,12 @@ impl Script<'_> {
     pub fn attach(&mut self, mount: Cell, target: Cell, path: &Path) {
         let flags = n::MOVE_MOUNT_F_EMPTY_PATH | n::MOVE_MOUNT_T_EMPTY_PATH;
         let empty = self.empty;
-        self.op(n::__NR_move_mount, "move_mount", [mount.into(), empty.into(), target.into(), empty.into(), flags.into()])
-            .path(path);
+        self.op(
+            n::__NR_move_mount,
+            "move_mount",
+            [mount.into(), empty.into(), target.into(), empty.into(), flags.into()],
+        )
+        .path(path);
     }
 
     /// A copy of the mount at a descriptor, from there on down.
@@ -184,14 +207,25 @@ impl Script<'_> {
     }
 
     /// Sets attributes of a mount, and its id map where a user namespace is given.
-    pub fn set_attributes(&mut self, mount: Cell, set: u32, userns: Option<Cell>, recursive: bool, path: &Path) {
+    pub fn set_attributes(
+        &mut self,
+        mount: Cell,
+        set: u32,
+        userns: Option<Cell>,
+        recursive: bool,
+        path: &Path,
+    ) {
         let id_map = if userns.is_some() { n::MOUNT_ATTR_IDMAP } else { 0 };
         // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
         let attributes = self.words64(&[u64::from(set | id_map), 0, 0, 0]);
         if let Some(userns) = userns {
             // The number that the descriptor has in this process, as a word of the structure.
-            self.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [userns.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
-                .store(Cell(attributes.0 + 24));
+            self.op(
+                n::__NR_fcntl,
+                "fcntl(F_DUPFD_CLOEXEC)",
+                [userns.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()],
+            )
+            .store(Cell(attributes.0 + 24));
         }
         let flags = n::AT_EMPTY_PATH | if recursive { n::AT_RECURSIVE } else { 0 };
         let empty = self.empty;
@@ -238,10 +272,14 @@ impl Script<'_> {
             } else {
                 self.replace_link(parent, at);
                 let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC;
-                self.op(n::__NR_openat, "openat(O_CREAT)", [parent.into(), at.into(), flags.into(), 0o644.into()])
-                    .path(&shown)
-                    .tolerate(&[EEXIST])
-                    .otherwise(exists);
+                self.op(
+                    n::__NR_openat,
+                    "openat(O_CREAT)",
+                    [parent.into(), at.into(), flags.into(), 0o644.into()],
+                )
+                .path(&shown)
+                .tolerate(&[EEXIST])
+                .otherwise(exists);
             }
             self.chown(parent, at, owner, &shown);
             self.place(exists);

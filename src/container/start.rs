@@ -55,27 +55,40 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
     if words.chain(pairs).any(|word| word.as_bytes().contains(&0)) {
         return Err(invalid("an argument or variable with a NUL byte".into()));
     }
-    if let Some((name, _)) = spec.env.iter().find(|(name, _)| name.is_empty() || name.as_bytes().contains(&b'=')) {
+    if let Some((name, _)) =
+        spec.env.iter().find(|(name, _)| name.is_empty() || name.as_bytes().contains(&b'='))
+    {
         return Err(invalid(format!("environment variable {name:?}")));
     }
-    if let Some(name) = spec.hostname.as_ref().filter(|name| name.is_empty() || name.len() > 64 || name.contains(['\0', '\n'])) {
+    if let Some(name) = spec
+        .hostname
+        .as_ref()
+        .filter(|name| name.is_empty() || name.len() > 64 || name.contains(['\0', '\n']))
+    {
         return Err(invalid(format!("host name {name:?}: 1 to 64 bytes")));
     }
-    let targets = spec.mounts.iter().map(|mount| &mount.target).chain(spec.files.iter().map(|file| &file.path));
+    let targets =
+        spec.mounts.iter().map(|mount| &mount.target).chain(spec.files.iter().map(|file| &file.path));
     for path in targets.chain(&spec.working_dir) {
         let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
         if !path.is_absolute() || !plain || path.as_os_str().as_bytes().contains(&0) {
-            return Err(invalid("a path in the container must be absolute, without '..'".into()).with_path(path));
+            return Err(
+                invalid("a path in the container must be absolute, without '..'".into()).with_path(path)
+            );
         }
     }
-    for path in spec.mounts.iter().map(|mount| &mount.target).chain(spec.files.iter().map(|file| &file.path)) {
+    for path in spec.mounts.iter().map(|mount| &mount.target).chain(spec.files.iter().map(|file| &file.path))
+    {
         if path.parent().is_none() {
-            return Err(invalid("nothing can be mounted on or written to the container's root itself".into()));
+            return Err(invalid(
+                "nothing can be mounted on or written to the container's root itself".into(),
+            ));
         }
     }
     for device in &spec.devices {
         let inside = device.target.strip_prefix("/dev").is_ok_and(|name| {
-            name.components().next().is_some() && name.components().all(|part| matches!(part, Component::Normal(_)))
+            name.components().next().is_some()
+                && name.components().all(|part| matches!(part, Component::Normal(_)))
         });
         if !inside {
             return Err(invalid("a device must be in /dev of the container".into()).with_path(&device.target));
@@ -86,7 +99,7 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
     capabilities(spec).map(drop)
 }
 
-fn capabilities(spec: &Spec) -> Result<Capabilities> {
+pub(super) fn capabilities(spec: &Spec) -> Result<Capabilities> {
     Capabilities::DEFAULT.adjusted(&spec.cap_add, &spec.cap_drop)
 }
 
@@ -132,7 +145,8 @@ pub(super) fn poll_readable(fd: BorrowedFd<'_>, time: Option<Duration>) -> Resul
     let deadline = time.map(|time| Instant::now() + time);
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        let left =
+            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         match poll(&mut [PollFd::new(&fd, PollFlags::IN)], left.as_ref()) {
             Ok(ready) => return Ok(ready > 0),
             Err(Errno::INTR) => {}
@@ -206,8 +220,12 @@ fn userns(warden: &Arc<Warden>, base: u32) -> Result<Arc<OwnedFd>> {
     write_maps(&mut s, pid, &IdMap::range(base, super::ids::COUNT), false);
     let path = s.decimal("/proc/", pid, c"/ns/user");
     let letter = s.letter(BORN);
-    s.op(n::__NR_openat, "openat(ns/user)", [super::script::CWD.into(), path.into(), n::O_CLOEXEC.into(), 0.into()])
-        .store(letter.fd);
+    s.op(
+        n::__NR_openat,
+        "openat(ns/user)",
+        [super::script::CWD.into(), path.into(), n::O_CLOEXEC.into(), 0.into()],
+    )
+    .store(letter.fd);
     s.op(n::__NR_close, "close", [write.into()]);
     const WALL: u64 = 0x4000_0000;
     s.op(n::__NR_wait4, "wait4", [pid.into(), 0.into(), WALL.into(), 0.into()]);
@@ -250,11 +268,9 @@ fn write_maps(s: &mut Plan<'_>, pid: Cell, map: &IdMap, deny_groups: bool) {
     put(c"/gid_map", &IdMap::text(&map.groups));
 }
 
-/// What to execute and as whom, from the specification and the image.
+/// The surroundings of a command, from the specification and the image.
 pub(super) struct Resolved {
-    pub words: Vec<OsString>,
-    pub env: Vec<OsString>,
-    pub path: OsString,
+    pub pairs: Vec<(OsString, OsString)>,
     pub working_dir: PathBuf,
     pub identity: Identity,
 }
@@ -276,7 +292,9 @@ pub(super) fn words(spec: &Spec, config: &ImageConfig) -> Result<Vec<OsString>> 
 }
 
 /// Variables as `execve` takes them: later ones win, in the order in which they first appeared.
-pub(super) fn environment<'a>(pairs: impl Iterator<Item = (&'a OsStr, &'a OsStr)>) -> Vec<(OsString, OsString)> {
+pub(super) fn environment<'a>(
+    pairs: impl Iterator<Item = (&'a OsStr, &'a OsStr)>,
+) -> Vec<(OsString, OsString)> {
     let mut all: Vec<(OsString, OsString)> = Vec::new();
     for (name, value) in pairs {
         match all.iter_mut().find(|(known, _)| known == name) {
@@ -287,19 +305,29 @@ pub(super) fn environment<'a>(pairs: impl Iterator<Item = (&'a OsStr, &'a OsStr)
     all
 }
 
-pub(super) fn joined(pairs: Vec<(OsString, OsString)>) -> Vec<OsString> {
-    let join = |(name, value): (OsString, OsString)| {
-        let mut bytes = name.into_vec();
+/// Where commands are searched.
+pub(super) fn path_of(pairs: &[(OsString, OsString)]) -> OsString {
+    pairs.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone()).unwrap_or_default()
+}
+
+pub(super) fn joined(pairs: &[(OsString, OsString)]) -> Vec<OsString> {
+    let join = |(name, value): &(OsString, OsString)| {
+        let mut bytes = name.clone().into_vec();
         bytes.push(b'=');
         bytes.extend_from_slice(value.as_bytes());
         OsString::from_vec(bytes)
     };
-    pairs.into_iter().map(join).collect()
+    pairs.iter().map(join).collect()
 }
 
 /// Reads a small file of the container's root without mounting it: the writable layer over the image's layers.
 /// `None` where it does not exist (or a layer hides it).
-pub(super) fn read_in_root(upper: &[OwnedFd], layers: &[BorrowedFd<'_>], path: &str, max: u64) -> Result<Option<String>> {
+pub(super) fn read_in_root(
+    upper: &[OwnedFd],
+    layers: &[BorrowedFd<'_>],
+    path: &str,
+    max: u64,
+) -> Result<Option<String>> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     for dir in upper.iter().map(AsFd::as_fd).chain(layers.iter().copied()) {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -324,17 +352,13 @@ pub(super) fn read_in_root(upper: &[OwnedFd], layers: &[BorrowedFd<'_>], path: &
     Ok(None)
 }
 
-fn resolve(record: &Record, config: &ImageConfig, passwd: &str, group: &str) -> Result<Resolved> {
+pub(super) fn resolve(record: &Record, config: &ImageConfig, identity: Identity) -> Result<Resolved> {
     let spec = &record.spec;
-    let words = words(spec, config)?;
-    let user = spec.user.as_deref().unwrap_or(config.user());
-    let identity = users::identify(user, &spec.groups, passwd, group)?;
     let hostname = OsString::from(hostname(record));
-    let home = identity.home.as_os_str().to_owned();
     let mut defaults: Vec<(&OsStr, &OsStr)> = vec![
         (OsStr::new("PATH"), OsStr::new(DEFAULT_PATH)),
         (OsStr::new("HOSTNAME"), &hostname),
-        (OsStr::new("HOME"), &home),
+        (OsStr::new("HOME"), identity.home.as_os_str()),
     ];
     if spec.tty {
         defaults.push((OsStr::new("TERM"), OsStr::new("xterm")));
@@ -343,11 +367,10 @@ fn resolve(record: &Record, config: &ImageConfig, passwd: &str, group: &str) -> 
     let of_image = of_image.map(|(name, value)| (OsStr::new(name), OsStr::new(value)));
     let own = spec.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
     let pairs = environment(defaults.into_iter().chain(of_image).chain(own));
-    let path = pairs.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone()).unwrap_or_default();
     let of_image = Path::new(config.working_dir());
     let of_image = if of_image.is_absolute() { of_image } else { Path::new("/") };
     let working_dir = spec.working_dir.as_deref().unwrap_or(of_image).to_owned();
-    Ok(Resolved { words, env: joined(pairs), path, working_dir, identity })
+    Ok(Resolved { pairs, working_dir, identity })
 }
 
 fn hostname(record: &Record) -> &str {
@@ -413,7 +436,8 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
         held.range = Some(super::ids::Range::again(&inner.store, held.record.base)?);
     }
     let image = inner.image.as_ref().ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, "the image of the container is gone").with_path(&held.record.image_name)
+        Error::new(ErrorKind::NotFound, "the image of the container is gone")
+            .with_path(&held.record.image_name)
     })?;
     launch(inner, held, image, warden).map_err(|error| match error.kind() {
         ErrorKind::Exec => error,
@@ -430,20 +454,30 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let layers = image.layer_dirs()?;
     let in_memory = spec.in_memory;
     if spec.disk_max.is_some() && !in_memory {
-        return Err(Error::new(ErrorKind::Unsupported, "disk_max on this filesystem: it has no project quotas")
-            .with_path(inner.store.path())
-            .with_remedy("use writable_in_memory(true), or a store on a filesystem mounted with prjquota"));
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "disk_max on this filesystem: it has no project quotas",
+        )
+        .with_path(inner.store.path())
+        .with_remedy("use writable_in_memory(true), or a store on a filesystem mounted with prjquota"));
     }
     dir.mkdir("rootfs", 0o700, None)?;
     let base = prepare_writable(inner, dir, image, &layers, disk_owner, in_memory)?;
     host_root::etc_files(dir, record, hostname(record), disk_owner)?;
 
     let (upper, layer_fds): (Vec<OwnedFd>, Vec<BorrowedFd<'_>>) = match image.is_host() {
-        false => (dir.open_dir("upper").into_iter().collect(), layers.iter().map(|layer| layer.dir()).collect()),
+        false => {
+            (dir.open_dir("upper").into_iter().collect(), layers.iter().map(|layer| layer.dir()).collect())
+        }
         true => (vec![host_root::open_root()?], Vec::new()),
     };
     let read = |path| read_in_root(&upper, &layer_fds, path, users::FILE_MAX).map(Option::unwrap_or_default);
-    let resolved = resolve(record, image.config(), &read("etc/passwd")?, &read("etc/group")?)?;
+    let user = spec.user.as_deref().unwrap_or(image.config().user());
+    let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
+    let resolved = resolve(record, image.config(), identity)?;
+    let words = words(spec, image.config())?;
+    let path = path_of(&resolved.pairs);
+    let env = joined(&resolved.pairs);
 
     let mounts = planned_mounts(&inner.store, dir, record)?;
     let leases = volumes::leases(&inner.store, record)?;
@@ -463,7 +497,9 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let capabilities = capabilities(spec)?;
     let masked: Vec<(PathBuf, bool)> = match &spec.masked {
         None => default_masked().to_vec(),
-        Some(paths) => paths.iter().map(|path| (path.clone(), path.metadata().is_ok_and(|meta| meta.is_dir()))).collect(),
+        Some(paths) => {
+            paths.iter().map(|path| (path.clone(), path.metadata().is_ok_and(|meta| meta.is_dir()))).collect()
+        }
     };
     let read_only: Vec<PathBuf> = match &spec.read_only_paths {
         None => READ_ONLY.iter().map(PathBuf::from).collect(),
@@ -477,12 +513,14 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         sysctls: &spec.sysctls,
         devices: &spec.devices,
         tty_group: map.group(5).is_some(),
-        cgroup2: cgroup.as_ref().is_some_and(|cgroup| cgroup.is_v2()),
+        cgroup2: cgroup
+            .as_ref()
+            .is_some_and(|cgroup| cgroup.v2_dir().is_some() && cgroup.tasks_fds().next().is_none()),
     };
     let command = Command {
-        words: &resolved.words,
-        env: &resolved.env,
-        path: &resolved.path,
+        words: &words,
+        env: &env,
+        path: &path,
         working_dir: &resolved.working_dir,
         identity: &resolved.identity,
         capabilities,
@@ -496,7 +534,11 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let mut s = Script::new();
     if warden.map().is_some() {
         // Else /proc/PID/uid_map of stage B would belong to the host's root.
-        s.op(n::__NR_prctl, "prctl(PR_SET_DUMPABLE)", [prctl::PR_SET_DUMPABLE.into(), 1.into(), 0.into(), 0.into(), 0.into()]);
+        s.op(
+            n::__NR_prctl,
+            "prctl(PR_SET_DUMPABLE)",
+            [prctl::PR_SET_DUMPABLE.into(), 1.into(), 0.into(), 0.into(), 0.into()],
+        );
     }
     let userns_cell = userns.as_ref().map(|fd| s.fd(fd.as_fd()));
     let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
@@ -535,7 +577,11 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         let slave = inside::mounts(s, &inside, terminal);
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
-            s.op(n::__NR_ioctl, "ioctl(TIOCSCTTY)", [slave.into(), linux_raw_sys::ioctl::TIOCSCTTY.into(), 0.into()]);
+            s.op(
+                n::__NR_ioctl,
+                "ioctl(TIOCSCTTY)",
+                [slave.into(), linux_raw_sys::ioctl::TIOCSCTTY.into(), 0.into()],
+            );
             let owner = [resolved.identity.uid.into(), if inside.tty_group { 5 } else { 0 }.into()];
             s.op(n::__NR_fchown, "fchown(terminal)", [slave.into(), owner[0], owner[1]]).tolerate_all();
         }
@@ -604,11 +650,16 @@ impl Born {
                     Some(process) => process.wait(Some(Instant::now() + super::KILL_TIME))?,
                     None => None,
                 };
-                let oom = cgroup.and_then(|cgroup| cgroup.oom_kills().ok().flatten()).is_some_and(|kills| kills > 0);
+                let oom = cgroup
+                    .and_then(|cgroup| cgroup.oom_kills().ok().flatten())
+                    .is_some_and(|kills| kills > 0);
                 Err(match error {
                     Some(error) => error,
-                    None if oom => Error::new(ErrorKind::OutOfMemory, "memory_max was reached before the command started")
-                        .with_remedy("raise memory_max"),
+                    None if oom => Error::new(
+                        ErrorKind::OutOfMemory,
+                        "memory_max was reached before the command started",
+                    )
+                    .with_remedy("raise memory_max"),
                     None => Error::new(ErrorKind::Setup, format!("the set-up was killed ({exit:?})")),
                 })
             }
@@ -699,24 +750,22 @@ fn planned_mounts(store: &Store, dir: &Dir, record: &Record) -> Result<Vec<Plann
                 (Source::Tmpfs { size: *size, inodes: *inodes, mode: *mode, exec: *exec }, true)
             }
             MountKind::Bind { source } => {
-                let path = source.canonicalize().call_at("realpath", source).map_err(|error| {
-                    error.with_remedy("the source of a bind mount must exist")
-                })?;
+                let path = source
+                    .canonicalize()
+                    .call_at("realpath", source)
+                    .map_err(|error| error.with_remedy("the source of a bind mount must exist"))?;
                 let is_dir = path.metadata().call_at("stat", &path)?.is_dir();
                 (Source::Path { path, recursive: is_dir, suid: false }, is_dir)
             }
             MountKind::Volume { .. } => {
-                let name = volume_names.next().ok_or_else(|| Error::new(ErrorKind::NotFound, "a volume of the record"))?;
+                let name = volume_names
+                    .next()
+                    .ok_or_else(|| Error::new(ErrorKind::NotFound, "a volume of the record"))?;
                 let volume = crate::volume::Volume::open(store, name)?;
                 (Source::Path { path: volume.path(), recursive: false, suid: false }, true)
             }
         };
         all.push(Planned { target: mount.target.clone(), is_dir, source, read_only: mount.read_only });
-    }
-    for (mount, volume) in volumes::of_image(record) {
-        let path = crate::volume::Volume::open(store, volume)?.path();
-        let source = Source::Path { path, recursive: false, suid: false };
-        all.push(Planned { target: mount.into(), is_dir: true, source, read_only: false });
     }
     all.sort_by_key(|planned| planned.target.components().count());
     for name in host_root::ETC_FILES {

@@ -56,7 +56,9 @@ pub(crate) fn identify(spec: &str, extra: &[String], passwd: &str, group: &str) 
     let mut groups = Vec::new();
     if let (Some(name), None) = (entry.map(|fields| fields[0]), named_group) {
         let member = |fields: &Vec<&str>| fields.len() >= 4 && fields[3].split(',').any(|one| one == name);
-        groups.extend(group.lines().map(fields).filter(member).filter_map(|fields| fields[2].parse::<u32>().ok()));
+        groups.extend(
+            group.lines().map(fields).filter(member).filter_map(|fields| fields[2].parse::<u32>().ok()),
+        );
     }
     for name in extra {
         groups.push(gid_of(name)?);

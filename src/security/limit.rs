@@ -36,7 +36,7 @@ const RESOURCES: &[(&str, u32)] = &[
 /// assert_eq!((files.name(), files.soft(), files.hard()), ("nofile", 1024, 2048));
 /// # Ok::<(), coracle::Error>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ulimit {
     resource: u32,
     soft: u64,
@@ -132,7 +132,7 @@ pub(crate) struct OwnNamespaces {
 ///
 /// Only settings that the kernel keeps per namespace are taken, and only where the container has that namespace
 /// for itself: any other would change the host.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(serde::Serialize, serde::Deserialize, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Sysctl {
     /// Below /proc/sys, with slashes.
     path: String,

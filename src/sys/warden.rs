@@ -57,6 +57,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// A process that another program's warden is the parent of: nobody here is told how it ends.
+    pub fn foreign(pidfd: OwnedFd) -> Self {
+        Self { promise: Arc::default(), pidfd: Arc::new(pidfd) }
+    }
+
     /// How it ended; waits for that until `deadline`, where one is given.
     pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<Exit>> {
         let mut told = lock(&self.promise.told);
