@@ -23,6 +23,7 @@ mod volume;
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Import, Removed};
+pub use layer::{Compression, Entry, EntryKind};
 pub use manifest::{Descriptor, Healthcheck, History, ImageConfig, Platform};
 pub use reference::Reference;
 pub use store::Store;
