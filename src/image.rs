@@ -10,7 +10,6 @@ pub(crate) mod host;
 mod import;
 mod list;
 mod load;
-mod stand_in;
 mod unpack;
 
 pub use import::Import;
