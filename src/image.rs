@@ -350,3 +350,6 @@ impl fmt::Debug for Image {
         f.debug_struct("Image").field("id", self.id()).field("source", &self.0.source).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
