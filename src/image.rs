@@ -10,7 +10,6 @@ pub(crate) mod host;
 mod import;
 mod list;
 mod load;
-mod stand_in;
 mod unpack;
 
 pub use import::Import;
@@ -357,3 +356,6 @@ impl fmt::Debug for Image {
         f.debug_struct("Image").field("id", self.id()).field("source", &self.0.source).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

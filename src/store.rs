@@ -24,6 +24,8 @@
 //! umoci stat --image /var/lib/coracle:debian:12
 //! ```
 //!
+//! Other tools know nothing of the locks below: let them write into a store only while no program uses it.
+//!
 //! **Publishing.** A blob or a layer is written below `tmp/` and becomes visible by one rename, when
 //! it is complete and verified. Whoever comes second with the same content throws its own copy away.
 //!

@@ -5,9 +5,9 @@
 //! written to a nameless file of the store, so memory stays bounded whatever the order is.
 #![forbid(unsafe_code)]
 
-use super::stand_in::{Compression, decoder};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::tar::{EntryKind, ReadLimits, Reader};
+use crate::layer::{Compression, decoder};
 use crate::store::{Lease, Store};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;

@@ -3,7 +3,7 @@
 //! A container on the host image sees the host's programs and libraries, and its root reads what the
 //! host's root can read. So everything that holds secrets is covered, by three rules:
 //!
-//! 1. the [list](HIDDEN) below, and with it the store, the home directories of people and the directory for temporary files;
+//! 1. the list [`HIDDEN`], and with it the store, the home directories of people and the directory for temporary files;
 //! 2. in `/etc`, at any depth, what others may not read: a regular file, or a directory as a whole;
 //! 3. directly in the directories of [`STATE`] (data of daemons, logs, queues), the same.
 //!
@@ -14,6 +14,10 @@
 //!
 //! What this can't know: secrets that a program keeps world-readable, or in places of its own (`/srv`, `/opt`).
 #![forbid(unsafe_code)]
+
+mod hidden;
+
+use hidden::{HIDDEN, STATE};
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::manifest::ImageConfig;
@@ -28,208 +32,6 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// What is hidden, with at most one `*` in a component. What does not exist is nothing to hide.
-pub(crate) const HIDDEN: &[&str] = &[
-    // People and what runs at this moment.
-    "/root",
-    "/home",
-    "/tmp",
-    "/run",
-    "/var/run",
-    "/var/tmp",
-    "/var/mail",
-    "/var/spool/mail",
-    "/mnt",
-    "/media",
-    "/lost+found",
-    "/.snapshots",
-    "/swapfile",
-    "/swap.img",
-    // Stores of containers and machines: other engines' images may hold anybody's secrets.
-    "/var/lib/coracle",
-    "/var/lib/docker",
-    "/var/lib/containerd",
-    "/var/lib/containers",
-    "/var/lib/podman",
-    "/var/lib/cni",
-    "/var/lib/buildkit",
-    "/var/lib/buildah",
-    "/var/lib/lxc",
-    "/var/lib/lxd",
-    "/var/lib/incus",
-    "/var/lib/lxcfs",
-    "/var/lib/machines",
-    "/var/lib/portables",
-    "/var/lib/private",
-    "/var/lib/libvirt",
-    "/var/lib/kubelet",
-    "/var/lib/etcd",
-    "/var/lib/rancher",
-    "/var/lib/k0s",
-    "/var/lib/rook",
-    "/var/lib/nomad",
-    "/var/lib/consul",
-    "/var/lib/vault",
-    "/var/lib/flatpak",
-    "/var/lib/snapd",
-    "/var/snap",
-    "/snap",
-    "/var/lib/waydroid",
-    "/var/cache/containers",
-    // Accounts.
-    "/etc/shadow",
-    "/etc/shadow-",
-    "/etc/gshadow",
-    "/etc/gshadow-",
-    "/etc/passwd-",
-    "/etc/group-",
-    "/etc/.pwd.lock",
-    "/etc/security/opasswd",
-    "/etc/sudoers",
-    "/etc/sudoers.d",
-    "/etc/doas.conf",
-    "/etc/polkit-1",
-    "/var/backups",
-    "/var/lib/AccountsService",
-    "/var/lib/sss",
-    "/var/lib/samba/private",
-    "/var/lib/fprint",
-    "/var/lib/pam-ssh",
-    // Keys of this machine.
-    "/etc/ssh/ssh_host_*_key",
-    "/etc/ssl/private",
-    "/etc/pki/tls/private",
-    "/etc/pki/private",
-    "/etc/pki/consumer",
-    "/etc/pki/entitlement",
-    "/etc/letsencrypt",
-    "/etc/acme",
-    "/var/lib/acme",
-    "/var/lib/caddy",
-    "/var/lib/dehydrated",
-    "/etc/krb5.keytab",
-    "/etc/machine-id",
-    "/var/lib/dbus/machine-id",
-    "/etc/cryptsetup-keys.d",
-    "/etc/luks",
-    "/etc/crypttab",
-    "/var/lib/tpm",
-    "/var/lib/tpm2-tss",
-    "/var/lib/swtpm-localca",
-    "/etc/credstore",
-    "/etc/credstore.encrypted",
-    "/var/lib/systemd/credential.secret",
-    "/var/lib/systemd/random-seed",
-    "/var/lib/systemd/coredump",
-    "/etc/ipsec.secrets",
-    "/etc/ipsec.d/private",
-    "/etc/swanctl/private",
-    "/etc/strongswan.d",
-    "/etc/tinc",
-    "/etc/wireguard",
-    "/etc/openvpn",
-    "/var/lib/tailscale",
-    "/var/lib/zerotier-one",
-    "/etc/nebula",
-    "/etc/cloudflared",
-    // Networks.
-    "/etc/NetworkManager/system-connections",
-    "/etc/wpa_supplicant",
-    "/var/lib/iwd",
-    "/etc/netplan",
-    "/etc/ppp/chap-secrets",
-    "/etc/ppp/pap-secrets",
-    "/etc/chatscripts",
-    "/etc/netrc",
-    "/var/lib/NetworkManager",
-    "/var/lib/bluetooth",
-    "/etc/snmp",
-    // Clouds, clusters and engines.
-    "/etc/kubernetes",
-    "/etc/rancher",
-    "/etc/k0s",
-    "/etc/docker",
-    "/etc/containers/auth.json",
-    "/etc/containerd",
-    "/etc/crio",
-    "/etc/nomad.d",
-    "/etc/consul.d",
-    "/etc/vault.d",
-    "/etc/ceph",
-    "/etc/etcd",
-    "/var/lib/cloud",
-    "/etc/cloud",
-    "/var/lib/waagent",
-    "/var/lib/google",
-    "/var/lib/amazon",
-    "/etc/google",
-    "/etc/amazon",
-    "/etc/boto.cfg",
-    "/etc/openstack",
-    "/etc/salt",
-    "/etc/puppet",
-    "/etc/puppetlabs",
-    "/etc/chef",
-    "/etc/gitlab-runner",
-    "/etc/gitlab",
-    "/etc/rclone.conf",
-    "/etc/restic",
-    "/etc/borgmatic",
-    "/etc/ansible",
-    // Package tools.
-    "/etc/apt/auth.conf",
-    "/etc/apt/auth.conf.d",
-    "/etc/apt/preferences.d/*.key",
-    "/etc/dnf/auth",
-    "/etc/zypp/credentials.d",
-    "/etc/rhsm",
-    "/etc/sysconfig/rhn",
-    "/etc/pip.conf",
-    "/etc/npmrc",
-    "/etc/yum/vars",
-    "/var/lib/ubuntu-advantage",
-    "/etc/ubuntu-advantage",
-    // Services with passwords in their settings.
-    "/etc/mysql/debian.cnf",
-    "/etc/postfix/sasl_passwd*",
-    "/etc/exim4/passwd.client",
-    "/etc/msmtprc",
-    "/etc/ssmtp",
-    "/etc/davfs2/secrets",
-    "/etc/cups",
-    "/etc/samba/*.creds",
-    "/etc/cifs*",
-    "/etc/fstab",
-    "/etc/autofs*",
-    "/etc/ldap.secret",
-    "/etc/libnss-ldap.secret",
-    "/etc/pam_ldap.secret",
-    "/etc/nslcd.conf",
-    "/etc/sssd",
-    "/etc/freeradius",
-    "/etc/bind/rndc.key",
-    "/etc/rndc.key",
-    "/etc/redis",
-    "/etc/grafana",
-    "/etc/rabbitmq",
-    "/var/lib/rabbitmq/.erlang.cookie",
-    "/etc/openldap/slapd.d",
-    "/etc/ldap/slapd.d",
-    // Jobs, and what starts the machine.
-    "/var/spool/cron",
-    "/var/spool/at",
-    "/boot",
-    "/efi",
-    "/var/crash",
-    "/var/lib/apport",
-    "/var/log/journal",
-    "/var/log/audit",
-    "/var/log/installer",
-];
-
-/// Directories of daemons' data: what others may not enter or read directly in them is hidden.
-const STATE: [&str; 5] = ["/var/lib", "/var/log", "/var/cache", "/var/spool", "/var/opt"];
 
 /// More entries than this in `/etc` or a directory of state are not looked through: the host image is
 /// refused then, rather than shown in part unseen.
@@ -267,9 +69,9 @@ pub(super) fn config() -> Result<ImageConfig> {
 /// `TooLarge` when `/etc` is beyond all bounds; the errors of the file system.
 pub(crate) fn steps(store: &Store, exposed: &[PathBuf]) -> Result<Vec<Step>> {
     let root = Root::open(Path::new("/"))?;
-    let mut extra = vec![store.path().to_owned(), std::env::temp_dir()];
-    extra.extend(std::env::var_os("HOME").map(PathBuf::from));
-    root.steps(&extra, exposed)
+    let mut homes = vec![std::env::temp_dir()];
+    homes.extend(std::env::var_os("HOME").map(PathBuf::from));
+    root.steps(store.path(), &homes, exposed)
 }
 
 struct Root {
@@ -307,19 +109,18 @@ impl Root {
         Ok(Self { path: path_of(&dir)?, dir })
     }
 
-    fn steps(&self, extra: &[PathBuf], exposed: &[PathBuf]) -> Result<Vec<Step>> {
+    fn steps(&self, store: &Path, homes: &[PathBuf], exposed: &[PathBuf]) -> Result<Vec<Step>> {
         let mut hidden: BTreeMap<PathBuf, bool> = BTreeMap::new();
         let mut hide = |found: &Resolved| {
-            // The root itself (a HOME of `/`) and directories of programs can't go.
-            if !is_needed(&found.path) {
-                hidden.insert(found.path.clone(), found.is_dir());
-            }
+            hidden.insert(found.path.clone(), found.is_dir());
         };
         for pattern in HIDDEN {
             self.expand(Path::new(pattern))?.iter().for_each(&mut hide);
         }
-        for path in extra.iter().chain(&self.homes()?) {
-            self.resolve(path)?.iter().for_each(&mut hide);
+        self.resolve(store)?.iter().for_each(&mut hide);
+        for path in homes.iter().chain(&self.homes()?) {
+            // Daemons live in `/`, `/var/lib` or `/usr/bin`, which nobody can do without.
+            self.resolve(path)?.iter().filter(|found| !is_needed(&found.path)).for_each(&mut hide);
         }
         self.private(Path::new("/etc"), usize::MAX, &mut hide)?;
         for state in STATE {
@@ -349,7 +150,9 @@ impl Root {
         let mut found = Vec::new();
         for name in self.names(&directory)?.unwrap_or_default() {
             if matches(star, name.as_bytes()) {
-                found.extend(self.resolve(&directory.path.join(&name).join(&rest))?);
+                found.extend(
+                    self.resolve(&directory.path.join(&name).join(&rest).components().collect::<PathBuf>())?,
+                );
             }
         }
         Ok(found)
@@ -357,12 +160,10 @@ impl Root {
 
     /// Follows a path within the root; `None` when it leads nowhere, or where the caller may not look
     /// (and with the caller's rights nobody in a container may).
-    fn resolve(&self, path: &Path) -> Result<Option<Resolved>> {
-        let Some(path) =
-            path.to_str().map(|path| path.trim_end_matches('/')).filter(|path| path.starts_with('/'))
-        else {
+    fn look(&self, path: &Path) -> Result<Option<(OwnedFd, Stat)>> {
+        if !path.is_absolute() {
             return Ok(None);
-        };
+        }
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let fd = loop {
             match rustix::fs::openat2(&self.dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
@@ -374,11 +175,20 @@ impl Root {
             }
         };
         let stat = rustix::fs::fstat(&fd).call_at("fstat", path)?;
+        Ok(Some((fd, stat)))
+    }
+
+    /// The same, and where it led.
+    fn resolve(&self, path: &Path) -> Result<Option<Resolved>> {
+        self.look(path)?.map(|(fd, stat)| self.name(fd, stat)).transpose()
+    }
+
+    fn name(&self, fd: OwnedFd, stat: Stat) -> Result<Resolved> {
         let real = path_of(&fd)?;
-        let Ok(inside) = real.strip_prefix(&self.path) else {
-            return Err(Error::new(ErrorKind::Io, "resolved to outside of the root").with_path(real));
-        };
-        Ok(Some(Resolved { path: Path::new("/").join(inside), stat, fd }))
+        match real.strip_prefix(&self.path) {
+            Ok(inside) => Ok(Resolved { path: Path::new("/").join(inside), stat, fd }),
+            Err(_) => Err(Error::new(ErrorKind::Io, "resolved to outside of the root").with_path(real)),
+        }
     }
 
     /// What a directory has; `None` when the caller may not list it.
@@ -419,11 +229,11 @@ impl Root {
                 if kind != FileType::Symlink && !enter && !is_private(&stat) {
                     continue;
                 }
-                let Some(found) = self.resolve(&below)? else { continue };
-                if is_private(&found.stat) {
-                    hide(&found);
+                let Some((fd, stat)) = self.look(&below)? else { continue };
+                if is_private(&stat) {
+                    hide(&self.name(fd, stat)?);
                 } else if enter {
-                    todo.push((found, level + 1));
+                    todo.push((Resolved { path: below, stat, fd }, level + 1));
                 }
             }
         }

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::archive::Section;
-use super::stand_in::{Applied, Compression, Expected, apply, find, unpack_stored};
 use crate::digest::Digest;
 use crate::error::{Call, Result};
+use crate::layer::{Applied, Compression, Expected, apply, find, unpack_stored};
 use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
 use crate::store::{Store, UnpackedLayer};
 use serde::Deserialize;
@@ -101,7 +101,7 @@ impl<'a> Stack<'a> {
     }
 
     fn next(&self, diff_id: &Digest) -> Digest {
-        super::stand_in::chain_id(self.chain_id.as_ref(), diff_id)
+        crate::layer::chain_id(self.chain_id.as_ref(), diff_id)
     }
 
     fn push(&mut self, layer: UnpackedLayer, diff_id: &Digest) {

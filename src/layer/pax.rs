@@ -181,7 +181,7 @@ fn time(text: &[u8]) -> Option<Mtime> {
 }
 
 /// `%41` to `A`.
-fn unescape(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn unescape(text: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.iter();
     while let Some(&byte) = rest.next() {

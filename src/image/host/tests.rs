@@ -3,6 +3,8 @@ use super::*;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+const NONE: &str = "/no/store";
+
 struct World(tempfile::TempDir);
 
 impl World {
@@ -27,9 +29,10 @@ impl World {
         self
     }
 
-    fn steps(&self, extra: &[&str], exposed: &[&str]) -> Vec<String> {
+    fn steps(&self, store: &str, exposed: &[&str]) -> Vec<String> {
         let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
-        let steps = Root::open(self.0.path()).unwrap().steps(&paths(extra), &paths(exposed)).unwrap();
+        let root = Root::open(self.0.path()).unwrap();
+        let steps = root.steps(Path::new(store), &paths(&["/"]), &paths(exposed)).unwrap();
         steps
             .iter()
             .map(|step| {
@@ -48,9 +51,9 @@ fn each_line_of_the_list_hides() {
         let (as_file, as_dir) = (World::new(), World::new());
         as_file.file(&path, 0o644);
         as_dir.file(&format!("{path}/inside"), 0o644);
-        assert_eq!(as_file.steps(&[], &[]), [format!("-{path}")], "{pattern}");
-        assert_eq!(as_dir.steps(&[], &[]), [format!("-{path}/")], "{pattern}");
-        assert!(as_file.steps(&[], &[&path]).is_empty(), "{pattern}");
+        assert_eq!(as_file.steps(NONE, &[]), [format!("-{path}")], "{pattern}");
+        assert_eq!(as_dir.steps(NONE, &[]), [format!("-{path}/")], "{pattern}");
+        assert!(as_file.steps(NONE, &[&path]).is_empty(), "{pattern}");
     }
 }
 
@@ -62,7 +65,7 @@ fn only_what_matches_and_exists() {
         .file("/etc/ssh/ssh_host_rsa_key.pub", 0o644)
         .file("/etc/ssh/sshd_config", 0o644)
         .file("/usr/bin/x", 0o700);
-    assert_eq!(world.steps(&[], &[]), ["-/etc/ssh/ssh_host_ed25519_key", "-/etc/ssh/ssh_host_rsa_key"]);
+    assert_eq!(world.steps(NONE, &[]), ["-/etc/ssh/ssh_host_ed25519_key", "-/etc/ssh/ssh_host_rsa_key"]);
 }
 
 #[test]
@@ -79,7 +82,7 @@ fn links_are_followed_within_the_root() {
     symlink("/elsewhere/shadow", world.at("/etc/shadow")).unwrap();
     symlink("/nowhere", world.at("/root")).unwrap();
     symlink("../../../../../../../../../elsewhere", world.at("/tmp")).unwrap();
-    assert_eq!(world.steps(&[], &[]), ["-/data/", "-/elsewhere/", "-/run/"]);
+    assert_eq!(world.steps(NONE, &[]), ["-/data/", "-/elsewhere/", "-/run/"]);
 }
 
 #[test]
@@ -93,13 +96,14 @@ fn what_others_may_not_read_is_hidden() {
         .file("/var/lib/dpkg/status", 0o644)
         .file("/var/lib/dpkg/deeper", 0o600);
     world.file("/var/log/auth.log", 0o640).file("/usr/lib/private", 0o600);
-    symlink("/usr/lib/private", world.at("/etc/needed")).unwrap();
+    symlink("/usr/lib/private", world.at("/etc/linked")).unwrap();
     assert_eq!(
-        world.steps(&[], &[]),
+        world.steps(NONE, &[]),
         [
             "-/data/key",
             "-/etc/app/deep/er/password",
             "-/etc/closed/",
+            "-/usr/lib/private",
             "-/var/lib/postgresql/",
             "-/var/log/auth.log"
         ]
@@ -114,33 +118,39 @@ fn exposes_what_it_names_and_nothing_below() {
         .dir("/home/you", 0o755)
         .file("/etc/shadow", 0o640)
         .dir("/root", 0o700);
-    let store = ["/home/me/store"];
+    let store = "/home/me/store";
     let all = ["-/etc/shadow", "-/home/", "-/root/"];
-    assert_eq!(world.steps(&store, &[]), all);
-    assert_eq!(world.steps(&store, &["/etc"]), all);
-    assert_eq!(world.steps(&store, &["/home"]), ["-/etc/shadow", "-/home/me/store/", "-/root/"]);
+    assert_eq!(world.steps(store, &[]), all);
+    assert_eq!(world.steps(store, &["/etc"]), all);
+    assert_eq!(world.steps(store, &["/home"]), ["-/etc/shadow", "-/home/me/store/", "-/root/"]);
     assert_eq!(
-        world.steps(&store, &["/home/me", "/root"]),
+        world.steps(store, &["/home/me", "/root"]),
         ["-/etc/shadow", "-/home/", "+/home/me/", "-/home/me/store/"]
     );
     assert_eq!(
-        world.steps(&store, &["/home/me/store/blobs"]),
+        world.steps(store, &["/home/me/store/blobs"]),
         ["-/etc/shadow", "-/home/", "+/home/me/store/blobs/", "-/root/"]
     );
-    let error = Root::open(world.0.path()).unwrap().steps(&[], &["/nowhere".into()]).unwrap_err();
+    let error =
+        Root::open(world.0.path()).unwrap().steps(Path::new(NONE), &[], &["/nowhere".into()]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
 #[test]
 fn homes_of_people_wherever_they_are() {
     let world = World::new();
-    world.dir("/srv/anna", 0o755).dir("/var/www", 0o755).dir("/usr/bin", 0o755).dir("/etc", 0o755);
+    world
+        .dir("/srv/anna", 0o755)
+        .dir("/var/www", 0o755)
+        .dir("/usr/bin", 0o755)
+        .dir("/usr/store", 0o755)
+        .dir("/etc", 0o755);
     fs::write(
         world.at("/etc/passwd"),
         "root:x:0:0::/nowhere:/bin/sh\nwww:x:33:33::/var/www:/bin/sh\nanna:x:1000:1000::/srv/anna:/bin/sh\nx:x:1001:1::/:\nbad\ny:x:1002:1::/usr/bin:\n",
     )
     .unwrap();
-    assert_eq!(world.steps(&["/"], &[]), ["-/srv/anna/"]);
+    assert_eq!(world.steps("/usr/store", &[]), ["-/srv/anna/", "-/usr/store/"]);
 }
 
 #[test]
