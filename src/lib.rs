@@ -20,6 +20,7 @@ mod store;
 mod sys;
 mod volume;
 
+pub use cgroup::{Cgroup, CgroupParent, LimitKind, Limits, Outcome, Report, ReportEntry, Requirement, Stats};
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
 pub use security::capability::{Capabilities, Capability};
