@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How much a demand is insisted upon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Requirement {
     /// It is enforced, or there is an error and no container.
     #[default]
@@ -16,7 +16,7 @@ pub enum Requirement {
 }
 
 /// One kind of limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum LimitKind {
     /// [`Limits::memory_max`]
@@ -83,7 +83,7 @@ impl LimitKind {
 /// use coracle::{LimitKind, Limits};
 /// let limits = Limits::new().memory_max(64 << 20).cpus(0.5).pids_max(64).best_effort(LimitKind::CpuMax);
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(serde::Serialize, serde::Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     pub(super) memory_max: Option<u64>,
     pub(super) memory_swap_max: Option<u64>,
@@ -97,7 +97,7 @@ pub struct Limits {
 }
 
 /// So many microseconds of processor time in each period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CpuMax {
     pub(super) quota: u64,
     pub(super) period: u64,

@@ -43,6 +43,24 @@ impl Report {
         self.entries.iter().all(|entry| matches!(entry.outcome, Outcome::Enforced(_)))
     }
 
+    /// Of a container without a control group: nothing of these is enforced, for this reason.
+    pub(crate) fn none(limits: &super::Limits, why: &str) -> Self {
+        let mut report = Self::default();
+        for kind in limits.kinds() {
+            report.push(
+                kind.name(),
+                limits.asked(kind).unwrap_or_default(),
+                Outcome::NotEnforced(why.to_owned()),
+            );
+        }
+        report
+    }
+
+    /// Why a container has one user id only.
+    pub(crate) fn add_single_id(&mut self, why: &str) {
+        self.push("id_range", "65536", Outcome::NotEnforced(why.to_owned()));
+    }
+
     pub(crate) fn push(&mut self, name: &'static str, asked: impl Into<String>, outcome: Outcome) {
         self.entries.push(ReportEntry { name, asked: asked.into(), outcome });
     }

@@ -54,6 +54,8 @@ pub struct SeccompProfile(Arc<Compiled>);
 
 struct Compiled {
     profile: Profile,
+    /// The text that it was read from; empty of the default one.
+    json: String,
     /// By capabilities; bounded by [`KEPT`].
     programs: Mutex<HashMap<Capabilities, Arc<Program>>>,
 }
@@ -61,7 +63,8 @@ struct Compiled {
 /// More sets of capabilities than this in one program are not expected; the cache is emptied then.
 const KEPT: usize = 64;
 
-static DEFAULT: LazyLock<SeccompProfile> = LazyLock::new(|| SeccompProfile::new(default::profile()));
+static DEFAULT: LazyLock<SeccompProfile> =
+    LazyLock::new(|| SeccompProfile::new(default::profile(), String::new()));
 
 /// A filter as `seccomp(SECCOMP_SET_MODE_FILTER)` takes it.
 #[derive(Clone, PartialEq, Eq)]
@@ -104,7 +107,8 @@ impl Seccomp {
     /// other. [`ErrorKind::Unsupported`]: it asks for SCMP_ACT_NOTIFY or for a flag that can't be had.
     /// [`ErrorKind::TooLarge`]: more than 4096 instructions.
     pub fn from_json(json: impl AsRef<[u8]>) -> Result<Self> {
-        let profile = SeccompProfile::new(Profile::parse(json.as_ref())?);
+        let text = String::from_utf8_lossy(json.as_ref()).into_owned();
+        let profile = SeccompProfile::new(Profile::parse(json.as_ref())?, text);
         // Its mistakes are the reader's business now, not that of the first container's start.
         profile.program(Capabilities::DEFAULT)?;
         Ok(Self::Profile(profile))
@@ -121,8 +125,13 @@ impl Seccomp {
 }
 
 impl SeccompProfile {
-    fn new(profile: Profile) -> Self {
-        Self(Arc::new(Compiled { profile, programs: Mutex::default() }))
+    /// The text that it was read from.
+    pub(crate) fn json(&self) -> &str {
+        &self.0.json
+    }
+
+    fn new(profile: Profile, json: String) -> Self {
+        Self(Arc::new(Compiled { profile, json, programs: Mutex::default() }))
     }
 
     fn program(&self, caps: Capabilities) -> Result<Arc<Program>> {

@@ -1,0 +1,179 @@
+//! What the layers below show at a path, as the overlay would: the upper of two files hides the lower,
+//! directories merge unless one is opaque, a whiteout hides all beneath. No link is followed.
+#![forbid(unsafe_code)]
+
+use super::meta::{Device, LayerMeta};
+use super::path::{split, text};
+use crate::error::{Call, Result};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+/// How the overlay is told that a directory hides what is below it: `overlay` mounts of an ordinary
+/// user take `user.overlay.opaque` (`userxattr`), those of root `trusted.overlay.opaque`.
+pub(super) fn opaque_name(user_xattr: bool) -> &'static CStr {
+    if user_xattr { c"user.overlay.opaque" } else { c"trusted.overlay.opaque" }
+}
+
+/// A whiteout is a character device 0/0 (kernel, filesystems/overlayfs, "Whiteouts and opaque directories").
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// One layer below.
+pub(crate) struct Lower<'a> {
+    dir: BorrowedFd<'a>,
+    meta: OnceCell<LayerMeta>,
+    load: Box<dyn Fn() -> Result<LayerMeta> + Send + 'a>,
+}
+
+impl<'a> Lower<'a> {
+    /// `load` is asked for the metadata when it is needed, which for most layers is never.
+    pub(crate) fn new(dir: BorrowedFd<'a>, load: impl Fn() -> Result<LayerMeta> + Send + 'a) -> Self {
+        Self { dir, meta: OnceCell::new(), load: Box::new(load) }
+    }
+
+    pub(super) fn meta(&self) -> Result<&LayerMeta> {
+        if let Some(meta) = self.meta.get() {
+            return Ok(meta);
+        }
+        let meta = (self.load)()?;
+        Ok(self.meta.get_or_init(|| meta))
+    }
+}
+
+/// The layers below, the topmost first.
+pub(super) struct Below<'a> {
+    layers: Vec<Lower<'a>>,
+    opaque: &'static CStr,
+    /// The directory that was looked at last: questions come in the order of the tree.
+    last: Option<(Vec<u8>, Merged)>,
+}
+
+/// The directories that make up one directory: the layer's number and a handle.
+type Merged = Rc<Vec<(usize, OwnedFd)>>;
+
+pub(super) enum Found {
+    Device(Device),
+    /// The layer's number, the directory it lies in, and what it is.
+    File(usize, OwnedFd, Box<Stat>),
+}
+
+impl<'a> Below<'a> {
+    pub(super) fn new(layers: Vec<Lower<'a>>, user_xattr: bool) -> Self {
+        Self { layers, opaque: opaque_name(user_xattr), last: None }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    pub(super) fn layer(&self, number: usize) -> &Lower<'a> {
+        &self.layers[number]
+    }
+
+    /// What the layers below show at `path`, which is normal and not the root.
+    pub(super) fn find(&mut self, path: &[u8]) -> Result<Option<Found>> {
+        let (parent, name) = split(path);
+        let merged = self.directory(parent)?;
+        for (number, dir) in merged.iter() {
+            match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if is_whiteout(&stat) => {
+                    return Ok(self.device(*number, path)?.map(Found::Device));
+                }
+                Ok(stat) => {
+                    let dir = dir.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+                    return Ok(Some(Found::File(*number, dir, Box::new(stat))));
+                }
+                Err(Errno::NOENT) => {
+                    if let Some(device) = self.device(*number, path)? {
+                        return Ok(Some(Found::Device(device)));
+                    }
+                }
+                Err(errno) => return Err(errno).call_at("fstatat", text(path)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The names that the layers below show in their root directory.
+    pub(super) fn root_names(&mut self) -> Result<BTreeSet<Vec<u8>>> {
+        let mut names = BTreeSet::new();
+        for layer in &self.layers {
+            for entry in rustix::fs::Dir::read_from(layer.dir).call("readdir")? {
+                let entry = entry.call("readdir")?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    names.insert(name.to_vec());
+                }
+            }
+            names.extend(
+                layer.meta()?.devices.keys().filter(|path| !path.0.contains(&b'/')).map(|p| p.0.clone()),
+            );
+        }
+        let mut shown = BTreeSet::new();
+        for name in names {
+            if self.find(&name)?.is_some() {
+                shown.insert(name);
+            }
+        }
+        Ok(shown)
+    }
+
+    fn device(&self, number: usize, path: &[u8]) -> Result<Option<Device>> {
+        Ok(self.layers[number].meta()?.devices.get(path).cloned())
+    }
+
+    /// The directories that make up `path`, the topmost first; none where the layers below have no directory there.
+    fn directory(&mut self, path: &[u8]) -> Result<Merged> {
+        if let Some((last, merged)) = &self.last
+            && last == path
+        {
+            return Ok(merged.clone());
+        }
+        let merged = if path.is_empty() {
+            let mut all = Vec::new();
+            for (number, layer) in self.layers.iter().enumerate() {
+                all.push((number, open_dir(layer.dir, b".", path)?));
+            }
+            all
+        } else {
+            let (parent, name) = split(path);
+            let mut merged = Vec::new();
+            let up = self.directory(parent)?;
+            for (number, dir) in up.iter() {
+                match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) if self.device(*number, path)?.is_some() => break,
+                    Err(Errno::NOENT) => continue,
+                    Err(errno) => return Err(errno).call_at("fstatat", text(path)),
+                    Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => break,
+                    Ok(_) => {}
+                }
+                let dir = open_dir(dir.as_fd(), name, path)?;
+                let mut value = [0; 4];
+                let opaque = match rustix::fs::fgetxattr(&dir, self.opaque, &mut value[..]) {
+                    Ok(length) => value[..length] == *b"y",
+                    Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => false,
+                    Err(errno) => return Err(errno).call_at("fgetxattr", text(path)),
+                };
+                merged.push((*number, dir));
+                if opaque {
+                    break;
+                }
+            }
+            merged
+        };
+        let merged = Rc::new(merged);
+        self.last = Some((path.to_vec(), merged.clone()));
+        Ok(merged)
+    }
+}
+
+fn open_dir(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty()).call_at("openat", text(path))
+}

@@ -1,0 +1,94 @@
+//! Who owns the files of a layer when the caller may not give them away.
+#![forbid(unsafe_code)]
+
+use super::entry::Mtime;
+use crate::error::{Call, Result};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
+use std::ffi::CString;
+use std::os::fd::BorrowedFd;
+
+/// A file that belongs to somebody else than root in the image, or has a capability.
+#[derive(Debug, Clone)]
+pub(crate) struct Owned {
+    /// Beneath the layer's directory, through no symbolic link; the last component may be one and is meant itself.
+    pub(crate) path: CString,
+    /// The image's ids.
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Set again afterwards: a change of owner clears set-user-ID and set-group-ID. `None` for a symbolic link.
+    pub(crate) mode: Option<u32>,
+    /// The value of `security.capability`; a change of owner clears this too.
+    pub(crate) capability: Option<Vec<u8>>,
+    /// As it is already, should a way of setting the rest disturb it.
+    pub(crate) mtime: Mtime,
+}
+
+/// Gives the files of a layer to their owners, once all of them are there.
+pub(crate) trait Owners: Send + Sync {
+    /// Changes the owners of files beneath `dir`.
+    fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()>;
+
+    /// Nothing is changed on disk: owners and capabilities are to be kept in the layer's metadata.
+    fn is_recorded(&self) -> bool {
+        false
+    }
+
+    /// The image's ids of a file that is on disk with these ids. Used where a file of a layer below
+    /// is copied into a layer.
+    fn in_image(&self, uid: u32, gid: u32) -> (u32, u32) {
+        (uid, gid)
+    }
+}
+
+/// For root: layers have the image's ids on disk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Direct;
+
+impl Owners for Direct {
+    fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()> {
+        for owned in batch {
+            let path = super::path::text(owned.path.as_bytes());
+            let how = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_MAGICLINKS;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd =
+                rustix::fs::openat2(dir, &owned.path, flags, Mode::empty(), how).call_at("openat2", path)?;
+            let (uid, gid) = (Uid::from_raw(owned.uid), Gid::from_raw(owned.gid));
+            rustix::fs::chownat(&fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+                .call_at("fchownat", path)?;
+            // An O_PATH descriptor is not to be written by; its name in /proc is.
+            let own = super::attributes::proc_path(&fd);
+            if let Some(mode) = owned.mode {
+                rustix::fs::chmod(&own, Mode::from_raw_mode(mode)).call_at("chmod", path)?;
+            }
+            if let Some(capability) = &owned.capability {
+                rustix::fs::setxattr(&own, c"security.capability", capability, XattrFlags::empty())
+                    .call_at("setxattr(security.capability)", path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// For a user with a single id: the files stay the caller's, and the layer's metadata says whose they
+/// are in the image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recorded;
+
+impl Owners for Recorded {
+    fn apply(&self, _: BorrowedFd<'_>, _: &[Owned]) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_recorded(&self) -> bool {
+        true
+    }
+
+    fn in_image(&self, _: u32, _: u32) -> (u32, u32) {
+        (0, 0)
+    }
+}
+
+/// How this process gives files away.
+pub(crate) fn for_caller() -> Box<dyn Owners> {
+    if rustix::process::geteuid().is_root() { Box::new(Direct) } else { Box::new(Recorded) }
+}

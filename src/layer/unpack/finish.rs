@@ -1,0 +1,319 @@
+//! What can only be done when all entries are there: whiteouts, parents that the archive does not have,
+//! modes and times of directories, owners. And copies of files of the layers below.
+#![forbid(unsafe_code)]
+
+use super::{Attributes, Found, Handle, Outcome, Phase, Unpacker};
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::layer::attributes::{get_xattrs, ids, mode};
+use crate::layer::below::opaque_name;
+use crate::layer::meta::{LayerMeta, Owner, PathText};
+use crate::layer::owner::Owned;
+use crate::layer::path::{ancestors, join, split, text};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// So many files get their owners in one call.
+const BATCH: usize = 4096;
+
+impl Unpacker<'_> {
+    pub(super) fn finish(mut self) -> Result<Outcome> {
+        self.place_opaque()?;
+        self.place_whiteouts()?;
+        self.hide_below_devices()?;
+        self.finish_directories()?;
+        let meta = LayerMeta {
+            self_contained: !self.needs_below,
+            root: self.directories.get(&b""[..]).is_some_and(Option::is_some),
+            entries: self.entries,
+            devices: std::mem::take(&mut self.devices)
+                .into_iter()
+                .map(|(path, d)| (PathText(path), d))
+                .collect(),
+            skipped: std::mem::take(&mut self.skipped),
+            skipped_more: self.skipped_more,
+            owners: self.give_away()?,
+            ..LayerMeta::default()
+        };
+        Ok(Outcome { meta })
+    }
+
+    /// Marks directories that hide all below them.
+    fn place_opaque(&mut self) -> Result<()> {
+        for asked in std::mem::take(&mut self.opaque_asked) {
+            if asked.is_empty() {
+                // The overlay takes no mark on the topmost directory of a layer.
+                self.needs_below = true;
+                let names = self.below.root_names()?;
+                self.whiteouts.extend(names);
+            } else if let Some(handle) = self.look(&asked)? {
+                self.opaque.insert(handle.path.clone(), ());
+            } else {
+                self.needs_below = true;
+                if let Some(Found::File(_, _, stat)) = self.below.find(&asked)?
+                    && is(&stat, FileType::Directory)
+                    && self.nothing_in_the_way(&asked)?
+                {
+                    let handle = self.parent(&asked)?;
+                    self.opaque.insert(handle.path.clone(), ());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn place_whiteouts(&mut self) -> Result<()> {
+        for asked in std::mem::take(&mut self.whiteouts) {
+            self.needs_below = true;
+            let (dir, name) = split(&asked);
+            let Some(parent) = self.look(dir)? else {
+                if self.below.find(&asked)?.is_some() && self.nothing_in_the_way(dir)? {
+                    let parent = self.parent(dir)?;
+                    self.whiteout(&parent, &join(&parent.path, name))?;
+                }
+                continue;
+            };
+            let path = join(&parent.path, name);
+            match rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) if self.copied.contains_key(&path) => {
+                    // It was never a file of this layer.
+                    self.clear(&parent, &path)?;
+                    self.whiteout(&parent, &path)?;
+                }
+                Ok(stat) if is(&stat, FileType::Directory) => {
+                    self.opaque.insert(path, ());
+                }
+                Ok(_) => {}
+                Err(Errno::NOENT) if self.devices.contains_key(&path) => {}
+                Err(Errno::NOENT) => self.whiteout(&parent, &path)?,
+                Err(errno) => return Err(errno).call_at("fstatat", text(&path)),
+            }
+        }
+        Ok(())
+    }
+
+    fn hide_below_devices(&mut self) -> Result<()> {
+        let devices: Vec<_> = self.devices.keys().cloned().collect();
+        for path in devices {
+            self.needs_below = true;
+            let parent = self.parent(split(&path).0)?;
+            self.whiteout(&parent, &path)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a whiteout if there is something to hide.
+    fn whiteout(&mut self, parent: &Handle, path: &[u8]) -> Result<()> {
+        if ancestors(path).any(|dir| self.opaque.contains_key(dir)) || self.below.find(path)?.is_none() {
+            return Ok(());
+        }
+        self.count()?;
+        let name = split(path).1;
+        match rustix::fs::mknodat(&parent.fd, name, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => Ok(()),
+            Err(errno @ Errno::PERM) => Err(Error::errno("mknodat(whiteout)", errno.raw_os_error())
+                .with_path(text(path))
+                .with_remedy("whiteouts of an ordinary user need Linux 5.8 and a file system without nodev rules of its own")),
+            Err(errno) => Err(errno).call_at("mknodat(whiteout)", text(path)),
+        }
+    }
+
+    /// Whether `dir` can be made: no file of this layer lies where a directory is needed.
+    fn nothing_in_the_way(&mut self, dir: &[u8]) -> Result<bool> {
+        for dir in std::iter::once(dir).chain(ancestors(dir)) {
+            let (up, name) = split(dir);
+            if name.is_empty() {
+                continue;
+            }
+            if let Some(parent) = self.look(up)? {
+                let path = join(&parent.path, name);
+                let there = rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW);
+                return match there {
+                    Ok(stat) => Ok(is(&stat, FileType::Directory)),
+                    Err(Errno::NOENT) => Ok(!self.devices.contains_key(&path)),
+                    Err(errno) => Err(errno).call_at("fstatat", text(&path)),
+                };
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives directories what they are to have in the end, the deepest first: from then on they may be
+    /// closed to the caller, and their times must not change any more.
+    fn finish_directories(&mut self) -> Result<()> {
+        self.handles.forget();
+        let directories = std::mem::take(&mut self.directories);
+        let has_root = directories.contains_key(&b""[..]);
+        for (path, attributes) in directories.iter().rev() {
+            let attributes = match attributes {
+                Some(attributes) => attributes.clone(),
+                None => self.implicit_attributes(path)?,
+            };
+            self.finish_directory(path, attributes)?;
+        }
+        if !has_root {
+            // What the caller gave is right but for the time, which is to be the same for everyone.
+            self.finish_directory(b"", Attributes { mode: 0o755, ..Attributes::default() })?;
+        }
+        self.directories = directories;
+        Ok(())
+    }
+
+    fn finish_directory(&mut self, path: &[u8], mut attributes: Attributes) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let name = if path.is_empty() { b"." } else { path };
+        let fd =
+            rustix::fs::openat2(self.root, name, flags, Mode::empty(), how).call_at("openat2", text(path))?;
+        self.own(path, &mut attributes, false)?;
+        let xattrs = std::mem::take(&mut attributes.xattrs);
+        self.set_xattrs(fd.as_fd(), path, &xattrs, Phase::BeforeOwner)?;
+        if self.opaque.contains_key(path) {
+            let name = opaque_name(self.target.user_xattr);
+            rustix::fs::fsetxattr(&fd, name, b"y", XattrFlags::empty())
+                .call_at(format!("fsetxattr({})", name.to_string_lossy()), text(path))?;
+        }
+        if self.target.owners.is_none() {
+            let (uid, gid) = ids(attributes.uid, attributes.gid);
+            rustix::fs::fchown(&fd, uid, gid).call_at("fchown", text(path))?;
+        }
+        rustix::fs::fchmod(&fd, mode(attributes.mode)).call_at("fchmod", text(path))?;
+        self.set_xattrs(fd.as_fd(), path, &xattrs, Phase::AfterMode)?;
+        rustix::fs::futimens(&fd, &super::times(attributes.mtime)).call_at("utimensat", text(path))
+    }
+
+    /// A parent that the archive does not have is as it is below.
+    fn implicit_attributes(&mut self, path: &[u8]) -> Result<Attributes> {
+        self.needs_below = true;
+        if let Some(Found::File(layer, dir, stat)) = self.below.find(path)?
+            && is(&stat, FileType::Directory)
+        {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&dir, split(path).1, flags, Mode::empty())
+                .call_at("openat", text(path))?;
+            return self.attributes_below(layer, path, fd.as_fd(), &stat);
+        }
+        Ok(Attributes { mode: 0o755, ..Attributes::default() })
+    }
+
+    /// The image's attributes of a file of a layer below.
+    fn attributes_below(
+        &self,
+        layer: usize,
+        path: &[u8],
+        fd: BorrowedFd<'_>,
+        stat: &Stat,
+    ) -> Result<Attributes> {
+        let mut attributes = Attributes::of_file(stat, get_xattrs(fd, path)?);
+        if let Some(owners) = self.target.owners {
+            (attributes.uid, attributes.gid) = owners.in_image(stat.st_uid, stat.st_gid);
+            if let Some(owner) = self.below.layer(layer).meta()?.owners.get(path) {
+                (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
+                if let Some(value) = &owner.capability {
+                    attributes.xattrs.push((crate::layer::attributes::CAPABILITY.to_vec(), value.clone()));
+                }
+            }
+        }
+        Ok(attributes)
+    }
+
+    /// Takes a file of a layer below into this one, under its own path. False: there is none.
+    pub(super) fn copy_up(&mut self, path: &[u8]) -> Result<bool> {
+        self.needs_below = true;
+        let (layer, from, stat) = match self.below.find(path)? {
+            None => return Ok(false),
+            Some(Found::Device(device)) => {
+                self.count()?;
+                let parent = self.parent(split(path).0)?;
+                self.place_device(&parent, path.to_vec(), device)?;
+                return Ok(true);
+            }
+            Some(Found::File(layer, from, stat)) => (layer, from, stat),
+        };
+        let name = split(path).1;
+        let parent = self.parent(split(path).0)?;
+        // Through a link of this layer the path leads elsewhere.
+        if parent.path != split(path).0 {
+            return Ok(false);
+        }
+        self.count()?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let source =
+                    rustix::fs::openat(&from, name, flags, Mode::empty()).call_at("openat", text(path))?;
+                let attributes = self.attributes_below(layer, path, source.as_fd(), &stat)?;
+                let fd = self.create(&parent, path)?;
+                copy(source.as_fd(), fd.as_fd(), stat.st_size as u64, path)?;
+                self.dress(fd.as_fd(), path, attributes)?;
+            }
+            kind @ (FileType::Symlink | FileType::Fifo) => {
+                let link = kind == FileType::Symlink;
+                let attributes = Attributes::of_file(&stat, Vec::new());
+                if link {
+                    let target =
+                        rustix::fs::readlinkat(&from, name, Vec::new()).call_at("readlinkat", text(path))?;
+                    self.replace(&parent, path, |dir, name| rustix::fs::symlinkat(&*target, dir, name))?;
+                } else {
+                    self.replace(&parent, path, |dir, name| {
+                        rustix::fs::mknodat(dir, name, FileType::Fifo, mode(0o600), 0)
+                    })?;
+                }
+                self.special(&parent, path.to_vec(), attributes, link)?;
+            }
+            _ => {
+                return Err(Error::new(ErrorKind::InvalidData, "a hard link to a directory or socket")
+                    .with_path(text(path)));
+            }
+        }
+        self.remember(path.len() + 32)?;
+        self.copied.insert(path.to_vec(), ());
+        Ok(true)
+    }
+
+    /// Gives files to their owners, or says whose they are where that can't be done.
+    fn give_away(&mut self) -> Result<std::collections::BTreeMap<PathText, Owner>> {
+        let owned = std::mem::take(&mut self.owned);
+        let Some(owners) = self.target.owners else { return Ok(Default::default()) };
+        if owners.is_recorded() {
+            let record = |(path, owned): (Vec<u8>, Owned)| {
+                let owner = Owner { uid: owned.uid, gid: owned.gid, capability: owned.capability };
+                (PathText(path), owner)
+            };
+            return Ok(owned.into_iter().map(record).collect());
+        }
+        let owned: Vec<Owned> = owned.into_values().collect();
+        for batch in owned.chunks(BATCH) {
+            owners.apply(self.root, batch)?;
+        }
+        Ok(Default::default())
+    }
+}
+
+fn is(stat: &Stat, kind: FileType) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == kind
+}
+
+/// Copies a file's content: shares the blocks where the file system can, else in the kernel.
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, path: &[u8]) -> Result<()> {
+    if size == 0 || rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let mut left = size;
+    while left > 0 {
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(1 << 30);
+        match rustix::fs::copy_file_range(from, None, to, None, n) {
+            Ok(0) => break,
+            Ok(n) => left -= n as u64,
+            Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                // Both offsets stand where copying stopped.
+                let mut from = std::fs::File::from(from.try_clone_to_owned().call("fcntl(F_DUPFD_CLOEXEC)")?);
+                let mut to = std::fs::File::from(to.try_clone_to_owned().call("fcntl(F_DUPFD_CLOEXEC)")?);
+                std::io::copy(&mut from, &mut to).call_at("copying a file of a layer below", text(path))?;
+                break;
+            }
+            Err(errno) => return Err(errno).call_at("copy_file_range", text(path)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! Media types: OCI's and docker's for the same things.
+#![forbid(unsafe_code)]
+
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(crate) const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(crate) const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// Layers of images; what ends otherwise (an artifact's content, an encrypted layer) is none of ours.
+const LAYERS: [&str; 10] = [
+    LAYER,
+    LAYER_GZIP,
+    LAYER_ZSTD,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+];
+
+pub(crate) fn is_manifest(media_type: &str) -> bool {
+    [MANIFEST, DOCKER_MANIFEST].contains(&media_type)
+}
+
+pub(crate) fn is_index(media_type: &str) -> bool {
+    [INDEX, DOCKER_LIST].contains(&media_type)
+}
+
+pub(crate) fn is_config(media_type: &str) -> bool {
+    [CONFIG, DOCKER_CONFIG].contains(&media_type)
+}
+
+pub(crate) fn is_layer(media_type: &str) -> bool {
+    LAYERS.contains(&media_type)
+}

@@ -1,0 +1,79 @@
+#![forbid(unsafe_code)]
+use super::*;
+use serde_json::json;
+
+fn digest(text: &str) -> String {
+    Digest::of(text.as_bytes()).to_string()
+}
+
+#[test]
+fn unknown_fields_of_an_index_survive() {
+    let text = json!({
+        "schemaVersion": 2, "newField": {"a": [1]}, "annotations": {"x": "y"},
+        "manifests": [{"mediaType": "m", "digest": digest("a"), "size": 1, "artifactType": "t", "data": "AA==",
+            "platform": {"architecture": "amd64", "os": "linux", "os.features": ["f"]}}]
+    });
+    let index = Index::parse(text.to_string().as_bytes()).unwrap();
+    assert!(index.manifests[0].platform.as_ref().unwrap().os == "linux");
+    assert_eq!(serde_json::from_slice::<Value>(&index.encode().unwrap()).unwrap(), text);
+}
+
+#[test]
+fn what_is_manifest_and_index_at_once_is_refused() {
+    let descriptor = json!({"mediaType": "m", "digest": digest("a"), "size": 1});
+    let manifest = json!({"schemaVersion": 2, "config": descriptor, "layers": [descriptor]});
+    assert!(matches!(Document::parse(manifest.to_string().into()), Ok(Document::Manifest(_))));
+    for (key, value) in [("manifests", json!([])), ("mediaType", json!(media::INDEX))] {
+        let mut both = manifest.clone();
+        both[key] = value;
+        assert_eq!(Document::parse(both.to_string().into()).err().unwrap().kind(), ErrorKind::InvalidData);
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": media::MANIFEST, "manifests": []});
+    assert!(Document::parse(index.to_string().into()).is_err());
+}
+
+#[test]
+fn bounds_and_versions() {
+    let mut big = b"{}".to_vec();
+    big.resize(DOCUMENT_MAX as usize + 1, b' ');
+    assert_eq!(Manifest::parse(big.clone()).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(ImageConfig::parse(big).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(Index::parse(br#"{"schemaVersion":1}"#).unwrap_err().kind(), ErrorKind::Unsupported);
+    for bad in ["", "{", "[]", "null", r#"{"schemaVersion":2,"config":{},"layers":[]}"#] {
+        assert_eq!(Manifest::parse(bad.into()).unwrap_err().kind(), ErrorKind::InvalidData, "{bad}");
+    }
+    let many = vec![digest("a"); 501];
+    let config = json!({"rootfs": {"diff_ids": many}}).to_string();
+    assert_eq!(ImageConfig::parse(config.into()).unwrap_err().kind(), ErrorKind::TooLarge);
+}
+
+#[test]
+fn reads_dockers_configuration_and_keeps_what_it_does_not_know() {
+    let text = json!({
+        "architecture": "arm64", "variant": "v8", "os": "linux", "created": "2026-01-02T03:04:05Z",
+        "docker_version": "x", "container_config": null,
+        "config": {"User": "www:www", "Env": ["A=b=c"], "Entrypoint": null, "Cmd": ["sh"], "WorkingDir": "/srv",
+            "Volumes": {"/data": {}}, "ExposedPorts": {"80/tcp": {}}, "Labels": null, "StopSignal": "SIGQUIT",
+            "Healthcheck": {"Test": ["CMD", "x"], "Interval": 5, "Retries": 2}, "Shell": ["/bin/bash", "-c"],
+            "OnBuild": ["RUN x"], "ArgsEscaped": true, "Odd": 1},
+        "rootfs": {"type": "layers", "diff_ids": [digest("l")]},
+        "history": [{"created_by": "x", "empty_layer": true, "extra": 1}]
+    });
+    let config = ImageConfig::parse(text.to_string().into()).unwrap();
+    assert_eq!(
+        (config.user(), config.working_dir(), config.stop_signal()),
+        ("www:www", "/srv", Some("SIGQUIT"))
+    );
+    assert_eq!(config.volumes().collect::<Vec<_>>(), ["/data"]);
+    assert_eq!(config.exposed_ports().collect::<Vec<_>>(), ["80/tcp"]);
+    assert!(config.entrypoint().is_empty() && config.labels().is_empty());
+    assert_eq!(config.healthcheck().unwrap().retries, 2);
+    assert_eq!(config.shell().unwrap(), ["/bin/bash", "-c"]);
+    assert_eq!((config.on_build(), config.args_escaped()), (&["RUN x".to_owned()][..], true));
+    let changed = config.edit(|value| value["config"]["Cmd"] = json!(["bash"])).unwrap();
+    assert_eq!(changed.cmd(), ["bash"]);
+    let value: Value = serde_json::from_str(changed.json()).unwrap();
+    assert_eq!((&value["docker_version"], &value["config"]["Odd"]), (&json!("x"), &json!(1)));
+    assert_eq!(value["history"][0]["extra"], 1);
+    assert!(ImageConfig::parse(r#"{"config":null,"rootfs":{"diff_ids":null}}"#.into()).is_ok());
+}

@@ -1,0 +1,186 @@
+//! Unpacked layers: `layers/KEY/fs`, where KEY is the hex of
+//! - the layer's **diff_id** when the layer stands by itself, or
+//! - its **chain_id** when what was unpacked also came from the layers below (a hard link to a file
+//!   there, the metadata of a parent directory that this layer's archive does not have).
+#![forbid(unsafe_code)]
+
+use super::{Lease, Store, remove_tree};
+use crate::digest::Digest;
+use crate::error::{Call, Error, ErrorKind, Result};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const META: &str = "meta.json";
+/// Metadata lists device nodes and the like; more than this is not a layer's.
+const META_MAX: u64 = 64 << 20;
+
+/// A layer being unpacked. Dropped before [`publish`](StagedLayer::publish), it is removed.
+pub(crate) struct StagedLayer {
+    store: Store,
+    lease: Option<Lease>,
+    name: String,
+    fs: OwnedFd,
+}
+
+impl StagedLayer {
+    /// The directory to unpack into: mode 0755, owned by the caller.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.fs.as_fd()
+    }
+
+    /// The path of that directory, for messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.store.path().join("tmp").join(&self.name).join("fs")
+    }
+
+    /// Publishes the layer under `key`. When another process was first, theirs is used and this one removed.
+    pub(crate) fn publish(mut self, key: &Digest, meta: &impl Serialize) -> Result<UnpackedLayer> {
+        let Some(lease) = &self.lease else {
+            return Err(Error::new(ErrorKind::State, "a layer is published once"));
+        };
+        if let Some(theirs) = self.store.layer(key)? {
+            return Ok(theirs);
+        }
+        let text = serde_json::to_vec(meta).map_err(|error| {
+            Error::new(ErrorKind::InvalidData, "encoding a layer's metadata").with_source(error)
+        })?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(lease, META, flags, Mode::RUSR | Mode::WUSR).call_at("openat", META)?;
+        File::from(file).write_all(&text).call_at("write", META)?;
+        self.store.sync()?;
+        // A directory that has entries is never replaced by rename.
+        match rustix::fs::renameat(self.store.tmp_dir(), &self.name, &self.store.0.layers, key.hex()) {
+            Ok(()) => {}
+            Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                return self.store.layer(key)?.ok_or_else(|| {
+                    Error::new(ErrorKind::InUse, "a layer is being removed while it is made again")
+                        .with_path(self.store.layer_path(key))
+                });
+            }
+            Err(errno) => return Err(errno).call_at("renameat", self.store.layer_path(key)),
+        }
+        let fs = self.fs.try_clone().call("dup")?;
+        // The same lock goes on as the lease of the published layer.
+        match self.lease.take() {
+            Some(lease) => {
+                Ok(UnpackedLayer(Arc::new(Unpacked { lease, fs, key: *key, store: self.store.clone() })))
+            }
+            None => Err(Error::new(ErrorKind::State, "a layer is published once")),
+        }
+    }
+}
+
+impl Drop for StagedLayer {
+    fn drop(&mut self) {
+        if self.lease.is_some()
+            && let Err(error) = self.store.remove_tree(self.store.tmp_dir(), &self.name)
+        {
+            tracing::warn!(%error, path = ?self.path(), "half-made layer stays until the next sweep");
+        }
+    }
+}
+
+/// A layer that is unpacked in the store. It is not removed while this exists, in any process.
+#[derive(Clone)]
+pub(crate) struct UnpackedLayer(Arc<Unpacked>);
+
+struct Unpacked {
+    lease: Lease,
+    fs: OwnedFd,
+    key: Digest,
+    store: Store,
+}
+
+impl UnpackedLayer {
+    /// The directory of its files.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.0.fs.as_fd()
+    }
+
+    pub(crate) fn fs_path(&self) -> PathBuf {
+        self.0.store.layer_path(&self.0.key).join("fs")
+    }
+
+    /// Under what it is filed: its diff_id or its chain_id.
+    pub(crate) fn key(&self) -> &Digest {
+        &self.0.key
+    }
+
+    /// What [`StagedLayer::publish`] wrote beside the files.
+    pub(crate) fn meta<T: DeserializeOwned>(&self) -> Result<T> {
+        let path = self.0.store.layer_path(&self.0.key).join(META);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.0.lease, META, flags, Mode::empty()).call_at("openat", &path)?;
+        let mut text = Vec::new();
+        File::from(file).take(META_MAX).read_to_end(&mut text).call_at("read", &path)?;
+        serde_json::from_slice(&text).map_err(|error| {
+            Error::new(ErrorKind::InvalidData, "metadata of a layer").with_path(path).with_source(error)
+        })
+    }
+}
+
+impl fmt::Debug for UnpackedLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UnpackedLayer").field(&self.0.key).finish()
+    }
+}
+
+impl Store {
+    /// An empty directory for a layer to be unpacked into.
+    pub(crate) fn stage_layer(&self) -> Result<StagedLayer> {
+        let (lease, name) = Lease::new_dir(self.tmp_dir()).map_err(|error| error.during("making a layer"))?;
+        let made = rustix::fs::mkdirat(&lease, "fs", Mode::RWXU)
+            .call_at("mkdirat", "fs")
+            .and_then(|()| super::open_dir(lease.as_fd(), "fs"))
+            .and_then(|fs| {
+                // The mode of the image's root directory, whatever the umask is.
+                rustix::fs::fchmod(&fs, Mode::from_raw_mode(0o755)).call_at("fchmod", "fs")?;
+                Ok(fs)
+            });
+        match made {
+            Ok(fs) => Ok(StagedLayer { store: self.clone(), lease: Some(lease), name, fs }),
+            Err(error) => {
+                remove_tree(self.tmp_dir(), &name)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The unpacked layer under `key`, leased; `None` where there is none.
+    pub(crate) fn layer(&self, key: &Digest) -> Result<Option<UnpackedLayer>> {
+        let Some(lease) = Lease::shared(self.0.layers.as_fd(), key.hex())? else { return Ok(None) };
+        let fs = super::open_dir(lease.as_fd(), "fs")?;
+        Ok(Some(UnpackedLayer(Arc::new(Unpacked { lease, fs, key: *key, store: self.clone() }))))
+    }
+
+    /// Removes an unpacked layer. Missing is fine.
+    ///
+    /// # Errors
+    /// `InUse` while anybody has it leased.
+    pub(crate) fn remove_layer(&self, key: &Digest) -> Result<()> {
+        match Lease::try_exclusive(self.0.layers.as_fd(), key.hex())? {
+            Some(_lease) => self.discard(self.0.layers.as_fd(), key.hex()),
+            None => Ok(()),
+        }
+    }
+
+    /// The keys of all unpacked layers.
+    pub(crate) fn layer_keys(&self) -> Result<Vec<Digest>> {
+        Ok(super::list(self.0.layers.as_fd())?
+            .iter()
+            .filter_map(|name| format!("sha256:{}", name.to_str()?).parse().ok())
+            .collect())
+    }
+
+    fn layer_path(&self, key: &Digest) -> PathBuf {
+        self.path().join("layers").join(key.hex())
+    }
+}

@@ -1,0 +1,214 @@
+//! Leases: shared `flock`s that say "somebody alive uses this".
+//!
+//! A lock is only worth something on the file that the name leads to, so whoever takes one looks
+//! again afterwards: between `open` and `flock` another process may have renamed or removed it.
+#![forbid(unsafe_code)]
+
+use super::{Store, list, remove_tree};
+use crate::error::{Call, Error, ErrorKind, Result};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+
+/// A locked file or directory. The lock goes with the last descriptor, also when the program dies.
+#[derive(Debug)]
+pub(crate) struct Lease(File);
+
+impl Lease {
+    /// Opens `name` (a file or directory, never a link) and takes the shared lock.
+    /// `None` when there is no such name.
+    pub(crate) fn shared(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Option<Self>> {
+        let name = name.as_ref();
+        loop {
+            let Some(file) = open_any(parent, name)? else { return Ok(None) };
+            uninterrupted(|| file.lock_shared()).call_at("flock(LOCK_SH)", name)?;
+            if leads_to(parent, name, &file)? {
+                return Ok(Some(Self(file)));
+            }
+        }
+    }
+
+    /// The same with the exclusive lock, if nobody has any.
+    ///
+    /// # Errors
+    /// `InUse` when somebody has one.
+    pub(crate) fn try_exclusive(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Option<Self>> {
+        let name = name.as_ref();
+        loop {
+            let Some(file) = open_any(parent, name)? else { return Ok(None) };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::new(ErrorKind::InUse, "flock(LOCK_EX): in use").with_path(name));
+                }
+                Err(TryLockError::Error(error)) => return Err(error).call_at("flock(LOCK_EX)", name),
+            }
+            if leads_to(parent, name, &file)? {
+                return Ok(Some(Self(file)));
+            }
+        }
+    }
+
+    /// Opens `name`, which is made where it is missing, without a lock yet.
+    pub(crate) fn lock_file(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Self> {
+        let name = name.as_ref();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR).call_at("openat", name)?;
+        Ok(Self(file.into()))
+    }
+
+    /// Waits for the exclusive lock on `name`, which is made where it is missing and never removed.
+    pub(crate) fn exclusive_file(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Self> {
+        let lease = Self::lock_file(parent, name.as_ref())?;
+        uninterrupted(|| lease.0.lock()).call_at("flock(LOCK_EX)", name.as_ref())?;
+        Ok(lease)
+    }
+
+    /// Makes a directory with a new name and leases it. Also gives the name.
+    pub(crate) fn new_dir(parent: BorrowedFd<'_>) -> Result<(Self, String)> {
+        loop {
+            let name = random_hex(8)?;
+            match rustix::fs::mkdirat(parent, &name, Mode::RWXU) {
+                Err(Errno::EXIST) => continue,
+                other => other.call_at("mkdirat", &name)?,
+            }
+            // `None`: a sweeper was faster than the lock.
+            if let Some(lease) = Self::shared(parent, &name)? {
+                return Ok((lease, name));
+            }
+        }
+    }
+
+    /// Makes a file with a new name, open for reading and writing, and leases it.
+    pub(crate) fn new_file(parent: BorrowedFd<'_>) -> Result<(Self, String)> {
+        loop {
+            let name = random_hex(8)?;
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = match rustix::fs::openat(parent, &name, flags, Mode::RUSR | Mode::WUSR) {
+                Err(Errno::EXIST) => continue,
+                other => File::from(other.call_at("openat(O_CREAT)", &name)?),
+            };
+            uninterrupted(|| file.lock_shared()).call_at("flock(LOCK_SH)", &name)?;
+            if leads_to(parent, OsStr::new(&name), &file)? {
+                return Ok((Self(file), name));
+            }
+        }
+    }
+
+    /// Waits for the shared lock on an opened [`lock_file`](Self::lock_file).
+    pub(crate) fn share(self) -> Result<Self> {
+        uninterrupted(|| self.0.lock_shared()).call("flock(LOCK_SH)")?;
+        Ok(self)
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// The file without its lock.
+    pub(crate) fn into_file(self) -> Result<File> {
+        self.0.unlock().call("flock(LOCK_UN)")?;
+        Ok(self.0)
+    }
+
+    pub(crate) fn file_mut(&mut self) -> &mut File {
+        &mut self.0
+    }
+}
+
+impl AsFd for Lease {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// `flock` waits, and a signal handler of the host program may end the waiting.
+fn uninterrupted(mut lock: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match lock() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => return other,
+        }
+    }
+}
+
+fn open_any(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<File>> {
+    // O_NONBLOCK: a FIFO must not hold us up.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => Ok(None),
+        other => Ok(Some(other.call_at("openat", name)?.into())),
+    }
+}
+
+/// Whether `name` still is this very file.
+fn leads_to(parent: BorrowedFd<'_>, name: &OsStr, file: &File) -> Result<bool> {
+    let ours = rustix::fs::fstat(file).call_at("fstat", name)?;
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(false),
+        other => {
+            let now = other.call_at("fstatat", name)?;
+            Ok((now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino))
+        }
+    }
+}
+
+/// `bytes` random bytes as hex digits.
+pub(crate) fn random_hex(bytes: usize) -> Result<String> {
+    use std::fmt::Write;
+    let mut random = vec![0; bytes];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .call_at("read", "/dev/urandom")?;
+    Ok(random.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+impl Store {
+    /// Removes what dead programs left in `tmp/` and their ephemeral containers. What can't be removed is reported and stays.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        // First: their directories go through `tmp/`.
+        let mut all = self.sweep_containers()?;
+        let tmp = self.tmp_dir();
+        for name in list(tmp)? {
+            let swept = match Lease::try_exclusive(tmp, &name) {
+                Ok(None) => Ok(()),
+                Ok(Some(_lease)) => self.remove_tree(tmp, &name),
+                Err(error) if error.kind() == ErrorKind::InUse => Ok(()),
+                // A link or a socket: nothing of ours, and nothing that can be locked.
+                Err(error)
+                    if [Some(Errno::LOOP.raw_os_error()), Some(Errno::NXIO.raw_os_error())]
+                        .contains(&error.raw_os_error()) =>
+                {
+                    remove_tree(tmp, &name)
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = swept {
+                all = false;
+                tracing::warn!(%error, ?name, store = ?self.path(), "left over from a dead program");
+            }
+        }
+        if let (Some(temporary), Some(remover)) = (&self.0.temporary, self.0.remover.get()) {
+            temporary.sweep(&**remover);
+        }
+        self.0.unswept.store(!all, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes a directory out of the store in one step: nobody finds it afterwards, and what is left
+    /// of it after a crash is swept. The caller has the exclusive lease, or needs none.
+    pub(crate) fn discard(&self, parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<()> {
+        let name = name.as_ref();
+        let doomed = random_hex(8)?;
+        rustix::fs::renameat(parent, name, self.tmp_dir(), &doomed).call_at("renameat", name)?;
+        self.remove_tree(self.tmp_dir(), &doomed)
+    }
+}

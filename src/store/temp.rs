@@ -1,0 +1,118 @@
+//! Temporary stores.
+#![forbid(unsafe_code)]
+
+use super::remove::remove_tree_with;
+use super::{DIRECTORY, Lease, Remover, list, random_hex};
+use crate::error::{Call, Error, ErrorKind, Result};
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+const PREFIX: &str = "coracle-temp-";
+
+/// The directory of a temporary store: leased while it lives, removed on drop.
+pub(super) struct Temporary {
+    base: OwnedFd,
+    name: String,
+    path: PathBuf,
+    _lease: Lease,
+}
+
+impl Temporary {
+    pub(super) fn new() -> Result<Self> {
+        let mut failed = None;
+        for path in bases() {
+            match Self::new_in(&path) {
+                Ok(temporary) => return Ok(temporary),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        Err(failed
+            .unwrap_or_else(|| Error::new(ErrorKind::NotFound, "no directory for temporary files"))
+            .with_remedy("set TMPDIR to a writable directory that is not on an overlay filesystem"))
+    }
+
+    fn new_in(base: &Path) -> Result<Self> {
+        let path = base.canonicalize().call_at("realpath", base)?;
+        let base = rustix::fs::open(&path, DIRECTORY, Mode::empty()).call_at("open", &path)?;
+        // A container's writable layer can't lie on an overlay.
+        let magic = rustix::fs::fstatfs(&base).call_at("fstatfs", &path)?.f_type as u32;
+        if magic == linux_raw_sys::general::OVERLAYFS_SUPER_MAGIC {
+            return Err(Error::new(ErrorKind::Unsupported, "an overlay filesystem can't hold a store")
+                .with_path(path));
+        }
+        sweep(&base, &path, None);
+        loop {
+            let name = format!("{PREFIX}{}", random_hex(8)?);
+            match rustix::fs::mkdirat(&base, &name, Mode::RWXU) {
+                Err(Errno::EXIST) => continue,
+                other => other.call_at("mkdirat", path.join(&name))?,
+            }
+            // `None`: a sweeper was faster than the lock.
+            if let Some(lease) = Lease::shared(base.as_fd(), &name)? {
+                return Ok(Self { path: path.join(&name), base, name, _lease: lease });
+            }
+        }
+    }
+
+    /// Sweeps again beside this one, with help.
+    pub(super) fn sweep(&self, remover: &dyn Remover) {
+        if let Some(path) = self.path.parent() {
+            sweep(&self.base, path, Some(remover));
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Temporary {
+    /// The only way it goes: with its store.
+    pub(super) fn remove(self, remover: Option<&dyn Remover>) {
+        if let Err(error) = remove_tree_with(self.base.as_fd(), OsStr::new(&self.name), remover) {
+            tracing::warn!(%error, path = ?self.path, "temporary store stays until the next sweep");
+        }
+    }
+}
+
+fn bases() -> Vec<PathBuf> {
+    let mut bases: Vec<PathBuf> = std::env::var_os("TMPDIR").map(PathBuf::from).into_iter().collect();
+    bases.retain(|path| path.is_absolute());
+    bases.extend(["/var/tmp".into(), "/tmp".into()]);
+    bases
+}
+
+/// Removes the temporary stores of this user's dead programs.
+fn sweep(base: &OwnedFd, path: &Path, remover: Option<&dyn Remover>) {
+    let swept = || -> Result<()> {
+        for name in list(base.as_fd())? {
+            if name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+                sweep_one(base, &name, remover)?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = swept() {
+        tracing::warn!(%error, ?path, "temporary store of a dead program");
+    }
+}
+
+fn sweep_one(base: &OwnedFd, name: &OsStr, remover: Option<&dyn Remover>) -> Result<()> {
+    // Others may write here too: only what is ours, and a directory.
+    let uid = match rustix::fs::statat(base, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other.call_at("fstatat", name)?.st_uid,
+    };
+    if uid != rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    match Lease::try_exclusive(base.as_fd(), name) {
+        Ok(Some(_lease)) => remove_tree_with(base.as_fd(), name, remover),
+        Ok(None) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::InUse => Ok(()),
+        Err(error) => Err(error),
+    }
+}
