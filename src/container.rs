@@ -223,15 +223,34 @@ impl Container {
         {
             return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
         }
-        let running = start::start(&self.0)?;
+        let running = self.launch()?;
+        // Before anybody can see that it has ended, which takes the record away again.
+        match running.publish_record(reach::published(&running)) {
+            Err(error) if error.kind() != ErrorKind::State => {
+                running.end()?;
+                return Err(error);
+            }
+            _ => {}
+        }
         *phase = Phase::Running(running.clone());
         drop(phase);
         running.watch(&self.0)
     }
 
+    /// Starts it and opens its published ports.
+    fn launch(&self) -> Result<Arc<Running>> {
+        let running = start::start(&self.0)?;
+        let published = self.0.record(|record| reach::publish(&running, &record.spec))?;
+        if let Err(error) = published {
+            running.end()?;
+            return Err(error);
+        }
+        Ok(running)
+    }
+
     /// Start, collect, wait: all in the calling thread.
     fn run_to_end(self) -> Result<Output> {
-        let running = start::start(&self.0)?;
+        let running = self.launch()?;
         *lock(&self.0.phase) = Phase::Running(running.clone());
         let output = running.collect();
         let removed = self.0.remove(false);
