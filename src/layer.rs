@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+pub(crate) mod archive;
 mod attributes;
 mod below;
 mod compression;
