@@ -1,1 +1,564 @@
+//! Control groups: limits for the processes of a container, and a handle on all of them at once.
+//!
+//! A [`Cgroup`] is usable alone, without a container. It lies below the group that this process is in, as
+//! `coracle/NAME`, in the hierarchies it needs:
+//!
+//! | kernel's set-up | limits | freeze, kill, processor time |
+//! |---|---|---|
+//! | v2 | unified | unified |
+//! | hybrid (v1 with an empty v2 beside it) | one v1 directory for each controller in use | unified |
+//! | v1 | likewise | killing one by one; no freezing: a process frozen by v1 survives SIGKILL |
+//!
+//! A process joins by itself: it writes `0` into the descriptors of [`Cgroup::join_fds`], or is made in the group by
+//! `clone3(CLONE_INTO_CGROUP)` with [`Cgroup::v2_dir`]. Everything that is needed later is opened at the start, so a
+//! program that gives up its privileges meanwhile still pauses and kills.
+//!
+//! See cgroups(7) and the kernel's admin-guide/cgroup-v1 and cgroup-v2.
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "cgroups")]
+mod control;
+mod layout;
+mod limits;
+mod parent;
+mod process;
+mod report;
+mod stats;
+
+pub use limits::{LimitKind, Limits, Requirement};
+pub use parent::CgroupParent;
+pub use report::{Outcome, Report, ReportEntry};
+pub use stats::Stats;
+
+use crate::error::{Call, Error, ErrorKind, Result};
+use rustix::fs::{Mode, OFlags, open, openat};
+use stats::Files;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The directory in which all groups of this crate lie.
+const ROOM: &str = "coracle";
+
+/// A control group with its limits. Removed when it goes, if nothing is left in it.
+///
+/// Drop removes quietly and never kills: what still runs in the group stays, and the directory with it, until
+/// [`CgroupParent::sweep`]. [`remove`](Self::remove) reports, [`keep`](Self::keep) opts out. In a forked copy of the
+/// program, Drop does nothing. If the program is killed the directory stays, until a sweep.
+///
+/// ```no_run
+/// use coracle::{Cgroup, Limits};
+/// let group = Cgroup::create("job-1", &Limits::new().memory_max(64 << 20).pids_max(32))?;
+/// for file in group.join_paths() {
+///     // Moves this process. A child does it for itself, before it executes a program.
+///     std::fs::write(file, "0")?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Cgroup {
+    name: String,
+    v1: Vec<V1>,
+    unified: Result<Unified, String>,
+    report: Report,
+    /// Keeps the directory above; `None` where another process owns the group.
+    parent: Option<CgroupParent>,
+    /// The process that removes it.
+    owner: u32,
+}
+
+/// A directory in a v1 hierarchy.
+#[derive(Debug)]
+struct V1 {
+    controllers: Vec<String>,
+    path: PathBuf,
+    dir: OwnedFd,
+    tasks: OwnedFd,
+}
+
+/// The directory in the unified hierarchy.
+#[derive(Debug)]
+struct Unified {
+    path: PathBuf,
+    dir: OwnedFd,
+    procs: OwnedFd,
+    /// None before Linux 5.2.
+    freeze: Option<OwnedFd>,
+    /// None before Linux 5.14.
+    kill: Option<OwnedFd>,
+}
+
+impl Cgroup {
+    /// Makes a group named `name` with `limits`, below this process's own group.
+    ///
+    /// The name is 1 to 200 letters, digits, `_`, `-` and `.`, not starting with a `.`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`]: a name or a value that can't be. [`ErrorKind::AlreadyExists`]: the name is taken.
+    /// [`ErrorKind::Unsupported`], [`ErrorKind::PermissionDenied`]: a required limit that this kernel, this build
+    /// (feature `cgroups`) or this user can't have. Nothing is left behind then.
+    pub fn create(name: &str, limits: &Limits) -> Result<Self> {
+        CgroupParent::detect()?.create(name, limits)
+    }
+
+    fn create_in(parent: &CgroupParent, name: &str, limits: &Limits) -> Result<Self> {
+        if !valid_name(name) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("{name:.60?} can't name a control group"),
+            ));
+        }
+        limits.validate()?;
+        let mut group = Self {
+            name: name.to_owned(),
+            v1: Vec::new(),
+            unified: Err(String::new()),
+            report: Report::default(),
+            parent: Some(parent.clone()),
+            owner: std::process::id(),
+        };
+        // From here on an error drops `group`, which removes what was made.
+        let (mut kinds, mut on_v2): (Vec<LimitKind>, Vec<LimitKind>) = (Vec::new(), Vec::new());
+        for kind in limits.kinds() {
+            if cfg!(not(feature = "cgroups")) {
+                let error = Error::new(
+                    ErrorKind::Unsupported,
+                    format!("{}: this build of coracle has no limits", kind.name()),
+                );
+                group.refused(limits, kind, error.with_remedy("build it with the feature `cgroups`"))?;
+            } else if parent.v1_of(kind.controller()).is_some() {
+                match group.enter_v1(parent, kind.controller()) {
+                    Ok(()) => kinds.push(kind),
+                    Err(error) => group.refused(limits, kind, error)?,
+                }
+            } else if parent.has_unified() {
+                on_v2.push(kind);
+            } else {
+                let error = Error::new(
+                    ErrorKind::Unsupported,
+                    format!("no {} controller is mounted", kind.controller()),
+                );
+                group.refused(
+                    limits,
+                    kind,
+                    error.with_remedy("mount control groups, v2 below /sys/fs/cgroup"),
+                )?;
+            }
+        }
+        group.enter_unified(parent, limits, &mut on_v2)?;
+        kinds.extend(on_v2);
+        kinds.sort();
+        for kind in kinds {
+            group.limit(limits, kind)?;
+        }
+        Ok(group)
+    }
+
+    /// Opens a group that another handle made, by its [`paths`](Self::paths). This handle never removes it by itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where a directory is gone.
+    pub fn open(paths: impl IntoIterator<Item: AsRef<Path>>) -> Result<Self> {
+        let mut group = Self {
+            name: String::new(),
+            v1: Vec::new(),
+            unified: Err("the group has no directory in a unified hierarchy".to_owned()),
+            report: Report::default(),
+            parent: None,
+            owner: 0,
+        };
+        for path in paths {
+            let path = path.as_ref();
+            if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
+                group.name = name.to_owned();
+            }
+            match path.join("tasks").exists() {
+                true => group.v1.push(V1::open(path.to_owned(), Vec::new())?),
+                false => group.unified = Ok(Unified::open(path.to_owned())?),
+            }
+        }
+        Ok(group)
+    }
+
+    /// Makes the directory in the hierarchy of `controller`, unless it is there already.
+    fn enter_v1(&mut self, parent: &CgroupParent, controller: &str) -> Result<()> {
+        if self.v1_of(controller).is_some() {
+            return Ok(());
+        }
+        let Some(hierarchy) = parent.v1_of(controller) else {
+            return Err(Error::new(ErrorKind::Unsupported, format!("no {controller} controller is mounted")));
+        };
+        let path = parent.make_v1(hierarchy, &self.name)?;
+        let v1 = V1::open(path.clone(), hierarchy.controllers.clone());
+        if v1.is_err() {
+            let _ = std::fs::remove_dir(path);
+        }
+        self.v1.push(v1?);
+        Ok(())
+    }
+
+    /// Makes the directory in the unified hierarchy. It must have what is required of it; without anything
+    /// required the group can do without, and says why when it is asked to freeze.
+    fn enter_unified(
+        &mut self,
+        parent: &CgroupParent,
+        limits: &Limits,
+        kinds: &mut Vec<LimitKind>,
+    ) -> Result<()> {
+        let controllers = |kinds: &[LimitKind]| {
+            let mut list: Vec<_> = kinds.iter().map(|kind| kind.controller()).collect();
+            list.sort_unstable();
+            list.dedup();
+            list
+        };
+        let mut made = parent.make_unified(&controllers(kinds), &self.name);
+        if made.is_err() && !kinds.is_empty() {
+            // Which of them it was takes trying one by one: those that fail alone are refused.
+            let mut kept: Vec<LimitKind> = Vec::new();
+            for kind in std::mem::take(kinds) {
+                kept.push(kind);
+                match parent.make_unified(&controllers(&kept), &self.name) {
+                    Ok(dir) => std::fs::remove_dir(&dir).call_at("rmdir", &dir)?,
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(error),
+                    Err(error) => {
+                        kept.pop();
+                        self.refused(limits, kind, error)?;
+                    }
+                }
+            }
+            *kinds = kept;
+            made = parent.make_unified(&controllers(kinds), &self.name);
+        }
+        match made {
+            Ok(path) => {
+                let unified = Unified::open(path.clone());
+                if unified.is_err() {
+                    let _ = std::fs::remove_dir(path);
+                }
+                self.unified = Ok(unified?);
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(error),
+            Err(error) => self.unified = Err(error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Sets one limit and notes what became of it.
+    #[cfg(feature = "cgroups")]
+    fn limit(&mut self, limits: &Limits, kind: LimitKind) -> Result<()> {
+        let outcome = match (self.v1_of(kind.controller()), &self.unified) {
+            (Some(v1), _) => control::set(limits, kind, &v1.path, false),
+            (None, Ok(unified)) => control::set(limits, kind, &unified.path, true),
+            (None, Err(why)) => Err(Error::new(ErrorKind::Unsupported, why.clone())),
+        };
+        match outcome {
+            Ok(value) => {
+                self.report.push(
+                    kind.name(),
+                    limits.asked(kind).unwrap_or_default(),
+                    Outcome::Enforced(value),
+                );
+                Ok(())
+            }
+            Err(error) => self.refused(limits, kind, error),
+        }
+    }
+
+    #[cfg(not(feature = "cgroups"))]
+    fn limit(&mut self, _: &Limits, _: LimitKind) -> Result<()> {
+        Ok(())
+    }
+
+    /// A limit that can't be had: an error if it is required, else a line of the report.
+    fn refused(&mut self, limits: &Limits, kind: LimitKind, error: Error) -> Result<()> {
+        let asked = limits.asked(kind).unwrap_or_default();
+        match limits.requirement_of(kind) {
+            // A taken name is no matter of what this machine can enforce.
+            _ if error.kind() == ErrorKind::AlreadyExists => Err(error),
+            Requirement::Required => Err(error.during(format!("setting the limit {} {asked}", kind.name()))),
+            Requirement::BestEffort => {
+                self.report.push(kind.name(), asked, Outcome::NotEnforced(error.to_string()));
+                Ok(())
+            }
+        }
+    }
+
+    fn v1_of(&self, controller: &str) -> Option<&V1> {
+        self.v1.iter().find(|v1| v1.has(controller))
+    }
+
+    fn unified(&self) -> Result<&Unified> {
+        self.unified.as_ref().map_err(|why| {
+            Error::new(ErrorKind::Unsupported, format!("the control group has no v2 directory: {why}"))
+                .with_remedy("mount cgroup2, also beside v1, and run as root or in a delegated subtree")
+        })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The group's directories, v1 first: what [`open`](Self::open) takes in another process.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let unified = self.unified.iter().map(|unified| unified.path.as_path());
+        self.v1.iter().map(|v1| v1.path.as_path()).chain(unified)
+    }
+
+    /// What became of each limit.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The files into which a process that joins writes `0`: `tasks` on v1, `cgroup.procs` on v2.
+    ///
+    /// On v1 that moves the thread that writes. Once all are written it and its children are in the group.
+    pub fn join_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.tasks_fds().chain(self.unified.iter().map(|unified| unified.procs.as_fd()))
+    }
+
+    /// Only the `tasks` files of v1, for a process that `clone3` makes in [`v2_dir`](Self::v2_dir).
+    pub fn tasks_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.v1.iter().map(|v1| v1.tasks.as_fd())
+    }
+
+    /// The same files as [`join_fds`](Self::join_fds), by path.
+    pub fn join_paths(&self) -> impl Iterator<Item = PathBuf> {
+        let unified = self.unified.iter().map(|unified| unified.path.join("cgroup.procs"));
+        self.v1.iter().map(|v1| v1.path.join("tasks")).chain(unified)
+    }
+
+    /// The directory in the unified hierarchy, for `clone3(CLONE_INTO_CGROUP)`.
+    pub fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().ok().map(|unified| unified.dir.as_fd())
+    }
+
+    /// Stops every process of the group and waits until all stand still.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`]: some did not stop in time; the group is thawed again.
+    /// [`ErrorKind::Unsupported`]: there is no v2 hierarchy, or the kernel is older than 5.2.
+    pub fn freeze(&self, timeout: Duration) -> Result<()> {
+        self.set_frozen(true, timeout).inspect_err(|error| {
+            if error.kind() == ErrorKind::TimedOut {
+                // The timeout is the error to report.
+                let _ = self.write_freeze(false);
+            }
+        })
+    }
+
+    /// Lets the processes go on, and waits until the kernel says so.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    pub fn thaw(&self, timeout: Duration) -> Result<()> {
+        self.set_frozen(false, timeout)
+    }
+
+    fn write_freeze(&self, frozen: bool) -> Result<&Unified> {
+        let unified = self.unified()?;
+        let path = || unified.path.join("cgroup.freeze");
+        let Some(fd) = &unified.freeze else {
+            return Err(Error::new(ErrorKind::Unsupported, "cgroup.freeze needs Linux 5.2").with_path(path()));
+        };
+        write(fd, if frozen { b"1" } else { b"0" }).call_at("write", path())?;
+        Ok(unified)
+    }
+
+    fn set_frozen(&self, frozen: bool, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let unified = self.write_freeze(frozen)?;
+        process::wait_event(unified.files(), "frozen", u64::from(frozen), deadline)
+    }
+
+    /// Kills every process of the group, also those that are being forked, and those that are frozen.
+    ///
+    /// Without a v2 hierarchy, or before Linux 5.14, they are killed one by one: one that forks quickly enough may
+    /// escape then, and a further call is needed.
+    pub fn kill(&self) -> Result<()> {
+        if let Ok(unified) = &self.unified {
+            return match &unified.kill {
+                Some(fd) => write(fd, b"1").call_at("write", unified.path.join("cgroup.kill")),
+                None => process::kill_each(unified.files()),
+            };
+        }
+        match self.v1.first() {
+            Some(v1) => process::kill_each(v1.files()),
+            None => self.unified().map(|_| ()),
+        }
+    }
+
+    /// The processes of the group, by their pids in this process's namespace.
+    pub fn procs(&self) -> Result<Vec<i32>> {
+        let files = match (&self.unified, self.v1.first()) {
+            (Ok(unified), _) => unified.files(),
+            (Err(_), Some(v1)) => v1.files(),
+            (Err(_), None) => return self.unified().map(|_| Vec::new()),
+        };
+        let mut pids: Vec<_> = process::procs(&files.read("cgroup.procs")?).into_iter().collect();
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
+    /// Waits until no process is left in the group, zombies not counted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`]; [`ErrorKind::Unsupported`] without a v2 hierarchy.
+    pub fn wait_empty(&self, timeout: Duration) -> Result<()> {
+        process::wait_event(self.unified()?.files(), "populated", 0, Instant::now() + timeout)
+    }
+
+    /// What the group has used until now.
+    pub fn stats(&self) -> Result<Stats> {
+        let mut stats = Stats::default();
+        if let Ok(unified) = &self.unified {
+            unified.files().cpu_v2(&mut stats)?;
+            unified.files().memory(true, &mut stats)?;
+            unified.files().pids(&mut stats)?;
+        }
+        for v1 in &self.v1 {
+            if v1.has("memory") {
+                v1.files().memory(false, &mut stats)?;
+            }
+            if v1.has("pids") {
+                v1.files().pids(&mut stats)?;
+            }
+            if v1.has("cpu") {
+                v1.files().cpu_v1(&mut stats)?;
+            }
+            if v1.has("cpuacct") && stats.cpu_usage.is_none() {
+                v1.files().cpuacct_v1(&mut stats)?;
+            }
+        }
+        Ok(stats)
+    }
+
+    /// How many processes were killed because memory ran out; `None` where memory is not counted.
+    pub fn oom_kills(&self) -> Result<Option<u64>> {
+        match (self.v1_of("memory"), &self.unified) {
+            (Some(v1), _) => v1.files().oom_kills(false),
+            (None, Ok(unified)) => unified.files().oom_kills(true),
+            (None, Err(_)) => Ok(None),
+        }
+    }
+
+    /// Removes the group. Processes that are ending are waited for, up to two seconds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InUse`]: processes are left in it. [`ErrorKind::PermissionDenied`]: this process may no longer.
+    pub fn remove(mut self) -> Result<()> {
+        self.owner = 0;
+        self.remove_by(Instant::now() + Duration::from_secs(2))
+    }
+
+    /// Leaves the group as it is.
+    pub fn keep(mut self) {
+        self.owner = 0;
+    }
+
+    /// The unified directory first: the kernel tells when it is empty, and v1 is then too.
+    fn remove_by(&self, deadline: Instant) -> Result<()> {
+        let unified = self.unified.iter().map(|unified| &unified.path);
+        let mut first = None;
+        for path in unified.chain(self.v1.iter().map(|v1| &v1.path)) {
+            if let Err(error) = process::remove(path, deadline) {
+                first.get_or_insert(error);
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if self.owner == std::process::id() {
+            let _ = self.remove_by(Instant::now() + Duration::from_millis(100));
+        }
+    }
+}
+
+impl V1 {
+    /// `controllers` is asked of the directory itself where it is not known.
+    fn open(path: PathBuf, mut controllers: Vec<String>) -> Result<Self> {
+        let dir = open_dir(&path)?;
+        if controllers.is_empty() {
+            let marks = [
+                ("memory", "memory.limit_in_bytes"),
+                ("pids", "pids.max"),
+                ("cpu", "cpu.shares"),
+                ("cpuacct", "cpuacct.usage"),
+                ("cpuset", "cpuset.cpus"),
+            ];
+            controllers
+                .extend(marks.iter().filter(|(_, file)| path.join(file).exists()).map(|(c, _)| (*c).into()));
+        }
+        let tasks = open_file(&dir, &path, "tasks", OFlags::WRONLY)?;
+        Ok(Self { controllers, path, dir, tasks })
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+
+    fn files(&self) -> Files<'_> {
+        Files { dir: self.dir.as_fd(), path: &self.path }
+    }
+}
+
+impl Unified {
+    fn open(path: PathBuf) -> Result<Self> {
+        let dir = open_dir(&path)?;
+        let any = |name| match open_file(&dir, &path, name, OFlags::WRONLY) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        let (freeze, kill) = (any("cgroup.freeze")?, any("cgroup.kill")?);
+        let procs = open_file(&dir, &path, "cgroup.procs", OFlags::WRONLY)?;
+        Ok(Self { dir, procs, freeze, kill, path })
+    }
+
+    fn files(&self) -> Files<'_> {
+        Files { dir: self.dir.as_fd(), path: &self.path }
+    }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd> {
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call_at("open", path)
+}
+
+fn open_file(dir: &OwnedFd, path: &Path, name: &str, flags: OFlags) -> Result<OwnedFd> {
+    openat(dir, name, flags | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::os("openat", errno).with_path(path.join(name)))
+}
+
+/// Files of control groups take a value in one write, whatever the offset.
+fn write(fd: &OwnedFd, value: &[u8]) -> rustix::io::Result<()> {
+    loop {
+        match rustix::io::write(fd, value) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn valid_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    (1..=200).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["a", "brave_wegener", "0", "x.y-z", &"n".repeat(200)] {
+            assert!(valid_name(good), "{good}");
+        }
+        for bad in ["", ".", "..", ".x", "a/b", "a b", "ä", "a\n", &"n".repeat(201)] {
+            assert!(!valid_name(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,1 +1,616 @@
+//! Containers: from a builder to a running command, and what can be done with it.
+//!
+//! A container is made by the program's warden (see `warden/main.rs`) from a plan that this module compiles: stage A
+//! builds the root filesystem ([`rootfs`]), stage B goes inside and executes ([`inside`]).
 #![forbid(unsafe_code)]
+
+mod builder;
+mod exec;
+mod host_root;
+mod ids;
+mod inside;
+mod names;
+mod output;
+mod reach;
+mod record;
+mod rootfs;
+mod running;
+mod script;
+mod spec;
+mod start;
+mod status;
+mod users;
+mod volume_copy;
+mod volumes;
+
+pub use builder::ContainerBuilder;
+pub use exec::{Exec, Executed};
+pub use output::{Stdio, Stream};
+pub use reach::Ready;
+pub use spec::Mount;
+pub use status::{ExitStatus, Output};
+
+use crate::cgroup::{Report, Stats};
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::store::{Pins, Store};
+use crate::sys::fork::Witness;
+use builder::Streams;
+use ids::Range;
+use nix::sys::signal::Signal;
+use record::{Dir, Exited, Names, Record};
+use running::Running;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long a kill may take until it is an error of its own.
+const KILL_TIME: Duration = Duration::from_secs(10);
+
+/// A container of this program, or one that another program keeps in the store.
+///
+/// It has three ways out: Drop kills, reaps and deletes, quietly; [`remove`](Self::remove) does the same and reports;
+/// [`keep`](Self::keep) leaves it in the store, as it was created or as it ended, for any program to open. However
+/// this program ends, no process, mount or network of the container stays; its directory, where it was not kept, is
+/// swept by the next [`Store::open`].
+///
+/// In a forked copy of the program the methods fail with kind `Gone`, and Drop does nothing.
+pub struct Container(Arc<Inner>);
+
+pub(crate) struct Inner {
+    store: Store,
+    id: String,
+    image: Option<Image>,
+    streams: Streams,
+    witness: Witness,
+    /// `None` once removed.
+    held: Mutex<Option<Held>>,
+    phase: Mutex<Phase>,
+    /// Readable once the command has ended: an eventfd, or the pidfd of another program's container.
+    end: OwnedFd,
+}
+
+/// What a container has in the store.
+pub(crate) struct Held {
+    dir: Arc<Dir>,
+    record: Record,
+    /// As root; an ordinary user's containers share the user's ids.
+    range: Option<Range>,
+    kept: bool,
+}
+
+enum Phase {
+    Created,
+    Running(Arc<Running>),
+    Exited(Exited),
+}
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Not started yet.
+    Created,
+    /// Its command runs.
+    Running,
+    /// It runs and is frozen.
+    Paused,
+    /// Its command has ended.
+    Exited,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Created => "created",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Exited => "exited",
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn removed() -> Error {
+    Error::new(ErrorKind::NotFound, "the container has been removed")
+}
+
+impl Container {
+    /// Begins a container on this image.
+    pub fn builder(image: &Image) -> ContainerBuilder {
+        ContainerBuilder::new(image)
+    }
+
+    fn create(builder: &ContainerBuilder) -> Result<Self> {
+        let spec = builder.spec.clone();
+        start::validate(&spec)?;
+        let image = &builder.image;
+        let store = image.store();
+        if let Some(name) = spec.name.as_deref().filter(|name| !names::is_valid(name)) {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("container name {name:?}")).with_remedy(
+                "use letters, digits, '_', '.' and '-', beginning with a letter or digit, two at least",
+            ));
+        }
+        let privileged = crate::sys::idmap::is_privileged();
+        let digest = (!image.is_host()).then(|| *image.digest());
+        let dir = Dir::make(store, &Pins { image: digest, volumes: Vec::new() })?;
+        let made = (|| {
+            let range = if privileged { Some(Range::take(store, &dir.id)?) } else { None };
+            let base = range.as_ref().map_or(0, |range| range.base);
+            let name = take_name(store, &spec, &dir.id)?;
+            let mut record = Record {
+                id: dir.id.clone(),
+                name,
+                created: SystemTime::now(),
+                image: digest,
+                image_name: start::image_name(image),
+                exposed: start::exposed(image),
+                spec,
+                base,
+                volumes: Vec::new(),
+                exited: None,
+            };
+            volumes::attach(store, image, &mut record)?;
+            if !record.volumes.is_empty() {
+                Pins { image: record.image, volumes: record.volumes.clone() }.write(dir.as_fd())?;
+            }
+            dir.set_record(&record)?;
+            Ok((record, range))
+        })();
+        match made {
+            Ok((record, range)) => {
+                let held = Held { dir: Arc::new(dir), record, range, kept: false };
+                Self::new(held, Some(image.clone()), builder.streams.clone(), Phase::Created, end_event()?)
+            }
+            Err(error) => {
+                store.discard(store.containers_dir(), &dir.id)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn new(held: Held, image: Option<Image>, streams: Streams, phase: Phase, end: OwnedFd) -> Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            store: held.dir.store.clone(),
+            id: held.record.id.clone(),
+            image,
+            streams,
+            witness: Witness::new()?,
+            held: Mutex::new(Some(held)),
+            phase: Mutex::new(phase),
+            end,
+        })))
+    }
+
+    /// The id: 64 hexadecimal digits.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// The first 12 digits of the id.
+    pub fn short_id(&self) -> &str {
+        &self.0.id[..12]
+    }
+
+    /// The name.
+    pub fn name(&self) -> String {
+        self.0.record(|record| record.name.clone()).unwrap_or_default()
+    }
+
+    /// The name of its image, as it was when the container was made.
+    pub fn image_name(&self) -> String {
+        self.0.record(|record| record.image_name.clone()).unwrap_or_default()
+    }
+
+    /// When it was made.
+    pub fn created(&self) -> SystemTime {
+        self.0.record(|record| record.created).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> std::collections::BTreeMap<String, String> {
+        self.0.record(|record| record.spec.labels.clone()).unwrap_or_default()
+    }
+
+    /// The record as JSON: what it was made from and how it last ended.
+    pub fn inspect(&self) -> Result<String> {
+        let text = self.0.record(|record| serde_json::to_string_pretty(record))?;
+        text.map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
+    }
+
+    /// Starts the command. A container that has ended may be started again, with its changes.
+    ///
+    /// # Errors
+    /// `State` when it runs; see [`ContainerBuilder::start`].
+    pub fn start(&self) -> Result<()> {
+        self.0.witness.check()?;
+        let mut phase = lock(&self.0.phase);
+        if let Phase::Running(running) = &*phase
+            && running.try_wait()?.is_none()
+        {
+            return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
+        }
+        let running = start::start(&self.0)?;
+        *phase = Phase::Running(running.clone());
+        drop(phase);
+        running.watch(&self.0)
+    }
+
+    /// Start, collect, wait: all in the calling thread.
+    fn run_to_end(self) -> Result<Output> {
+        let running = start::start(&self.0)?;
+        *lock(&self.0.phase) = Phase::Running(running.clone());
+        let output = running.collect();
+        let removed = self.remove();
+        let output = output?;
+        removed.map(|()| output)
+    }
+
+    fn running(&self) -> Result<Arc<Running>> {
+        self.0.witness.check()?;
+        match &*lock(&self.0.phase) {
+            Phase::Running(running) => Ok(running.clone()),
+            Phase::Created => Err(Error::new(ErrorKind::State, "the container has not been started")),
+            Phase::Exited(_) => Err(Error::new(ErrorKind::State, "the container is not running")),
+        }
+    }
+
+    /// Waits for the command's end. The answer stays the same, however often and from how many threads it is asked for.
+    ///
+    /// # Errors
+    /// `State` before the start; `TimedOut` when [`timeout`](ContainerBuilder::timeout) ended it; `Gone` when the
+    /// warden was killed, and with it the container.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        if let Phase::Exited(exited) = &*lock(&self.0.phase) {
+            return Ok(exited.status);
+        }
+        match self.running()?.wait(None)? {
+            Some(status) => Ok(status),
+            None => Err(Error::new(ErrorKind::TimedOut, "waiting without a limit")),
+        }
+    }
+
+    /// Waits for the command's end at most so long; `None` when it still runs then.
+    pub fn wait_timeout(&self, time: Duration) -> Result<Option<ExitStatus>> {
+        if let Phase::Exited(exited) = &*lock(&self.0.phase) {
+            return Ok(Some(exited.status));
+        }
+        self.running()?.wait(Some(Instant::now() + time))
+    }
+
+    /// How the command ended, if it did.
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// Sends a signal to the command. As PID 1 of its namespace it ignores those it has no handler for, but SIGKILL and
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    /// `State` when it does not run.
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        self.running()?.kill(signal)
+    }
+
+    /// Sends the stop signal, waits so long, then kills.
+    pub fn stop(&self, timeout: Duration) -> Result<ExitStatus> {
+        let signal = self.stop_signal()?;
+        let running = self.running()?;
+        running.kill(signal)?;
+        if let Some(status) = running.wait(Some(Instant::now() + timeout))? {
+            return Ok(status);
+        }
+        running.end()
+    }
+
+    /// The signal that [`stop`](Self::stop) sends first.
+    pub fn stop_signal(&self) -> Result<Signal> {
+        let own = self.0.record(|record| record.spec.stop_signal)?;
+        let of_image =
+            || self.0.image.as_ref().and_then(|image| image.config().stop_signal().map(str::to_owned));
+        match own {
+            Some(number) => Signal::try_from(number)
+                .map_err(|_| Error::new(ErrorKind::InvalidInput, format!("signal {number}"))),
+            None => of_image().map_or(Ok(Signal::SIGTERM), |name| start::signal(&name)),
+        }
+    }
+
+    /// Freezes every process of the container.
+    ///
+    /// # Errors
+    /// `Unsupported` where no cgroup v2 hierarchy can be had.
+    pub fn pause(&self) -> Result<()> {
+        self.running()?.pause(true)
+    }
+
+    /// Lets a frozen container go on.
+    pub fn unpause(&self) -> Result<()> {
+        self.running()?.pause(false)
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> State {
+        match &*lock(&self.0.phase) {
+            Phase::Created => State::Created,
+            Phase::Exited(_) => State::Exited,
+            Phase::Running(running) => match running.try_wait() {
+                Ok(None) if running.is_paused() => State::Paused,
+                Ok(None) => State::Running,
+                _ => State::Exited,
+            },
+        }
+    }
+
+    /// What was asked for that this host might not have, and what it enforces. Empty before the start.
+    pub fn report(&self) -> Report {
+        match &*lock(&self.0.phase) {
+            Phase::Running(running) => running.report.clone(),
+            _ => Report::default(),
+        }
+    }
+
+    /// What it has used so far.
+    ///
+    /// # Errors
+    /// `Unsupported` where it has no control group.
+    pub fn stats(&self) -> Result<Stats> {
+        self.running()?.stats()
+    }
+
+    /// Its processes: for each the line that `ps` would give, see [`Process`].
+    pub fn top(&self) -> Result<Vec<Process>> {
+        self.running()?.top()
+    }
+
+    /// The pid of its first process, in this program's PID namespace.
+    pub fn pid(&self) -> Result<i32> {
+        self.running()?.pid()
+    }
+
+    /// What is kept of an output: its last bytes, 16 MiB unless the builder said otherwise.
+    pub fn logs(&self, stream: Stream) -> Vec<u8> {
+        match &*lock(&self.0.phase) {
+            Phase::Running(running) => running.log.get(stream).0,
+            _ => Vec::new(),
+        }
+    }
+
+    /// The other end of a piped stdin. Dropping it is the end of the command's input.
+    pub fn take_stdin(&self) -> Option<std::io::PipeWriter> {
+        lock(&self.running().ok()?.ours).stdin.take()
+    }
+
+    /// The other end of a piped stdout.
+    pub fn take_stdout(&self) -> Option<std::io::PipeReader> {
+        lock(&self.running().ok()?.ours).stdout.take()
+    }
+
+    /// The other end of a piped stderr.
+    pub fn take_stderr(&self) -> Option<std::io::PipeReader> {
+        lock(&self.running().ok()?.ours).stderr.take()
+    }
+
+    /// The host's side of the container's terminal: what is written to it was typed, what is read was printed.
+    ///
+    /// # Errors
+    /// `State` for a container without one.
+    pub fn terminal(&self) -> Result<std::fs::File> {
+        let running = self.running()?;
+        let master = running.terminal.as_ref();
+        let master = master.ok_or_else(|| Error::new(ErrorKind::State, "the container has no terminal"))?;
+        Ok(master.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?.into())
+    }
+
+    /// Sets the size of the container's terminal, in characters.
+    pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(self.terminal()?, size).call("ioctl(TIOCSWINSZ)")
+    }
+
+    /// Prepares a further command in the running container.
+    pub fn exec<S: Into<std::ffi::OsString>>(&self, words: impl IntoIterator<Item = S>) -> Exec<'_> {
+        Exec::new(self, words.into_iter().map(Into::into).collect())
+    }
+
+    /// Kills it if it runs and removes what it has in the store.
+    pub fn remove(self) -> Result<()> {
+        self.0.witness.check()?;
+        self.0.remove()
+    }
+
+    /// Leaves the container in the store: created, or, if it runs, killed first, with all its changes.
+    ///
+    /// # Errors
+    /// `State` for a writable layer in memory: nothing of it is left.
+    pub fn keep(self) -> Result<()> {
+        self.0.witness.check()?;
+        self.0.keep()
+    }
+}
+
+/// A process of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Process {
+    /// In this program's PID namespace.
+    pub pid: i32,
+    /// Of its parent, likewise.
+    pub parent: i32,
+    /// The user's id on the host.
+    pub uid: u32,
+    /// `R`, `S`, `D`, `T`, `Z`, … (proc_pid_stat(5)).
+    pub state: char,
+    /// Processor time so far.
+    pub time: Duration,
+    /// The command's words; the name in brackets of one that has none.
+    pub command: String,
+}
+
+impl AsFd for Container {
+    /// Becomes readable when the command has ended: for `poll`, or tokio's `AsyncFd`.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.end.as_fd()
+    }
+}
+
+impl fmt::Debug for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Container").field("id", &self.0.id).field("state", &self.state()).finish()
+    }
+}
+
+fn end_event() -> Result<OwnedFd> {
+    use rustix::event::{EventfdFlags, eventfd};
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).call("eventfd")
+}
+
+fn take_name(store: &Store, spec: &spec::Spec, id: &str) -> Result<String> {
+    if let Some(name) = &spec.name {
+        if Names::take(store, name, id)? {
+            return Ok(name.clone());
+        }
+        return Err(Error::new(ErrorKind::AlreadyExists, format!("a container is called {name:?}"))
+            .with_remedy("remove it first, or choose another name"));
+    }
+    let mut random = u64::from_str_radix(&id[..16], 16).unwrap_or(0);
+    loop {
+        let name = names::generated(random);
+        if Names::take(store, &name, id)? {
+            return Ok(name);
+        }
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+    }
+}
+
+impl Inner {
+    fn record<T>(&self, read: impl FnOnce(&Record) -> T) -> Result<T> {
+        lock(&self.held).as_ref().map(|held| read(&held.record)).ok_or_else(removed)
+    }
+
+    fn end_running(&self) -> Result<()> {
+        let running = match &*lock(&self.phase) {
+            Phase::Running(running) => running.clone(),
+            _ => return Ok(()),
+        };
+        match running.end() {
+            // The warden was killed: so were they.
+            Err(error) if error.kind() == ErrorKind::Gone => Ok(()),
+            ended => ended.map(drop),
+        }
+    }
+
+    fn remove(&self) -> Result<()> {
+        let ended = self.end_running();
+        let Some(held) = lock(&self.held).take() else { return ended };
+        let store = &self.store;
+        let Held { dir, record, range, .. } = held;
+        drop(dir);
+        let discarded = store.discard(store.containers_dir(), &record.id);
+        let named = Names::release(store, &record.name);
+        let released = range.map_or(Ok(()), Range::release);
+        let volumes = volumes::remove_anonymous(store, &record);
+        ended.and(discarded).and(named).and(released).and(volumes)
+    }
+
+    fn keep(&self) -> Result<()> {
+        let in_memory = self.record(|record| record.spec.in_memory)?;
+        if in_memory {
+            return Err(Error::new(ErrorKind::State, "a writable layer in memory can't be kept"));
+        }
+        self.end_running()?;
+        let mut held = lock(&self.held);
+        let Some(held) = held.as_mut() else { return Err(removed()) };
+        if let Phase::Running(running) = &*lock(&self.phase) {
+            held.record.exited = running.exited();
+        }
+        held.dir.set_record(&held.record)?;
+        // An ephemeral container's writes need not have reached the disk.
+        self.store.sync()?;
+        held.dir.unlink(record::EPHEMERAL)?;
+        held.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !self.witness.is_here() {
+            return;
+        }
+        let kept = lock(&self.held).as_ref().is_none_or(|held| held.kept);
+        let result = if kept { self.end_running() } else { self.remove() };
+        if let Err(error) = result {
+            tracing::warn!(%error, id = self.id, "a container could not be removed; the next Store::open does it");
+        }
+    }
+}
+
+impl Store {
+    /// All containers of the store, kept ones and those of running programs, oldest first.
+    pub fn containers(&self) -> Result<Vec<Container>> {
+        let mut all = Vec::new();
+        for id in crate::store::list(self.containers_dir())? {
+            let Some(id) = id.to_str() else { continue };
+            if let Some(container) = open(self, id)? {
+                all.push(container);
+            }
+        }
+        all.sort_by_key(Container::created);
+        Ok(all)
+    }
+
+    /// The container with this name, id, or unambiguous beginning of an id.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` for the beginning of several ids.
+    pub fn container(&self, name: &str) -> Result<Container> {
+        let not_found =
+            || Error::new(ErrorKind::NotFound, format!("no container {name:?}")).with_path(self.path());
+        if names::is_valid(name)
+            && let Some(id) = Names::get(self, name)?
+            && let Some(container) = open(self, &id)?
+        {
+            return Ok(container);
+        }
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(not_found());
+        }
+        let ids = crate::store::list(self.containers_dir())?;
+        let mut found = ids.iter().filter_map(|id| id.to_str()).filter(|id| id.starts_with(name));
+        match (found.next(), found.next()) {
+            (Some(id), None) => open(self, id)?.ok_or_else(not_found),
+            (Some(_), Some(_)) => {
+                Err(Error::new(ErrorKind::InvalidInput, format!("several containers begin with {name:?}")))
+            }
+            (None, _) => Err(not_found()),
+        }
+    }
+}
+
+/// Opens what is in the store; `None` for what has just gone or is being made.
+fn open(store: &Store, id: &str) -> Result<Option<Container>> {
+    let Some(dir) = Dir::open(store, id)? else { return Ok(None) };
+    let Some(record) = dir.record()? else { return Ok(None) };
+    let image = start::reopen_image(store, &record)?;
+    let phase = match dir.running()? {
+        Some(running) => match start::join(&dir, &record, &running)? {
+            Some(running) => Phase::Running(running),
+            None => Phase::Exited(Exited {
+                status: record.exited.as_ref().map_or_else(ExitStatus::lost, |exited| exited.status),
+                started: running.started,
+                finished: running.started,
+            }),
+        },
+        None => record.exited.clone().map_or(Phase::Created, Phase::Exited),
+    };
+    let held = Held { dir: Arc::new(dir), record, range: None, kept: true };
+    let end = match &phase {
+        Phase::Running(running) => running.process.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?,
+        Phase::Created | Phase::Exited(_) => end_event()?,
+    };
+    Container::new(held, image, Streams::default(), phase, end).map(Some)
+}

@@ -1,1 +1,361 @@
+//! Images: immutable values in a store, and their ways in.
+//!
+//! An image is a manifest, which names a configuration and layers by digest. Its **id** is the
+//! digest of the configuration, as docker has it; its **digest** is the manifest's. Names lead to
+//! images and may be moved; an image itself never changes.
 #![forbid(unsafe_code)]
+
+mod archive;
+pub(crate) mod host;
+mod import;
+mod list;
+mod load;
+mod unpack;
+
+pub use import::Import;
+pub use list::Removed;
+
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, ImageConfig, Manifest, media};
+use crate::reference::Reference;
+use crate::store::index::{name_of, set_name};
+use crate::store::{Lease, Store, UnpackedLayer, clock};
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+/// An image in a store. It stays there while this value exists, also when its names go.
+///
+/// ```no_run
+/// use coracle::{Image, Store};
+/// let store = Store::open_default()?;
+/// let image = Image::load(&store, "debian.tar")?.remove(0);
+/// println!("{} {:?} {:?}", image.id(), image.references()?, image.config().cmd());
+/// # Ok::<(), coracle::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Image(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    /// What the store's index lists: the manifest, or an index of manifests for several machines.
+    listed: Descriptor,
+    manifest: Manifest,
+    config: ImageConfig,
+    source: Source,
+    lease: Option<Lease>,
+    /// The topmost first.
+    unpacked: OnceLock<Vec<UnpackedLayer>>,
+}
+
+/// Where an image's files are.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// In its layers.
+    Layers,
+    /// In this machine's own root directory, but for what [`host::hidden`] lists.
+    Host {
+        /// What is given back of the hidden: absolute paths.
+        exposed: Vec<PathBuf>,
+    },
+}
+
+impl Image {
+    /// Loads all images of an archive (docker's or OCI's, plain, gzip or zstd) or of a directory with an OCI
+    /// image layout. The names in it are given to its images, and taken from others.
+    ///
+    /// Everything is verified; when anything is wrong, nothing of it stays. Of an image for several machines,
+    /// this machine's is loaded.
+    ///
+    /// # Errors
+    /// `InvalidData` for what is no such archive or a malformed one, `Mismatch` for content with another digest or
+    /// size than promised, `TooLarge` above the bounds, `Unsupported` for an unknown compression or another machine's image.
+    pub fn load(store: &Store, path: impl AsRef<Path>) -> Result<Vec<Self>> {
+        load::path(store, path.as_ref())
+    }
+
+    /// The same from a stream, which is read to its end and kept in a file of the store meanwhile.
+    pub fn load_reader(store: &Store, reader: impl Read + Send) -> Result<Vec<Self>> {
+        load::reader(store, reader)
+    }
+
+    /// Makes an image of a root filesystem: a tar archive (plain, gzip or zstd) or a directory.
+    /// It has no command and no settings; [`Import`] gives it some.
+    ///
+    /// # Errors
+    /// As [`Import::path`].
+    pub fn import(store: &Store, path: impl AsRef<Path>, name: &str) -> Result<Self> {
+        Import::new().name(name).path(store, path)
+    }
+
+    /// Opens an image by name, id, or the beginning of its id.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `InvalidInput` when several ids begin so.
+    pub fn open(store: &Store, name: &str) -> Result<Self> {
+        store.image(name)
+    }
+
+    /// This machine's own root directory as an image, so that something runs with no download: read-only below a
+    /// container's writable layer.
+    ///
+    /// What untrusted code must not read is hidden: `/root`, `/home` and other people's homes, `/tmp`, `/run`,
+    /// `/var/tmp`, this store and other engines' data, password files, host keys, credentials of clouds, clusters and
+    /// package tools; in `/etc` everything, and in `/var/lib`, `/var/log`, `/var/cache` and `/var/spool` whatever lies
+    /// directly in them, that others may not read. [`expose`](Self::expose) gives a path back. A secret that
+    /// a program keeps readable for everybody, or in a place of its own, is not known and not hidden.
+    pub fn host(store: &Store) -> Result<Self> {
+        let config = host::config()?;
+        let descriptor = Descriptor::new(media::CONFIG, *config.digest(), config.raw().len() as u64);
+        let manifest = Manifest::new(descriptor, Vec::new())?;
+        Ok(Self(Arc::new(Inner {
+            store: store.clone(),
+            listed: manifest.descriptor(),
+            manifest,
+            config,
+            source: Source::Host { exposed: Vec::new() },
+            lease: None,
+            unpacked: OnceLock::new(),
+        })))
+    }
+
+    /// The host image with `path` (absolute) given back, readable as the host's file permissions have it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a relative path, or an image that is not the host's.
+    pub fn expose(&self, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let Source::Host { exposed } = &self.0.source else {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "only the host image hides what could be exposed",
+            ));
+        };
+        if !path.is_absolute() || path.components().any(|part| part == std::path::Component::ParentDir) {
+            return Err(Error::new(ErrorKind::InvalidInput, "expose: not an absolute path without ..")
+                .with_path(path));
+        }
+        let mut exposed = exposed.clone();
+        // Without `.` and double slashes.
+        exposed.push(path.components().collect());
+        Ok(Self(Arc::new(Inner {
+            store: self.0.store.clone(),
+            listed: self.0.listed.clone(),
+            manifest: self.0.manifest.clone(),
+            config: self.0.config.clone(),
+            source: Source::Host { exposed },
+            lease: None,
+            unpacked: OnceLock::new(),
+        })))
+    }
+
+    /// The digest of its configuration: docker's image id.
+    pub fn id(&self) -> &Digest {
+        self.0.config.digest()
+    }
+
+    /// The digest of its manifest.
+    pub fn digest(&self) -> &Digest {
+        self.0.manifest.digest()
+    }
+
+    /// Its names at this moment.
+    pub fn references(&self) -> Result<Vec<Reference>> {
+        let index = self.0.store.index()?;
+        let mine = index.manifests.iter().filter(|other| other.digest == self.0.listed.digest);
+        Ok(mine.filter_map(name_of).collect())
+    }
+
+    /// When it was made, where it says so.
+    pub fn created(&self) -> Option<SystemTime> {
+        self.0.config.created().and_then(clock::parse_rfc3339)
+    }
+
+    /// The bytes of its manifest, configuration and layers, as they are stored (compressed).
+    pub fn size(&self) -> u64 {
+        let layers: u64 = self.0.manifest.layers().iter().map(|layer| layer.size).sum();
+        layers + self.0.manifest.config().size + self.0.manifest.raw().len() as u64
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &ImageConfig {
+        &self.0.config
+    }
+
+    /// The processor it is made for, in Go's words: `amd64`, `arm64`.
+    pub fn architecture(&self) -> &str {
+        self.0.config.architecture()
+    }
+
+    /// The manifest's text, JSON.
+    pub fn manifest_json(&self) -> &str {
+        std::str::from_utf8(self.0.manifest.raw()).unwrap_or_default()
+    }
+
+    /// The descriptors of its layers, lowest first.
+    pub fn layer_descriptors(&self) -> &[Descriptor] {
+        self.0.manifest.layers()
+    }
+
+    /// The store it is in.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Whether this is the machine's own root ([`Image::host`]).
+    pub fn is_host(&self) -> bool {
+        matches!(self.0.source, Source::Host { .. })
+    }
+
+    /// Gives it a name, which is taken from the image that had it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is no name, or one with a digest; `Unsupported` for the host image.
+    pub fn tag(&self, name: &str) -> Result<Reference> {
+        let name: Reference = name.parse()?;
+        if name.digest().is_some() {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("image name {name}: a digest can't be given"),
+            ));
+        }
+        if self.is_host() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the host image is not in the store and has no name",
+            ));
+        }
+        self.0.store.update_index(|index| {
+            set_name(index, &self.0.listed, Some(&name));
+            Ok(())
+        })?;
+        Ok(name)
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.0.source
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    /// Its unpacked layers, the top first; none for the host image. Layers that are not unpacked yet (another
+    /// tool put the image into the store) are unpacked now.
+    pub(crate) fn layer_dirs(&self) -> Result<Vec<UnpackedLayer>> {
+        if self.0.unpacked.get().is_none() && !self.is_host() {
+            let layers = unpack::all(&self.0.store, &self.0.manifest, &self.0.config)?;
+            // Another thread may have been faster, with the same layers.
+            let _ = self.0.unpacked.set(layers);
+        }
+        Ok(self.0.unpacked.get().cloned().unwrap_or_default())
+    }
+
+    /// The image of a manifest that a container pins; `None` where it is not in the store.
+    pub(crate) fn by_digest(store: &Store, digest: &Digest) -> Result<Option<Self>> {
+        let Some(size) = store.blob_size(digest)? else { return Ok(None) };
+        Self::from_listed(store, &Descriptor::new(media::MANIFEST, *digest, size)).map(Some)
+    }
+
+    /// The image that an entry of the store's index leads to.
+    fn from_listed(store: &Store, listed: &Descriptor) -> Result<Self> {
+        let (manifest, lease) = resolve(listed, &mut |descriptor| {
+            let lease = store.lease_blob(&descriptor.digest)?;
+            Ok((store.read_blob_small(&descriptor.digest, DOCUMENT_MAX)?, lease))
+        })?;
+        check_shape(&manifest)?;
+        let config = ImageConfig::parse(store.read_blob_small(&manifest.config().digest, DOCUMENT_MAX)?)
+            .map_err(|error| error.with_path(store.blob_path(&manifest.config().digest)))?;
+        check_layers(&manifest, &config)?;
+        Ok(Self(Arc::new(Inner {
+            store: store.clone(),
+            listed: listed.clone(),
+            manifest,
+            config,
+            source: Source::Layers,
+            lease: Some(lease),
+            unpacked: OnceLock::new(),
+        })))
+    }
+}
+
+/// How deep indexes of indexes may be.
+const NESTING: usize = 4;
+
+/// Reads the manifest of a descriptor; of an index, the one for this machine.
+fn resolve<T>(
+    listed: &Descriptor,
+    read: &mut impl FnMut(&Descriptor) -> Result<(Vec<u8>, T)>,
+) -> Result<(Manifest, T)> {
+    let mut at = listed.clone();
+    for _ in 0..NESTING {
+        let (raw, extra) = read(&at)?;
+        match Document::parse(raw).map_err(|error| error.during(format!("reading {}", at.digest)))? {
+            Document::Manifest(manifest) => return Ok((*manifest, extra)),
+            Document::Index(index) => {
+                let fits =
+                    |child: &&Descriptor| child.platform.as_ref().is_none_or(|platform| platform.is_host());
+                // One that says it is for this machine comes before one that says nothing.
+                let child = index.manifests.iter().filter(fits).max_by_key(|child| child.platform.is_some());
+                let Some(child) = child else {
+                    let names: Vec<_> = index
+                        .manifests
+                        .iter()
+                        .filter_map(|child| child.platform.as_ref())
+                        .map(|platform| format!("{}/{}", platform.os, platform.architecture))
+                        .collect();
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        format!(
+                            "image {} is not for this machine: it is for {}",
+                            at.digest,
+                            names.join(", ")
+                        ),
+                    ));
+                };
+                at = child.clone();
+            }
+        }
+    }
+    Err(Error::new(ErrorKind::InvalidData, format!("index {} leads to indexes only", listed.digest)))
+}
+
+/// Refuses artifacts, and layers that nobody here can read.
+fn check_shape(manifest: &Manifest) -> Result<()> {
+    let config = &manifest.config().media_type;
+    if !media::is_config(config) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("not an image but an artifact of type {config:.200?}"),
+        ));
+    }
+    match manifest.layers().iter().find(|layer| !media::is_layer(&layer.media_type)) {
+        Some(layer) => {
+            Err(Error::new(ErrorKind::Unsupported, format!("layer of type {:.200?}", layer.media_type)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_layers(manifest: &Manifest, config: &ImageConfig) -> Result<()> {
+    let (layers, diff_ids) = (manifest.layers().len(), config.diff_ids().len());
+    if layers == diff_ids {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidData,
+        format!("manifest of {layers} layers, configuration of {diff_ids}"),
+    ))
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image").field("id", self.id()).field("source", &self.0.source).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -222,7 +222,7 @@ impl Default for Index {
 
 /// A manifest or an index: a descriptor's blob.
 pub(crate) enum Document {
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     Index(Index),
 }
 
@@ -246,7 +246,7 @@ impl Document {
         }
         match shape.manifests {
             Some(_) => Index::parse(&raw).map(Self::Index),
-            None => Manifest::parse(raw).map(Self::Manifest),
+            None => Ok(Self::Manifest(Box::new(Manifest::parse(raw)?))),
         }
     }
 }

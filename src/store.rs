@@ -24,6 +24,8 @@
 //! umoci stat --image /var/lib/coracle:debian:12
 //! ```
 //!
+//! Other tools know nothing of the locks below: let them write into a store only while no program uses it.
+//!
 //! **Publishing.** A blob or a layer is written below `tmp/` and becomes visible by one rename, when
 //! it is complete and verified. Whoever comes second with the same content throws its own copy away.
 //!
@@ -36,16 +38,21 @@
 //! cut short, which its size tells, and is then written again. A temporary store syncs nothing.
 #![forbid(unsafe_code)]
 
-mod blob;
-mod index;
+pub(crate) mod blob;
+pub(crate) mod clock;
+pub(crate) mod containers;
+mod gc;
+pub(crate) mod index;
 mod layers;
 mod lease;
+mod pins;
 mod remove;
 mod temp;
 
 pub(crate) use blob::BlobWriter;
 pub(crate) use layers::{StagedLayer, UnpackedLayer};
 pub(crate) use lease::{Lease, random_hex};
+pub(crate) use pins::Pins;
 pub(crate) use remove::{Remover, remove_tree};
 
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -54,6 +61,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A handle to a store; copies of it are the same store.
@@ -80,7 +88,8 @@ struct Inner {
     locks: OwnedFd,
     tmp: OwnedFd,
     remover: OnceLock<Box<dyn Remover>>,
-    // The last field: the directories above are closed before the store is removed.
+    /// The sweep at the opening had to leave something.
+    unswept: AtomicBool,
     temporary: Option<temp::Temporary>,
 }
 
@@ -165,6 +174,7 @@ impl Store {
             root,
             path,
             remover: OnceLock::new(),
+            unswept: AtomicBool::new(false),
             temporary,
         }));
         store.init_layout()?;
@@ -215,19 +225,24 @@ impl Store {
     }
 
     /// Names who removes trees that this process may not: files of ids that only a user namespace
-    /// reaches. The first one named stays.
-    pub(crate) fn set_remover(&self, remover: Box<dyn Remover>) {
-        let _ = self.0.remover.set(remover);
+    /// reaches. The first one named stays. What the sweep at the opening had to leave is swept now.
+    pub(crate) fn set_remover(&self, remover: Box<dyn Remover>) -> Result<()> {
+        if self.0.remover.set(remover).is_ok() && self.0.unswept.swap(false, Ordering::Relaxed) {
+            self.sweep()?;
+        }
+        Ok(())
     }
 
     /// Removes `name` below `parent`, with the help of the [`Remover`] where one is needed.
     pub(crate) fn remove_tree(&self, parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<()> {
-        let name = name.as_ref();
-        match (remove_tree(parent, name), self.0.remover.get()) {
-            (Err(error), Some(remover)) if error.kind() == ErrorKind::PermissionDenied => {
-                remover.remove(parent, name)
-            }
-            (result, _) => result,
+        remove::remove_tree_with(parent, name.as_ref(), self.0.remover.get().map(|remover| &**remover))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            temporary.remove(self.remover.get().map(|remover| &**remover));
         }
     }
 }

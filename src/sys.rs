@@ -1,3 +1,10 @@
-#![allow(dead_code)]
+//! What touches the kernel directly, and the socket to the warden. The only room with `unsafe`.
 
+pub(crate) mod courier;
+pub(crate) mod fork;
+pub(crate) mod idmap;
 pub(crate) mod map;
+pub(crate) mod memfd;
+pub(crate) mod message;
+pub(crate) mod plan;
+pub(crate) mod warden;

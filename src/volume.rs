@@ -1,1 +1,354 @@
+//! Volumes: directories with a name that outlive containers.
+//!
+//! On disk a volume is `volumes/NAME/` with `data/` and `volume.json`. Containers lease the
+//! directory while they have it mounted, and pin its name for as long as they exist.
 #![forbid(unsafe_code)]
+
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::store::{Lease, Store, clock, list, random_hex};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+const META: &str = "volume.json";
+const META_MAX: u64 = 1 << 20;
+const DATA: &str = "data";
+
+/// A volume: a directory in the store that containers mount, and that stays when they go.
+///
+/// ```
+/// use coracle::{Store, Volume};
+/// let store = Store::temp()?;
+/// let site = Volume::create(&store, "site")?;
+/// std::fs::write(site.path().join("index.html"), "hello")?;
+/// assert_eq!(Volume::open(&store, "site")?.size()?, 5);
+/// site.remove()?;
+/// assert!(store.volumes()?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Volume(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    name: String,
+    meta: Meta,
+    data: OwnedFd,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Meta {
+    created: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    anonymous: bool,
+}
+
+/// What a new volume shall be like.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct VolumeBuilder {
+    name: Option<String>,
+    labels: BTreeMap<String, String>,
+}
+
+impl VolumeBuilder {
+    /// Adds a label.
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(name.into(), value.into());
+        self
+    }
+
+    /// Makes the volume, or opens the one that has this name already, as it is.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is none; the errors of the file system.
+    pub fn create(&self, store: &Store) -> Result<Volume> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => random_hex(32)?,
+        };
+        check_name(&name)?;
+        if let Some(volume) = Volume::find(store, &name)? {
+            return Ok(volume);
+        }
+        let meta = Meta {
+            created: clock::rfc3339(SystemTime::now()),
+            labels: self.labels.clone(),
+            anonymous: self.name.is_none(),
+        };
+        let (lease, staged) = Lease::new_dir(store.tmp_dir())?;
+        let made = fill(&lease, &meta).and_then(|()| {
+            match rustix::fs::renameat(store.tmp_dir(), &staged, store.volumes_dir(), &name) {
+                Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
+                other => other.map(|()| true).call_at("renameat", path(store, &name)),
+            }
+        });
+        if !matches!(made, Ok(true)) {
+            store.remove_tree(store.tmp_dir(), &staged)?;
+            made?;
+        }
+        drop(lease);
+        Volume::open(store, &name)
+    }
+}
+
+fn fill(dir: &Lease, meta: &Meta) -> Result<()> {
+    rustix::fs::mkdirat(dir, DATA, Mode::RWXU).call_at("mkdirat", DATA)?;
+    // 0755 whatever the umask is: users of a container other than root pass through it.
+    let data = open_data(dir.as_fd())?;
+    rustix::fs::fchmod(&data, Mode::from_raw_mode(0o755)).call_at("fchmod", DATA)?;
+    let text = serde_json::to_vec(meta)
+        .map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, META, flags, Mode::RUSR | Mode::WUSR).call_at("openat", META)?;
+    let mut file = File::from(file);
+    file.write_all(&text).call_at("write", META)?;
+    file.sync_data().call_at("fdatasync", META)
+}
+
+fn open_data(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+    rustix::fs::openat(dir, DATA, crate::store::DIRECTORY, Mode::empty()).call_at("openat", DATA)
+}
+
+fn path(store: &Store, name: &str) -> PathBuf {
+    store.path().join("volumes").join(name)
+}
+
+/// Docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, and what a file name may have.
+fn check_name(name: &str) -> Result<()> {
+    let ok = name.len() <= 255
+        && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if ok {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, format!("volume name {name:.300?}"))
+        .with_remedy("a name is a letter or digit, then letters, digits, '_', '.' and '-'; a host directory is a bind, not a volume"))
+}
+
+impl Volume {
+    /// Makes a volume of this name, or opens the one that is there.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is none; the errors of the file system.
+    pub fn create(store: &Store, name: &str) -> Result<Self> {
+        Self::builder(name).create(store)
+    }
+
+    /// For a volume with labels.
+    pub fn builder(name: &str) -> VolumeBuilder {
+        VolumeBuilder { name: Some(name.to_owned()), ..Default::default() }
+    }
+
+    /// A new volume with a generated name of 64 hex digits, as docker makes one for each VOLUME of an image.
+    pub fn anonymous(store: &Store) -> Result<Self> {
+        VolumeBuilder::default().create(store)
+    }
+
+    /// Opens the volume of this name.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `InvalidInput` for a name that is none.
+    pub fn open(store: &Store, name: &str) -> Result<Self> {
+        check_name(name)?;
+        Self::find(store, name)?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "no such volume").with_path(path(store, name)))
+    }
+
+    fn find(store: &Store, name: &str) -> Result<Option<Self>> {
+        let at = |file: &str| path(store, name).join(file);
+        let dir = match rustix::fs::openat(store.volumes_dir(), name, crate::store::DIRECTORY, Mode::empty())
+        {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.call_at("openat", path(store, name))?,
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&dir, META, flags, Mode::empty()) {
+            // Being removed at this moment.
+            Err(Errno::NOENT) => return Ok(None),
+            other => File::from(other.call_at("openat", at(META))?),
+        };
+        let mut text = Vec::new();
+        file.take(META_MAX).read_to_end(&mut text).call_at("read", at(META))?;
+        let meta = serde_json::from_slice(&text).map_err(|error| {
+            Error::new(ErrorKind::InvalidData, "metadata of a volume").with_path(at(META)).with_source(error)
+        })?;
+        let data = match rustix::fs::openat(&dir, DATA, crate::store::DIRECTORY, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.call_at("openat", at(DATA))?,
+        };
+        Ok(Some(Self(Arc::new(Inner { store: store.clone(), name: name.to_owned(), meta, data }))))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether the name was generated.
+    pub fn is_anonymous(&self) -> bool {
+        self.0.meta.anonymous
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.0.meta.labels
+    }
+
+    /// When it was made.
+    pub fn created(&self) -> SystemTime {
+        clock::parse_rfc3339(&self.0.meta.created).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// The directory of its content on the host.
+    pub fn path(&self) -> PathBuf {
+        path(&self.0.store, &self.0.name).join(DATA)
+    }
+
+    /// How many bytes its files have, counted now; a file with several links counts once.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when an ordinary user's container made directories that this process can't read.
+    pub fn size(&self) -> Result<u64> {
+        let mut seen = HashSet::new();
+        let mut size = 0;
+        let mut todo = vec![PathBuf::from(".")];
+        // Containers may change it meanwhile: by handle, beneath the volume, and what vanishes is gone.
+        while let Some(relative) = todo.pop() {
+            let at = || self.path().join(&relative);
+            let dir = match open_beneath(self.data_dir(), &relative) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                other => other.call_at("openat2", at())?,
+            };
+            for name in list(dir.as_fd()).map_err(|error| error.with_path(at()))? {
+                let stat = match rustix::fs::statat(&dir, &name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => continue,
+                    other => other.call_at("fstatat", at().join(&name))?,
+                };
+                match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+                    rustix::fs::FileType::Directory => todo.push(relative.join(&name)),
+                    rustix::fs::FileType::RegularFile
+                        if stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) =>
+                    {
+                        size += stat.st_size as u64;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(size)
+    }
+
+    /// Removes the volume and everything in it.
+    ///
+    /// # Errors
+    /// `InUse` while a container has it, also one that is not running.
+    pub fn remove(&self) -> Result<()> {
+        let store = &self.0.store;
+        let in_use = |by: String| {
+            Error::new(ErrorKind::InUse, format!("volume {:?} is in use by {by}", self.name()))
+                .with_path(self.path())
+                .with_remedy("remove the container first")
+        };
+        let lease = match Lease::try_exclusive(store.volumes_dir(), self.name()) {
+            Err(error) if error.kind() == ErrorKind::InUse => {
+                return Err(in_use("a running container".into()));
+            }
+            other => other?,
+        };
+        let Some(_lease) = lease else {
+            return Err(Error::new(ErrorKind::NotFound, "no such volume").with_path(self.path()));
+        };
+        if let Some((id, _)) =
+            store.pins()?.iter().find(|(_, pins)| pins.volumes.iter().any(|name| name == self.name()))
+        {
+            return Err(in_use(format!("container {id}")));
+        }
+        store.discard(store.volumes_dir(), self.name())
+    }
+
+    /// The directory of its content.
+    pub(crate) fn data_dir(&self) -> BorrowedFd<'_> {
+        self.0.data.as_fd()
+    }
+
+    /// Says that a container uses it: it is not removed while this lives.
+    ///
+    /// # Errors
+    /// `NotFound` when it has been removed meanwhile.
+    pub(crate) fn lease(&self) -> Result<Lease> {
+        Lease::shared(self.0.store.volumes_dir(), self.name())?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "no such volume").with_path(self.path()))
+    }
+
+    /// Whether nothing is in it, so that its first use copies what the image has there. Two first uses
+    /// at once would both copy: hold [`copy_lock`](Self::copy_lock) around the question and the copying.
+    pub(crate) fn is_fresh(&self) -> Result<bool> {
+        Ok(list(self.data_dir()).map_err(|error| error.with_path(self.path()))?.is_empty())
+    }
+
+    /// Waits for its turn to copy into the volume.
+    pub(crate) fn copy_lock(&self) -> Result<Lease> {
+        Lease::exclusive_file(self.0.store.volumes_dir(), format!("{}/{META}", self.name()))
+    }
+}
+
+fn open_beneath(dir: BorrowedFd<'_>, relative: &std::path::Path) -> Result<OwnedFd, Errno> {
+    use rustix::fs::ResolveFlags as R;
+    let resolve = R::BENEATH | R::NO_SYMLINKS | R::NO_XDEV;
+    loop {
+        match rustix::fs::openat2(dir, relative, crate::store::DIRECTORY, Mode::empty(), resolve) {
+            // A rename raced with the resolution.
+            Err(Errno::AGAIN) => continue,
+            other => return other,
+        }
+    }
+}
+
+impl fmt::Debug for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Volume").field(&self.0.name).finish()
+    }
+}
+
+impl Store {
+    /// All volumes, by name.
+    pub fn volumes(&self) -> Result<Vec<Volume>> {
+        let mut names: Vec<_> =
+            list(self.volumes_dir())?.into_iter().filter_map(|name| name.into_string().ok()).collect();
+        names.sort();
+        let mut volumes = Vec::new();
+        for name in names.iter().filter(|name| check_name(name).is_ok()) {
+            volumes.extend(Volume::find(self, name)?);
+        }
+        Ok(volumes)
+    }
+
+    /// Removes the anonymous volumes that no container has, or with `all` the named ones too, as
+    /// `docker volume prune` does. Gives the names of what it removed.
+    pub fn prune_volumes(&self, all: bool) -> Result<Vec<String>> {
+        let mut removed = Vec::new();
+        for volume in self.volumes()?.iter().filter(|volume| all || volume.is_anonymous()) {
+            match volume.remove() {
+                Ok(()) => removed.push(volume.name().to_owned()),
+                // Used, or somebody else prunes too.
+                Err(error) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

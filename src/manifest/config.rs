@@ -235,6 +235,20 @@ impl ImageConfig {
         &self.0.parts.rootfs.diff_ids
     }
 
+    /// For each layer the digest of the stack up to it (image-spec, `config.md`, "Layer ChainID").
+    pub(crate) fn chain_ids(&self) -> Vec<Digest> {
+        let mut chain = None;
+        let next = |diff_id: &Digest| {
+            let id = match chain {
+                None => *diff_id,
+                Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
+            };
+            chain = Some(id);
+            id
+        };
+        self.diff_ids().iter().map(next).collect()
+    }
+
     /// How the image came to be, oldest step first.
     pub fn history(&self) -> &[History] {
         &self.0.parts.history

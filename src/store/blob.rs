@@ -5,7 +5,7 @@ use super::{Lease, Store};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
 use bytes::Bytes;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -34,10 +34,19 @@ impl BlobWriter {
             check(&promised, size, &digest, self.size)?;
         }
         if let Some(name) = &self.name {
-            let hex = digest.hex();
-            rustix::fs::renameat(self.store.tmp_dir(), name, &self.store.0.blobs, &hex)
-                .call_at("renameat", self.store.blob_path(&digest))?;
-            self.name = None;
+            let (tmp, blobs, hex) = (self.store.tmp_dir(), &self.store.0.blobs, digest.hex());
+            let published = match rustix::fs::renameat_with(tmp, name, blobs, &hex, RenameFlags::NOREPLACE) {
+                // A blob that is there may be leased, so it stays; one that was cut short is replaced.
+                Err(Errno::EXIST) if self.store.blob_size(&digest)? == Some(self.size) => Ok(false),
+                // EINVAL: a file system without the flag.
+                Err(Errno::EXIST | Errno::INVAL) => {
+                    rustix::fs::renameat(tmp, name, blobs, &hex).map(|()| true)
+                }
+                other => other.map(|()| true),
+            };
+            if published.call_at("renameat2", self.store.blob_path(&digest))? {
+                self.name = None;
+            }
         }
         Ok((digest, self.size))
     }
@@ -67,7 +76,11 @@ pub(crate) fn check(promised: &Digest, promised_size: u64, digest: &Digest, size
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.lease.file().write(bytes).call_at("write", self.store.path().join("tmp"))?;
+        let n = match self.lease.file().write(bytes) {
+            // As `Write` has it, so that the caller tries again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            other => other.call_at("write", self.store.path().join("tmp"))?,
+        };
         self.hasher.update(&bytes[..n]);
         self.size += n as u64;
         Ok(n)

@@ -1,8 +1,11 @@
-//! `oci-layout` and `index.json`.
+//! `oci-layout` and `index.json`: which images there are and how they are called.
 #![forbid(unsafe_code)]
 
 use super::{LAYOUT, Lease, Store};
+use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::manifest::{CONTAINERD_NAME, DOCUMENT_MAX, Descriptor, Index, REF_NAME};
+use crate::reference::Reference;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -10,8 +13,6 @@ use std::io::{Read, Write};
 
 pub(super) const INDEX: &str = "index.json";
 const VERSION: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
-const EMPTY_INDEX: &str =
-    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
 impl Store {
     pub(super) fn init_layout(&self) -> Result<()> {
@@ -29,9 +30,34 @@ impl Store {
             }
         }
         if self.read_root_file(INDEX, 1)?.is_none() {
-            self.write_root_file(INDEX, EMPTY_INDEX.as_bytes())?;
+            self.write_root_file(INDEX, &Index::default().encode()?)?;
         }
         Ok(())
+    }
+
+    /// The index as it is now.
+    pub(crate) fn index(&self) -> Result<Index> {
+        let text = self.read_root_file(INDEX, DOCUMENT_MAX + 1)?.unwrap_or_default();
+        Index::parse(&text).map_err(|error| error.with_path(self.path().join(INDEX)))
+    }
+
+    /// Changes the index; nobody else does meanwhile. When `change` fails, or changes nothing,
+    /// nothing is written. What the change names has to be [synced](Store::sync) before.
+    pub(crate) fn update_index<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
+        let _lock = self.lock_index()?;
+        let mut index = self.index()?;
+        let before = index.encode()?;
+        let result = change(&mut index)?;
+        let after = index.encode()?;
+        if after.len() as u64 > DOCUMENT_MAX {
+            return Err(Error::new(ErrorKind::TooLarge, format!("index of more than {DOCUMENT_MAX} bytes"))
+                .with_path(self.path().join(INDEX))
+                .with_remedy("remove images"));
+        }
+        if after != before {
+            self.write_root_file(INDEX, &after)?;
+        }
+        Ok(result)
     }
 
     fn lock_index(&self) -> Result<Lease> {
@@ -55,9 +81,48 @@ impl Store {
     fn write_root_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (mut lease, temporary) = Lease::new_file(self.tmp_dir())?;
         lease.file_mut().write_all(bytes).call_at("write", self.path().join(name))?;
-        // Everything that the new text names has to be on the disk before it.
-        self.sync()?;
+        if !self.is_temporary() {
+            lease.file().sync_data().call_at("fdatasync", self.path().join(name))?;
+        }
         rustix::fs::renameat(self.tmp_dir(), &temporary, self.dir(), name)
             .call_at("renameat", self.path().join(name))
     }
+}
+
+/// The name that an index gives to an image, if it is one that an image can have.
+pub(crate) fn name_of(descriptor: &Descriptor) -> Option<Reference> {
+    let annotation = |key| descriptor.annotations.get(key);
+    annotation(CONTAINERD_NAME).or_else(|| annotation(REF_NAME))?.parse().ok()
+}
+
+/// Gives `name` to the image of `descriptor`, and takes it from another. That one stays, without a
+/// name when this was its last, as docker leaves it.
+pub(crate) fn set_name(index: &mut Index, descriptor: &Descriptor, name: Option<&Reference>) {
+    let mut descriptor = descriptor.clone();
+    descriptor.annotations.remove(REF_NAME);
+    descriptor.annotations.remove(CONTAINERD_NAME);
+    if let Some(name) = name {
+        take_name(index, name);
+        descriptor.annotations.insert(REF_NAME.to_owned(), name.familiar());
+        // A name replaces the entry without one.
+        index
+            .manifests
+            .retain(|other| other.digest != descriptor.digest || other.annotations.contains_key(REF_NAME));
+    } else if index.manifests.iter().any(|other| other.digest == descriptor.digest) {
+        return;
+    }
+    index.manifests.push(descriptor);
+}
+
+/// Takes a name away. The image stays, without a name when this was its last. Gives its manifest.
+pub(crate) fn take_name(index: &mut Index, name: &Reference) -> Option<Digest> {
+    let at = index.manifests.iter().position(|other| name_of(other).as_ref() == Some(name))?;
+    let mut old = index.manifests.remove(at);
+    let digest = old.digest;
+    if !index.manifests.iter().any(|other| other.digest == digest) {
+        old.annotations.remove(REF_NAME);
+        old.annotations.remove(CONTAINERD_NAME);
+        index.manifests.insert(at, old);
+    }
+    Some(digest)
 }

@@ -10,8 +10,9 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 
 /// A locked file or directory. The lock goes with the last descriptor, also when the program dies.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl Lease {
         let name = name.as_ref();
         loop {
             let Some(file) = open_any(parent, name)? else { return Ok(None) };
-            file.lock_shared().call_at("flock(LOCK_SH)", name)?;
+            uninterrupted(|| file.lock_shared()).call_at("flock(LOCK_SH)", name)?;
             if leads_to(parent, name, &file)? {
                 return Ok(Some(Self(file)));
             }
@@ -52,15 +53,20 @@ impl Lease {
         }
     }
 
-    /// Waits for the exclusive lock on `name` in `locks/`, which is made where it is missing.
-    pub(crate) fn exclusive_file(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Self> {
+    /// Opens `name`, which is made where it is missing, without a lock yet.
+    pub(crate) fn lock_file(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Self> {
         let name = name.as_ref();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR).call_at("openat", name)?;
-        let file = File::from(file);
-        file.lock().call_at("flock(LOCK_EX)", name)?;
-        Ok(Self(file))
+        Ok(Self(file.into()))
+    }
+
+    /// Waits for the exclusive lock on `name`, which is made where it is missing and never removed.
+    pub(crate) fn exclusive_file(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Self> {
+        let lease = Self::lock_file(parent, name.as_ref())?;
+        uninterrupted(|| lease.0.lock()).call_at("flock(LOCK_EX)", name.as_ref())?;
+        Ok(lease)
     }
 
     /// Makes a directory with a new name and leases it. Also gives the name.
@@ -87,15 +93,27 @@ impl Lease {
                 Err(Errno::EXIST) => continue,
                 other => File::from(other.call_at("openat(O_CREAT)", &name)?),
             };
-            file.lock_shared().call_at("flock(LOCK_SH)", &name)?;
+            uninterrupted(|| file.lock_shared()).call_at("flock(LOCK_SH)", &name)?;
             if leads_to(parent, OsStr::new(&name), &file)? {
                 return Ok((Self(file), name));
             }
         }
     }
 
+    /// Waits for the shared lock on an opened [`lock_file`](Self::lock_file).
+    pub(crate) fn share(self) -> Result<Self> {
+        uninterrupted(|| self.0.lock_shared()).call("flock(LOCK_SH)")?;
+        Ok(self)
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.0
+    }
+
+    /// The file without its lock.
+    pub(crate) fn into_file(self) -> Result<File> {
+        self.0.unlock().call("flock(LOCK_UN)")?;
+        Ok(self.0)
     }
 
     pub(crate) fn file_mut(&mut self) -> &mut File {
@@ -106,6 +124,16 @@ impl Lease {
 impl AsFd for Lease {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// `flock` waits, and a signal handler of the host program may end the waiting.
+fn uninterrupted(mut lock: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match lock() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => return other,
+        }
     }
 }
 
@@ -144,8 +172,10 @@ pub(crate) fn random_hex(bytes: usize) -> Result<String> {
 }
 
 impl Store {
-    /// Removes what dead programs left in `tmp/`. What can't be removed is reported and stays.
+    /// Removes what dead programs left in `tmp/` and their ephemeral containers. What can't be removed is reported and stays.
     pub(crate) fn sweep(&self) -> Result<()> {
+        // First: their directories go through `tmp/`.
+        let mut all = self.sweep_containers()?;
         let tmp = self.tmp_dir();
         for name in list(tmp)? {
             let swept = match Lease::try_exclusive(tmp, &name) {
@@ -162,14 +192,19 @@ impl Store {
                 Err(error) => Err(error),
             };
             if let Err(error) = swept {
+                all = false;
                 tracing::warn!(%error, ?name, store = ?self.path(), "left over from a dead program");
             }
         }
+        if let (Some(temporary), Some(remover)) = (&self.0.temporary, self.0.remover.get()) {
+            temporary.sweep(&**remover);
+        }
+        self.0.unswept.store(!all, Ordering::Relaxed);
         Ok(())
     }
 
     /// Takes a directory out of the store in one step: nobody finds it afterwards, and what is left
-    /// of it after a crash is swept. The caller has the exclusive lease.
+    /// of it after a crash is swept. The caller has the exclusive lease, or needs none.
     pub(crate) fn discard(&self, parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<()> {
         let name = name.as_ref();
         let doomed = random_hex(8)?;

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::DIRECTORY;
-use crate::error::{Call, Result};
+use crate::error::{Call, ErrorKind, Result};
 use rustix::fs::{AtFlags, Dir, FileType, Mode};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString, OsStr};
@@ -32,6 +32,20 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Re
     match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno).call_at("unlinkat(AT_REMOVEDIR)", name),
+    }
+}
+
+/// The same; what this process may not remove, `remover` does.
+pub(super) fn remove_tree_with(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    remover: Option<&dyn Remover>,
+) -> Result<()> {
+    match (remove_tree(parent, name), remover) {
+        (Err(error), Some(remover)) if error.kind() == ErrorKind::PermissionDenied => {
+            remover.remove(parent, name)
+        }
+        (result, _) => result,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Temporary stores.
 #![forbid(unsafe_code)]
 
-use super::{DIRECTORY, Lease, list, random_hex, remove_tree};
+use super::remove::remove_tree_with;
+use super::{DIRECTORY, Lease, Remover, list, random_hex};
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
@@ -42,7 +43,7 @@ impl Temporary {
             return Err(Error::new(ErrorKind::Unsupported, "an overlay filesystem can't hold a store")
                 .with_path(path));
         }
-        sweep(&base, &path);
+        sweep(&base, &path, None);
         loop {
             let name = format!("{PREFIX}{}", random_hex(8)?);
             match rustix::fs::mkdirat(&base, &name, Mode::RWXU) {
@@ -56,14 +57,22 @@ impl Temporary {
         }
     }
 
+    /// Sweeps again beside this one, with help.
+    pub(super) fn sweep(&self, remover: &dyn Remover) {
+        if let Some(path) = self.path.parent() {
+            sweep(&self.base, path, Some(remover));
+        }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(error) = remove_tree(self.base.as_fd(), &self.name) {
+impl Temporary {
+    /// The only way it goes: with its store.
+    pub(super) fn remove(self, remover: Option<&dyn Remover>) {
+        if let Err(error) = remove_tree_with(self.base.as_fd(), OsStr::new(&self.name), remover) {
             tracing::warn!(%error, path = ?self.path, "temporary store stays until the next sweep");
         }
     }
@@ -77,11 +86,11 @@ fn bases() -> Vec<PathBuf> {
 }
 
 /// Removes the temporary stores of this user's dead programs.
-fn sweep(base: &OwnedFd, path: &Path) {
+fn sweep(base: &OwnedFd, path: &Path, remover: Option<&dyn Remover>) {
     let swept = || -> Result<()> {
         for name in list(base.as_fd())? {
             if name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
-                sweep_one(base, &name)?;
+                sweep_one(base, &name, remover)?;
             }
         }
         Ok(())
@@ -91,7 +100,7 @@ fn sweep(base: &OwnedFd, path: &Path) {
     }
 }
 
-fn sweep_one(base: &OwnedFd, name: &OsStr) -> Result<()> {
+fn sweep_one(base: &OwnedFd, name: &OsStr, remover: Option<&dyn Remover>) -> Result<()> {
     // Others may write here too: only what is ours, and a directory.
     let uid = match rustix::fs::statat(base, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(()),
@@ -101,7 +110,7 @@ fn sweep_one(base: &OwnedFd, name: &OsStr) -> Result<()> {
         return Ok(());
     }
     match Lease::try_exclusive(base.as_fd(), name) {
-        Ok(Some(_lease)) => remove_tree(base.as_fd(), name),
+        Ok(Some(_lease)) => remove_tree_with(base.as_fd(), name, remover),
         Ok(None) => Ok(()),
         Err(error) if error.kind() == ErrorKind::InUse => Ok(()),
         Err(error) => Err(error),

@@ -143,3 +143,46 @@ fn many_threads_open_one_new_store() {
     assert_eq!(store.blobs().unwrap().len(), 8);
     assert!(tmp_is_empty(&store));
 }
+
+#[test]
+fn ephemeral_containers_of_the_dead_are_swept() {
+    let store = Store::temp().unwrap();
+    let make = |id: &str, ephemeral| store.new_container(id, &Pins::default(), ephemeral).unwrap();
+    let alive = make("alive", true);
+    drop(make("dead", true));
+    drop(make("kept", false));
+    let turned = make("turned", true);
+    containers::set_ephemeral(turned.as_fd(), false).unwrap();
+    drop(turned);
+    let taken = store.new_container("alive", &Pins::default(), true).unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+    Store::open(store.path()).unwrap();
+    let mut ids = list(store.containers_dir()).unwrap();
+    ids.sort();
+    assert_eq!(ids, ["alive", "kept", "turned"]);
+    assert!(tmp_is_empty(&store));
+    drop(alive);
+    store.remove_container("kept").unwrap();
+    store.remove_container("kept").unwrap();
+    assert!(store.container_dir("kept").unwrap().is_none());
+}
+
+/// What this process may not remove is left for whoever may.
+#[test]
+fn a_remover_helps_where_the_process_may_not() {
+    struct Helper(std::sync::Arc<AtomicBool>);
+    impl Remover for Helper {
+        fn remove(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+            self.0.store(true, Ordering::Relaxed);
+            rustix::fs::renameat(parent, name, rustix::fs::CWD, "/nonexistent").unwrap_err();
+            remove_tree(parent, name)
+        }
+    }
+    let called = std::sync::Arc::new(AtomicBool::new(false));
+    let store = Store::temp().unwrap();
+    store.0.unswept.store(true, Ordering::Relaxed);
+    std::fs::create_dir(store.path().join("tmp/left")).unwrap();
+    store.set_remover(Box::new(Helper(called.clone()))).unwrap();
+    assert!(tmp_is_empty(&store));
+    assert!(!called.load(Ordering::Relaxed), "it helps only where it has to");
+}

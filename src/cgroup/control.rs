@@ -1,0 +1,240 @@
+//! Writing limits: each by the single setter of `cgroups_rs`, each read back and compared.
+//!
+//! Its `Cgroup::apply`, its hierarchies and its task functions are not used: they drop errors, know no hybrid
+//! and no delegated subtree, and write pids from outside.
+#![forbid(unsafe_code)]
+
+use super::limits::{CpuMax, LimitKind, Limits, parse_list, shares_of_weight};
+use crate::error::{Error, ErrorKind, Result};
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::cpuset::CpuSetController;
+use cgroups_rs::fs::memory::{MemController, SetMemory};
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue, Subsystem};
+use std::error::Error as StdError;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// One directory and one controller of it, in the form that `cgroups_rs` wants to know.
+#[derive(Clone, Debug)]
+struct Place {
+    dir: PathBuf,
+    controller: &'static str,
+    v2: bool,
+}
+
+impl Hierarchy for Place {
+    fn subsystems(&self) -> Vec<Subsystem> {
+        let (dir, base) = (self.dir.clone(), PathBuf::new());
+        match self.controller {
+            "memory" => vec![Subsystem::Mem(MemController::new(dir, base, self.v2))],
+            "cpu" => vec![Subsystem::Cpu(CpuController::new(dir, base, self.v2))],
+            "cpuset" => vec![Subsystem::CpuSet(CpuSetController::new(dir, base, self.v2))],
+            "pids" => vec![Subsystem::Pid(PidController::new(dir, base, self.v2))],
+            _ => Vec::new(),
+        }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.clone()
+    }
+
+    fn root_control_group(&self) -> Cgroup {
+        Cgroup::load(Box::new(self.clone()), "")
+    }
+
+    fn parent_control_group(&self, _path: &str) -> Cgroup {
+        self.root_control_group()
+    }
+
+    fn v2(&self) -> bool {
+        self.v2
+    }
+}
+
+/// One write and how its file must read afterwards.
+struct Write<'a> {
+    dir: &'a Path,
+    file: &'static str,
+}
+
+impl Write<'_> {
+    fn path(&self) -> PathBuf {
+        self.dir.join(self.file)
+    }
+
+    /// The setter's outcome as an error of ours.
+    fn set(&self, result: cgroups_rs::fs::error::Result<()>) -> Result<()> {
+        let Err(error) = result else { return Ok(()) };
+        let path = self.path();
+        if !path.exists() {
+            return Err(self.missing());
+        }
+        let errno = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
+        Err(match errno {
+            Some(errno) => Error::errno("write", errno).with_path(path),
+            None => Error::new(ErrorKind::Io, "write").with_path(path).with_source(error.to_string()),
+        })
+    }
+
+    fn missing(&self) -> Error {
+        let error =
+            Error::new(ErrorKind::Unsupported, "this kernel has no such limit").with_path(self.path());
+        match self.file {
+            "memory.memsw.limit_in_bytes" | "memory.swap.max" => {
+                error.with_remedy("boot with swapaccount=1, or leave memory_swap_max unsaid")
+            }
+            _ => error,
+        }
+    }
+
+    fn read(&self) -> Result<String> {
+        let path = self.path();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().to_owned()),
+            Err(error) => Err(Error::os("read", error).with_path(path)),
+        }
+    }
+
+    /// Reads the file back; `wanted` is how it must read.
+    fn verify(&self, wanted: impl Fn(&str) -> bool, asked: &str) -> Result<String> {
+        let kept = self.read()?;
+        if wanted(&kept) {
+            return Ok(kept);
+        }
+        Err(Error::new(ErrorKind::Unsupported, format!("{asked} was written, the kernel keeps {kept:.100}"))
+            .with_path(self.path()))
+    }
+}
+
+/// Sets one limit in `dir` and says what the kernel made of it.
+pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Result<String> {
+    let place = Place { dir: dir.to_owned(), controller: kind.controller(), v2 };
+    let group = Cgroup::load(Box::new(place), "");
+    let file = |file: &'static str| Write { dir, file };
+    // Every `kind` is asked for only when its value is there.
+    let absent = || Error::new(ErrorKind::InvalidInput, format!("{} was not asked for", kind.name()));
+    let memory = || group.controller_of::<MemController>().ok_or_else(absent);
+    let cpu = || group.controller_of::<CpuController>().ok_or_else(absent);
+    let cpuset = || group.controller_of::<CpuSetController>().ok_or_else(absent);
+    match kind {
+        LimitKind::MemoryMax => {
+            let bytes = limits.memory_max.ok_or_else(absent)?;
+            let write = file(if v2 { "memory.max" } else { "memory.limit_in_bytes" });
+            write.set(memory()?.set_limit(signed(bytes)))?;
+            write.verify(|kept| kept == pages(bytes), &bytes.to_string())
+        }
+        LimitKind::MemorySwapMax => {
+            let total = limits.memory_swap_max.ok_or_else(absent)?;
+            let write = file(if v2 { "memory.swap.max" } else { "memory.memsw.limit_in_bytes" });
+            if total == Limits::UNLIMITED {
+                write.set(memory()?.set_memswap_limit(-1))?;
+                return Ok("unlimited".to_owned());
+            }
+            // v1 counts memory and swap together, v2 swap alone.
+            let bytes = if v2 { total - limits.memory_max.ok_or_else(absent)? } else { total };
+            write.set(memory()?.set_memswap_limit(signed(bytes)))?;
+            write.verify(|kept| kept == pages(bytes), &bytes.to_string())
+        }
+        LimitKind::MemoryHigh => {
+            let bytes = limits.memory_high.ok_or_else(absent)?;
+            let write = file("memory.high");
+            if !v2 {
+                return Err(write
+                    .missing()
+                    .with_remedy("memory_high needs the memory controller on cgroup v2"));
+            }
+            let high = Some(MaxValue::Value(signed(bytes)));
+            write.set(memory()?.set_mem(SetMemory { high, low: None, min: None, max: None }))?;
+            write.verify(|kept| kept == pages(bytes), &bytes.to_string())
+        }
+        LimitKind::CpuMax => {
+            let CpuMax { quota, period } = limits.cpu_max.ok_or_else(absent)?;
+            if v2 {
+                let write = file("cpu.max");
+                write.set(cpu()?.set_cfs_quota_and_period(Some(signed(quota)), Some(period)))?;
+                let line = format!("{quota} {period}");
+                return write.verify(|kept| kept == line, &line);
+            }
+            // The period first: the quota is checked against it and against the parent's.
+            let write = file("cpu.cfs_period_us");
+            write.set(cpu()?.set_cfs_period(period))?;
+            let period = write.verify(|kept| kept == period.to_string(), &period.to_string())?;
+            let write = file("cpu.cfs_quota_us");
+            write.set(cpu()?.set_cfs_quota(signed(quota)))?;
+            let quota = write.verify(|kept| kept == quota.to_string(), &quota.to_string())?;
+            Ok(format!("{quota} {period}"))
+        }
+        LimitKind::CpuWeight => {
+            let weight = limits.cpu_weight.ok_or_else(absent)?;
+            let (name, value) =
+                if v2 { ("cpu.weight", weight) } else { ("cpu.shares", shares_of_weight(weight)) };
+            let write = file(name);
+            write.set(cpu()?.set_shares(value))?;
+            write.verify(|kept| kept == value.to_string(), &value.to_string())
+        }
+        LimitKind::CpusetCpus | LimitKind::CpusetMems => {
+            let (name, list) = match kind {
+                LimitKind::CpusetCpus => ("cpuset.cpus", &limits.cpuset_cpus),
+                _ => ("cpuset.mems", &limits.cpuset_mems),
+            };
+            let list = list.as_ref().ok_or_else(absent)?;
+            let write = file(name);
+            write.set(match kind {
+                LimitKind::CpusetCpus => cpuset()?.set_cpus(list),
+                _ => cpuset()?.set_mems(list),
+            })?;
+            let kept = write.verify(|kept| parse_list(kept) == parse_list(list), list)?;
+            if v2 {
+                // v2 takes any number and uses what exists and what the parent has.
+                let effective = if kind == LimitKind::CpusetCpus {
+                    file("cpuset.cpus.effective")
+                } else {
+                    file("cpuset.mems.effective")
+                };
+                effective.verify(|used| parse_list(used) == parse_list(list), list)?;
+            }
+            Ok(kept)
+        }
+        LimitKind::PidsMax => {
+            let pids = limits.pids_max.ok_or_else(absent)?;
+            let write = file("pids.max");
+            let controller = group.controller_of::<PidController>().ok_or_else(absent)?;
+            write.set(controller.set_pid_max(MaxValue::Value(signed(pids))))?;
+            write.verify(|kept| kept == pids.to_string(), &pids.to_string())
+        }
+    }
+}
+
+/// Validation has bounded it.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The kernel keeps whole pages, rounded down.
+fn pages(bytes: u64) -> String {
+    let page = rustix::param::page_size() as u64;
+    (bytes / page * page).to_string()
+}
+
+/// On v1 a new cpuset is empty, and nothing may join an empty one: what is empty in `dir` is taken from `parent`.
+pub(super) fn inherit_cpuset(parent: &Path, dir: &Path) -> Result<()> {
+    let place = Place { dir: dir.to_owned(), controller: "cpuset", v2: false };
+    let group = Cgroup::load(Box::new(place), "");
+    let absent = || Error::new(ErrorKind::Unsupported, "no cpuset controller");
+    let controller = group.controller_of::<CpuSetController>().ok_or_else(absent)?;
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let write = Write { dir, file: name };
+        if !write.read()?.is_empty() {
+            continue;
+        }
+        let list = Write { dir: parent, file: name }.read()?;
+        write.set(match name {
+            "cpuset.cpus" => controller.set_cpus(&list),
+            _ => controller.set_mems(&list),
+        })?;
+        write.verify(|kept| kept == list, &list)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,438 @@
+//! The builder: docker's settings in Rust's manners.
+#![forbid(unsafe_code)]
+
+use super::output::{Callback, Stdio, Stream};
+use super::spec::{Device, FileContent, Mount, Publish, SeccompChoice, Spec};
+use super::{Container, Output};
+use crate::cgroup::{LimitKind, Limits, Requirement};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::network::Network;
+use crate::security::limit::{Sysctl, Ulimit};
+use crate::volume::Volume;
+use nix::sys::signal::Signal;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A container to be. Cheap to clone; [`start`](Self::start) may be called again.
+///
+/// Settings that can be wrong are checked when the container is made, so that the chain stays a chain.
+///
+/// ```no_run
+/// use coracle::{Container, Image, Store};
+/// let store = Store::open_default()?;
+/// let out = Container::builder(&Image::host(&store)?)
+///     .command(["sh", "-c", "echo $WHO; cat"])
+///     .env("WHO", "me")
+///     .stdin("from stdin")
+///     .memory_max(64 << 20)
+///     .run()?;
+/// assert!(out.status.success());
+/// assert_eq!(out.stdout, b"me\nfrom stdin");
+/// # Ok::<(), coracle::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ContainerBuilder {
+    pub(super) image: Image,
+    pub(super) spec: Spec,
+    pub(super) streams: Streams,
+    /// The first setting that can't be: reported when the container is made.
+    pub(super) wrong: Option<Arc<Error>>,
+}
+
+/// What binds a container to this program: its streams.
+#[derive(Clone, Default)]
+pub(crate) struct Streams {
+    pub stdin: Stdio,
+    pub stdout: Stdio,
+    pub stderr: Stdio,
+    pub on_output: Option<Callback>,
+    /// What is collected at most, in bytes for each stream.
+    pub output_max: Option<usize>,
+}
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams").field("stdin", &self.stdin).finish_non_exhaustive()
+    }
+}
+
+impl ContainerBuilder {
+    pub(super) fn new(image: &Image) -> Self {
+        Self { image: image.clone(), spec: Spec::default(), streams: Streams::default(), wrong: None }
+    }
+
+    fn check<T>(&mut self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.wrong.get_or_insert_with(|| Arc::new(error));
+                None
+            }
+        }
+    }
+
+    /// The name, as docker allows it (`[a-zA-Z0-9][a-zA-Z0-9_.-]*`) and unique in the store. By default one is made.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.spec.name = Some(name.into());
+        self
+    }
+
+    /// The host name in the container, at most 64 bytes; by default the first 12 digits of its id.
+    pub fn hostname(mut self, name: impl Into<String>) -> Self {
+        self.spec.hostname = Some(name.into());
+        self
+    }
+
+    /// A label: found by filters, of no meaning to this crate.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Replaces the image's CMD: what is executed, or, where there is an entrypoint, its arguments.
+    pub fn command<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.spec.command = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Replaces the image's ENTRYPOINT and clears its CMD.
+    pub fn entrypoint<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.spec.entrypoint = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Appends one argument to the command.
+    pub fn arg(mut self, word: impl Into<OsString>) -> Self {
+        self.spec.args.push(word.into());
+        self
+    }
+
+    /// Appends arguments to the command.
+    pub fn args<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.spec.args.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable, over the image's.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.spec.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets several environment variables.
+    pub fn envs<K: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        vars: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.spec.env.extend(vars.into_iter().map(|(name, value)| (name.into(), value.into())));
+        self
+    }
+
+    /// Drops the image's environment, and what was set so far.
+    pub fn env_clear(mut self) -> Self {
+        self.spec.env.clear();
+        self.spec.env_cleared = true;
+        self
+    }
+
+    /// The working directory, absolute; made if it is missing.
+    pub fn working_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.spec.working_dir = Some(path.into());
+        self
+    }
+
+    /// The user (and group): `name`, `uid`, `name:group`, `uid:gid`. Names are looked up in the image.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.spec.user = Some(user.into());
+        self
+    }
+
+    /// A supplementary group, by name or number.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.spec.groups.push(group.into());
+        self
+    }
+
+    /// The root filesystem can't be written; mounts can.
+    pub fn read_only(mut self, yes: bool) -> Self {
+        self.spec.read_only = yes;
+        self
+    }
+
+    /// A mount.
+    pub fn mount(mut self, mount: Mount) -> Self {
+        self.spec.mounts.push(mount);
+        self
+    }
+
+    /// A tmpfs with the defaults of [`Mount::tmpfs`].
+    pub fn tmpfs(self, target: impl Into<PathBuf>) -> Self {
+        self.mount(Mount::tmpfs(target))
+    }
+
+    /// A directory or file of the host. See [`Mount::bind`].
+    pub fn bind(self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        self.mount(Mount::bind(source, target))
+    }
+
+    /// A volume. On its first use it gets a copy of what the image has at `target`.
+    pub fn volume(self, volume: &Volume, target: impl Into<PathBuf>) -> Self {
+        self.mount(Mount::volume(volume.name(), target))
+    }
+
+    /// Writes a file (mode 0644, root's) before the start. Its directory is made if it is missing.
+    pub fn file(self, path: impl Into<PathBuf>, bytes: impl Into<Vec<u8>>) -> Self {
+        self.file_mode(path, bytes, 0o644)
+    }
+
+    /// The same with a mode.
+    pub fn file_mode(mut self, path: impl Into<PathBuf>, bytes: impl Into<Vec<u8>>, mode: u32) -> Self {
+        self.spec.files.push(FileContent { path: path.into(), bytes: bytes.into(), mode });
+        self
+    }
+
+    /// A device of the host at the same path. Its owner and mode are the host's: most devices of root stay closed
+    /// to the container's root.
+    pub fn device(self, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        self.device_at(path.clone(), path)
+    }
+
+    /// A device of the host at another path.
+    pub fn device_at(mut self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        self.spec.devices.push(Device { source: source.into(), target: target.into(), read_only: false });
+        self
+    }
+
+    /// A resource limit of each process (setrlimit(2)).
+    pub fn ulimit(mut self, limit: Ulimit) -> Self {
+        self.spec.ulimits.push(limit);
+        self
+    }
+
+    /// A namespaced kernel parameter, such as `net.ipv4.ip_forward`.
+    pub fn sysctl(mut self, name: &str, value: impl Into<String>) -> Self {
+        if let Some(sysctl) = self.check(Sysctl::new(name, value)) {
+            self.spec.sysctls.push(sysctl);
+        }
+        self
+    }
+
+    /// Adds a capability to docker's default set: `"NET_ADMIN"`, `"CAP_SYS_PTRACE"`, `"ALL"`.
+    pub fn cap_add(mut self, name: impl Into<String>) -> Self {
+        self.spec.cap_add.push(name.into());
+        self
+    }
+
+    /// Takes a capability away, or `"ALL"`.
+    pub fn cap_drop(mut self, name: impl Into<String>) -> Self {
+        self.spec.cap_drop.push(name.into());
+        self
+    }
+
+    /// The filter of system calls: docker's default profile, unless this says otherwise.
+    pub fn seccomp(mut self, seccomp: crate::security::seccomp::Seccomp) -> Self {
+        use crate::security::seccomp::Seccomp;
+        self.spec.seccomp = match seccomp {
+            Seccomp::Default => SeccompChoice::Default,
+            Seccomp::Unconfined => SeccompChoice::Unconfined,
+            Seccomp::Profile(profile) => SeccompChoice::Profile(profile.json().to_owned()),
+        };
+        self
+    }
+
+    /// Whether setuid programs and file capabilities do nothing (`PR_SET_NO_NEW_PRIVS`); true by default. `sudo`,
+    /// `su` and a `ping` with file capabilities need false.
+    pub fn no_new_privileges(mut self, yes: bool) -> Self {
+        self.spec.new_privileges = !yes;
+        self
+    }
+
+    /// Replaces the list of paths in /proc and /sys that are hidden.
+    pub fn masked_paths<P: Into<PathBuf>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.spec.masked = Some(paths.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Replaces the list of paths in /proc and /sys that can't be written.
+    pub fn read_only_paths<P: Into<PathBuf>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.spec.read_only_paths = Some(paths.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Whether PID 1 is a small init that reaps orphans and passes signals on, and the command its child.
+    pub fn init(mut self, yes: bool) -> Self {
+        self.spec.init = yes;
+        self
+    }
+
+    /// The signal that [`Container::stop`] sends first; by default the image's, else SIGTERM.
+    pub fn stop_signal(mut self, signal: Signal) -> Self {
+        self.spec.stop_signal = Some(signal as i32);
+        self
+    }
+
+    /// Where the command's input comes from; by default nowhere. Bytes and strings convert to [`Stdio`].
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.streams.stdin = stdin.into();
+        self
+    }
+
+    /// Where the command's output goes; by default it is collected, see [`Stdio`].
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.streams.stdout = stdout.into();
+        self
+    }
+
+    /// Where the command's errors go; by default they are collected.
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.streams.stderr = stderr.into();
+        self
+    }
+
+    /// Called with the output as it comes, from a thread of the library (of [`run`](Self::run): the caller's).
+    pub fn on_output(mut self, callback: impl Fn(Stream, &[u8]) + Send + Sync + 'static) -> Self {
+        self.streams.on_output = Some(Arc::new(callback));
+        self
+    }
+
+    /// At most so many bytes are collected of each stream, 16 MiB by default. [`run`](Self::run) ends with an error
+    /// of kind `TooLarge` at more; of a started container the last bytes are kept.
+    pub fn output_max(mut self, bytes: usize) -> Self {
+        self.streams.output_max = Some(bytes);
+        self
+    }
+
+    /// Gives the command a terminal: its own PTY as stdin, stdout and stderr.
+    pub fn tty(mut self, yes: bool) -> Self {
+        self.spec.tty = yes;
+        self
+    }
+
+    /// The container is killed after this time. `wait` and `run` then fail with an error of kind `TimedOut`.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.spec.timeout = Some(time);
+        self
+    }
+
+    /// The writable layer is in memory: faster, and gone when the container ends.
+    pub fn writable_in_memory(mut self, yes: bool) -> Self {
+        self.spec.in_memory = yes;
+        self
+    }
+
+    /// At most so many bytes can be written to the root filesystem. In memory always; on disk where the filesystem
+    /// has project quotas, else an error of kind `Unsupported`.
+    pub fn disk_max(mut self, bytes: u64) -> Self {
+        self.spec.disk_max = Some(bytes);
+        self
+    }
+
+    fn limit(mut self, change: impl FnOnce(Limits) -> Limits) -> Self {
+        self.spec.limits = change(std::mem::take(&mut self.spec.limits));
+        self
+    }
+
+    /// Memory in bytes. Above it the kernel kills (see [`ExitStatus::oom_killed`](super::ExitStatus::oom_killed)).
+    pub fn memory_max(self, bytes: u64) -> Self {
+        self.limit(|limits| limits.memory_max(bytes))
+    }
+
+    /// Memory and swap together, in bytes; as much as `memory_max` means no swap.
+    pub fn memory_swap_max(self, bytes: u64) -> Self {
+        self.limit(|limits| limits.memory_swap_max(bytes))
+    }
+
+    /// Processors' worth of time: 0.5 is half of one.
+    pub fn cpus(self, cpus: f64) -> Self {
+        self.limit(|limits| limits.cpus(cpus))
+    }
+
+    /// The share of processor time against neighbours, 1 to 10000, 100 by default.
+    pub fn cpu_weight(self, weight: u64) -> Self {
+        self.limit(|limits| limits.cpu_weight(weight))
+    }
+
+    /// The processors it may run on: `"0-1,3"`.
+    pub fn cpuset_cpus(self, cpus: impl Into<String>) -> Self {
+        self.limit(|limits| limits.cpuset_cpus(cpus))
+    }
+
+    /// Processes and threads; 2048 (best effort) by default.
+    pub fn pids_max(self, pids: u64) -> Self {
+        self.limit(|limits| limits.pids_max(pids))
+    }
+
+    /// All limits at once.
+    pub fn limits(self, limits: Limits) -> Self {
+        self.limit(|_| limits)
+    }
+
+    /// Whether a limit that this host can't enforce is an error (the default) or only a line in the report.
+    pub fn requirement(self, kind: LimitKind, requirement: Requirement) -> Self {
+        self.limit(|limits| limits.requirement(kind, requirement))
+    }
+
+    /// The network; [`Network::none`] by default.
+    pub fn network(mut self, network: Network) -> Self {
+        self.spec.network = network;
+        self
+    }
+
+    /// A line for /etc/hosts.
+    pub fn host(mut self, name: impl Into<String>, address: IpAddr) -> Self {
+        self.spec.hosts.push((name.into(), address.to_string()));
+        self
+    }
+
+    /// Forwards a free port of the host's loopback to a TCP port of the container. See
+    /// [`Container::host_addr`](super::Container::host_addr).
+    pub fn publish(self, port: u16) -> Self {
+        self.publish_at(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), port)
+    }
+
+    /// Forwards this address of the host; port 0 is a free one.
+    pub fn publish_at(mut self, host: SocketAddr, port: u16) -> Self {
+        self.spec.publish.push(Publish { container: port, address: host.ip(), host: host.port() });
+        self
+    }
+
+    /// Makes the container, without starting it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a setting that can't be, `AlreadyExists` for a name that is taken, and what the store says.
+    pub fn create(&self) -> Result<Container> {
+        if let Some(wrong) = &self.wrong {
+            return Err(Error::new(wrong.kind(), wrong.to_string()));
+        }
+        Container::create(self)
+    }
+
+    /// Makes the container and starts it.
+    ///
+    /// # Errors
+    /// Also `Exec` when the command can't be executed, `Unsupported` for what this host can't have, `Setup`, and the
+    /// error of the system call that failed.
+    pub fn start(&self) -> Result<Container> {
+        let container = self.create()?;
+        container.start()?;
+        Ok(container)
+    }
+
+    /// Starts the container, waits for its end, collects its output and removes it.
+    ///
+    /// # Errors
+    /// Also `TooLarge` for more output than [`output_max`](Self::output_max), `TimedOut`.
+    pub fn run(&self) -> Result<Output> {
+        if self.spec.tty {
+            return Err(Error::new(ErrorKind::InvalidInput, "run() with a terminal has nobody to talk to")
+                .with_remedy("use start() and Container::terminal()"));
+        }
+        self.create()?.run_to_end()
+    }
+}

@@ -1,0 +1,329 @@
+//! A further command in a running container.
+//!
+//! Its plan joins all namespaces of the container's first process (setns(2) with its pidfd), joins the control
+//! groups and executes. The process is a child of the warden's, as the container's own is.
+#![forbid(unsafe_code)]
+
+use super::builder::Streams;
+use super::inside::{self, Command};
+use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped};
+use super::script::Script;
+use super::start::{BORN, Born, READY};
+use super::{Container, ExitStatus, KILL_TIME, Output, lock, start, users};
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::plan::Cell;
+use crate::sys::warden;
+use linux_raw_sys::general as n;
+use nix::sys::signal::Signal;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A command to be executed in a running container. Its defaults are the container's.
+///
+/// ```no_run
+/// # let container: coracle::Container = unimplemented!();
+/// let out = container.exec(["nginx", "-t"]).user("www-data").output()?;
+/// assert!(out.status.success());
+/// # Ok::<(), coracle::Error>(())
+/// ```
+#[must_use]
+pub struct Exec<'a> {
+    container: &'a Container,
+    words: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    working_dir: Option<PathBuf>,
+    user: Option<String>,
+    timeout: Option<Duration>,
+    streams: Streams,
+}
+
+impl<'a> Exec<'a> {
+    pub(super) fn new(container: &'a Container, words: Vec<OsString>) -> Self {
+        Self {
+            container,
+            words,
+            env: Vec::new(),
+            working_dir: None,
+            user: None,
+            timeout: None,
+            streams: Streams::default(),
+        }
+    }
+
+    /// Appends an argument.
+    pub fn arg(mut self, word: impl Into<OsString>) -> Self {
+        self.words.push(word.into());
+        self
+    }
+
+    /// Sets an environment variable, over the container's.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The working directory; by default the container's.
+    pub fn working_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.working_dir = Some(path.into());
+        self
+    }
+
+    /// The user (and group), as [`ContainerBuilder::user`](super::ContainerBuilder::user).
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Where its input comes from; by default nowhere.
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.streams.stdin = stdin.into();
+        self
+    }
+
+    /// Where its output goes; by default it is collected.
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.streams.stdout = stdout.into();
+        self
+    }
+
+    /// Where its errors go; by default they are collected.
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.streams.stderr = stderr.into();
+        self
+    }
+
+    /// It is killed after this time, and `output` and `status` fail with kind `TimedOut`.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = Some(time);
+        self
+    }
+
+    /// At most so many bytes are collected of each stream, 16 MiB by default.
+    pub fn output_max(mut self, bytes: usize) -> Self {
+        self.streams.output_max = Some(bytes);
+        self
+    }
+
+    /// Executes it, waits for its end and collects its output.
+    ///
+    /// # Errors
+    /// `Exec` when it can't be executed, `State` when the container does not run, `TooLarge`, `TimedOut`.
+    pub fn output(self) -> Result<Output> {
+        let deadline = self.timeout.map(|time| Instant::now() + time);
+        self.spawn()?.collect(deadline)
+    }
+
+    /// Executes it with this program's streams and waits for its end.
+    pub fn status(mut self) -> Result<ExitStatus> {
+        for stream in [&mut self.streams.stdin, &mut self.streams.stdout, &mut self.streams.stderr] {
+            if stream.is_default() {
+                *stream = Stdio::inherit();
+            }
+        }
+        self.output().map(|output| output.status)
+    }
+
+    /// Executes it.
+    pub fn spawn(self) -> Result<Executed> {
+        let container = self.container;
+        let running = container.running()?;
+        if self.words.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "no command"));
+        }
+        let warden = running
+            .warden
+            .clone()
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "the container belongs to another program"))?;
+        let held = lock(&container.0.held);
+        let held = held.as_ref().ok_or_else(super::removed)?;
+        let spec = &held.record.spec;
+        let image = container.0.image.as_ref().ok_or_else(super::removed)?;
+        let root = root_of(running.process.pidfd.as_fd(), &running)?;
+        let read = |path| {
+            start::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX)
+                .map(Option::unwrap_or_default)
+        };
+        let user = self.user.as_deref().or(spec.user.as_deref()).unwrap_or(image.config().user());
+        let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
+        let resolved = start::resolve(&held.record, image.config(), identity)?;
+        let own = self.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+        let pairs = resolved.pairs.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+        let pairs = start::environment(pairs.chain(own));
+        let path = start::path_of(&pairs);
+        let env = start::joined(&pairs);
+        let capabilities = start::capabilities(spec)?;
+        let command = Command {
+            words: &self.words,
+            env: &env,
+            path: &path,
+            working_dir: self.working_dir.as_deref().unwrap_or(&resolved.working_dir),
+            identity: &resolved.identity,
+            capabilities,
+            no_new_privileges: !spec.new_privileges,
+            seccomp: start::seccomp(&spec.seccomp)?.program(capabilities)?,
+            ulimits: &spec.ulimits,
+            init: false,
+            groups_allowed: warden.map().is_none_or(|map| !map.is_single()),
+        };
+        let pipes = Pipes::new(&self.streams.stdin, &self.streams.stdout, &self.streams.stderr)?;
+        let cgroup = lock(&running.cgroup);
+        let mut s = Script::new();
+        let pidfd = s.fd(running.process.pidfd.as_fd());
+        let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
+        let joins: Vec<Cell> =
+            cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).map(|fd| s.fd(fd)).collect();
+        join(&mut s, pidfd, spec.network.is_host(), &joins, |s| {
+            inside::become_root(s, command.groups_allowed);
+            inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
+        });
+        let mut started = warden.start_plan(s.plan)?;
+        drop(pipes.theirs);
+        let born = Born::hear(&mut started, cgroup.as_ref())?;
+        Ok(Executed {
+            process: born.process,
+            ours: Mutex::new(pipes.ours),
+            log: Log::new(self.streams.output_max.unwrap_or(OUTPUT_MAX)),
+            warden,
+        })
+    }
+}
+
+/// The root directory of a running container, found through its first process.
+fn root_of(_pidfd: BorrowedFd<'_>, running: &super::Running) -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let path = format!("/proc/{}/root", running.pid()?);
+    rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .call_at("open", path)
+}
+
+/// Stage A joins the namespaces and clones the process that will be in them (a PID namespace takes effect for
+/// children only).
+fn join(
+    s: &mut Script<'_>,
+    pidfd: Cell,
+    host_network: bool,
+    joins: &[Cell],
+    inside: impl FnOnce(&mut Script<'_>),
+) {
+    s.during("joining the container");
+    // Nothing hostile may look at this process once it shares a PID namespace with the container.
+    s.op(
+        n::__NR_prctl,
+        "prctl(PR_SET_DUMPABLE)",
+        [linux_raw_sys::prctl::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()],
+    );
+    for join in joins {
+        s.write(*join, b"0", Path::new("cgroup.procs"));
+    }
+    let namespaces = n::CLONE_NEWUSER
+        | n::CLONE_NEWNS
+        | n::CLONE_NEWPID
+        | n::CLONE_NEWUTS
+        | n::CLONE_NEWIPC
+        | n::CLONE_NEWCGROUP
+        | if host_network { 0 } else { n::CLONE_NEWNET };
+    s.op(n::__NR_setns, "setns(pidfd)", [pidfd.into(), namespaces.into()]);
+    let born = s.letter(BORN);
+    const CLONE_PARENT: u32 = 0x8000;
+    let args = s.words64(&[u64::from(n::CLONE_PIDFD | CLONE_PARENT), born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    s.op(n::__NR_clone3, "clone3", [args.into(), 88.into()]).store(born.value);
+    let child = s.label();
+    s.jump_if_zero(born.value, child);
+    s.post(born);
+    s.op(crate::sys::plan::format::OP_END, "end", [0.into()]);
+    s.place(child);
+    inside(s);
+}
+
+/// A further command that runs. Drop leaves it running: it ends with its container.
+pub struct Executed {
+    process: warden::Process,
+    ours: Mutex<Ours>,
+    log: Arc<Log>,
+    warden: Arc<warden::Warden>,
+}
+
+impl Executed {
+    /// Waits for its end.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        let exit = self.process.wait(None)?;
+        exit.map(|exit| ExitStatus::new(exit, false))
+            .ok_or_else(|| Error::new(ErrorKind::TimedOut, "waiting without a limit"))
+    }
+
+    /// How it ended, if it did.
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
+        Ok(self.process.wait(Some(Instant::now()))?.map(|exit| ExitStatus::new(exit, false)))
+    }
+
+    /// Sends it a signal.
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        match rustix::process::pidfd_send_signal(&*self.process.pidfd, super::running::named(signal)?) {
+            Err(rustix::io::Errno::SRCH) => Err(Error::new(ErrorKind::State, "the command has ended")),
+            Err(rustix::io::Errno::PERM) => self.warden.signal(self.process.pidfd.as_fd(), signal as i32),
+            other => other.call("pidfd_send_signal"),
+        }
+    }
+
+    /// The other end of a piped stdin.
+    pub fn take_stdin(&self) -> Option<std::io::PipeWriter> {
+        lock(&self.ours).stdin.take()
+    }
+
+    /// The other end of a piped stdout.
+    pub fn take_stdout(&self) -> Option<std::io::PipeReader> {
+        lock(&self.ours).stdout.take()
+    }
+
+    /// The other end of a piped stderr.
+    pub fn take_stderr(&self) -> Option<std::io::PipeReader> {
+        lock(&self.ours).stderr.take()
+    }
+
+    /// Collects its output and waits for its end.
+    pub fn output(self) -> Result<Output> {
+        self.collect(None)
+    }
+
+    fn collect(self, deadline: Option<Instant>) -> Result<Output> {
+        let mut pump: Pump = lock(&self.ours).pump();
+        let pidfd = self.process.pidfd.as_fd();
+        let stopped = pump.run(&self.log, None, Some(pidfd), deadline, true)?;
+        let error = match stopped {
+            Stopped::Done => None,
+            Stopped::Deadline => {
+                Some(Error::new(ErrorKind::TimedOut, "the command's time was up; it was killed"))
+            }
+            Stopped::TooMuch(stream) => {
+                Some(Error::new(ErrorKind::TooLarge, format!("too much output on {stream:?}")))
+            }
+        };
+        if let Some(error) = error {
+            match self.kill(Signal::SIGKILL) {
+                Err(error) if error.kind() == ErrorKind::State => {}
+                other => other?,
+            }
+            self.process.wait(Some(Instant::now() + KILL_TIME))?;
+            return Err(error);
+        }
+        let status = self.wait()?;
+        let (stdout, stderr) = (self.log.get(super::Stream::Stdout).0, self.log.get(super::Stream::Stderr).0);
+        Ok(Output { status, stdout, stderr, report: Default::default() })
+    }
+}
+
+impl AsFd for Executed {
+    /// Becomes readable when it has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.pidfd.as_fd()
+    }
+}
+
+impl std::fmt::Debug for Executed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executed").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,216 @@
+//! The host's own root as a container's, and the files of /etc that docker writes.
+//!
+//! An ordinary user's namespace may not take `/` as an overlay's lower directory (the mounts below it are locked to
+//! it), and a mount below would be missing in one. So the root is put together from parts: an overlay over each
+//! top-level directory, or, where something is mounted below one, over the directories in it.
+#![forbid(unsafe_code)]
+
+use super::record::{Dir, Record};
+use super::rootfs::Part;
+use crate::error::{Call, Error, Result};
+use crate::image::host::{What, steps};
+use crate::store::Store;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bound over the image's; never part of a diff.
+pub(super) const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
+/// What stage B makes anew.
+const OWN: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+pub(super) fn open_root() -> Result<OwnedFd> {
+    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .call_at("open", "/")
+}
+
+/// Writes them; a container that changed them finds its changes at the next start.
+pub(super) fn etc_files(dir: &Dir, record: &Record, hostname: &str, owner: Option<(u32, u32)>) -> Result<()> {
+    if dir.has(ETC_FILES[2]) {
+        return Ok(());
+    }
+    let host = record.spec.network.is_host();
+    let mut hosts = String::from(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+    );
+    if host {
+        // Docker shows the host's own names there.
+        hosts = fs::read_to_string("/etc/hosts").unwrap_or(hosts);
+    }
+    for (name, address) in &record.spec.hosts {
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    if !host {
+        hosts.push_str(&format!("{}\t{hostname}\n", IpAddr::from([127, 0, 1, 1])));
+    }
+    let resolv =
+        if host { fs::read_to_string("/etc/resolv.conf").unwrap_or_default() } else { String::new() };
+    for (name, text) in ETC_FILES.into_iter().zip([hosts, format!("{hostname}\n"), resolv]) {
+        dir.put(name, text.as_bytes())?;
+        let path = dir.path().join(name);
+        rustix::fs::chmodat(dir, name, Mode::from(0o644), AtFlags::empty()).call_at("fchmodat", path)?;
+        dir.own(name, owner)?;
+    }
+    Ok(())
+}
+
+/// Where something is mounted (proc_pid_mountinfo(5)), with the octal escapes undone.
+fn mounted() -> Result<BTreeSet<PathBuf>> {
+    let text = fs::read("/proc/thread-self/mountinfo").call_at("read", "/proc/thread-self/mountinfo")?;
+    let lines = text.split(|b| *b == b'\n');
+    Ok(lines.filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(unescape).collect())
+}
+
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal =
+            tail.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(value) => {
+                bytes.push(value);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+struct Planner<'a> {
+    dir: &'a Dir,
+    owner: Option<(u32, u32)>,
+    in_memory: bool,
+    mounted: BTreeSet<PathBuf>,
+    hidden: BTreeSet<PathBuf>,
+    parts: Vec<Part>,
+    overlays: usize,
+}
+
+/// Makes the directories of the writable layer and lists the parts, a directory before what is in it.
+pub(super) fn prepare(
+    store: &Store,
+    dir: &Dir,
+    exposed: &[PathBuf],
+    owner: Option<(u32, u32)>,
+    in_memory: bool,
+) -> Result<Vec<Part>> {
+    let steps = steps(store, exposed)?;
+    let hidden = steps.iter().filter(|step| step.what == What::Hide).map(|step| step.path.clone()).collect();
+    dir.mkdir("upper", 0o755, owner)?;
+    dir.mkdir("parts", 0o755, owner)?;
+    let mounted = mounted()?;
+    let mut planner = Planner { dir, owner, in_memory, mounted, hidden, parts: Vec::new(), overlays: 0 };
+    planner.directory(Path::new("/"))?;
+    for step in &steps {
+        let (path, is_dir) = (step.path.clone(), step.is_dir);
+        planner.parts.push(match step.what {
+            What::Return => Part::Return { path, is_dir },
+            What::Hide if !is_dir => Part::HideFile { path },
+            What::Hide => {
+                let (mode, writable) = match path.to_str() {
+                    Some("/tmp" | "/var/tmp") => (0o1777, true),
+                    Some("/run" | "/home") => (0o755, true),
+                    Some("/root") => (0o700, true),
+                    _ => (0o555, false),
+                };
+                Part::HideDir { path, mode, writable }
+            }
+        });
+    }
+    Ok(planner.parts)
+}
+
+impl Planner<'_> {
+    /// A directory that can't be taken whole: its entries one by one.
+    fn directory(&mut self, path: &Path) -> Result<()> {
+        let entries = fs::read_dir(path).call_at("open", path)?;
+        let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        entries.sort();
+        for entry in entries {
+            let Ok(meta) = entry.symlink_metadata() else { continue };
+            if meta.is_symlink() {
+                let target = fs::read_link(&entry).call_at("readlink", &entry)?;
+                self.link(&entry, &target)?;
+            } else if meta.is_dir() {
+                self.skeleton(&entry, meta.permissions().mode() & 0o7777, (meta.uid(), meta.gid()))?;
+                if OWN.iter().any(|own| entry == Path::new(own)) || self.hidden.contains(&entry) {
+                    continue;
+                }
+                if self.has_mount_below(&entry) {
+                    self.directory(&entry)?;
+                } else {
+                    self.overlay(entry, &meta)?;
+                }
+            } else if meta.is_file() && path != Path::new("/") {
+                self.parts.push(Part::File { path: entry });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something is mounted below it that is not hidden anyway.
+    fn has_mount_below(&self, path: &Path) -> bool {
+        let below = |mount: &&PathBuf| mount.starts_with(path) && mount.as_path() != path;
+        // Mounts under something hidden lock their parents to them all the same, for an ordinary user.
+        self.mounted.iter().any(|mount| below(&mount))
+    }
+
+    fn relative(path: &Path) -> PathBuf {
+        Path::new("upper").join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    fn shifted(&self, (uid, gid): (u32, u32)) -> Option<(u32, u32)> {
+        let range = |id| if id < super::ids::COUNT { id } else { 65534 };
+        self.owner.map(|(base_uid, base_gid)| (base_uid + range(uid), base_gid + range(gid)))
+    }
+
+    fn skeleton(&self, path: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
+        self.dir.mkdir(Self::relative(path), mode, self.shifted(owner))
+    }
+
+    fn link(&self, path: &Path, target: &Path) -> Result<()> {
+        let name = Self::relative(path);
+        match rustix::fs::symlinkat(target, self.dir.as_fd(), &name) {
+            Ok(()) => self.dir.own(&name, self.owner),
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(errno) => Err(Error::os("symlinkat", errno).with_path(path)),
+        }
+    }
+
+    fn overlay(&mut self, path: PathBuf, meta: &fs::Metadata) -> Result<()> {
+        let number = self.overlays;
+        self.overlays += 1;
+        let own = format!("parts/{number}");
+        self.dir.mkdir(&own, 0o755, self.owner)?;
+        let mode = meta.permissions().mode() & 0o7777;
+        self.dir.mkdir(format!("{own}/upper"), mode, self.shifted((meta.uid(), meta.gid())))?;
+        self.dir.store.remove_tree(self.dir.as_fd(), format!("{own}/work"))?;
+        self.dir.mkdir(format!("{own}/work"), 0o700, self.owner)?;
+        self.parts.push(Part::Overlay { path, number });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn undoes_the_escapes_of_mountinfo() {
+        assert_eq!(unescape(br"/a\040b\134c"), Path::new("/a b\\c"));
+        assert_eq!(unescape(br"/plain\0"), Path::new(r"/plain\0"));
+    }
+}

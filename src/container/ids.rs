@@ -1,0 +1,91 @@
+//! Ranges of user ids for containers of root: 65536 for each, so that no two containers share a kernel user.
+//!
+//! A range is a file in `ids/`, locked by the program that uses it and naming the container that keeps it. They lie
+//! where systemd's convention (UIDS-GIDS.md) has container ranges, 524288 to 1879048191; a store begins at a place
+//! that its path gives, so that two stores seldom meet.
+#![forbid(unsafe_code)]
+
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::store::Store;
+use rustix::fs::{Mode, OFlags};
+use std::fs::{File, TryLockError};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{Read, Seek, SeekFrom, Write};
+
+pub(crate) const COUNT: u32 = 65536;
+const FIRST: u32 = 524288;
+const RANGES: u32 = (1879048192 - FIRST) / COUNT;
+
+/// A range in use by this program.
+#[derive(Debug)]
+pub(crate) struct Range {
+    file: File,
+    pub base: u32,
+}
+
+/// The first range of a store.
+fn start(store: &Store) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    store.path().hash(&mut hasher);
+    (hasher.finish() % u64::from(RANGES)) as u32
+}
+
+impl Range {
+    /// A free one for a new container.
+    pub fn take(store: &Store, id: &str) -> Result<Self> {
+        for slot in 0..RANGES {
+            let Some(mut range) = Self::lock(store, slot)? else { continue };
+            let mut holder = String::new();
+            (&range.file).take(100).read_to_string(&mut holder).call_at("read", slot.to_string())?;
+            let kept = !holder.is_empty()
+                && rustix::fs::accessat(
+                    store.containers_dir(),
+                    &holder,
+                    rustix::fs::Access::EXISTS,
+                    rustix::fs::AtFlags::empty(),
+                )
+                .is_ok();
+            if !kept {
+                range.name(id)?;
+                return Ok(range);
+            }
+        }
+        Err(Error::new(ErrorKind::ResourceExhausted, "all ranges of user ids are taken")
+            .with_path(store.path().join("ids"))
+            .with_remedy("remove containers that are no longer needed"))
+    }
+
+    /// The one that a kept container has.
+    pub fn again(store: &Store, base: u32) -> Result<Self> {
+        let slot = (base.saturating_sub(FIRST) / COUNT + RANGES - start(store)) % RANGES;
+        Self::lock(store, slot)?
+            .ok_or_else(|| Error::new(ErrorKind::InUse, "another program has this container open"))
+    }
+
+    fn lock(store: &Store, slot: u32) -> Result<Option<Self>> {
+        let name = slot.to_string();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::openat(store.ids_dir(), &name, flags, Mode::from(0o600)).call_at("openat", &name)?;
+        let file = File::from(fd);
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { file, base: FIRST + (start(store) + slot) % RANGES * COUNT })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(Error::os("flock(LOCK_EX)", error).with_path(name)),
+        }
+    }
+
+    fn name(&mut self, id: &str) -> Result<()> {
+        let write = || {
+            self.file.set_len(0)?;
+            (&self.file).seek(SeekFrom::Start(0))?;
+            (&self.file).write_all(id.as_bytes())
+        };
+        write().call("write(ids)")
+    }
+
+    /// It may be given to another container.
+    pub fn release(mut self) -> Result<()> {
+        self.name("")
+    }
+}

@@ -1,0 +1,436 @@
+//! Stage B: from inside all namespaces to the command.
+//!
+//! Here the process is root of the container's user namespace and of nothing else. What it mounts (proc, dev, sys,
+//! the covers over their dangerous parts) belongs to the container.
+#![forbid(unsafe_code)]
+
+use super::script::{CWD, EEXIST, ENOENT, Links, Script};
+use super::spec::Device;
+use super::users::Identity;
+use crate::error::ErrorKind;
+use crate::security::capability::Capabilities;
+use crate::security::limit::{Sysctl, Ulimit};
+use crate::security::seccomp::Program;
+use crate::sys::courier::Letter;
+use crate::sys::plan::format::{OP_FAIL, OP_INIT};
+use crate::sys::plan::{Cell, Plan};
+use linux_raw_sys::{general as n, ioctl, prctl};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The size of /dev/shm, as docker has it, in bytes.
+const SHM_SIZE: u64 = 64 << 20;
+const DEV_SIZE: u64 = 64 << 10;
+
+/// What a process of a container is to be: its first one, or one that joins.
+pub(super) struct Command<'a> {
+    pub words: &'a [OsString],
+    pub env: &'a [OsString],
+    pub path: &'a OsStr,
+    pub working_dir: &'a Path,
+    pub identity: &'a Identity,
+    pub capabilities: Capabilities,
+    pub no_new_privileges: bool,
+    pub seccomp: Option<Arc<Program>>,
+    pub ulimits: &'a [Ulimit],
+    pub init: bool,
+    /// Whether setgroups(2) is allowed in the user namespace: not in one with a single id.
+    pub groups_allowed: bool,
+}
+
+/// The filesystems of a container that belong to it.
+pub(super) struct Inside<'a> {
+    pub hostname: &'a str,
+    pub own_network: bool,
+    pub masked: &'a [(PathBuf, bool)],
+    pub read_only: &'a [PathBuf],
+    pub sysctls: &'a [Sysctl],
+    pub devices: &'a [Device],
+    /// The group of terminals, where it exists in the user namespace.
+    pub tty_group: bool,
+    /// Mount the cgroup v2 hierarchy, read-only.
+    pub cgroup2: bool,
+}
+
+/// Root of the namespace, and nothing of it visible through /proc to whoever is already there.
+pub(super) fn become_root(s: &mut Script<'_>, groups_allowed: bool) {
+    s.during("becoming root of the user namespace");
+    s.op(n::__NR_setresgid, "setresgid", [0.into(), 0.into(), 0.into()]);
+    s.op(n::__NR_setresuid, "setresuid", [0.into(), 0.into(), 0.into()]);
+    if groups_allowed {
+        s.op(n::__NR_setgroups, "setgroups", [0.into(), 0.into()]);
+    }
+    not_dumpable(s);
+    s.op(n::__NR_setsid, "setsid", []).tolerate(&[1]);
+}
+
+fn not_dumpable(s: &mut Plan<'_>) {
+    s.op(
+        n::__NR_prctl,
+        "prctl(PR_SET_DUMPABLE)",
+        [prctl::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()],
+    );
+}
+
+/// Everything up to and including the new root; the working directory was the root's mount.
+pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<Letter>) -> Option<Cell> {
+    s.during("setting the host name");
+    let name = s.string(inside.hostname);
+    s.op(n::__NR_sethostname, "sethostname", [name.into(), inside.hostname.len().into()]);
+    if inside.own_network {
+        loopback(s);
+    }
+    s.during("entering the root filesystem");
+    // pivot_root refuses a locked mount: a copy of the whole tree on top of itself is not one, while the mounts in
+    // it stay locked to each other.
+    let dot = s.c_str(c".");
+    let flags = n::OPEN_TREE_CLONE | n::OPEN_TREE_CLOEXEC | n::AT_RECURSIVE;
+    let root = s.op(n::__NR_open_tree, "open_tree(\".\")", [CWD.into(), dot.into(), flags.into()]).result();
+    let here = s
+        .op(
+            n::__NR_openat,
+            "openat(\".\")",
+            [CWD.into(), dot.into(), (n::O_PATH | n::O_CLOEXEC).into(), 0.into()],
+        )
+        .result();
+    s.attach(root, here, Path::new("/"));
+    s.op(n::__NR_fchdir, "fchdir", [root.into()]);
+    let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
+
+    s.during("mounting /proc");
+    let fs = s.fsopen(c"proc");
+    let proc = s.fsmount(fs, "proc", plain);
+    let target = mountable(s, root, "proc");
+    s.attach(proc, target, Path::new("/proc"));
+
+    s.during("mounting /dev");
+    let dev = s.tmpfs(DEV_SIZE, 64, 0o755, None, n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
+    let target = mountable(s, root, "dev");
+    s.attach(dev, target, Path::new("/dev"));
+    let slave = devices(s, inside, dev, terminal);
+
+    s.during("mounting /sys");
+    let target = mountable(s, root, "sys");
+    if inside.own_network {
+        let fs = s.fsopen(c"sysfs");
+        let sys = s.fsmount(fs, "sysfs", plain | n::MOUNT_ATTR_RDONLY);
+        s.attach(sys, target, Path::new("/sys"));
+        if inside.cgroup2 {
+            let fs = s.fsopen(c"cgroup2");
+            let cgroup = s.fsmount(fs, "cgroup2", plain | n::MOUNT_ATTR_RDONLY);
+            let target = s.open_in(root, Path::new("sys/fs/cgroup"), Links::Refuse, None);
+            s.attach(cgroup, target, Path::new("/sys/fs/cgroup"));
+        }
+    } else {
+        // A new sysfs shows a network namespace's devices; the host's is not ours to show anew.
+        let source = s.open_path(Path::new("/sys"));
+        let sys = s.clone_mount(source, true, Path::new("/sys"));
+        s.set_attributes(sys, plain | n::MOUNT_ATTR_RDONLY, None, true, Path::new("/sys"));
+        s.attach(sys, target, Path::new("/sys"));
+    }
+
+    s.during("setting kernel parameters");
+    for sysctl in inside.sysctls {
+        let path = Path::new("proc/sys").join(sysctl.path());
+        let at = s.string(&path);
+        let how = s.words64(&[
+            u64::from(n::O_WRONLY | n::O_CLOEXEC),
+            0,
+            u64::from(n::RESOLVE_IN_ROOT | n::RESOLVE_NO_SYMLINKS | n::RESOLVE_NO_MAGICLINKS),
+        ]);
+        let fd = s
+            .op(n::__NR_openat2, "openat2", [root.into(), at.into(), how.into(), 24.into()])
+            .path(Path::new("/").join(&path))
+            .result();
+        s.write(fd, sysctl.value().as_bytes(), &Path::new("/").join(&path));
+    }
+    covers(s, root, inside);
+
+    s.during("leaving the old root");
+    s.op(n::__NR_pivot_root, "pivot_root(\".\", \".\")", [dot.into(), dot.into()]);
+    s.op(n::__NR_umount2, "umount2(MNT_DETACH)", [dot.into(), n::MNT_DETACH.into()]);
+    let slash = s.c_str(c"/");
+    s.op(n::__NR_chdir, "chdir", [slash.into()]).path("/");
+    slave
+}
+
+/// A directory of the root by its very name: an image in which it is a link is refused.
+fn mountable(s: &mut Script<'_>, root: Cell, name: &str) -> Cell {
+    let at = s.string(name);
+    let how = s.words64(&[
+        u64::from(n::O_PATH | n::O_CLOEXEC | n::O_DIRECTORY),
+        0,
+        u64::from(n::RESOLVE_IN_ROOT | n::RESOLVE_NO_SYMLINKS | n::RESOLVE_NO_MAGICLINKS),
+    ]);
+    s.op(n::__NR_openat2, "openat2(RESOLVE_NO_SYMLINKS)", [root.into(), at.into(), how.into(), 24.into()])
+        .path(Path::new("/").join(name))
+        .remedy("in the image it has to be a directory, not a link or a file")
+        .result()
+}
+
+fn loopback(s: &mut Script<'_>) {
+    const AF_INET: u32 = 2;
+    const SOCK_DGRAM_CLOEXEC: u32 = 2 | 0o2000000;
+    const IFF_UP_RUNNING: u64 = 1 | 1 << 6;
+    s.during("bringing up the loopback interface");
+    let socket =
+        s.op(n::__NR_socket, "socket", [AF_INET.into(), SOCK_DGRAM_CLOEXEC.into(), 0.into()]).result();
+    // struct ifreq: name (16 bytes), then flags.
+    let request = s.words64(&[u64::from_le_bytes(*b"lo\0\0\0\0\0\0"), 0, IFF_UP_RUNNING, 0, 0]);
+    s.op(
+        n::__NR_ioctl,
+        "ioctl(SIOCSIFFLAGS, lo)",
+        [socket.into(), ioctl::SIOCSIFFLAGS.into(), request.into()],
+    );
+}
+
+/// Fills /dev: bound devices of the host (no node is ever made), links, terminals, shared memory, queues.
+fn devices(s: &mut Script<'_>, inside: &Inside<'_>, dev: Cell, terminal: Option<Letter>) -> Option<Cell> {
+    let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
+    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+        bind_device(s, dev, &Path::new("/dev").join(name), Path::new(name), false);
+    }
+    for device in inside.devices {
+        let name = device.target.strip_prefix("/dev").unwrap_or(&device.target);
+        bind_device(s, dev, &device.source, name, device.read_only);
+    }
+    for (link, target) in [
+        (c"fd", c"/proc/self/fd"),
+        (c"stdin", c"/proc/self/fd/0"),
+        (c"stdout", c"/proc/self/fd/1"),
+        (c"stderr", c"/proc/self/fd/2"),
+        (c"core", c"/proc/kcore"),
+        (c"ptmx", c"pts/ptmx"),
+    ] {
+        let (target, link) = (s.c_str(target), s.c_str(link));
+        s.op(n::__NR_symlinkat, "symlinkat", [target.into(), dev.into(), link.into()]).path("/dev");
+    }
+    let fs = s.fsopen(c"devpts");
+    s.set_flag(fs, c"newinstance");
+    s.set(fs, c"ptmxmode", "0666");
+    s.set(fs, c"mode", "0620");
+    if inside.tty_group {
+        s.set(fs, c"gid", "5");
+    }
+    let pts = s.fsmount(fs, "devpts", n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
+    attach_new_dir(s, dev, "pts", pts);
+    let shm = s.tmpfs(SHM_SIZE, 65536, 0o1777, None, plain);
+    attach_new_dir(s, dev, "shm", shm);
+    let fs = s.fsopen(c"mqueue");
+    let mqueue = s.fsmount(fs, "mqueue", plain);
+    attach_new_dir(s, dev, "mqueue", mqueue);
+    terminal.map(|letter| open_terminal(s, pts, dev, letter))
+}
+
+fn attach_new_dir(s: &mut Script<'_>, dev: Cell, name: &str, mount: Cell) {
+    let path = Path::new("/dev").join(name);
+    let at = s.string(name);
+    s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()]).path(&path);
+    let target = s.open_in(dev, Path::new(name), Links::Refuse, None);
+    s.attach(mount, target, &path);
+}
+
+fn bind_device(s: &mut Script<'_>, dev: Cell, source: &Path, name: &Path, read_only: bool) {
+    let shown = Path::new("/dev").join(name);
+    let mut dir = PathBuf::new();
+    for part in name.parent().into_iter().flat_map(Path::components) {
+        dir.push(part);
+        let at = s.string(&dir);
+        s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()])
+            .path(&shown)
+            .tolerate(&[EEXIST]);
+    }
+    let at = s.string(name);
+    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
+    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), at.into(), flags.into(), 0o666.into()]).path(&shown);
+    let from = s.open_path(source);
+    let copy = s.clone_mount(from, false, source);
+    if read_only {
+        s.set_attributes(copy, n::MOUNT_ATTR_RDONLY, None, false, source);
+    }
+    let target = s.open_in(dev, name, Links::Refuse, None);
+    s.attach(copy, target, &shown);
+}
+
+/// A PTY of the container's own devpts; its master goes to the host, its slave is /dev/console and stdio.
+fn open_terminal(s: &mut Script<'_>, pts: Cell, dev: Cell, letter: Letter) -> Cell {
+    s.during("opening a terminal");
+    let ptmx = s.c_str(c"ptmx");
+    let flags = n::O_RDWR | n::O_NOCTTY | n::O_CLOEXEC;
+    s.op(n::__NR_openat, "openat(ptmx)", [pts.into(), ptmx.into(), flags.into(), 0.into()]).store(letter.fd);
+    let zero = s.words64(&[0]);
+    s.op(n::__NR_ioctl, "ioctl(TIOCSPTLCK)", [letter.fd.into(), ioctl::TIOCSPTLCK.into(), zero.into()]);
+    let slave = s
+        .op(n::__NR_ioctl, "ioctl(TIOCGPTPEER)", [letter.fd.into(), ioctl::TIOCGPTPEER.into(), flags.into()])
+        .result();
+    let console = s.c_str(c"console");
+    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC;
+    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), console.into(), flags.into(), 0o600.into()])
+        .path("/dev/console");
+    let copy = s.clone_mount(slave, false, Path::new("/dev/console"));
+    let target = s.open_in(dev, Path::new("console"), Links::Refuse, None);
+    s.attach(copy, target, Path::new("/dev/console"));
+    s.post(letter);
+    slave
+}
+
+fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
+    s.during("covering parts of /proc and /sys");
+    let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
+    let null = s.open_in(root, Path::new("dev/null"), Links::Refuse, None);
+    for (path, is_dir) in inside.masked {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let absent = s.label();
+        let target = s.open_in(root, relative, Links::Refuse, Some(absent));
+        let cover = if *is_dir {
+            s.tmpfs(4096, 2, 0o555, None, plain | n::MOUNT_ATTR_RDONLY)
+        } else {
+            s.clone_mount(null, false, path)
+        };
+        s.attach(cover, target, path);
+        s.place(absent);
+    }
+    for path in inside.read_only {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let absent = s.label();
+        let target = s.open_in(root, relative, Links::Refuse, Some(absent));
+        let copy = s.clone_mount(target, false, path);
+        s.set_attributes(copy, plain | n::MOUNT_ATTR_RDONLY, None, false, path);
+        s.attach(copy, target, path);
+        s.place(absent);
+    }
+}
+
+/// From a process in its place to the command itself. `ready` is told at the last moment before.
+pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3], ready: &[u64; 2]) {
+    if command.init {
+        s.during("starting the init process");
+        s.op(OP_INIT, "clone", []);
+    }
+    s.during("setting up stdio");
+    for (i, fd) in stdio.into_iter().enumerate() {
+        s.op(n::__NR_dup3, "dup3", [fd.into(), i.into(), 0.into()]);
+    }
+    s.during("setting resource limits");
+    for limit in command.ulimits {
+        let at = s.words64(&[limit.soft(), limit.hard()]);
+        s.op(n::__NR_prlimit64, "prlimit64", [0.into(), limit.resource().into(), at.into(), 0.into()])
+            .path(limit.name())
+            .remedy("a hard limit above this program's own needs CAP_SYS_RESOURCE on the host");
+    }
+    working_dir(s, command.working_dir);
+    let filter = command.seccomp.as_ref().map(|program| {
+        let bytes = s.bytes(program.bytes());
+        let fprog = s.words64(&[u64::from(program.instructions()), bytes.0]);
+        (fprog, program.flags())
+    });
+    let load = |s: &mut Script<'_>| {
+        let Some((fprog, flags)) = filter else { return };
+        s.during("loading the seccomp filter");
+        s.op(n::__NR_seccomp, "seccomp(SECCOMP_SET_MODE_FILTER)", [1.into(), flags.into(), fprog.into()]);
+    };
+    if !command.no_new_privileges {
+        // The kernel lets only CAP_SYS_ADMIN load a filter then.
+        load(s);
+    }
+    privileges(s, command);
+    s.op(n::__NR_umask, "umask", [0o022.into()]);
+    if command.no_new_privileges {
+        s.op(
+            n::__NR_prctl,
+            "prctl(PR_SET_NO_NEW_PRIVS)",
+            [prctl::PR_SET_NO_NEW_PRIVS.into(), 1.into(), 0.into(), 0.into(), 0.into()],
+        );
+        load(s);
+    }
+    s.during("executing the command");
+    let message = s.words64(ready);
+    let status = s.status();
+    s.op(n::__NR_write, "write(status)", [status.into(), message.into(), 16.into()]);
+    let argv = s.vector(command.words);
+    let envp = s.vector(command.env);
+    let word = command.words.first().map(OsString::as_os_str).unwrap_or_default();
+    if word.as_bytes().contains(&b'/') {
+        let at = s.string(word);
+        s.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()])
+            .path(word)
+            .kind(ErrorKind::Exec);
+        return;
+    }
+    const EACCES: u32 = 13;
+    const ENOTDIR: u32 = 20;
+    for dir in std::env::split_paths(command.path) {
+        let candidate = if dir.as_os_str().is_empty() { Path::new(".").join(word) } else { dir.join(word) };
+        let at = s.string(&candidate);
+        s.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()])
+            .path(&candidate)
+            .kind(ErrorKind::Exec)
+            .tolerate(&[ENOENT, EACCES, ENOTDIR]);
+    }
+    s.op(OP_FAIL, "execve: not found in the PATH of the container", [ENOENT.into()])
+        .path(word)
+        .kind(ErrorKind::Exec);
+}
+
+fn working_dir(s: &mut Script<'_>, path: &Path) {
+    s.during("entering the working directory");
+    let at = s.string(path);
+    let there = s.label();
+    let missing = s.label();
+    s.op(n::__NR_chdir, "chdir", [at.into()]).path(path).tolerate(&[ENOENT]).otherwise(missing);
+    s.jump(there);
+    s.place(missing);
+    let mut so_far = PathBuf::new();
+    for part in path.components() {
+        so_far.push(part);
+        if so_far.parent().is_some() {
+            let at = s.string(&so_far);
+            s.op(n::__NR_mkdirat, "mkdirat", [CWD.into(), at.into(), 0o755.into()])
+                .path(&so_far)
+                .tolerate(&[EEXIST]);
+        }
+    }
+    s.op(n::__NR_chdir, "chdir", [at.into()]).path(path);
+    s.place(there);
+}
+
+/// Capabilities and ids, in the order in which the kernel still lets each step happen.
+fn privileges(s: &mut Script<'_>, command: &Command<'_>) {
+    s.during("giving up privileges");
+    for capability in crate::security::capability::Capability::all() {
+        if !command.capabilities.contains(capability) {
+            let number = u32::from(capability.number());
+            const EINVAL: u32 = 22; // unknown to this kernel: there is nothing to drop
+            s.op(
+                n::__NR_prctl,
+                "prctl(PR_CAPBSET_DROP)",
+                [prctl::PR_CAPBSET_DROP.into(), number.into(), 0.into(), 0.into(), 0.into()],
+            )
+            .tolerate(&[EINVAL]);
+        }
+    }
+    let identity = command.identity;
+    s.during("becoming the user");
+    let remedy = "give the user a range of sub-ids (/etc/subuid, /etc/subgid) that reaches this id";
+    if command.groups_allowed {
+        let groups: Vec<u8> = identity.groups.iter().flat_map(|gid| gid.to_ne_bytes()).collect();
+        let at = s.bytes(&groups);
+        s.op(n::__NR_setgroups, "setgroups", [identity.groups.len().into(), at.into()]).remedy(remedy);
+    }
+    let (uid, gid) = (identity.uid, identity.gid);
+    s.op(n::__NR_setresgid, "setresgid", [gid.into(), gid.into(), gid.into()])
+        .path(gid.to_string())
+        .remedy(remedy);
+    s.op(n::__NR_setresuid, "setresuid", [uid.into(), uid.into(), uid.into()])
+        .path(uid.to_string())
+        .remedy(remedy);
+    not_dumpable(s);
+    // struct __user_cap_header, then two of __user_cap_data (effective, permitted, inheritable).
+    let header = s.words64(&[u64::from(n::_LINUX_CAPABILITY_VERSION_3)]);
+    let bits = if uid == 0 { command.capabilities.bits() } else { 0 };
+    let (low, high) = (bits & 0xffff_ffff, bits >> 32);
+    let data = s.words64(&[low | low << 32, high << 32, high]);
+    s.op(n::__NR_capset, "capset", [header.into(), data.into()]);
+}

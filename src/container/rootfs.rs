@@ -1,0 +1,269 @@
+//! Stage A: the root filesystem, built with the warden's rights in a mount namespace of its own.
+//!
+//! What is mounted here is locked once the container's mount namespace is made: its root can neither remove these
+//! mounts nor take their flags away. Root and volumes are always NODEV, as an overlay belongs to the initial user
+//! namespace and a device node in it would open the host's device.
+#![forbid(unsafe_code)]
+
+use super::script::{CWD, Links, Script};
+use super::spec::FileContent;
+use crate::sys::plan::Cell;
+use linux_raw_sys::general as n;
+use std::path::{Path, PathBuf};
+
+/// What to mount, with host paths already resolved.
+pub(super) struct Root<'a> {
+    /// The container's directory in the store.
+    pub dir: &'a Path,
+    pub base: Base,
+    /// Its writable layer is this tmpfs, in bytes.
+    pub memory: Option<u64>,
+    /// Of the user namespace that maps the container's ids; none as an ordinary user.
+    pub userns: Option<Cell>,
+    /// What container ids are for stage A.
+    pub shift: Shift,
+    pub mounts: Vec<Planned>,
+    pub files: &'a [FileContent],
+    pub read_only: bool,
+    /// Writes need not reach the disk before the end of the container.
+    pub volatile: bool,
+}
+
+pub(super) enum Base {
+    /// Directories of layers, top first.
+    Layers(Vec<PathBuf>),
+    /// This machine's own root, in parts.
+    Host(Vec<Part>),
+}
+
+/// A piece of the host's root.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// An overlay over this directory, with `parts/N` as its writable layer.
+    Overlay { path: PathBuf, number: usize },
+    /// A file in a directory that can't be taken whole.
+    File { path: PathBuf },
+    /// Covered: by an empty directory.
+    HideDir { path: PathBuf, mode: u32, writable: bool },
+    /// Covered: by an empty file.
+    HideFile { path: PathBuf },
+    /// In something covered, and given back.
+    Return { path: PathBuf, is_dir: bool },
+}
+
+/// How stage A names the container's ids.
+#[derive(Clone, Copy)]
+pub(super) struct Shift(pub u32);
+
+impl Shift {
+    pub fn owner(self, uid: u32, gid: u32) -> (u32, u32) {
+        (self.0 + uid, self.0 + gid)
+    }
+}
+
+/// A mount of the spec, with its source.
+pub(super) struct Planned {
+    /// Absolute, without `..`.
+    pub target: PathBuf,
+    pub is_dir: bool,
+    pub source: Source,
+    pub read_only: bool,
+}
+
+pub(super) enum Source {
+    Path { path: PathBuf, recursive: bool, suid: bool },
+    Tmpfs { size: u64, inodes: u64, mode: u32, exec: bool },
+}
+
+/// The operations; gives the descriptor of the root's mount, which is attached in the container's directory.
+pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
+    s.during("building the root filesystem");
+    s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
+    let slash = s.c_str(c"/");
+    let private = n::MS_REC | n::MS_PRIVATE;
+    s.op(n::__NR_mount, "mount(MS_PRIVATE)", [0.into(), slash.into(), 0.into(), private.into(), 0.into()]);
+    let dir = s.open_path(root.dir);
+    let writable = match root.memory {
+        Some(size) => {
+            let mount = s.tmpfs(size, 1 << 20, 0o700, None, n::MOUNT_ATTR_NODEV);
+            let at = s.open_dir_at(dir, c"memory");
+            s.attach(mount, at, root.dir);
+            for name in [c"upper", c"work", c"parts"] {
+                let name = s.c_str(name);
+                s.op(n::__NR_mkdirat, "mkdirat", [mount.into(), name.into(), 0o755.into()]).path(root.dir);
+                s.chown(mount, name, root.shift.owner(0, 0), root.dir);
+            }
+            mount
+        }
+        None => dir,
+    };
+    let mount = match &root.base {
+        Base::Layers(layers) => overlay(s, root, layers, writable),
+        Base::Host(_) => {
+            let upper = s.open_dir_at(writable, c"upper");
+            let mount = s.clone_mount(upper, false, root.dir);
+            s.set_attributes(mount, n::MOUNT_ATTR_NODEV, None, false, root.dir);
+            mount
+        }
+    };
+    let at = s.open_dir_at(dir, c"rootfs");
+    s.attach(mount, at, Path::new("/"));
+    if let Base::Host(parts) = &root.base {
+        for part in parts {
+            host_part(s, root, mount, writable, part);
+        }
+    }
+    for name in [c"proc", c"sys", c"dev"] {
+        let at = s.c_str(name);
+        let exists = s.label();
+        s.op(n::__NR_mkdirat, "mkdirat", [mount.into(), at.into(), 0o755.into()])
+            .path(Path::new("/").join(&*name.to_string_lossy()))
+            .tolerate(&[super::script::EEXIST])
+            .otherwise(exists);
+        s.chown(mount, at, root.shift.owner(0, 0), Path::new("/"));
+        s.place(exists);
+    }
+    for file in root.files {
+        write_file(s, root, mount, file);
+    }
+    for planned in &root.mounts {
+        one(s, root, mount, planned);
+    }
+    if root.read_only {
+        s.set_attributes(mount, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
+    }
+    mount
+}
+
+fn overlay(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], writable: Cell) -> Cell {
+    let upper = s.open_dir_at(writable, c"upper");
+    let work = s.open_dir_at(writable, c"work");
+    overlay_of(s, root, layers, upper, work)
+}
+
+fn overlay_of(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], upper: Cell, work: Cell) -> Cell {
+    let lowers: Vec<_> = layers
+        .iter()
+        .map(|path| {
+            let layer = s.open_path(path);
+            let lower = s.clone_mount(layer, false, path);
+            s.set_attributes(lower, n::MOUNT_ATTR_NODEV, root.userns, false, path);
+            (lower, path)
+        })
+        .collect();
+    let fs = s.fsopen(c"overlay");
+    if root.userns.is_none() {
+        s.set_flag(fs, c"userxattr");
+    } else {
+        // Renaming a directory of a lower layer is a copy then, as everywhere else; a layer needs no redirects.
+        s.set(fs, c"redirect_dir", "off");
+    }
+    if root.volatile {
+        s.set_flag(fs, c"volatile");
+    }
+    for (lower, path) in lowers {
+        let at = s.magic(lower);
+        s.set_string(fs, c"lowerdir+", at, path);
+    }
+    for (key, fd) in [(c"upperdir", upper), (c"workdir", work)] {
+        let at = s.magic(fd);
+        s.set_string(fs, key, at, root.dir);
+    }
+    s.fsmount(fs, "overlay", n::MOUNT_ATTR_NODEV)
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, part: &Part) {
+    let owner = root.shift.owner(0, 0);
+    match part {
+        Part::Overlay { path, number } => {
+            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let parts = s.open_dir_at(writable, c"parts");
+            let name = std::ffi::CString::new(number.to_string()).unwrap_or_default();
+            let own = s.open_dir_at(parts, &name);
+            let upper = s.open_dir_at(own, c"upper");
+            let work = s.open_dir_at(own, c"work");
+            let overlay = overlay_of(s, root, std::slice::from_ref(path), upper, work);
+            s.attach(overlay, target, path);
+        }
+        Part::File { path } | Part::Return { path, .. } => {
+            let is_dir = matches!(part, Part::Return { is_dir: true, .. });
+            let source = s.open_path(path);
+            let copy = s.clone_mount(source, false, path);
+            let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_RDONLY;
+            s.set_attributes(copy, flags, root.userns, false, path);
+            let target = s.mountpoint(mount, path, is_dir, owner);
+            s.attach(copy, target, path);
+        }
+        Part::HideDir { path, mode, writable } => {
+            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let flags =
+                n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *writable { 0 } else { n::MOUNT_ATTR_RDONLY };
+            let size = if *writable { super::spec::Mount::TMPFS_SIZE } else { 4096 };
+            let cover = s.tmpfs(size, 65536, *mode, Some(owner), flags);
+            s.attach(cover, target, path);
+        }
+        Part::HideFile { path } => {
+            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let null = s.open_path(Path::new("/dev/null"));
+            let cover = s.clone_mount(null, false, path);
+            s.attach(cover, target, path);
+        }
+    }
+}
+
+fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, planned: &Planned) {
+    s.during("mounting what was asked for");
+    let target = s.mountpoint(mount, &planned.target, planned.is_dir, root.shift.owner(0, 0));
+    let read_only = if planned.read_only { n::MOUNT_ATTR_RDONLY } else { 0 };
+    match &planned.source {
+        Source::Tmpfs { size, inodes, mode, exec } => {
+            let flags =
+                n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *exec { 0 } else { n::MOUNT_ATTR_NOEXEC };
+            let tmpfs = s.tmpfs(*size, *inodes, *mode, Some(root.shift.owner(0, 0)), flags | read_only);
+            s.attach(tmpfs, target, &planned.target);
+        }
+        Source::Path { path, recursive, suid } => {
+            // Resolved by the host already: a link that shows up now was put there meanwhile.
+            let at = s.string(path);
+            let how = s.words64(&[u64::from(n::O_PATH | n::O_CLOEXEC), 0, u64::from(n::RESOLVE_NO_SYMLINKS)]);
+            let source = s
+                .op(
+                    n::__NR_openat2,
+                    "openat2(RESOLVE_NO_SYMLINKS)",
+                    [CWD.into(), at.into(), how.into(), 24.into()],
+                )
+                .path(path)
+                .remedy("the source of a mount must exist when the container starts")
+                .result();
+            let copy = s.clone_mount(source, *recursive, path);
+            let flags = n::MOUNT_ATTR_NODEV | read_only | if *suid { 0 } else { n::MOUNT_ATTR_NOSUID };
+            s.set_attributes(copy, flags, root.userns, *recursive, path);
+            s.attach(copy, target, &planned.target);
+        }
+    }
+}
+
+/// A file of the caller's, in the writable layer. Its directory is found and made inside the root.
+fn write_file(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, file: &FileContent) {
+    s.during("writing a file into the container");
+    let owner = root.shift.owner(0, 0);
+    let parent = file.path.parent().unwrap_or(Path::new("/"));
+    let dir = s.mountpoint(mount, parent, true, owner);
+    let name = s.string(file.path.file_name().unwrap_or_default());
+    // Whatever had the name, also a link, is not followed but replaced.
+    s.op(n::__NR_unlinkat, "unlinkat", [dir.into(), name.into(), 0.into()])
+        .path(&file.path)
+        .tolerate(&[super::script::ENOENT]);
+    let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
+    let fd = s
+        .op(n::__NR_openat, "openat(O_CREAT)", [dir.into(), name.into(), flags.into(), file.mode.into()])
+        .path(&file.path)
+        .result();
+    s.write(fd, &file.bytes, &file.path);
+    s.op(n::__NR_fchown, "fchown", [fd.into(), owner.0.into(), owner.1.into()]).path(&file.path);
+    s.op(n::__NR_fchmod, "fchmod", [fd.into(), file.mode.into()]).path(&file.path);
+}

@@ -1,0 +1,350 @@
+//! A container whose command runs, or has just ended: shared by its handle, its watching thread and its ports.
+#![forbid(unsafe_code)]
+
+use super::output::{Callback, Log, Ours, Pump, Stopped};
+use super::reach::Forwarder;
+use super::record::{Dir, Exited, RunningRecord};
+use super::{Inner, KILL_TIME, Output, Process, State, lock};
+use crate::cgroup::{Cgroup, Report, Stats};
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::warden::{self, Exit, Warden};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+pub(crate) struct Running {
+    pub process: warden::Process,
+    /// None of another program's container.
+    pub warden: Option<Arc<Warden>>,
+    pub cgroup: Mutex<Option<Cgroup>>,
+    pub report: Report,
+    pub started: SystemTime,
+    pub deadline: Option<Instant>,
+    pub log: Arc<Log>,
+    pub ours: Mutex<Ours>,
+    pub callback: Option<Callback>,
+    pub terminal: Option<OwnedFd>,
+    pub ports: Mutex<Vec<Forwarder>>,
+    pub dir: Arc<Dir>,
+    pub paused: AtomicBool,
+    pub end: Mutex<Ending>,
+    pub ended: Condvar,
+    pub timed_out: AtomicBool,
+}
+
+/// How the watching of a container stands.
+#[derive(Default)]
+pub(crate) enum Ending {
+    /// Nobody has cleaned up yet.
+    #[default]
+    Not,
+    Done(Exited),
+    /// The warden went without telling.
+    Lost,
+}
+
+impl Running {
+    /// Waits for the end; `None` at the deadline.
+    pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<super::ExitStatus>> {
+        let Some(exit) = self.process_end(deadline)? else { return Ok(None) };
+        let status = self.finish(exit)?;
+        if self.timed_out.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::TimedOut, "the container's time was up; it was killed"));
+        }
+        Ok(Some(status))
+    }
+
+    pub fn try_wait(&self) -> Result<Option<super::ExitStatus>> {
+        match &*lock(&self.end) {
+            Ending::Done(exited) => return Ok(Some(exited.status)),
+            Ending::Lost | Ending::Not => {}
+        }
+        self.wait(Some(Instant::now()))
+    }
+
+    fn process_end(&self, deadline: Option<Instant>) -> Result<Option<Exit>> {
+        if self.warden.is_some() {
+            return self.process.wait(deadline);
+        }
+        // Another program's: its pidfd says when, its record says how.
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if !super::start::poll_readable(self.process.pidfd.as_fd(), left)? {
+            return Ok(None);
+        }
+        Ok(Some(Exit { how: 2, status: 9, user: Duration::ZERO, system: Duration::ZERO, peak_bytes: 0 }))
+    }
+
+    /// Once, by whoever comes first: reads what the control group counted, removes it, writes how it ended.
+    fn finish(&self, exit: Exit) -> Result<super::ExitStatus> {
+        let mut end = lock(&self.end);
+        if let Ending::Done(exited) = &*end {
+            return Ok(exited.status);
+        }
+        if self.warden.is_none() {
+            // Its own program writes the record when it has seen the end.
+            let exited = super::start::exited_of_other(&self.dir)?;
+            let status = exited.status;
+            *end = Ending::Done(exited);
+            return Ok(status);
+        }
+        let mut oom = false;
+        if let Some(cgroup) = lock(&self.cgroup).take() {
+            oom = cgroup.oom_kills().ok().flatten().is_some_and(|kills| kills > 0);
+            if let Err(error) = cgroup.remove() {
+                tracing::warn!(%error, "a control group could not be removed; the next Store::open does it");
+            }
+        }
+        lock(&self.ports).clear();
+        let status = super::ExitStatus::new(exit, oom);
+        let exited = Exited { status, started: self.started, finished: SystemTime::now() };
+        *end = Ending::Done(exited.clone());
+        self.ended.notify_all();
+        drop(end);
+        if !self.dir.is_ephemeral() {
+            if let Some(mut record) = self.dir.record()? {
+                record.exited = Some(exited);
+                self.dir.set_record(&record)?;
+            }
+        }
+        self.dir.set_running(None)?;
+        Ok(status)
+    }
+
+    pub fn exited(&self) -> Option<Exited> {
+        match &*lock(&self.end) {
+            Ending::Done(exited) => Some(exited.clone()),
+            _ => None,
+        }
+    }
+
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        match rustix::process::pidfd_send_signal(&*self.process.pidfd, named(signal)?) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::SRCH) => {
+                Err(Error::new(ErrorKind::State, "the container is not running").with_path(&self.dir.id))
+            }
+            // A host that has given up its privileges: the warden has kept them.
+            Err(rustix::io::Errno::PERM) if self.warden.is_some() => match &self.warden {
+                Some(warden) => warden.signal(self.process.pidfd.as_fd(), signal as i32),
+                None => Ok(()),
+            },
+            Err(errno) => Err(Error::os("pidfd_send_signal", errno)),
+        }
+    }
+
+    /// Kills and reaps.
+    pub fn end(&self) -> Result<super::ExitStatus> {
+        if let Ending::Done(exited) = &*lock(&self.end) {
+            return Ok(exited.status);
+        }
+        match self.kill(Signal::SIGKILL) {
+            Err(error) if error.kind() == ErrorKind::State => {}
+            other => other?,
+        }
+        match self.process_end(Some(Instant::now() + KILL_TIME))? {
+            Some(exit) => self.finish(exit),
+            None => Err(Error::new(ErrorKind::TimedOut, "SIGKILL has not ended the container").with_remedy(
+                "a process of it hangs in the kernel (state D), perhaps on a network filesystem",
+            )),
+        }
+    }
+
+    pub fn pause(&self, freeze: bool) -> Result<()> {
+        if self.paused.load(Ordering::Relaxed) == freeze {
+            let what = if freeze { "the container is paused" } else { "the container is not paused" };
+            return Err(Error::new(ErrorKind::State, what));
+        }
+        let cgroup = lock(&self.cgroup);
+        let cgroup = cgroup.as_ref().ok_or_else(no_cgroup)?;
+        if freeze { cgroup.freeze(KILL_TIME) } else { cgroup.thaw(KILL_TIME) }?;
+        self.paused.store(freeze, Ordering::Relaxed);
+        if let Some(mut running) = self.dir.running()? {
+            running.paused = freeze;
+            self.dir.set_running(Some(&running))?;
+        }
+        Ok(())
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    pub fn stats(&self) -> Result<Stats> {
+        lock(&self.cgroup).as_ref().ok_or_else(no_cgroup)?.stats()
+    }
+
+    /// The number of the first process here (pidfd's fdinfo, pidfd_open(2)).
+    pub fn pid(&self) -> Result<i32> {
+        let path = format!("/proc/thread-self/fdinfo/{}", self.process.pidfd.as_raw_fd());
+        let text = fs::read_to_string(&path).call_at("read", &path)?;
+        let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        match pid {
+            Some(pid) if pid > 0 => Ok(pid),
+            _ => Err(Error::new(ErrorKind::State, "the container is not running")),
+        }
+    }
+
+    /// All processes in the PID namespace of the first one.
+    pub fn top(&self) -> Result<Vec<Process>> {
+        let first = self.pid()?;
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
+        let own = namespace(first).call_at("readlink", format!("/proc/{first}/ns/pid"))?;
+        let mut all = Vec::new();
+        for entry in fs::read_dir("/proc").call_at("open", "/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // Others' processes can't be looked at, and those that have just ended.
+            if namespace(pid).is_ok_and(|found| found == own)
+                && let Some(process) = process(pid)
+            {
+                all.push(process);
+            }
+        }
+        all.sort_by_key(|process| process.pid);
+        Ok(all)
+    }
+
+    /// The thread that takes a started container's output, keeps its time limit and cleans up when it ends.
+    pub fn watch(self: Arc<Self>, inner: &Arc<Inner>) -> Result<()> {
+        let mut pump = lock(&self.ours).pump();
+        let end = inner.end.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+        let name = format!("coracle-{}", &self.dir.id[..6]);
+        let run = move || {
+            let _ = nix::sys::signal::SigSet::all().thread_block();
+            if let Err(error) = self.follow(&mut pump) {
+                tracing::warn!(%error, id = self.dir.id, "watching a container");
+            }
+            self.log.close();
+            let _ = rustix::io::write(&end, &1u64.to_ne_bytes());
+        };
+        std::thread::Builder::new()
+            .name(name)
+            .stack_size(256 << 10)
+            .spawn(run)
+            .call("pthread_create")
+            .map(drop)
+    }
+
+    fn follow(&self, pump: &mut Pump) -> Result<()> {
+        let pidfd = self.process.pidfd.as_fd();
+        let mut deadline = self.deadline;
+        loop {
+            match pump.run(&self.log, self.callback.as_ref(), Some(pidfd), deadline, false)? {
+                Stopped::Deadline => {
+                    self.timed_out.store(true, Ordering::Relaxed);
+                    deadline = None;
+                    match self.kill(Signal::SIGKILL) {
+                        Err(error) if error.kind() == ErrorKind::State => {}
+                        other => other?,
+                    }
+                }
+                Stopped::Done | Stopped::TooMuch(_) => break,
+            }
+        }
+        match self.process.wait(None) {
+            Ok(Some(exit)) => self.finish(exit).map(drop),
+            Ok(None) => Ok(()),
+            Err(error) => {
+                *lock(&self.end) = Ending::Lost;
+                self.ended.notify_all();
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`watch`](Self::watch), in the calling thread, for `run`.
+    pub fn collect(&self) -> Result<Output> {
+        let mut pump = lock(&self.ours).pump();
+        let pidfd = self.process.pidfd.as_fd();
+        let stopped = pump.run(&self.log, self.callback.as_ref(), Some(pidfd), self.deadline, true);
+        self.log.close();
+        let error = match stopped {
+            Ok(Stopped::Done) => None,
+            Ok(Stopped::Deadline) => {
+                let error = Error::new(ErrorKind::TimedOut, "the container's time was up; it was killed");
+                Some(error.with_remedy("give it more with ContainerBuilder::timeout"))
+            }
+            Ok(Stopped::TooMuch(stream)) => {
+                let error = Error::new(ErrorKind::TooLarge, format!("too much output on {stream:?}"));
+                Some(error.with_remedy("raise ContainerBuilder::output_max, or stream the output"))
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            self.end()?;
+            return Err(error);
+        }
+        let status = self.wait(None)?.ok_or_else(|| Error::new(ErrorKind::State, "not ended"))?;
+        let (stdout, stderr) = (self.log.get(super::Stream::Stdout).0, self.log.get(super::Stream::Stderr).0);
+        Ok(Output { status, stdout, stderr, report: self.report.clone() })
+    }
+
+    /// For other programs: where the first process is.
+    pub fn publish_record(&self, ports: Vec<(u16, std::net::SocketAddr)>) -> Result<()> {
+        let pid = self.pid()?;
+        let cgroups = lock(&self.cgroup).as_ref().map(|cgroup| cgroup.paths().map(Into::into).collect());
+        self.dir.set_running(Some(&RunningRecord {
+            pid,
+            start_time: super::record::start_time(pid).unwrap_or(0),
+            started: self.started,
+            paused: false,
+            cgroups: cgroups.unwrap_or_default(),
+            ports,
+        }))
+    }
+
+    pub fn state(&self) -> State {
+        if self.is_paused() { State::Paused } else { State::Running }
+    }
+
+    /// Waits until the container was cleaned up after its end, or the deadline.
+    pub fn wait_cleaned(&self, deadline: Instant) -> bool {
+        let mut end = lock(&self.end);
+        while matches!(*end, Ending::Not) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            end = self.ended.wait_timeout(end, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+fn no_cgroup() -> Error {
+    Error::new(ErrorKind::Unsupported, "the container has no control group")
+        .with_remedy("see its report for the reason; an ordinary user needs a delegated group")
+}
+
+pub(super) fn named(signal: Signal) -> Result<rustix::process::Signal> {
+    rustix::process::Signal::from_named_raw(signal as i32)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("signal {signal}")))
+}
+
+/// proc_pid_stat(5), proc_pid_status(5), proc_pid_cmdline(5).
+fn process(pid: i32) -> Option<Process> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, tail) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = tail.split_whitespace().collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let uid =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())?;
+    let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> =
+        words.split(|b| *b == 0).filter(|word| !word.is_empty()).map(String::from_utf8_lossy).collect();
+    let command = match words.is_empty() {
+        false => words.join(" "),
+        true => format!("[{}]", head.split_once('(')?.1),
+    };
+    Some(Process {
+        pid,
+        parent: fields.get(1)?.parse().ok()?,
+        uid,
+        state: fields.first()?.chars().next()?,
+        time: Duration::from_micros(ticks * 1_000_000 / rustix::param::clock_ticks_per_second().max(1)),
+        command,
+    })
+}

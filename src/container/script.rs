@@ -1,0 +1,321 @@
+//! The idioms of plans: mounts through descriptors, resolution inside a root.
+//!
+//! Descriptors that a plan opens are never closed by it: all are close-on-exec, and the process that opened them
+//! ends or becomes the container's program soon.
+#![forbid(unsafe_code)]
+
+use crate::sys::plan::{At, Cell, Label, Plan};
+use linux_raw_sys::general as n;
+use std::ffi::{CStr, OsStr};
+use std::ops::{Deref, DerefMut};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+
+pub(super) const CWD: i32 = n::AT_FDCWD;
+pub(super) const ENOENT: u32 = 2;
+pub(super) const EAGAIN: u32 = 11;
+pub(super) const EEXIST: u32 = 17;
+pub(super) const ELOOP: u32 = 40;
+
+/// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Links {
+    Follow,
+    /// A link anywhere in the path is an error.
+    Refuse,
+}
+
+pub(super) struct Script<'fd> {
+    pub plan: Plan<'fd>,
+    empty: At,
+    follow: At,
+    refuse: At,
+}
+
+impl<'fd> Deref for Script<'fd> {
+    type Target = Plan<'fd>;
+    fn deref(&self) -> &Self::Target {
+        &self.plan
+    }
+}
+
+impl DerefMut for Script<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.plan
+    }
+}
+
+impl Script<'_> {
+    pub fn new() -> Self {
+        let mut plan = Plan::new();
+        let empty = plan.c_str(c"");
+        let path = u64::from(n::O_PATH | n::O_CLOEXEC);
+        let inside = u64::from(n::RESOLVE_IN_ROOT | n::RESOLVE_NO_MAGICLINKS);
+        // struct open_how: flags, mode, resolve.
+        let follow = plan.words64(&[path, 0, inside]);
+        let refuse = plan.words64(&[path, 0, inside | u64::from(n::RESOLVE_NO_SYMLINKS)]);
+        Self { plan, empty, follow, refuse }
+    }
+
+    pub fn empty(&self) -> At {
+        self.empty
+    }
+
+    /// An O_PATH descriptor of `path` (relative) inside `root`. Jumps to `missing`, where given, if it does not exist.
+    pub fn open_in(&mut self, root: Cell, path: &Path, links: Links, missing: Option<Label>) -> Cell {
+        let found = self.cell(-1);
+        self.open_into(found, root, path, links, missing);
+        found
+    }
+
+    fn open_into(&mut self, found: Cell, root: Cell, path: &Path, links: Links, missing: Option<Label>) {
+        let at = if path.as_os_str().is_empty() { self.string(".") } else { self.string(path) };
+        let how = if links == Links::Follow { self.follow } else { self.refuse };
+        let failed = self.label();
+        let again = self.label();
+        let done = self.label();
+        self.place(again);
+        let mut tolerated = vec![EAGAIN];
+        tolerated.extend(missing.map(|_| ENOENT));
+        // A rename somewhere in the tree makes the kernel give up (EAGAIN): once more then.
+        self.op(n::__NR_openat2, "openat2(RESOLVE_IN_ROOT)", [root.into(), at.into(), how.into(), 24.into()])
+            .path(Path::new("/").join(path))
+            .store(found)
+            .tolerate(&tolerated)
+            .otherwise(missing.map_or(again, |_| failed));
+        if let Some(missing) = missing {
+            self.jump(done);
+            self.place(failed);
+            self.jump(missing);
+            self.place(done);
+        } else {
+            self.place(failed);
+            self.place(done);
+        }
+    }
+
+    /// A descriptor of a path of the process's own mount namespace, without following a last link.
+    pub fn open_path(&mut self, path: &Path) -> Cell {
+        let at = self.string(path);
+        let flags = n::O_PATH | n::O_CLOEXEC | n::O_NOFOLLOW;
+        self.op(n::__NR_openat, "openat(O_PATH)", [CWD.into(), at.into(), flags.into(), 0.into()])
+            .path(path)
+            .result()
+    }
+
+    pub fn open_dir_at(&mut self, dir: Cell, name: &CStr) -> Cell {
+        let at = self.c_str(name);
+        let flags = n::O_PATH | n::O_CLOEXEC | n::O_NOFOLLOW | n::O_DIRECTORY;
+        self.op(n::__NR_openat, "openat(O_PATH)", [dir.into(), at.into(), flags.into(), 0.into()])
+            .path(OsStr::from_bytes(name.to_bytes()))
+            .result()
+    }
+
+    /// `/proc/self/fd/N` of a descriptor, for calls that only take paths.
+    pub fn magic(&mut self, fd: Cell) -> At {
+        self.decimal("/proc/self/fd/", fd, c"")
+    }
+
+    /// A filesystem being configured (fsopen(2)).
+    pub fn fsopen(&mut self, kind: &'static CStr) -> Cell {
+        let name = self.c_str(kind);
+        self.op(n::__NR_fsopen, "fsopen", [name.into(), n::FSOPEN_CLOEXEC.into()])
+            .path(OsStr::from_bytes(kind.to_bytes()))
+            .result()
+    }
+
+    pub fn set_string(&mut self, fs: Cell, key: &CStr, value: At, what: impl AsRef<Path>) {
+        let key_at = self.c_str(key);
+        let command = n::fsconfig_command::FSCONFIG_SET_STRING as u32;
+        self.op(
+            n::__NR_fsconfig,
+            "fsconfig",
+            [fs.into(), command.into(), key_at.into(), value.into(), 0.into()],
+        )
+        .call(format!("fsconfig({})", key.to_string_lossy()))
+        .path(what);
+    }
+
+    pub fn set(&mut self, fs: Cell, key: &CStr, value: &str) {
+        let at = self.string(value);
+        self.set_string(fs, key, at, value);
+    }
+
+    pub fn set_flag(&mut self, fs: Cell, key: &CStr) {
+        let key_at = self.c_str(key);
+        let command = n::fsconfig_command::FSCONFIG_SET_FLAG as u32;
+        self.op(n::__NR_fsconfig, "fsconfig", [fs.into(), command.into(), key_at.into(), 0.into(), 0.into()])
+            .call(format!("fsconfig({})", key.to_string_lossy()));
+    }
+
+    /// Creates the filesystem and gives its mount, attached nowhere yet.
+    pub fn fsmount(&mut self, fs: Cell, kind: &'static str, attributes: u32) -> Cell {
+        let command = n::fsconfig_command::FSCONFIG_CMD_CREATE as u32;
+        self.op(
+            n::__NR_fsconfig,
+            "fsconfig(FSCONFIG_CMD_CREATE)",
+            [fs.into(), command.into(), 0.into(), 0.into(), 0.into()],
+        )
+        .path(kind);
+        self.op(n::__NR_fsmount, "fsmount", [fs.into(), n::FSMOUNT_CLOEXEC.into(), attributes.into()])
+            .path(kind)
+            .result()
+    }
+
+    /// A tmpfs that can't grow beyond its bounds.
+    pub fn tmpfs(
+        &mut self,
+        size: u64,
+        inodes: u64,
+        mode: u32,
+        owner: Option<(u32, u32)>,
+        attributes: u32,
+    ) -> Cell {
+        let fs = self.fsopen(c"tmpfs");
+        self.set(fs, c"size", &size.to_string());
+        self.set(fs, c"nr_inodes", &inodes.to_string());
+        self.set(fs, c"mode", &format!("{mode:o}"));
+        if let Some((uid, gid)) = owner {
+            self.set(fs, c"uid", &uid.to_string());
+            self.set(fs, c"gid", &gid.to_string());
+        }
+        self.fsmount(fs, "tmpfs", attributes)
+    }
+
+    /// Attaches a mount on what `target` is.
+    pub fn attach(&mut self, mount: Cell, target: Cell, path: &Path) {
+        let flags = n::MOVE_MOUNT_F_EMPTY_PATH | n::MOVE_MOUNT_T_EMPTY_PATH;
+        let empty = self.empty;
+        self.op(
+            n::__NR_move_mount,
+            "move_mount",
+            [mount.into(), empty.into(), target.into(), empty.into(), flags.into()],
+        )
+        .path(path);
+    }
+
+    /// A copy of the mount at a descriptor, from there on down.
+    pub fn clone_mount(&mut self, fd: Cell, recursive: bool, path: &Path) -> Cell {
+        let flags = n::OPEN_TREE_CLONE
+            | n::OPEN_TREE_CLOEXEC
+            | n::AT_EMPTY_PATH
+            | if recursive { n::AT_RECURSIVE } else { 0 };
+        let empty = self.empty;
+        self.op(n::__NR_open_tree, "open_tree(OPEN_TREE_CLONE)", [fd.into(), empty.into(), flags.into()])
+            .path(path)
+            .result()
+    }
+
+    /// Sets attributes of a mount, and its id map where a user namespace is given.
+    pub fn set_attributes(
+        &mut self,
+        mount: Cell,
+        set: u32,
+        userns: Option<Cell>,
+        recursive: bool,
+        path: &Path,
+    ) {
+        let id_map = if userns.is_some() { n::MOUNT_ATTR_IDMAP } else { 0 };
+        // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
+        let attributes = self.words64(&[u64::from(set | id_map), 0, 0, 0]);
+        if let Some(userns) = userns {
+            // The number that the descriptor has in this process, as a word of the structure.
+            self.op(
+                n::__NR_fcntl,
+                "fcntl(F_DUPFD_CLOEXEC)",
+                [userns.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()],
+            )
+            .store(Cell(attributes.0 + 24));
+        }
+        let flags = n::AT_EMPTY_PATH | if recursive { n::AT_RECURSIVE } else { 0 };
+        let empty = self.empty;
+        let op = self
+            .plan
+            .op(
+                n::__NR_mount_setattr,
+                "mount_setattr",
+                [mount.into(), empty.into(), flags.into(), attributes.into(), n::MOUNT_ATTR_SIZE_VER0.into()],
+            )
+            .path(path);
+        if userns.is_some() {
+            op.call("mount_setattr(MOUNT_ATTR_IDMAP)")
+                .remedy("the filesystem there can't be id-mapped: use one that can (ext4, xfs, btrfs; tmpfs since Linux 6.3)");
+        }
+    }
+
+    /// Makes sure that a place to mount on exists, and gives its descriptor.
+    /// What is missing is made, owned by `owner`; a link as the last component of a file is replaced.
+    pub fn mountpoint(&mut self, root: Cell, path: &Path, is_dir: bool, owner: (u32, u32)) -> Cell {
+        let names: Vec<&OsStr> = path
+            .components()
+            .filter_map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
+            .collect();
+        let relative: std::path::PathBuf = names.iter().collect();
+        let found = self.cell(-1);
+        let missing = self.label();
+        let done = self.label();
+        self.open_into(found, root, &relative, Links::Follow, Some(missing));
+        self.jump(done);
+        self.place(missing);
+        let mut parent = root;
+        let mut so_far = std::path::PathBuf::new();
+        for (i, name) in names.iter().enumerate() {
+            so_far.push(name);
+            let exists = self.label();
+            let at = self.string(name);
+            let shown = Path::new("/").join(&so_far);
+            if is_dir || i + 1 < names.len() {
+                self.op(n::__NR_mkdirat, "mkdirat", [parent.into(), at.into(), 0o755.into()])
+                    .path(&shown)
+                    .tolerate(&[EEXIST])
+                    .otherwise(exists);
+            } else {
+                self.replace_link(parent, at);
+                let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC;
+                self.op(
+                    n::__NR_openat,
+                    "openat(O_CREAT)",
+                    [parent.into(), at.into(), flags.into(), 0o644.into()],
+                )
+                .path(&shown)
+                .tolerate(&[EEXIST])
+                .otherwise(exists);
+            }
+            self.chown(parent, at, owner, &shown);
+            self.place(exists);
+            if i + 1 < names.len() {
+                parent = self.open_in(root, &so_far, Links::Follow, None);
+            } else {
+                self.open_into(found, root, &so_far, Links::Follow, None);
+            }
+        }
+        self.place(done);
+        found
+    }
+
+    /// A dangling link where a file has to be: it goes.
+    fn replace_link(&mut self, parent: Cell, name: At) {
+        const EINVAL: u32 = 22;
+        let buffer = self.space(8);
+        let keep = self.label();
+        self.op(n::__NR_readlinkat, "readlinkat", [parent.into(), name.into(), buffer.into(), 8.into()])
+            .tolerate(&[ENOENT, EINVAL])
+            .otherwise(keep);
+        self.op(n::__NR_unlinkat, "unlinkat", [parent.into(), name.into(), 0.into()]);
+        self.place(keep);
+    }
+
+    pub fn chown(&mut self, dir: Cell, name: At, owner: (u32, u32), path: &Path) {
+        self.op(
+            n::__NR_fchownat,
+            "fchownat",
+            [dir.into(), name.into(), owner.0.into(), owner.1.into(), n::AT_SYMLINK_NOFOLLOW.into()],
+        )
+        .path(path);
+    }
+
+    pub fn write(&mut self, fd: Cell, bytes: &[u8], path: &Path) {
+        let at = self.bytes(bytes);
+        self.op(n::__NR_write, "write", [fd.into(), at.into(), bytes.len().into()]).full().path(path);
+    }
+}

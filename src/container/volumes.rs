@@ -1,0 +1,60 @@
+//! A container's volumes: named ones made at the first use, and its own anonymous ones.
+#![forbid(unsafe_code)]
+
+use super::record::Record;
+use super::spec::MountKind;
+use crate::error::{ErrorKind, Result};
+use crate::image::Image;
+use crate::store::{Lease, Store};
+use crate::volume::Volume;
+use std::path::Path;
+
+/// Finds or makes the volumes of a new container: those of its mounts, in their order, then one for each VOLUME of
+/// the image that no mount covers. The record names them.
+pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Result<()> {
+    for mount in &mut record.spec.mounts {
+        if let MountKind::Volume { name, anonymous } = &mut mount.kind {
+            let volume = if *anonymous { Volume::anonymous(store)? } else { Volume::create(store, name)? };
+            if *anonymous {
+                *name = volume.name().to_owned();
+            }
+            super::volume_copy::first_use(image, &volume, &mount.target)?;
+            record.volumes.push(volume.name().to_owned());
+        }
+    }
+    for target in image.config().volumes() {
+        if record.spec.mounts.iter().all(|mount| mount.target != Path::new(target)) {
+            let volume = Volume::anonymous(store)?;
+            super::volume_copy::first_use(image, &volume, Path::new(target))?;
+            record.spec.mounts.push(super::Mount {
+                kind: MountKind::Volume { name: volume.name().to_owned(), anonymous: true },
+                target: target.into(),
+                read_only: false,
+            });
+            record.volumes.push(volume.name().to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Nobody may remove them while the container starts.
+pub(super) fn leases(store: &Store, record: &Record) -> Result<Vec<Lease>> {
+    record.volumes.iter().map(|name| Volume::open(store, name)?.lease()).collect()
+}
+
+/// What was made for this container alone goes with it.
+pub(super) fn remove_anonymous(store: &Store, record: &Record) -> Result<()> {
+    let mut result = Ok(());
+    for mount in &record.spec.mounts {
+        if let MountKind::Volume { name, anonymous: true } = &mount.kind {
+            let removed = match Volume::open(store, name) {
+                Ok(volume) => volume.remove(),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            };
+            // The first error is told; the others are tried all the same.
+            result = result.and(removed);
+        }
+    }
+    result
+}

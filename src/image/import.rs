@@ -1,0 +1,229 @@
+//! Images from root filesystems.
+#![forbid(unsafe_code)]
+
+use super::Image;
+use super::load::publish_one;
+use super::unpack;
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
+use crate::reference::Reference;
+use crate::store::{Store, clock};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Makes an image of one layer from a root filesystem, as `docker import` does.
+///
+/// ```no_run
+/// use coracle::{Import, Store};
+/// let store = Store::open_default()?;
+/// let image = Import::new().name("busybox:1").cmd(["/bin/sh"]).env("LANG", "C.UTF-8").path(&store, "rootfs.tar.gz")?;
+/// # Ok::<(), coracle::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct Import {
+    name: Option<String>,
+    message: Option<String>,
+    author: Option<String>,
+    created: Option<SystemTime>,
+    user: Option<String>,
+    working_dir: Option<String>,
+    stop_signal: Option<String>,
+    entrypoint: Vec<String>,
+    cmd: Vec<String>,
+    env: Vec<String>,
+    labels: BTreeMap<String, String>,
+    volumes: Vec<String>,
+    ports: Vec<String>,
+}
+
+fn strings(words: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
+    words.into_iter().map(Into::into).collect()
+}
+
+impl Import {
+    /// With no name and no settings.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The name of the image, which is taken from another that has it.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The comment in the image's history.
+    pub fn message(mut self, message: impl Into<String>) -> Self {
+        self.message = Some(message.into());
+        self
+    }
+
+    /// Who made the image.
+    pub fn author(mut self, author: impl Into<String>) -> Self {
+        self.author = Some(author.into());
+        self
+    }
+
+    /// When it was made; now by default. With a time given, the same archive gives the same image.
+    pub fn created(mut self, created: SystemTime) -> Self {
+        self.created = Some(created);
+        self
+    }
+
+    /// USER.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// WORKDIR.
+    pub fn working_dir(mut self, path: impl Into<String>) -> Self {
+        self.working_dir = Some(path.into());
+        self
+    }
+
+    /// STOPSIGNAL.
+    pub fn stop_signal(mut self, signal: impl Into<String>) -> Self {
+        self.stop_signal = Some(signal.into());
+        self
+    }
+
+    /// ENTRYPOINT.
+    pub fn entrypoint(mut self, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.entrypoint = strings(words);
+        self
+    }
+
+    /// CMD.
+    pub fn cmd(mut self, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.cmd = strings(words);
+        self
+    }
+
+    /// Adds an ENV.
+    pub fn env(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.env.push(format!("{}={}", name.as_ref(), value.as_ref()));
+        self
+    }
+
+    /// Adds a LABEL.
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(name.into(), value.into());
+        self
+    }
+
+    /// Adds a VOLUME.
+    pub fn volume(mut self, path: impl Into<String>) -> Self {
+        self.volumes.push(path.into());
+        self
+    }
+
+    /// Adds an EXPOSE: `80/tcp`.
+    pub fn expose(mut self, port: impl Into<String>) -> Self {
+        self.ports.push(port.into());
+        self
+    }
+
+    /// Imports a tar archive (plain, gzip or zstd), or a directory.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is none; `InvalidData` for what is no archive, `Unsupported` for a compression that
+    /// is not known; the errors of the file system. Nothing of it stays then.
+    pub fn path(&self, store: &Store, path: impl AsRef<Path>) -> Result<Image> {
+        let path = path.as_ref();
+        let during = |error: Error| error.during(format!("importing {}", path.display()));
+        let metadata = std::fs::metadata(path).call_at("stat", path).map_err(during)?;
+        if metadata.is_dir() {
+            return self.run(store, || directory(store, path)).map_err(during);
+        }
+        let file = File::open(path).call_at("open", path).map_err(during)?;
+        self.run(store, || unpack::import(store, file)).map_err(during)
+    }
+
+    /// Imports a tar archive from a stream.
+    ///
+    /// # Errors
+    /// As [`path`](Self::path).
+    pub fn reader(&self, store: &Store, reader: impl Read + Send) -> Result<Image> {
+        self.run(store, || unpack::import(store, reader))
+            .map_err(|error| error.during("importing from a stream"))
+    }
+
+    fn run(
+        &self,
+        store: &Store,
+        layer: impl FnOnce() -> Result<(Descriptor, crate::digest::Digest)>,
+    ) -> Result<Image> {
+        let name = match self.name.as_ref().map(|name| name.parse::<Reference>()).transpose()? {
+            Some(name) if name.digest().is_some() => {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("image name {name}: a digest can't be given"),
+                ));
+            }
+            name => name,
+        };
+        let writing = store.writing()?;
+        let imported = layer().and_then(|(descriptor, diff_id)| {
+            let config = self.config(&diff_id)?;
+            let digest = store.put_blob(config.raw())?;
+            let config = Descriptor::new(media::CONFIG, digest, config.raw().len() as u64);
+            let manifest = Manifest::new(config, vec![descriptor])?;
+            store.put_blob(manifest.raw())?;
+            publish_one(store, manifest, name)
+        });
+        drop(writing);
+        if imported.is_err()
+            && let Err(error) = store.collect_garbage()
+        {
+            tracing::warn!(%error, store = ?store.path(), "what a failed import left stays until the next collection");
+        }
+        imported
+    }
+
+    fn config(&self, diff_id: &crate::digest::Digest) -> Result<ImageConfig> {
+        let created = clock::rfc3339(self.created.unwrap_or_else(SystemTime::now));
+        let message = self.message.as_deref().unwrap_or("imported");
+        let history = json!([{ "created": created, "comment": message }]);
+        ImageConfig::new(&[*diff_id], history, &created)?.edit(|value| {
+            if let Some(author) = &self.author {
+                value["author"] = json!(author);
+            }
+            let config = &mut value["config"];
+            let mut set = |key: &str, value: Value| config[key] = value;
+            let keys = |names: &[String]| {
+                names.iter().map(|name| (name.clone(), json!({}))).collect::<serde_json::Map<_, _>>()
+            };
+            for (key, text) in
+                [("User", &self.user), ("WorkingDir", &self.working_dir), ("StopSignal", &self.stop_signal)]
+            {
+                if let Some(text) = text {
+                    set(key, json!(text));
+                }
+            }
+            for (key, words) in [("Entrypoint", &self.entrypoint), ("Cmd", &self.cmd), ("Env", &self.env)] {
+                if !words.is_empty() {
+                    set(key, json!(words));
+                }
+            }
+            if !self.labels.is_empty() {
+                set("Labels", json!(self.labels));
+            }
+            if !self.volumes.is_empty() {
+                set("Volumes", json!(keys(&self.volumes)));
+            }
+            if !self.ports.is_empty() {
+                set("ExposedPorts", json!(keys(&self.ports)));
+            }
+        })
+    }
+}
+
+fn directory(_store: &Store, path: &Path) -> Result<(Descriptor, crate::digest::Digest)> {
+    Err(Error::new(ErrorKind::Unsupported, "importing a directory").with_path(path))
+}

@@ -1,0 +1,204 @@
+//! Finding, listing and removing images.
+#![forbid(unsafe_code)]
+
+use super::Image;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{Descriptor, Index};
+use crate::reference::Reference;
+use crate::store::Store;
+use crate::store::index::{name_of, take_name};
+use std::collections::HashSet;
+
+/// What the removal of an image did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Removed {
+    /// The names that lead nowhere now.
+    pub untagged: Vec<Reference>,
+    /// The ids of the images that are gone; empty when other names still lead to the image.
+    pub deleted: Vec<Digest>,
+    /// The bytes of the blobs that are gone. What another program uses at this moment goes later.
+    pub freed: u64,
+}
+
+/// What a text may mean that names an image.
+enum Wanted {
+    Name(Reference),
+    /// The beginning of an id or of a manifest's digest, in hex.
+    Id(String),
+}
+
+impl Store {
+    /// Opens an image by name (`debian`, `debian:12`, `debian@sha256:…`), by id, or by the beginning of its id.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `InvalidInput` when several ids begin so or the text can't be a name.
+    pub fn image(&self, name: &str) -> Result<Image> {
+        let index = self.index()?;
+        Ok(self.find(&index, name)?.0)
+    }
+
+    /// All images, in the order in which they came.
+    pub fn images(&self) -> Result<Vec<Image>> {
+        let mut seen = HashSet::new();
+        let mut images = Vec::new();
+        for listed in self.index()?.manifests.iter().filter(|listed| seen.insert(listed.digest)) {
+            match Image::from_listed(self, listed) {
+                Ok(image) => images.push(image),
+                // An artifact, another machine's, or one that has just been removed: no image to be listed.
+                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) => {
+                    tracing::debug!(%error, digest = %listed.digest, "not listed");
+                }
+                Err(error) => return Err(error.during(format!("reading the image {}", listed.digest))),
+            }
+        }
+        Ok(images)
+    }
+
+    /// Takes a name away. The image stays, also when this was its last name.
+    ///
+    /// # Errors
+    /// `NotFound` when no image has the name.
+    pub fn untag(&self, name: &str) -> Result<()> {
+        let reference: Reference = name.parse()?;
+        self.update_index(|index| take_name(index, &reference).map(drop).ok_or_else(|| not_found(name)))
+    }
+
+    /// Removes an image as `docker rmi` does: a name that is not its last is only taken away; with the last name,
+    /// or by id, the image goes, and with it every layer that no other image has.
+    ///
+    /// # Errors
+    /// `NotFound`; `InUse` while a container has it (running or not), or when it is named by id and has several names.
+    pub fn remove_image(&self, name: &str) -> Result<Removed> {
+        self.remove(name, false)
+    }
+
+    /// The same with `--force`: takes all its names, also when a container has it. Its content then goes with
+    /// the last container.
+    pub fn force_remove_image(&self, name: &str) -> Result<Removed> {
+        self.remove(name, true)
+    }
+
+    fn remove(&self, name: &str, force: bool) -> Result<Removed> {
+        let mut removed = self.update_index(|index| {
+            let (image, wanted) = self.find(index, name)?;
+            let digest = image.0.listed.digest;
+            let names: Vec<_> =
+                index.manifests.iter().filter(|other| other.digest == digest).filter_map(name_of).collect();
+            if let Some(name) = wanted
+                && names.len() > 1
+            {
+                take_name(index, &name);
+                return Ok(Removed { untagged: vec![name], ..Default::default() });
+            } else if names.len() > 1 && !force {
+                let names: Vec<_> = names.iter().map(Reference::familiar).collect();
+                return Err(Error::new(
+                    ErrorKind::InUse,
+                    format!("image {name:?} has the names {}", names.join(", ")),
+                )
+                .with_remedy("remove it by its names, or by force"));
+            }
+            let pinned =
+                self.pins()?.into_iter().find(|(_, pins)| pins.image.as_ref() == Some(image.digest()));
+            if let Some((id, _)) = pinned
+                && !force
+            {
+                return Err(Error::new(
+                    ErrorKind::InUse,
+                    format!("image {name:?} is in use by container {id}"),
+                )
+                .with_remedy("remove the container first, or the image by force"));
+            }
+            index.manifests.retain(|other| other.digest != digest);
+            Ok(Removed { untagged: names, deleted: vec![*image.id()], freed: 0 })
+        })?;
+        if !removed.deleted.is_empty() {
+            removed.freed = self.collect_garbage()?;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the images without a name that no container has, as `docker image prune` does, and whatever
+    /// blobs and layers nothing needs.
+    pub fn prune_images(&self) -> Result<Removed> {
+        let mut removed = self.update_index(|index| {
+            let pinned: HashSet<_> = self.pins()?.into_iter().filter_map(|(_, pins)| pins.image).collect();
+            let mut removed = Removed::default();
+            let nameless: Vec<_> =
+                index.manifests.iter().filter(|listed| !has_name(listed)).cloned().collect();
+            for listed in nameless {
+                match Image::from_listed(self, &listed) {
+                    Ok(image) if pinned.contains(image.digest()) => continue,
+                    Ok(image) => removed.deleted.push(*image.id()),
+                    // Nothing that could ever be run, and without a name: rubbish too.
+                    Err(error) => {
+                        tracing::warn!(%error, digest = %listed.digest, "a nameless image that can't be read")
+                    }
+                }
+                index.manifests.retain(|other| other.digest != listed.digest);
+            }
+            Ok(removed)
+        })?;
+        removed.freed = self.collect_garbage()?;
+        Ok(removed)
+    }
+
+    /// The image that `text` names in this index, and the name if it was found by that.
+    fn find(&self, index: &Index, text: &str) -> Result<(Image, Option<Reference>)> {
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        let is_hex =
+            (1..=64).contains(&hex.len()) && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let name = match text.parse::<Reference>() {
+            Ok(name) => Some(name),
+            Err(_) if is_hex => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(name) = &name {
+            let by_name = index.manifests.iter().find(|listed| has(listed, name));
+            if let Some(listed) = by_name {
+                return Ok((Image::from_listed(self, listed)?, name.tag().map(|_| name.clone())));
+            }
+        }
+        if !is_hex {
+            return Err(not_found(text));
+        }
+        let mut found: Option<Image> = None;
+        for listed in &index.manifests {
+            // What can't be read has no id that it could be asked by.
+            let Ok(image) = Image::from_listed(self, listed) else { continue };
+            if !image.id().hex().starts_with(hex) && !image.digest().hex().starts_with(hex) {
+                continue;
+            }
+            if found.as_ref().is_some_and(|other| other.id() != image.id()) {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("several images have an id that begins with {text:?}"),
+                )
+                .with_remedy("give more digits of it"));
+            }
+            found = found.or(Some(image));
+        }
+        Ok((found.ok_or_else(|| not_found(text))?, None))
+    }
+}
+
+fn has_name(listed: &Descriptor) -> bool {
+    name_of(listed).is_some()
+}
+
+/// Whether an entry of the index is what this name means: the tag, or the digest in that repository.
+fn has(listed: &Descriptor, wanted: &Reference) -> bool {
+    let Some(name) = name_of(listed) else { return false };
+    match wanted.digest() {
+        Some(digest) => {
+            *digest == listed.digest && (name.domain(), name.path()) == (wanted.domain(), wanted.path())
+        }
+        None => name == *wanted,
+    }
+}
+
+fn not_found(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("no image {name:.300?} in the store"))
+        .with_remedy("load, import or build it first")
+}

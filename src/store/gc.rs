@@ -1,0 +1,138 @@
+//! Garbage: blobs and unpacked layers that nothing needs any more.
+//!
+//! Needed is what the index names, what containers pin, what somebody has leased (an image handle
+//! leases its manifest, a layer handle its blob), and all that these lead to. Whoever writes blobs
+//! that no index names yet holds [`Store::writing`]; nothing is collected meanwhile.
+#![forbid(unsafe_code)]
+
+use super::{Lease, Store};
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{DOCUMENT_MAX, Document, ImageConfig, media};
+use std::collections::HashSet;
+use std::fs::TryLockError;
+use std::os::fd::AsFd;
+
+/// Says that blobs are being written which no index names yet.
+#[derive(Debug)]
+pub(crate) struct Writing(#[expect(dead_code)] Lease);
+
+impl Store {
+    /// Holds the garbage collection back.
+    pub(crate) fn writing(&self) -> Result<Writing> {
+        Ok(Writing(Lease::lock_file(self.locks_dir(), "gc")?.share()?))
+    }
+
+    /// Leases a blob: it is not collected while this lives.
+    ///
+    /// # Errors
+    /// `NotFound` when the store has no such blob.
+    pub(crate) fn lease_blob(&self, digest: &Digest) -> Result<Lease> {
+        Lease::shared(self.0.blobs.as_fd(), digest.hex())?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "no such blob").with_path(self.blob_path(digest)))
+    }
+
+    /// Removes what nothing needs, and gives the bytes of the blobs that went. While somebody
+    /// is [`writing`](Store::writing), nothing is removed; the next collection does it.
+    pub(crate) fn collect_garbage(&self) -> Result<u64> {
+        let lock = Lease::lock_file(self.locks_dir(), "gc")?;
+        match lock.file().try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                tracing::debug!(store = ?self.path(), "somebody is writing: garbage stays for now");
+                return Ok(0);
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(Error::os("flock(LOCK_EX)", error).with_path("locks/gc"));
+            }
+        }
+        let mut live = Live::default();
+        for descriptor in self.index()?.manifests {
+            self.mark(&descriptor.digest, &mut live)?;
+        }
+        for (_, pins) in self.pins()? {
+            if let Some(digest) = pins.image {
+                self.mark(&digest, &mut live)?;
+            }
+        }
+        let blobs = self.blobs()?;
+        let (mut doomed, mut leased) = (Vec::new(), Vec::new());
+        for digest in blobs.iter().filter(|digest| !live.blobs.contains(digest)) {
+            match Lease::try_exclusive(self.0.blobs.as_fd(), digest.hex()) {
+                Ok(lease) => doomed.extend(lease.map(|lease| (digest, lease))),
+                Err(error) if error.kind() == ErrorKind::InUse => leased.push(*digest),
+                Err(error) => return Err(error),
+            }
+        }
+        for digest in &leased {
+            self.mark(digest, &mut live)?;
+        }
+        let mut freed = 0;
+        for (digest, _lease) in doomed.iter().filter(|(digest, _)| !live.blobs.contains(digest)) {
+            freed += self.blob_size(digest)?.unwrap_or(0);
+            self.remove_blob(digest)?;
+        }
+        for key in self.layer_keys()?.iter().filter(|key| !live.layers.contains(key)) {
+            match self.remove_layer(key) {
+                Err(error) if error.kind() == ErrorKind::InUse => {}
+                other => other?,
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Marks a blob and all it leads to.
+    fn mark(&self, digest: &Digest, live: &mut Live) -> Result<()> {
+        let mut todo = vec![*digest];
+        while let Some(digest) = todo.pop() {
+            if !live.blobs.insert(digest) {
+                continue;
+            }
+            match self.read_document(&digest)?.map(Document::parse) {
+                Some(Ok(Document::Index(index))) => {
+                    todo.extend(index.manifests.iter().map(|child| child.digest))
+                }
+                Some(Ok(Document::Manifest(manifest))) => {
+                    live.blobs.extend(manifest.layers().iter().map(|layer| layer.digest));
+                    let config = manifest.config();
+                    live.blobs.insert(config.digest);
+                    if media::is_config(&config.media_type)
+                        && let Some(raw) = self.read_document(&config.digest)?
+                        && let Ok(config) = ImageConfig::parse(raw)
+                    {
+                        live.layers.extend(config.diff_ids().iter().copied().chain(config.chain_ids()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A blob that may be JSON. What is missing or broken leads nowhere; what can't be read for
+    /// another reason stops the collection, else a lack of descriptors would look like a lack of images.
+    fn read_document(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        if self.blob_size(digest)?.is_none_or(|size| size > DOCUMENT_MAX) {
+            return Ok(None);
+        }
+        match self.read_blob_small(digest, DOCUMENT_MAX) {
+            Ok(raw) => Ok(raw.starts_with(b"{").then_some(raw)),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Mismatch | ErrorKind::TooLarge
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Live {
+    blobs: HashSet<Digest>,
+    /// Keys of unpacked layers.
+    layers: HashSet<Digest>,
+}

@@ -1,0 +1,139 @@
+//! Couriers: children of the warden that sit in a namespace, execute plans on request and pass descriptors back.
+//!
+//! All logic stays here, in the host; what runs there is the interpreter.
+
+use super::message;
+use super::plan::format::{COURIER_SIZE, OP_SERVE, Status};
+use super::plan::{At, Cell, Plan};
+use super::warden::{Started, Warden};
+use crate::error::{Error, ErrorKind, Result};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A process that executes plans where it sits, until it is dropped.
+pub(crate) struct Courier {
+    started: Mutex<Started>,
+}
+
+/// What a courier's plan gave: its reply's bytes, and the descriptors that it sent.
+#[derive(Debug, Default)]
+pub(crate) struct Reply {
+    pub bytes: Vec<u8>,
+    pub fds: Vec<OwnedFd>,
+}
+
+impl Courier {
+    /// Starts one; `setup` brings it to its place.
+    pub fn start(warden: &Arc<Warden>, mut setup: Plan<'_>) -> Result<Self> {
+        let status = setup.status();
+        setup.op(OP_SERVE, "serve", [status.into()]);
+        Ok(Self { started: Mutex::new(warden.start_sized(setup, COURIER_SIZE)?) })
+    }
+
+    /// Has it execute `plan`, whole.
+    pub fn call(&self, plan: Plan<'_>) -> Result<Reply> {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = started.socket();
+        let wants_reply = plan.wants_reply();
+        let (compiled, fds) = plan.compile(0)?;
+        if compiled.bytes.len() > COURIER_SIZE {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("{} bytes for a courier", compiled.bytes.len()),
+            ));
+        }
+        let gone = || Error::new(ErrorKind::Gone, "the courier has ended");
+        message::send(socket, &compiled.bytes, &fds).map_err(|error| gone().with_source(error))?;
+        let mut reply = Reply::default();
+        loop {
+            let mut buffer = [0; 64];
+            let (_, fds) = message::receive(socket, &mut buffer)?.ok_or_else(gone)?;
+            reply.fds.extend(fds);
+            let status = Status::from_bytes(&buffer);
+            match status.kind {
+                Status::FAILED => return Err(compiled.error(status.step, status.value)),
+                Status::DONE => break,
+                _ => {}
+            }
+        }
+        if wants_reply > 0 {
+            reply.bytes = vec![0; wants_reply];
+            let (len, _) = message::receive(socket, &mut reply.bytes)?.ok_or_else(gone)?;
+            reply.bytes.truncate(len);
+        }
+        Ok(reply)
+    }
+}
+
+/// A message of a plan to its starter: a [`Status`] with a value and a descriptor, both cells of the plan.
+#[derive(Clone, Copy)]
+pub(crate) struct Letter {
+    header: At,
+    pub value: Cell,
+    pub fd: Cell,
+}
+
+impl Plan<'_> {
+    /// Lays out a message of `kind`; operations store its value and descriptor, then [`Plan::post`] sends it.
+    pub fn letter(&mut self, kind: u32) -> Letter {
+        let status = self.words64(&[u64::from(kind), 0]);
+        let iov = self.words64(&[status.0, size_of::<Status>() as u64]);
+        // struct cmsghdr: length 20 (header 16, one descriptor), SOL_SOCKET, SCM_RIGHTS; padded to 24.
+        let control = self.words64(&[20, 1 | 1 << 32, u64::MAX]);
+        let header = self.words64(&[0, 0, iov.0, 1, control.0, 24, 0]);
+        Letter { header, value: Cell(status.0 + 8), fd: Cell(control.0 + 16) }
+    }
+
+    pub fn post(&mut self, letter: Letter) {
+        let status = self.status();
+        self.op(
+            linux_raw_sys::general::__NR_sendmsg,
+            "sendmsg(status)",
+            [status.into(), letter.header.into(), 0x4000.into()],
+        );
+    }
+}
+
+/// The process that owns files where only a namespace's root may (see [`Courier`]): the warden's own namespace.
+pub(crate) fn of_warden(warden: &Arc<Warden>) -> Result<Courier> {
+    Courier::start(warden, Plan::new()).map_err(|error| error.during("starting a courier"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::warden::warden;
+    use linux_raw_sys::general as n;
+
+    #[test]
+    fn executes_and_passes_descriptors_back() {
+        let courier = of_warden(&warden().unwrap()).unwrap();
+        for _ in 0..3 {
+            let mut plan = Plan::new();
+            let path = plan.c_str(c"/proc/self/status");
+            let letter = plan.letter(Status::PLAN);
+            plan.op(n::__NR_openat, "openat", [(-100).into(), path.into(), n::O_CLOEXEC.into(), 0.into()])
+                .store(letter.fd);
+            plan.post(letter);
+            plan.op(n::__NR_close, "close", [letter.fd.into()]);
+            plan.reply(path, 18);
+            let reply = courier.call(plan).unwrap();
+            assert_eq!(reply.bytes, b"/proc/self/status\0");
+            let status =
+                std::io::read_to_string(std::fs::File::from(reply.fds.into_iter().next().unwrap())).unwrap();
+            assert!(status.contains("Name:"), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_failed_call_is_named_and_the_courier_serves_on() {
+        let courier = of_warden(&warden().unwrap()).unwrap();
+        let mut plan = Plan::new();
+        let path = plan.c_str(c"/nowhere");
+        plan.op(n::__NR_chdir, "chdir", [path.into()]).path("/nowhere");
+        let error = courier.call(plan).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(2));
+        assert_eq!(error.step(), "chdir");
+        assert_eq!(courier.call(Plan::new()).unwrap().fds.len(), 0);
+    }
+}

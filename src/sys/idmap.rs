@@ -1,0 +1,207 @@
+//! Which user and group ids a user namespace has (user_namespaces(7)), and which ones this user may give away.
+
+use crate::error::{Call, Error, ErrorKind, Result};
+use rustix::process::{getegid, geteuid};
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// One line of a map: `count` ids from `inside` on are `outside` and on in the parent namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Extent {
+    /// First id in the namespace.
+    pub inside: u32,
+    /// First id in its parent.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The maps of one user namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
+pub struct IdMap {
+    /// Of users.
+    pub users: Vec<Extent>,
+    /// Of groups.
+    pub groups: Vec<Extent>,
+}
+
+impl IdMap {
+    /// Ids 0 to `count` are `base` and on.
+    pub fn range(base: u32, count: u32) -> Self {
+        let extents = vec![Extent { inside: 0, outside: base, count }];
+        Self { users: extents.clone(), groups: extents }
+    }
+
+    /// Only id 0, which is the caller.
+    pub fn single(user: u32, group: u32) -> Self {
+        let one = |outside| vec![Extent { inside: 0, outside, count: 1 }];
+        Self { users: one(user), groups: one(group) }
+    }
+
+    /// The map of a namespace inside this one that keeps all its ids. It must follow the outer map's extents:
+    /// a line over two of them is refused.
+    pub fn nested(&self) -> Self {
+        let same = |extents: &[Extent]| extents.iter().map(|e| Extent { outside: e.inside, ..*e }).collect();
+        Self { users: same(&self.users), groups: same(&self.groups) }
+    }
+
+    /// Whether only one user exists in it.
+    pub fn is_single(&self) -> bool {
+        self.users.iter().map(|e| u64::from(e.count)).sum::<u64>() <= 1
+    }
+
+    /// The id outside of user `id`.
+    pub fn user(&self, id: u32) -> Option<u32> {
+        outside(&self.users, id)
+    }
+
+    /// The id outside of group `id`.
+    pub fn group(&self, id: u32) -> Option<u32> {
+        outside(&self.groups, id)
+    }
+
+    /// As `/proc/PID/uid_map` takes it.
+    pub fn text(extents: &[Extent]) -> String {
+        extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect()
+    }
+}
+
+fn outside(extents: &[Extent], id: u32) -> Option<u32> {
+    let extent = extents.iter().find(|e| id >= e.inside && id - e.inside < e.count)?;
+    extent.outside.checked_add(id - extent.inside)
+}
+
+/// The largest share of /etc/subuid or /etc/subgid that belongs to a user: lines `name-or-id:first:count`
+/// (subuid(5)).
+pub(crate) fn parse_subids(text: &str, name: Option<&str>, id: u32) -> Option<(u32, u32)> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':');
+            let owner = fields.next()?;
+            if Some(owner) != name && owner.parse() != Ok(id) {
+                return None;
+            }
+            let first: u32 = fields.next()?.parse().ok()?;
+            let count: u32 = fields.next()?.parse().ok()?;
+            first.checked_add(count)?;
+            (count > 0).then_some((first, count))
+        })
+        .max_by_key(|(_, count)| *count)
+}
+
+/// The caller's name in /etc/passwd, which subuid(5) may use instead of the id.
+fn own_name(uid: u32) -> Option<String> {
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// The map that an ordinary user can have: itself as root, its sub-ids (at most 65535 of them) as the others.
+/// Without newuidmap or sub-ids only itself, and why.
+pub(crate) fn of_caller() -> (IdMap, Option<String>) {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let single = |why: String| (IdMap::single(uid, gid), Some(why));
+    let name = own_name(uid);
+    let share = |file: &str| {
+        let text = fs::read_to_string(file).ok()?;
+        parse_subids(&text, name.as_deref(), uid)
+    };
+    let (Some(users), Some(groups)) = (share("/etc/subuid"), share("/etc/subgid")) else {
+        return single(format!(
+            "no sub-ids for user {uid} in /etc/subuid and /etc/subgid; \
+             add them with: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+        ));
+    };
+    let missing = ["newuidmap", "newgidmap"].into_iter().find(|tool| !in_path(tool));
+    if let Some(tool) = missing {
+        return single(format!("{tool} is not installed (Debian's package: uidmap)"));
+    }
+    let extents = |own, (first, count): (u32, u32)| {
+        vec![
+            Extent { inside: 0, outside: own, count: 1 },
+            Extent { inside: 1, outside: first, count: count.min(65535) },
+        ]
+    };
+    (IdMap { users: extents(uid, users), groups: extents(gid, groups) }, None)
+}
+
+fn in_path(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    std::env::split_paths(&path).any(|dir| dir.join(tool).is_file())
+}
+
+/// Writes the maps of process `pid`'s new user namespace, once and for all.
+pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
+    let file = |name: &str| format!("/proc/{pid}/{name}");
+    if map.is_single() {
+        let put = |name: &str, text: &str| fs::write(file(name), text).call_at("write", file(name));
+        put("setgroups", "deny")?;
+        put("uid_map", &IdMap::text(&map.users))?;
+        return put("gid_map", &IdMap::text(&map.groups));
+    }
+    for (tool, name, extents) in [("newuidmap", "uid_map", &map.users), ("newgidmap", "gid_map", &map.groups)]
+    {
+        let mut command = Command::new(tool);
+        command.arg(pid.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        for e in extents {
+            command.args([e.inside, e.outside, e.count].map(|n| n.to_string()));
+        }
+        let mut child = command.spawn().call_at("posix_spawn", tool)?;
+        let mut said = String::new();
+        if let Some(stderr) = child.stderr.take() {
+            stderr.take(4096).read_to_string(&mut said).call("read")?;
+        }
+        // A host that ignores SIGCHLD or reaps everything leaves no status: what was written counts.
+        drop(child.wait());
+        let written = fs::read_to_string(file(name)).call_at("read", file(name))?;
+        if written.split_whitespace().next().is_none() {
+            return Err(Error::new(ErrorKind::PermissionDenied, format!("{tool} refused: {}", said.trim()))
+                .with_remedy(
+                    "check /etc/subuid and /etc/subgid, and that newuidmap and newgidmap are setuid root",
+                ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether this process may do in its user namespace what only root may.
+pub(crate) fn is_privileged() -> bool {
+    const WANTED: u64 = 1 << 21 | 1 << 7 | 1 << 6 | 1 << 0; // SYS_ADMIN, SETUID, SETGID, CHOWN
+    let status = fs::read_to_string(Path::new("/proc/thread-self/status")).unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .unwrap_or(0);
+    geteuid().is_root() && effective & WANTED == WANTED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_largest_share_by_name_or_id() {
+        let text = "alice:100000:65536\nbob:165536:1000\n1001:300000:70000\n# x\nbob:x:y\n";
+        assert_eq!(parse_subids(text, Some("alice"), 7), Some((100000, 65536)));
+        assert_eq!(parse_subids(text, Some("bob"), 1001), Some((300000, 70000)));
+        assert_eq!(parse_subids(text, None, 8), None);
+    }
+
+    #[test]
+    fn a_nested_map_follows_the_extents() {
+        let outer = IdMap {
+            users: vec![
+                Extent { inside: 0, outside: 1000, count: 1 },
+                Extent { inside: 1, outside: 100000, count: 65535 },
+            ],
+            groups: vec![Extent { inside: 0, outside: 1000, count: 1 }],
+        };
+        assert_eq!(IdMap::text(&outer.nested().users), "0 0 1\n1 1 65535\n");
+        assert_eq!((outer.user(0), outer.user(33), outer.group(1)), (Some(1000), Some(100032), None));
+    }
+}

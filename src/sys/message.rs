@@ -1,0 +1,101 @@
+//! Messages with descriptors over SEQPACKET sockets, and the warden's structures as bytes.
+
+use super::memfd::above_stdio;
+use super::plan::format::{Event, FDS_MAX, Request, Status};
+use crate::error::{Call, Error, ErrorKind, Result};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .call("socketpair")?;
+    Ok((above_stdio(a)?, above_stdio(b)?))
+}
+
+/// Sends one message whole, with its descriptors.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Error::new(ErrorKind::TooLarge, format!("{} descriptors in one message", fds.len())));
+    }
+    loop {
+        match sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Err(rustix::io::Errno::INTR) => continue,
+            sent => return sent.map(drop).call("sendmsg"),
+        }
+    }
+}
+
+/// Receives one message; `None` at the end.
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = loop {
+        let iov = &mut [IoSliceMut::new(buffer)];
+        match recvmsg(&socket, iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            got => break got.call("recvmsg")?,
+        }
+    };
+    let mut fds = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            for fd in rights {
+                fds.push(above_stdio(fd)?);
+            }
+        }
+    }
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(Error::errno("recvmsg(SCM_RIGHTS): a descriptor was lost", nix::libc::EMFILE)
+            .with_remedy("raise this program's RLIMIT_NOFILE (ulimit -n)"));
+    }
+    if message.bytes == 0 && fds.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some((message.bytes, fds)))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).map_or(0, |b| u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+}
+
+impl Request {
+    pub(crate) fn to_bytes(self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        bytes[..4].copy_from_slice(&self.kind.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.id.to_ne_bytes());
+        bytes[16..].copy_from_slice(&self.size.to_ne_bytes());
+        bytes
+    }
+}
+
+impl Event {
+    pub(crate) fn from_bytes(b: &[u8]) -> Self {
+        Self {
+            kind: u32_at(b, 0),
+            pid: u32_at(b, 4) as i32,
+            id: u64_at(b, 8),
+            value: u64_at(b, 16) as i64,
+            user_us: u64_at(b, 24),
+            system_us: u64_at(b, 32),
+            peak_kib: u64_at(b, 40),
+        }
+    }
+}
+
+impl Status {
+    pub(crate) fn from_bytes(b: &[u8]) -> Self {
+        Self { kind: u32_at(b, 0), step: u32_at(b, 4), value: u64_at(b, 8) as i64 }
+    }
+}

@@ -1,0 +1,384 @@
+//! Writes plans: lists of system calls that the warden's children execute (the format is `warden/plan.rs`).
+//!
+//! Nothing here interprets; the writer keeps, beside each operation, the words for the error that its failure
+//! becomes. Addresses are final as soon as data is added, so data may point to data.
+
+#[path = "../../warden/plan.rs"]
+pub(crate) mod format;
+
+use super::memfd;
+use crate::error::{Error, ErrorKind, Result};
+use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_FULL, FLAG_NOTE, Header, MAGIC, Op};
+use std::borrow::Cow;
+use std::ffi::{CStr, OsStr};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// An address in the plan's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct At(pub u64);
+
+/// A place in the plan's memory that holds a descriptor, a pid or another result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cell(pub u64);
+
+/// An operation to go on at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Label(usize);
+
+/// What an operation is given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arg {
+    Value(u64),
+    Load(Cell),
+}
+
+macro_rules! arg_from {
+    ($($int:ty),*) => { $(impl From<$int> for Arg { fn from(value: $int) -> Self { Arg::Value(value as i64 as u64) } })* };
+}
+arg_from!(i32, u32, i64, u64, usize);
+
+impl From<At> for Arg {
+    fn from(at: At) -> Self {
+        Arg::Value(at.0)
+    }
+}
+
+impl From<Cell> for Arg {
+    fn from(cell: Cell) -> Self {
+        Arg::Load(cell)
+    }
+}
+
+/// The words for a failure.
+#[derive(Debug, Default, Clone)]
+struct Words {
+    call: Cow<'static, str>,
+    path: Option<PathBuf>,
+    remedy: Option<Cow<'static, str>>,
+    during: Option<&'static str>,
+    kind: Option<ErrorKind>,
+}
+
+pub(crate) struct Plan<'fd> {
+    data: Vec<u8>,
+    ops: Vec<Op>,
+    words: Vec<Words>,
+    fds: Vec<BorrowedFd<'fd>>,
+    labels: Vec<usize>,
+    /// Of operations whose `otherwise` or argument is a label: (operation, argument or none, label).
+    jumps: Vec<(usize, Option<usize>, Label)>,
+    during: Option<&'static str>,
+    reply: (u64, u64),
+}
+
+/// The plan in its final form, and the words for its errors.
+pub(crate) struct Compiled {
+    pub bytes: Vec<u8>,
+    words: Vec<Words>,
+}
+
+impl<'fd> Plan<'fd> {
+    /// An empty plan. Cell 0, the status socket, is filled in by whoever starts it.
+    pub fn new() -> Self {
+        Self {
+            data: Vec::with_capacity(16 << 10),
+            ops: Vec::with_capacity(192),
+            words: Vec::with_capacity(192),
+            fds: Vec::new(),
+            labels: Vec::new(),
+            jumps: Vec::new(),
+            during: None,
+            reply: (0, 0),
+        }
+    }
+
+    /// The socket that started the plan.
+    pub fn status(&self) -> Cell {
+        Cell((BASE + CELLS_AT) as u64)
+    }
+
+    /// What the following operations are for, in the form "mounting the root filesystem".
+    pub fn during(&mut self, what: &'static str) {
+        self.during = Some(what);
+    }
+
+    /// A descriptor that goes with the plan.
+    pub fn fd(&mut self, fd: BorrowedFd<'fd>) -> Cell {
+        self.fds.push(fd);
+        Cell((BASE + CELLS_AT + 4 * self.fds.len()) as u64)
+    }
+
+    /// Bytes at an address that is a multiple of 8.
+    pub fn bytes(&mut self, bytes: &[u8]) -> At {
+        self.data.resize(self.data.len().next_multiple_of(8), 0);
+        let at = BASE + DATA_AT + self.data.len();
+        self.data.extend_from_slice(bytes);
+        At(at as u64)
+    }
+
+    /// A C string. A NUL inside ends it early: callers refuse such input before.
+    pub fn string(&mut self, text: impl AsRef<OsStr>) -> At {
+        let at = self.bytes(text.as_ref().as_bytes());
+        self.data.push(0);
+        at
+    }
+
+    pub fn c_str(&mut self, text: &CStr) -> At {
+        self.bytes(text.to_bytes_with_nul())
+    }
+
+    pub fn space(&mut self, len: usize) -> At {
+        let at = self.bytes(&[]);
+        self.data.resize(self.data.len() + len, 0);
+        at
+    }
+
+    /// A cell with a value of its own.
+    pub fn cell(&mut self, value: i32) -> Cell {
+        Cell(self.bytes(&value.to_ne_bytes()).0)
+    }
+
+    /// 64-bit words: arrays of pointers, structures of the kernel.
+    pub fn words64(&mut self, words: &[u64]) -> At {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.bytes(&bytes)
+    }
+
+    /// A NULL-terminated array of C strings, as for `execve`.
+    pub fn vector<S: AsRef<OsStr>>(&mut self, strings: impl IntoIterator<Item = S>) -> At {
+        let mut addresses: Vec<u64> = strings.into_iter().map(|s| self.string(s).0).collect();
+        addresses.push(0);
+        self.words64(&addresses)
+    }
+
+    /// Adds an operation; `call` is what its error says.
+    pub fn op<const N: usize>(&mut self, nr: u32, call: &'static str, args: [Arg; N]) -> Added<'_, 'fd> {
+        let mut op =
+            Op { nr, loads: 0, flags: 0, pad: 0, store: 0, tolerate: [0; 2], otherwise: 0, args: [0; 6] };
+        for (i, arg) in args.into_iter().enumerate() {
+            match arg {
+                Arg::Value(value) => op.args[i] = value,
+                Arg::Load(cell) => {
+                    op.args[i] = cell.0;
+                    op.loads |= 1 << i;
+                }
+            }
+        }
+        self.ops.push(op);
+        self.words.push(Words { call: call.into(), during: self.during, ..Words::default() });
+        Added(self)
+    }
+
+    pub fn label(&mut self) -> Label {
+        self.labels.push(usize::MAX);
+        Label(self.labels.len() - 1)
+    }
+
+    /// The label means the next operation.
+    pub fn place(&mut self, label: Label) {
+        self.labels[label.0] = self.ops.len();
+    }
+
+    pub fn jump(&mut self, label: Label) {
+        self.op(format::OP_JUMP, "jump", [0.into()]);
+        self.jumps.push((self.ops.len() - 1, Some(0), label));
+    }
+
+    pub fn jump_if_zero(&mut self, cell: Cell, label: Label) {
+        self.op(format::OP_JUMP_IF_ZERO, "jump", [cell.into(), 0.into()]);
+        self.jumps.push((self.ops.len() - 1, Some(1), label));
+    }
+
+    /// `prefix`, the value of `cell` as decimal digits, `suffix`: a C string that exists once this was executed.
+    pub fn decimal(&mut self, prefix: &str, cell: Cell, suffix: &CStr) -> At {
+        let suffix_at = self.c_str(suffix);
+        let at = self.bytes(prefix.as_bytes());
+        self.data.resize(self.data.len() + 10 + suffix.to_bytes_with_nul().len(), 0);
+        self.op(
+            format::OP_DECIMAL,
+            "decimal",
+            [At(at.0 + prefix.len() as u64).into(), cell.into(), suffix_at.into()],
+        );
+        at
+    }
+
+    /// What a courier sends back.
+    pub fn reply(&mut self, at: At, len: usize) {
+        self.reply = (at.0, len as u64);
+    }
+
+    /// Bytes that a courier sends back.
+    pub fn wants_reply(&self) -> usize {
+        self.reply.1 as usize
+    }
+
+    pub fn fds(&self) -> &[BorrowedFd<'fd>] {
+        &self.fds
+    }
+
+    /// `implicit_fds` are those that the starter adds in front: the status socket, or none for a courier.
+    pub fn compile(mut self, implicit_fds: usize) -> Result<(Compiled, Vec<BorrowedFd<'fd>>)> {
+        if self.fds.len() + 2 > FDS_MAX || self.fds.len() + 1 > CELLS {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("{} descriptors for one container", self.fds.len()),
+            )
+            .with_remedy("use fewer mounts"));
+        }
+        for (op, arg, label) in &self.jumps {
+            let target = self.labels[label.0] as u64;
+            match arg {
+                Some(arg) => self.ops[*op].args[*arg] = target,
+                None => self.ops[*op].otherwise = target,
+            }
+        }
+        self.data.resize(self.data.len().next_multiple_of(8), 0);
+        let ops_at = DATA_AT + self.data.len();
+        let size = ops_at + self.ops.len() * size_of::<Op>();
+        let mut bytes = Vec::with_capacity(size);
+        let header = Header {
+            magic: MAGIC,
+            size: size as u64,
+            ops_at: ops_at as u64,
+            ops: self.ops.len() as u32,
+            fds: (self.fds.len() + implicit_fds) as u32,
+            reply_at: self.reply.0,
+            reply_len: self.reply.1,
+        };
+        for word in [header.magic, header.size, header.ops_at] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&header.ops.to_ne_bytes());
+        bytes.extend_from_slice(&header.fds.to_ne_bytes());
+        for word in [header.reply_at, header.reply_len] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        debug_assert_eq!(bytes.len(), CELLS_AT);
+        bytes.resize(DATA_AT, 0);
+        bytes.extend_from_slice(&self.data);
+        for op in &self.ops {
+            bytes.extend_from_slice(&op.nr.to_ne_bytes());
+            bytes.extend_from_slice(&[op.loads, op.flags, 0, 0]);
+            for word in [op.store, op.tolerate[0], op.tolerate[1], op.otherwise] {
+                bytes.extend_from_slice(&word.to_ne_bytes());
+            }
+            for word in op.args {
+                bytes.extend_from_slice(&word.to_ne_bytes());
+            }
+        }
+        debug_assert_eq!(bytes.len(), size);
+        Ok((Compiled { bytes, words: self.words }, self.fds))
+    }
+}
+
+impl Compiled {
+    /// The memfd that the warden's child maps; a courier's memory is larger than its first plan.
+    pub fn memfd(&self, at_least: usize) -> Result<OwnedFd> {
+        memfd::sealed("coracle-plan", &self.bytes, self.bytes.len().max(at_least), false)
+    }
+
+    /// The error for a failed operation.
+    pub fn error(&self, step: u32, errno: i64) -> Error {
+        let Some(words) = self.words.get(step as usize) else {
+            return Error::errno("the warden could not take the plan", errno as i32)
+                .with_kind(ErrorKind::Setup);
+        };
+        let mut error = Error::errno(words.call.clone(), errno as i32);
+        if let Some(path) = &words.path {
+            error = error.with_path(path);
+        }
+        if let Some(during) = words.during {
+            error = error.during(during);
+        }
+        if let Some(remedy) = &words.remedy {
+            error = error.with_remedy(remedy.clone());
+        }
+        match words.kind {
+            Some(kind) => error.with_kind(kind),
+            None => error,
+        }
+    }
+}
+
+/// The operation just added, to say more about it.
+pub(crate) struct Added<'a, 'fd>(&'a mut Plan<'fd>);
+
+impl Added<'_, '_> {
+    fn last(&mut self) -> &mut Op {
+        let n = self.0.ops.len() - 1;
+        &mut self.0.ops[n]
+    }
+
+    fn words(&mut self) -> &mut Words {
+        let n = self.0.words.len() - 1;
+        &mut self.0.words[n]
+    }
+
+    /// Keeps the result.
+    pub fn store(mut self, cell: Cell) -> Self {
+        self.last().store = cell.0;
+        self
+    }
+
+    /// A new cell with the result.
+    pub fn result(self) -> Cell {
+        let cell = self.0.cell(-1);
+        self.store(cell);
+        cell
+    }
+
+    /// Goes on after these errnos.
+    pub fn tolerate(mut self, errnos: &[u32]) -> Self {
+        for errno in errnos {
+            self.last().tolerate[(errno / 64) as usize] |= 1 << (errno % 64);
+        }
+        self
+    }
+
+    /// Goes on after any errno.
+    pub fn tolerate_all(mut self) -> Self {
+        self.last().tolerate = [u64::MAX; 2];
+        self
+    }
+
+    /// Goes on there after a tolerated errno.
+    pub fn otherwise(self, label: Label) -> Self {
+        let op = self.0.ops.len() - 1;
+        self.0.jumps.push((op, None, label));
+        self
+    }
+
+    /// The result must be the third argument: nothing may be read or written partly.
+    pub fn full(mut self) -> Self {
+        self.last().flags |= FLAG_FULL;
+        self
+    }
+
+    /// A tolerated failure is reported.
+    pub fn note(mut self) -> Self {
+        self.last().flags |= FLAG_NOTE;
+        self
+    }
+
+    pub fn path(mut self, path: impl AsRef<Path>) -> Self {
+        self.words().path = Some(path.as_ref().to_owned());
+        self
+    }
+
+    pub fn call(mut self, call: impl Into<Cow<'static, str>>) -> Self {
+        self.words().call = call.into();
+        self
+    }
+
+    pub fn remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Self {
+        self.words().remedy = Some(remedy.into());
+        self
+    }
+
+    pub fn kind(mut self, kind: ErrorKind) -> Self {
+        self.words().kind = Some(kind);
+        self
+    }
+}

@@ -1,0 +1,519 @@
+//! The host's side of the warden (see `warden/main.rs`): brings it up, sends plans, hears how processes end.
+//!
+//! There is one for each program, made at the first use. A forked copy of the program gets its own.
+
+use super::fork::Witness;
+use super::idmap::{self, IdMap};
+use super::plan::Plan;
+use super::plan::format::{Event, Request, Status};
+use super::{memfd, message};
+use crate::error::{Call, Error, ErrorKind, Result};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warden"));
+
+/// How a process ended, as the warden saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// `CLD_EXITED` (1), `CLD_KILLED` (2) or `CLD_DUMPED` (3).
+    pub how: u32,
+    /// Exit code or signal.
+    pub status: i32,
+    pub user: Duration,
+    pub system: Duration,
+    pub peak_bytes: u64,
+}
+
+/// A promise of a process's end. `None` inside once the warden is gone without having told.
+#[derive(Debug, Default)]
+struct Promise {
+    told: Mutex<Option<Option<Exit>>>,
+    changed: Condvar,
+}
+
+impl Promise {
+    fn keep(&self, exit: Option<Exit>) {
+        let mut told = lock(&self.told);
+        if told.is_none() {
+            *told = Some(exit);
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// A process that the warden is the parent of.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    promise: Arc<Promise>,
+    pub pidfd: Arc<OwnedFd>,
+}
+
+impl Process {
+    /// A process that another program's warden is the parent of: nobody here is told how it ends.
+    pub fn foreign(pidfd: OwnedFd) -> Self {
+        Self { promise: Arc::default(), pidfd: Arc::new(pidfd) }
+    }
+
+    /// How it ended; waits for that until `deadline`, where one is given.
+    pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<Exit>> {
+        let mut told = lock(&self.promise.told);
+        loop {
+            if let Some(exit) = *told {
+                return match exit {
+                    Some(exit) => Ok(Some(exit)),
+                    None => Err(gone()),
+                };
+            }
+            told = match deadline {
+                None => self.promise.changed.wait(told).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(None);
+                    }
+                    self.promise.changed.wait_timeout(told, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::new(
+        ErrorKind::Gone,
+        "the warden process of this program has ended, and all its containers with it",
+    )
+    .with_remedy("start them again: the next start brings up a new warden")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Default)]
+struct State {
+    /// Set once the socket has come to its end.
+    gone: bool,
+    /// Requests: how they were answered.
+    answers: HashMap<u64, Option<std::result::Result<i32, i64>>>,
+    /// First stages and couriers: nobody asks how they end.
+    stages: HashSet<i32>,
+    promises: HashMap<i32, Arc<Promise>>,
+    /// Ends of processes whose starter has not come to claim them yet.
+    unclaimed: HashMap<i32, Exit>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The connection to the warden.
+pub(crate) struct Warden {
+    socket: OwnedFd,
+    pidfd: OwnedFd,
+    /// Holds a POSIX record lock from this process for as long as it is this program. Never closed, nor is any
+    /// other descriptor of it: that would drop the lock.
+    _lock: File,
+    shared: Arc<Shared>,
+    next: AtomicU64,
+    /// Of the user namespace that the warden lives in; `None` for root.
+    map: Option<IdMap>,
+    /// Why the map has one id only.
+    single: Option<String>,
+}
+
+/// What a forked copy of the program inherits and must not touch.
+struct Slot {
+    witness: Witness,
+    warden: Mutex<Option<Arc<Warden>>>,
+}
+
+static SLOT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
+
+fn slot() -> Result<&'static Slot> {
+    loop {
+        let current = SLOT.load(Ordering::Acquire);
+        // SAFETY: null or a slot that was leaked below, which is never freed.
+        if let Some(slot) = unsafe { current.as_ref() }
+            && slot.witness.is_here()
+        {
+            return Ok(slot);
+        }
+        // The first use in this process. A parent's slot stays as it is: its lock may be held by a thread
+        // that does not exist here.
+        let new = Box::into_raw(Box::new(Slot { witness: Witness::new()?, warden: Mutex::new(None) }));
+        if SLOT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: made above, seen by nobody.
+            drop(unsafe { Box::from_raw(new) });
+        }
+    }
+}
+
+/// This program's warden; a new one if there is none or it has ended.
+pub(crate) fn warden() -> Result<Arc<Warden>> {
+    let slot = slot()?;
+    let mut current = lock(&slot.warden);
+    if let Some(warden) = &*current
+        && !lock(&warden.shared.state).gone
+    {
+        return Ok(warden.clone());
+    }
+    let warden = Arc::new(Warden::start().map_err(|error| error.during("starting this program's warden"))?);
+    *current = Some(warden.clone());
+    Ok(warden)
+}
+
+impl Warden {
+    fn start() -> Result<Self> {
+        let (socket, theirs) = message::pair()?;
+        let host = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).call("pidfd_open")?;
+        let lock = File::from(memfd::above_stdio(
+            rustix::fs::memfd_create("coracle-lock", rustix::fs::MemfdFlags::CLOEXEC).call("memfd_create")?,
+        )?);
+        let (map, single) = match idmap::is_privileged() {
+            true => (None, None),
+            false => {
+                let (map, why) = idmap::of_caller();
+                (Some(map), why)
+            }
+        };
+        let launch = Launch { socket: &theirs, host: &host, lock: &lock, user: map.is_some() };
+        let mut child = launch.run()?;
+        drop(theirs);
+        let up = Self::bring_up(&socket, &lock, child.id(), map.as_ref());
+        // The spawned process ends as soon as the warden exists. Somebody else may have reaped it (a handler
+        // of the host that reaps everything) or the kernel (SIGCHLD ignored): there is nothing to learn.
+        if up.is_err() {
+            drop(child.kill());
+        }
+        drop(child.wait());
+        let pidfd = up?;
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let warden = Self { socket, pidfd, _lock: lock, shared, next: AtomicU64::new(1), map, single };
+        warden.listen()?;
+        Ok(warden)
+    }
+
+    fn bring_up(socket: &OwnedFd, lock: &File, child: u32, map: Option<&IdMap>) -> Result<OwnedFd> {
+        const STEPS: [&str; 11] = [
+            "",
+            "close_range",
+            "chdir(\"/\")",
+            "unshare(CLONE_NEWUSER)",
+            "setresuid(0)",
+            "unshare(CLONE_NEWPID)",
+            "clone3(CLONE_PIDFD)",
+            "unshare(CLONE_NEWNS)",
+            "signalfd4",
+            "clone",
+            "mount(\"proc\", \"/proc\")",
+        ];
+        let mut pidfd = None;
+        loop {
+            let mut buffer = [0; size_of::<Event>()];
+            let Some((_, fds)) = message::receive(socket, &mut buffer)? else {
+                return Err(gone());
+            };
+            let event = Event::from_bytes(&buffer);
+            match event.kind {
+                Event::ENTERED => {
+                    if let Some(map) = map {
+                        idmap::write(child, map)?;
+                    }
+                    // Not before the spawned process has its copy: closing any descriptor of the file in this
+                    // process, as `Command` did just now, drops the lock.
+                    rustix::fs::fcntl_lock(lock, FlockOperation::NonBlockingLockExclusive)
+                        .call("fcntl(F_SETLK)")?;
+                    message::send(
+                        socket,
+                        &Request { kind: Request::GO, pad: 0, id: 0, size: 0 }.to_bytes(),
+                        &[],
+                    )?;
+                }
+                Event::PIDFD => pidfd = fds.into_iter().next(),
+                Event::FAILED => {
+                    let step = STEPS.get(event.id as usize).copied().unwrap_or("?");
+                    return Err(explain(Error::errno(step, event.value as i32), step));
+                }
+                Event::UP => {
+                    return pidfd
+                        .ok_or_else(|| Error::new(ErrorKind::Gone, "the warden's pidfd did not come"));
+                }
+                other => return Err(Error::new(ErrorKind::Setup, format!("the warden said {other}"))),
+            }
+        }
+    }
+
+    /// A thread of the host takes what the warden tells.
+    fn listen(&self) -> Result<()> {
+        let socket = self.socket.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+        let pidfd = self.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+        let shared = self.shared.clone();
+        let run = move || {
+            // The host's signals are for the host's threads.
+            let _ = nix::sys::signal::SigSet::all().thread_block();
+            let mut buffer = [0; size_of::<Event>()];
+            while let Ok(Some(_)) = message::receive(&socket, &mut buffer) {
+                shared.take(Event::from_bytes(&buffer));
+            }
+            shared.end();
+            // A host that is a subreaper or PID 1 has inherited the warden; elsewhere this is ECHILD.
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        };
+        std::thread::Builder::new()
+            .name("coracle".into())
+            .stack_size(256 << 10)
+            .spawn(run)
+            .call("pthread_create")?;
+        Ok(())
+    }
+
+    /// The map of the user namespace that the warden lives in; `None` for root, which lives in none of its own.
+    pub fn map(&self) -> Option<&IdMap> {
+        self.map.as_ref()
+    }
+
+    /// Why there is only one id, where that is so.
+    pub fn single(&self) -> Option<&str> {
+        self.single.as_deref()
+    }
+
+    /// Executes a plan in a child of the warden; hands over what its operations send until `done` says that it
+    /// has what it needs, or the plan's socket is closed by all (`Ok`), or an operation fails (`Err`).
+    pub fn start_plan(self: &Arc<Self>, plan: Plan<'_>) -> Result<Started> {
+        self.start_sized(plan, 0)
+    }
+
+    pub(super) fn start_sized(self: &Arc<Self>, plan: Plan<'_>, memory: usize) -> Result<Started> {
+        let (compiled, fds) = plan.compile(1)?;
+        let memfd = compiled.memfd(memory)?;
+        let (status, theirs) = message::pair()?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let size = compiled.bytes.len().max(memory) as u64;
+        let mut all: Vec<BorrowedFd<'_>> = vec![memfd.as_fd(), theirs.as_fd()];
+        all.extend(fds);
+        lock(&self.shared.state).answers.insert(id, None);
+        let request = Request { kind: Request::START, pad: 0, id, size };
+        if let Err(error) = message::send(&self.socket, &request.to_bytes(), &all) {
+            lock(&self.shared.state).answers.remove(&id);
+            return Err(if lock(&self.shared.state).gone { gone() } else { error });
+        }
+        Ok(Started { warden: self.clone(), compiled, status, id, failed: false })
+    }
+
+    /// The answer to a request: the pid of the child, or the errno.
+    fn answer(&self, id: u64) -> Result<std::result::Result<i32, i64>> {
+        let mut state = lock(&self.shared.state);
+        loop {
+            if let Some(Some(answer)) = state.answers.get(&id) {
+                return Ok(*answer);
+            }
+            if state.gone {
+                return Err(gone());
+            }
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes on a process that a plan of this warden has announced.
+    pub fn adopt(&self, pid: i32, pidfd: OwnedFd) -> Process {
+        let mut state = lock(&self.shared.state);
+        let promise = Arc::new(Promise::default());
+        match state.unclaimed.remove(&pid) {
+            Some(exit) => promise.keep(Some(exit)),
+            None if state.gone => promise.keep(None),
+            None => drop(state.promises.insert(pid, promise.clone())),
+        }
+        Process { promise, pidfd: Arc::new(pidfd) }
+    }
+
+    /// Sends a signal with the warden's rights, for a host that has given up its own.
+    pub fn signal(&self, pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        // The number of the signal travels in `size`; the kernel's answer comes as a refusal with errno or 0.
+        lock(&self.shared.state).answers.insert(id, None);
+        let request = Request { kind: Request::SIGNAL, pad: 0, id, size: signal as u64 };
+        let answer =
+            message::send(&self.socket, &request.to_bytes(), &[pidfd]).and_then(|()| self.answer(id));
+        lock(&self.shared.state).answers.remove(&id);
+        match answer? {
+            Ok(_) | Err(0) => Ok(()),
+            Err(errno) => Err(Error::errno("pidfd_send_signal", errno as i32)),
+        }
+    }
+}
+
+impl Shared {
+    fn take(&self, event: Event) {
+        let mut state = lock(&self.state);
+        match event.kind {
+            Event::FORKED => {
+                state.stages.insert(event.pid);
+                if let Some(answer) = state.answers.get_mut(&event.id) {
+                    *answer = Some(Ok(event.pid));
+                    self.changed.notify_all();
+                }
+            }
+            Event::REFUSED => {
+                if let Some(answer) = state.answers.get_mut(&event.id) {
+                    *answer = Some(Err(event.value));
+                    self.changed.notify_all();
+                }
+            }
+            Event::EXITED if !state.stages.remove(&event.pid) => {
+                let exit = Exit {
+                    how: event.id as u32,
+                    status: event.value as i32,
+                    user: Duration::from_micros(event.user_us),
+                    system: Duration::from_micros(event.system_us),
+                    peak_bytes: event.peak_kib << 10,
+                };
+                match state.promises.remove(&event.pid) {
+                    Some(promise) => promise.keep(Some(exit)),
+                    None => drop(state.unclaimed.insert(event.pid, exit)),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&self) {
+        let mut state = lock(&self.state);
+        state.gone = true;
+        self.changed.notify_all();
+        for (_, promise) in state.promises.drain() {
+            promise.keep(None);
+        }
+    }
+}
+
+/// Starts the warden's program with the three descriptors that it knows.
+struct Launch<'a> {
+    socket: &'a OwnedFd,
+    host: &'a OwnedFd,
+    lock: &'a File,
+    user: bool,
+}
+
+impl Launch<'_> {
+    fn spawn(&self, program: &impl AsRawFd) -> std::io::Result<Child> {
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+        command.env_clear();
+        command.stdin(self.socket.try_clone()?).stdout(self.host.try_clone()?).stderr(self.lock.try_clone()?);
+        if self.user {
+            command.arg("user");
+        }
+        command.spawn()
+    }
+
+    /// From a sealed memfd; where the system does not execute those (vm.memfd_noexec=2), from a file without a
+    /// name.
+    fn run(&self) -> Result<Child> {
+        let program = memfd::sealed("coracle-warden", PROGRAM, 0, true)?;
+        match self.spawn(&program) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            child => return child.call("posix_spawn(warden)"),
+        }
+        let dir = std::env::temp_dir();
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let mut file =
+            File::from(rustix::fs::open(&dir, flags, Mode::from(0o700)).call_at("open(O_TMPFILE)", &dir)?);
+        std::io::Write::write_all(&mut file, PROGRAM).call_at("write", &dir)?;
+        // A file that is open for writing can't be executed, also not while a fork of another thread of the host
+        // still has it open.
+        let readable =
+            File::open(format!("/proc/thread-self/fd/{}", file.as_raw_fd())).call_at("open", &dir)?;
+        drop(file);
+        for _ in 0..100 {
+            match self.spawn(&readable) {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::yield_now()
+                }
+                child => return child.call_at("posix_spawn(warden)", &dir),
+            }
+        }
+        self.spawn(&readable).call_at("posix_spawn(warden)", &dir)
+    }
+}
+
+fn explain(error: Error, step: &str) -> Error {
+    match step {
+        "unshare(CLONE_NEWUSER)" => error.with_kind(ErrorKind::Unsupported).with_remedy(
+            "this host does not let an ordinary user make user namespaces: \
+             sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0, or an AppArmor profile \
+             for this program with `flags=(unconfined) { userns, }`",
+        ),
+        _ => error.with_kind(ErrorKind::Unsupported),
+    }
+}
+
+/// A plan on its way.
+pub(crate) struct Started {
+    warden: Arc<Warden>,
+    compiled: super::plan::Compiled,
+    status: OwnedFd,
+    id: u64,
+    failed: bool,
+}
+
+/// What a plan's own operations send.
+pub(crate) struct Told {
+    pub kind: u32,
+    pub value: i64,
+    pub fds: Vec<OwnedFd>,
+    /// Of a [`Status::NOTE`]: the error that was tolerated.
+    pub note: Option<Error>,
+}
+
+impl Started {
+    /// The next message of the plan; `None` once every process that had its socket has closed it or has become
+    /// another program.
+    pub fn next(&mut self) -> Result<Option<Told>> {
+        let mut buffer = [0; 64];
+        let Some((_, fds)) = message::receive(&self.status, &mut buffer)? else {
+            return self.end();
+        };
+        let status = Status::from_bytes(&buffer);
+        match status.kind {
+            Status::FAILED => {
+                self.failed = true;
+                Err(self.compiled.error(status.step, status.value))
+            }
+            Status::NOTE => {
+                let note = Some(self.compiled.error(status.step, status.value));
+                Ok(Some(Told { kind: status.kind, value: 0, fds, note }))
+            }
+            kind => Ok(Some(Told { kind, value: status.value, fds, note: None })),
+        }
+    }
+
+    fn end(&mut self) -> Result<Option<Told>> {
+        match self.warden.answer(self.id)? {
+            Ok(_) => Ok(None),
+            Err(errno) => Err(Error::errno("clone(in the warden)", errno as i32)),
+        }
+    }
+
+    pub fn adopt(&self, pid: i32, pidfd: OwnedFd) -> Process {
+        self.warden.adopt(pid, pidfd)
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.status
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        lock(&self.warden.shared.state).answers.remove(&self.id);
+    }
+}

@@ -1,0 +1,185 @@
+//! What several test programs need. A test that needs a peer (skopeo, umoci, …) is marked
+//! `#[ignore = "needs …: run with --include-ignored"]`; run without the peer, it fails.
+#![allow(dead_code)] // each test program uses its part
+
+use coracle::Digest;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Runs a peer tool and gives its output.
+pub fn peer(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
+    let mut command = Command::new(program);
+    let Output { status, stdout, stderr } = command
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}; this test needs it"));
+    assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// A file to be archived.
+pub enum Node<'a> {
+    File(&'a [u8]),
+    Dir,
+    Link(&'a str),
+    HardLink(&'a str),
+}
+
+/// A tar archive of these files.
+pub fn tar<'a>(files: impl IntoIterator<Item = (&'a str, Node<'a>)>) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, node) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mtime(1_700_000_000);
+        header.set_mode(if matches!(node, Node::Dir) { 0o755 } else { 0o644 });
+        let (kind, data, target) = match node {
+            Node::File(data) => (tar::EntryType::Regular, data, None),
+            Node::Dir => (tar::EntryType::Directory, &b""[..], None),
+            Node::Link(target) => (tar::EntryType::Symlink, &b""[..], Some(target)),
+            Node::HardLink(target) => (tar::EntryType::Link, &b""[..], Some(target)),
+        };
+        header.set_entry_type(kind);
+        header.set_size(data.len() as u64);
+        // By hand: hostile names are wanted too.
+        let name = path.as_bytes();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        if let Some(target) = target {
+            header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+        }
+        header.set_cksum();
+        archive.append(&header, data).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+pub fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[cfg(feature = "zstd")]
+pub fn zstd(data: &[u8]) -> Vec<u8> {
+    zstd::encode_all(data, 1).unwrap()
+}
+
+/// A small image: its layers as plain archives, and its configuration.
+#[derive(Clone)]
+pub struct Fixture {
+    pub layers: Vec<Vec<u8>>,
+    pub config: Vec<u8>,
+}
+
+impl Fixture {
+    /// An image with one file in each layer.
+    pub fn new(texts: &[&str]) -> Self {
+        let layer = |(n, text): (usize, &&str)| {
+            tar([("dir/", Node::Dir), (format!("dir/file{n}").as_str(), Node::File(text.as_bytes()))])
+        };
+        Self::of(texts.iter().enumerate().map(layer).collect())
+    }
+
+    pub fn of(layers: Vec<Vec<u8>>) -> Self {
+        let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+        Self::of_machine(layers, arch)
+    }
+
+    pub fn of_machine(layers: Vec<Vec<u8>>, arch: &str) -> Self {
+        let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
+        let config = json!({
+            "architecture": arch, "os": "linux", "created": "2026-01-02T03:04:05Z",
+            "config": {"Cmd": ["/bin/sh"], "Env": ["A=1"], "Healthcheck": {"Test": ["NONE"]}},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            "history": [{"created_by": "test"}],
+        });
+        Self { layers, config: config.to_string().into_bytes() }
+    }
+
+    pub fn id(&self) -> Digest {
+        Digest::of(&self.config)
+    }
+
+    fn config_name(&self) -> String {
+        format!("{}.json", self.id().hex())
+    }
+}
+
+/// The members of a docker archive, by name.
+pub fn docker_members(images: &[(&Fixture, &[&str])]) -> Vec<(String, Vec<u8>)> {
+    let mut members = BTreeMap::new();
+    let mut list = Vec::new();
+    for (image, names) in images {
+        let mut paths = Vec::new();
+        for layer in &image.layers {
+            let path = format!("{}/layer.tar", &Digest::of(layer).hex()[..12]);
+            members.insert(path.clone(), layer.clone());
+            paths.push(path);
+        }
+        members.insert(image.config_name(), image.config.clone());
+        list.push(json!({"Config": image.config_name(), "RepoTags": names, "Layers": paths}));
+    }
+    members.insert("manifest.json".into(), Value::from(list).to_string().into_bytes());
+    members.into_iter().collect()
+}
+
+pub fn pack(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+    tar(members.iter().map(|(name, data)| (name.as_str(), Node::File(data))))
+}
+
+pub fn docker_archive(images: &[(&Fixture, &[&str])]) -> Vec<u8> {
+    pack(&docker_members(images))
+}
+
+/// The members of an image layout; layers compressed by `compress`, whose media type ends in `suffix`.
+pub fn oci_members(
+    image: &Fixture,
+    name: Option<&str>,
+    suffix: &str,
+    compress: fn(&[u8]) -> Vec<u8>,
+) -> Vec<(String, Vec<u8>)> {
+    let mut members = BTreeMap::new();
+    let mut blob = |media_type: &str, data: Vec<u8>| {
+        let digest = Digest::of(&data);
+        let descriptor = json!({"mediaType": media_type, "digest": digest, "size": data.len()});
+        members.insert(format!("blobs/sha256/{}", digest.hex()), data);
+        descriptor
+    };
+    let layer_type = format!("application/vnd.oci.image.layer.v1.tar{suffix}");
+    let layers: Vec<_> = image.layers.iter().map(|layer| blob(&layer_type, compress(layer))).collect();
+    let config = blob("application/vnd.oci.image.config.v1+json", image.config.clone());
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers});
+    let mut listed = blob(media_type, manifest.to_string().into_bytes());
+    if let Some(name) = name {
+        listed["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+    }
+    let index = json!({"schemaVersion": 2, "manifests": [listed]});
+    members.insert("index.json".into(), index.to_string().into_bytes());
+    members.insert("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
+    members.into_iter().collect()
+}
+
+pub fn write_layout(dir: &Path, members: &[(String, Vec<u8>)]) {
+    for (name, data) in members {
+        fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
+        fs::write(dir.join(name), data).unwrap();
+    }
+}
+
+/// How many entries a directory has.
+pub fn count(dir: impl AsRef<Path>) -> usize {
+    fs::read_dir(dir).unwrap().count()
+}
+
+/// Runs one test of this program in a process of its own, with `COLUMN=value` in its environment.
+pub fn child(test: &str, vars: &[(&str, &OsStr)]) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).envs(vars.iter().copied());
+    command
+}

@@ -1,0 +1,157 @@
+//! What other tools write and read.
+
+use super::*;
+
+#[test]
+#[ignore = "needs skopeo and umoci: run with --include-ignored"]
+fn skopeo_and_umoci_read_the_store() {
+    let store = Store::temp().unwrap();
+    let image = Fixture::new(&["one", "two"]);
+    let archive = docker_archive(&[(&image, &["debian:12", "localhost:5000/me/app:1.0"])]);
+    let loaded = load(&store, &archive).unwrap().remove(0);
+    for name in ["debian:12", "localhost:5000/me/app:1.0"] {
+        let source = format!("oci:{}:{name}", store.path().display());
+        let seen: Value = serde_json::from_str(&peer("skopeo", ["inspect", &source])).unwrap();
+        assert_eq!(seen["Digest"], loaded.digest().to_string());
+        assert_eq!(seen["Layers"].as_array().unwrap().len(), 2);
+        let config: Value =
+            serde_json::from_str(&peer("skopeo", ["inspect", "--config", "--raw", &source])).unwrap();
+        assert_eq!(config["config"]["Cmd"][0], "/bin/sh");
+        let seen =
+            peer("umoci", ["stat", "--json", "--image", &format!("{}:{name}", store.path().display())]);
+        assert!(seen.contains("test"), "{seen}");
+    }
+    let listed = peer("umoci", ["ls", "--layout", store.path().to_str().unwrap()]);
+    assert_eq!(listed.lines().collect::<Vec<_>>(), ["debian:12", "localhost:5000/me/app:1.0"]);
+    // And unpacks from it.
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = dir.path().join("bundle");
+    let name = format!("{}:debian:12", store.path().display());
+    peer(
+        "umoci",
+        [
+            OsStr::new("unpack"),
+            OsStr::new("--rootless"),
+            OsStr::new("--image"),
+            OsStr::new(&name),
+            bundle.as_os_str(),
+        ],
+    );
+    assert_eq!(fs::read_to_string(bundle.join("rootfs/dir/file1")).unwrap(), "two");
+}
+
+#[test]
+#[ignore = "needs skopeo: run with --include-ignored"]
+fn what_skopeo_writes_is_the_same_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = Fixture::new(&["one", "two"]);
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(at("source.tar"), docker_archive(&[(&image, &["app:1"])])).unwrap();
+    let source = format!("docker-archive:{}", at("source.tar"));
+    let copy = |args: &[&str], target: &str| {
+        peer(
+            "skopeo",
+            [&["copy", "--quiet", "--insecure-policy"], args, &[source.as_str(), target]].concat(),
+        );
+    };
+    copy(&[], &format!("docker-archive:{}:app:1", at("docker.tar")));
+    copy(&[], &format!("oci:{}:app:1", at("layout")));
+    copy(&["--dest-compress-format", "zstd"], &format!("oci:{}:app:1", at("layout-zstd")));
+    copy(&[], &format!("oci-archive:{}:app:1", at("oci.tar")));
+    for name in ["docker.tar", "oci.tar"] {
+        fs::write(at(&format!("{name}.gz")), gzip(&fs::read(at(name)).unwrap())).unwrap();
+        #[cfg(feature = "zstd")]
+        fs::write(at(&format!("{name}.zst")), zstd(&fs::read(at(name)).unwrap())).unwrap();
+    }
+    let all = [
+        "docker.tar",
+        "docker.tar.gz",
+        "docker.tar.zst",
+        "oci.tar",
+        "oci.tar.gz",
+        "oci.tar.zst",
+        "layout",
+        "layout-zstd",
+    ];
+    let all = all.iter().filter(|name| cfg!(feature = "zstd") || !name.contains("zst"));
+    let store = Store::temp().unwrap();
+    let mut ids = Vec::new();
+    for name in all {
+        let own = Store::temp().unwrap();
+        for store in [&own, &store] {
+            let loaded =
+                Image::load(store, at(name)).unwrap_or_else(|error| panic!("{name}: {error}")).remove(0);
+            assert_eq!(names(&loaded), ["app:1"], "{name}");
+            assert_eq!(
+                loaded.config().diff_ids(),
+                image.layers.iter().map(|layer| Digest::of(layer)).collect::<Vec<_>>()
+            );
+            ids.push((name.contains("docker"), *loaded.id()));
+        }
+    }
+    // skopeo writes docker's configuration as it was, and OCI's in its own words, but always in the same.
+    for (docker, id) in &ids {
+        assert_eq!(
+            id,
+            if *docker {
+                ids.iter().find(|(docker, _)| *docker)
+            } else {
+                ids.iter().find(|(docker, _)| !*docker)
+            }
+            .map(|(_, id)| id)
+            .unwrap()
+        );
+    }
+    assert_eq!(ids[0].1, image.id());
+    assert_eq!(count(store.path().join("layers")), 2);
+    // From OCI back to docker's archive the configuration stays: one id in all of them.
+    let from_oci = format!("oci-archive:{}", at("oci.tar"));
+    peer(
+        "skopeo",
+        [
+            "copy",
+            "--quiet",
+            "--insecure-policy",
+            &from_oci,
+            &format!("docker-archive:{}:app:2", at("back.tar")),
+        ],
+    );
+    let back = Image::load(&store, at("back.tar")).unwrap().remove(0);
+    assert_eq!(back.id(), &ids.iter().find(|(docker, _)| !*docker).unwrap().1);
+}
+
+#[test]
+#[ignore = "needs skopeo: run with --include-ignored"]
+fn what_skopeo_puts_into_the_store_is_an_image() {
+    let store = Store::temp().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let image = Fixture::new(&["one", "two"]);
+    let source = dir.path().join("source.tar");
+    fs::write(&source, docker_archive(&[(&image, &["app:1"])])).unwrap();
+    let target = format!("oci:{}:app:1", store.path().display());
+    peer(
+        "skopeo",
+        ["copy", "--quiet", "--insecure-policy", &format!("docker-archive:{}", source.display()), &target],
+    );
+    let found = store.image("app:1").unwrap();
+    assert_eq!(found.config().diff_ids().len(), 2);
+    // Its layers count as ours from now on.
+    assert_eq!(store.remove_image("app:1").unwrap().untagged.len(), 1);
+    drop(found);
+    store.prune_images().unwrap();
+    assert_empty(&store);
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_busybox_root_filesystem_is_imported() {
+    let busybox = fs::read("/bin/busybox").expect("this test needs busybox-static");
+    let rootfs =
+        tar([("bin/", Node::Dir), ("bin/busybox", Node::File(&busybox)), ("bin/sh", Node::Link("busybox"))]);
+    let store = Store::temp().unwrap();
+    let image = Import::new().name("busybox").cmd(["sh"]).reader(&store, &gzip(&rootfs)[..]).unwrap();
+    assert_eq!(image.config().diff_ids(), [Digest::of(&rootfs)]);
+    let layer = store.path().join("layers").join(Digest::of(&rootfs).hex()).join("fs/bin");
+    assert_eq!(fs::read(layer.join("busybox")).unwrap(), busybox);
+    assert_eq!(fs::read_link(layer.join("sh")).unwrap(), Path::new("busybox"));
+}

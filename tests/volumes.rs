@@ -1,0 +1,87 @@
+//! Named and anonymous volumes, through the public interface.
+
+use coracle::{ErrorKind, Store, Volume};
+use std::fs;
+
+#[test]
+fn create_opens_what_is_there() {
+    let store = Store::temp().unwrap();
+    let first = Volume::builder("site").label("a", "1").create(&store).unwrap();
+    fs::write(first.path().join("file"), "content").unwrap();
+    let second = Volume::builder("site").label("a", "2").create(&store).unwrap();
+    assert_eq!(second.labels()["a"], "1");
+    assert_eq!(second.created(), first.created());
+    assert!(first.created().elapsed().unwrap().as_secs() < 60);
+    assert_eq!(fs::read_to_string(second.path().join("file")).unwrap(), "content");
+    assert_eq!(Volume::open(&store, "other").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn names_are_dockers() {
+    let store = Store::temp().unwrap();
+    for good in ["a", "A0", "my_volume-1.2", &"x".repeat(255)] {
+        assert_eq!(Volume::create(&store, good).unwrap().name(), good);
+    }
+    for bad in ["", ".", "..", "-a", "_a", "a/b", "/etc", "a b", "ä", "a\0", &"x".repeat(256)] {
+        assert_eq!(Volume::create(&store, bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad:?}");
+        assert_eq!(Volume::open(&store, bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad:?}");
+    }
+    assert_eq!(store.volumes().unwrap().len(), 4);
+}
+
+#[test]
+fn anonymous_ones_are_pruned_and_named_ones_only_when_asked() {
+    let store = Store::temp().unwrap();
+    let anonymous = Volume::anonymous(&store).unwrap();
+    assert!(anonymous.is_anonymous());
+    assert!(anonymous.name().len() == 64 && anonymous.name().bytes().all(|b| b.is_ascii_hexdigit()));
+    Volume::create(&store, "named").unwrap();
+    assert_eq!(store.prune_volumes(false).unwrap(), [anonymous.name()]);
+    assert_eq!(store.prune_volumes(false).unwrap(), Vec::<String>::new());
+    assert_eq!(store.prune_volumes(true).unwrap(), ["named"]);
+    assert!(store.volumes().unwrap().is_empty());
+}
+
+#[test]
+fn size_counts_files_once_and_stays_beneath() {
+    let store = Store::temp().unwrap();
+    let volume = Volume::create(&store, "v1").unwrap();
+    assert_eq!(volume.size().unwrap(), 0);
+    let deep = volume.path().join("a/b/c");
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("file"), [0; 1000]).unwrap();
+    fs::hard_link(deep.join("file"), volume.path().join("again")).unwrap();
+    std::os::unix::fs::symlink("/usr", volume.path().join("link")).unwrap();
+    assert_eq!(volume.size().unwrap(), 1000);
+}
+
+#[test]
+fn outlives_its_handles_and_its_removal_is_final() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let data = Volume::create(&Store::open(&path).unwrap(), "kept").unwrap().path();
+    fs::write(data.join("file"), "x").unwrap();
+    let store = Store::open(&path).unwrap();
+    let volume = Volume::open(&store, "kept").unwrap();
+    volume.remove().unwrap();
+    assert!(!data.exists());
+    assert_eq!(fs::read_dir(path.join("tmp")).unwrap().count(), 0);
+    assert_eq!(volume.remove().unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(Volume::create(&store, "kept").unwrap().size().unwrap() == 0);
+}
+
+#[test]
+fn many_threads_make_one_volume() {
+    let store = Store::temp().unwrap();
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                let volume = Volume::create(store, "one").unwrap();
+                fs::write(volume.path().join(n.to_string()), "x").unwrap();
+            });
+        }
+    });
+    assert_eq!(Volume::open(&store, "one").unwrap().size().unwrap(), 8);
+    assert_eq!(store.volumes().unwrap().len(), 1);
+}

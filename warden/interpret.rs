@@ -1,0 +1,241 @@
+//! Executes plans: system calls, one after the other, and the few acts that are none.
+//! Whatever a plan means is the library's business; nothing here knows of containers.
+
+use crate::arch::{nr, syscall};
+use crate::plan::*;
+use crate::sys::{Control, close, exit, fork, receive, send, set_mask, sys};
+
+const EIO: i64 = 5;
+const EINVAL: i64 = 22;
+const EMFILE: i64 = 24;
+const EPIPE: i64 = 32;
+const ENOSYS: i64 = 38;
+
+/// How a plan ended, short of having become another program.
+enum End {
+    Done(i32),
+    Failed { step: u32, errno: i64 },
+}
+
+fn header() -> &'static Header {
+    // SAFETY: called only after a plan was mapped or received at BASE; plain integers, any bytes are valid.
+    unsafe { &*(BASE as *const Header) }
+}
+
+fn cell(address: usize) -> i32 {
+    // SAFETY: the library lays plans out; cells are aligned and inside the plan.
+    unsafe { (address as *const i32).read() }
+}
+
+fn set_cell(address: usize, value: i32) {
+    // SAFETY: as `cell`.
+    unsafe { (address as *mut i32).write(value) }
+}
+
+fn status_socket() -> i32 {
+    cell(BASE + CELLS_AT + STATUS_CELL * 4)
+}
+
+fn tell(kind: u32, step: u32, value: i64) {
+    let status = Status { kind, step, value };
+    // Waits for room: the library reads these messages before anything else happens.
+    send(status_socket(), (&status as *const Status) as usize, size_of::<Status>(), None, true);
+}
+
+/// Executes the plan in `fds[0]` of `size` bytes; the other descriptors go to its cells.
+pub fn run(fds: &[i32], size: usize) -> ! {
+    const PROT_READ_WRITE: usize = 3;
+    const MAP_PRIVATE_FIXED_NOREPLACE: usize = 0x10_0002;
+    const O_CLOEXEC: usize = 0o2000000;
+    set_mask(0);
+    let plan = fds[0];
+    let base = sys!(nr::MMAP, BASE, size, PROT_READ_WRITE, MAP_PRIVATE_FIXED_NOREPLACE, plan, 0);
+    if base != BASE as isize || size < DATA_AT || header().magic != MAGIC || header().fds as usize != fds.len() - 1 {
+        // The status socket is the first of the plan's descriptors.
+        let errno = if base < 0 { -base as i64 } else { EINVAL };
+        let status = Status { kind: Status::FAILED, step: u32::MAX, value: errno };
+        send(fds[1], (&status as *const Status) as usize, size_of::<Status>(), None, true);
+        exit(125);
+    }
+    fill_cells(&fds[1..]);
+    // No later descriptor of the plan may land on 0, 1 or 2, where it would be taken for stdio.
+    for fd in 0..3 {
+        sys!(nr::DUP3, plan, fd, O_CLOEXEC);
+    }
+    close(plan);
+    match execute() {
+        End::Done(code) => exit(code),
+        End::Failed { step, errno } => {
+            tell(Status::FAILED, step, errno);
+            exit(125)
+        }
+    }
+}
+
+fn fill_cells(fds: &[i32]) {
+    for (i, fd) in fds.iter().enumerate() {
+        set_cell(BASE + CELLS_AT + i * 4, *fd);
+    }
+}
+
+fn execute() -> End {
+    let ops = header().ops as usize;
+    let mut at = 0usize;
+    while at < ops {
+        // SAFETY: `at` is below the count of operations; they are plain integers.
+        let op = unsafe { &*((BASE + header().ops_at as usize + at * size_of::<Op>()) as *const Op) };
+        let mut args = [0usize; 6];
+        for (i, arg) in args.iter_mut().enumerate() {
+            let given = op.args[i] as usize;
+            *arg = if op.loads & 1 << i != 0 { cell(given) as usize } else { given };
+        }
+        let step = at as u32;
+        at += 1;
+        let result = match op.nr {
+            OP_JUMP => {
+                at = args[0];
+                0
+            }
+            OP_JUMP_IF_ZERO => {
+                if args[0] as i32 == 0 {
+                    at = args[1];
+                }
+                0
+            }
+            OP_DECIMAL => {
+                decimal(args[0], args[1] as u32, args[2]);
+                0
+            }
+            OP_FAIL => -(args[0] as isize),
+            OP_INIT => become_init(),
+            OP_SERVE => serve(args[0] as i32),
+            OP_END => return End::Done(args[0] as i32),
+            // SAFETY: the library vouches for the plan; this process shares no memory with any other.
+            number if number < PSEUDO => unsafe { syscall(number, args) },
+            _ => -(ENOSYS as isize),
+        };
+        let mut errno = if (-4095..0).contains(&result) { -result as i64 } else { 0 };
+        if errno == 0 && op.flags & FLAG_FULL != 0 && result != args[2] as isize {
+            errno = if result == 0 { EPIPE } else { EIO };
+        }
+        if errno == 0 {
+            if op.store != 0 {
+                set_cell(op.store as usize, result as i32);
+            }
+            continue;
+        }
+        if errno >= 128 || op.tolerate[errno as usize / 64] & 1 << (errno % 64) == 0 {
+            return End::Failed { step, errno };
+        }
+        if op.flags & FLAG_NOTE != 0 {
+            tell(Status::NOTE, step, errno);
+        }
+        if op.otherwise != 0 {
+            at = op.otherwise as usize;
+        }
+    }
+    End::Done(0)
+}
+
+fn decimal(to: usize, value: u32, suffix: usize) {
+    let mut digits = [0u8; 10];
+    let mut n = digits.len();
+    let mut rest = value;
+    loop {
+        n -= 1;
+        digits[n] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    // SAFETY: the library reserves ten bytes and the suffix's length at `to`.
+    unsafe {
+        let mut to = to as *mut u8;
+        for digit in &digits[n..] {
+            to.write(*digit);
+            to = to.add(1);
+        }
+        let mut from = suffix as *const u8;
+        loop {
+            let byte = from.read();
+            to.write(byte);
+            if byte == 0 {
+                break;
+            }
+            to = to.add(1);
+            from = from.add(1);
+        }
+    }
+}
+
+/// PID 1 of a container: the child returns to the plan, this process never does.
+fn become_init() -> isize {
+    const ALL: u64 = u64::MAX;
+    const SIGCHLD: isize = 17;
+    const WNOHANG: usize = 1;
+    set_mask(ALL);
+    let child = fork();
+    if child <= 0 {
+        set_mask(0);
+        return child;
+    }
+    sys!(nr::CLOSE_RANGE, 0, u32::MAX, 0);
+    let mut info = [0u64; 16];
+    loop {
+        let signal = sys!(nr::RT_SIGTIMEDWAIT, &ALL as *const u64, info.as_mut_ptr(), 0, 8);
+        if signal != SIGCHLD {
+            if signal > 0 {
+                sys!(nr::KILL, child, signal);
+            }
+            continue;
+        }
+        loop {
+            let mut status = 0i32;
+            let pid = sys!(nr::WAIT4, -1isize, &mut status as *mut i32, WNOHANG, 0);
+            if pid <= 0 {
+                break;
+            }
+            if pid == child {
+                exit(if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) });
+            }
+        }
+    }
+}
+
+/// A courier: plans come as messages, straight into the plan's memory, and are answered.
+fn serve(socket: i32) -> ! {
+    let mut control = Control::new();
+    loop {
+        let got = receive(socket, BASE, COURIER_SIZE, &mut control, true);
+        if got.len <= 0 {
+            exit(0);
+        }
+        let fds = &control.fds[..got.fds];
+        let mut status = Status { kind: Status::FAILED, step: u32::MAX, value: EINVAL };
+        let mut reply = (0, 0);
+        if got.truncated {
+            status.value = EMFILE;
+        } else if got.len as usize >= DATA_AT && header().magic == MAGIC && header().fds as usize == fds.len() {
+            // A courier's cell 0 is its own socket; what came along starts at cell 1.
+            set_cell(BASE + CELLS_AT, socket);
+            for (i, fd) in fds.iter().enumerate() {
+                set_cell(BASE + CELLS_AT + (i + 1) * 4, *fd);
+            }
+            match execute() {
+                End::Done(_) => {
+                    status = Status { kind: Status::DONE, step: 0, value: 0 };
+                    reply = (header().reply_at as usize, header().reply_len as usize);
+                }
+                End::Failed { step, errno } => status = Status { kind: Status::FAILED, step, value: errno },
+            }
+        }
+        for fd in fds {
+            close(*fd);
+        }
+        send(socket, (&status as *const Status) as usize, size_of::<Status>(), None, true);
+        if reply.1 != 0 {
+            send(socket, reply.0, reply.1, None, true);
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The warden: one small process beside each program that uses the library, from which every process of
+//! every container is made. It is PID 1 of a PID namespace, so that when it goes, the kernel kills all of them;
+//! and it goes when its host goes, in whatever way.
+//!
+//! It starts with its socket as descriptor 0, the host's pidfd as 1 and a file that the host holds a POSIX
+//! record lock on as 2. It never waits for the host: what can't be sent now stays a zombie until it can.
+#![no_std]
+#![no_main]
+
+mod arch;
+mod interpret;
+#[allow(dead_code)] // the library's half
+mod plan;
+mod sys;
+
+use arch::nr;
+use plan::{Event, FDS_MAX, Request};
+use sys::{Control, EAGAIN, close, exit, fork, receive, send, set_mask, sys};
+
+const SOCKET: i32 = 0;
+const HOST: i32 = 1;
+const LOCK: i32 = 2;
+const CLIENTS: usize = 64;
+
+const CLONE_NEWNS: usize = 0x0002_0000;
+const CLONE_NEWUSER: usize = 0x1000_0000;
+const CLONE_NEWPID: usize = 0x2000_0000;
+const SIGCHLD: u64 = 17;
+const SIGNALS: usize = 64;
+const POLLIN: i16 = 1;
+const POLLOUT: i16 = 4;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PollFd {
+    fd: i32,
+    events: i16,
+    revents: i16,
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    exit(124)
+}
+
+/// `core` was compiled with unwinding and names this; nothing here unwinds.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+#[unsafe(no_mangle)]
+extern "C" fn warden_main(stack: *const usize) -> ! {
+    // SAFETY: the kernel puts argc at the bottom of a new program's stack.
+    let user = unsafe { stack.read() } > 1;
+    enter(user);
+    let mut warden = Warden {
+        signals: step(8, sys!(nr::SIGNALFD4, -1isize, &(1u64 << (SIGCHLD - 1)) as *const u64, 8, 0o2000000)) as i32,
+        watch: 0,
+        listener: -1,
+        clients: [-1; CLIENTS],
+        pending: None,
+        stalled: false,
+    };
+    warden.watch = step(9, watch_lock()) as i32;
+    post(&Event { kind: Event::UP, ..EVENT }, None);
+    warden.run()
+}
+
+const EVENT: Event = Event { kind: 0, pid: 0, id: 0, value: 0, user_us: 0, system_us: 0, peak_kib: 0 };
+
+fn post(event: &Event, fd: Option<i32>) -> isize {
+    send(SOCKET, (event as *const Event) as usize, size_of::<Event>(), fd, false)
+}
+
+/// A step of coming up: a failure is told to the host and ends this process.
+fn step(number: u64, result: isize) -> isize {
+    if result < 0 {
+        post(&Event { kind: Event::FAILED, id: number, value: -result as i64, ..EVENT }, None);
+        exit(125);
+    }
+    result
+}
+
+fn enter(user: bool) {
+    const PR_SET_DUMPABLE: usize = 4;
+    const MS_SLAVE_REC: usize = 0x8_4000;
+    const PROC_FLAGS: usize = 2 | 4 | 8;
+    // Nothing of the host's but the three: a lock or a pipe's end would live on here.
+    step(1, sys!(nr::CLOSE_RANGE, 3, u32::MAX, 0));
+    // What the host program ignores or blocks is its own affair; containers get the defaults.
+    let default = [0usize; 4];
+    for signal in 1..=SIGNALS {
+        sys!(nr::RT_SIGACTION, signal, default.as_ptr(), 0, 8);
+    }
+    set_mask(0);
+    sys!(nr::UMASK, 0o22);
+    let all = [u64::MAX; 16];
+    sys!(nr::SCHED_SETAFFINITY, 0, 128, all.as_ptr());
+    step(2, sys!(nr::CHDIR, c"/".as_ptr()));
+    if user {
+        step(3, sys!(nr::UNSHARE, CLONE_NEWUSER));
+    }
+    post(&Event { kind: Event::ENTERED, ..EVENT }, None);
+    let mut go = Request { kind: 0, pad: 0, id: 0, size: 0 };
+    let mut control = Control::new();
+    if receive(SOCKET, (&mut go as *mut Request) as usize, size_of::<Request>(), &mut control, true).len <= 0 {
+        exit(1);
+    }
+    if user {
+        step(4, sys!(nr::SETRESGID, 0, 0, 0));
+        step(4, sys!(nr::SETRESUID, 0, 0, 0));
+    }
+    step(5, sys!(nr::UNSHARE, CLONE_NEWPID));
+    let mut pidfd = -1i32;
+    // struct clone_args: flags (CLONE_PIDFD), pidfd, child_tid, parent_tid, exit_signal, …
+    let args = [0x1000u64, (&mut pidfd as *mut i32) as u64, 0, 0, SIGCHLD, 0, 0, 0];
+    let child = step(6, sys!(nr::CLONE3, args.as_ptr(), size_of_val(&args)));
+    if child > 0 {
+        post(&Event { kind: Event::PIDFD, ..EVENT }, Some(pidfd));
+        exit(0);
+    }
+    sys!(nr::SETSID);
+    sys!(nr::PRCTL, PR_SET_DUMPABLE, 0, 0, 0, 0);
+    step(7, sys!(nr::UNSHARE, CLONE_NEWNS));
+    // What the host mounts later shows up here; nothing of ours shows up there.
+    step(7, sys!(nr::MOUNT, 0, c"/".as_ptr(), 0, MS_SLAVE_REC, 0));
+    step(10, sys!(nr::MOUNT, c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), PROC_FLAGS, 0));
+    set_mask(1 << (SIGCHLD - 1));
+}
+
+/// A child that ends when the host's lock is free: at the host's end, and when it becomes another program.
+fn watch_lock() -> isize {
+    const F_SETLKW: usize = 7;
+    #[repr(C)]
+    struct Flock {
+        kind: i16,
+        whence: i16,
+        start: i64,
+        len: i64,
+        pid: i32,
+    }
+    let child = fork();
+    if child == 0 {
+        sys!(nr::CLOSE_RANGE, 0, 1, 0);
+        sys!(nr::CLOSE_RANGE, 3, u32::MAX, 0);
+        let lock = Flock { kind: 1, whence: 0, start: 0, len: 0, pid: 0 };
+        sys!(nr::FCNTL, LOCK, F_SETLKW, &lock as *const Flock);
+        exit(0);
+    }
+    close(LOCK);
+    child
+}
+
+struct Warden {
+    signals: i32,
+    /// The child that waits for the host's lock.
+    watch: i32,
+    /// Where other programs of the same user connect; -1 until the host asks for it.
+    listener: i32,
+    clients: [i32; CLIENTS],
+    /// What the host's socket had no room for. While it waits, no request is taken and no child reaped.
+    pending: Option<Event>,
+    /// The same for an exit, which its zombie remembers.
+    stalled: bool,
+}
+
+impl Warden {
+    fn run(mut self) -> ! {
+        let mut polled = [PollFd { fd: -1, events: 0, revents: 0 }; 4 + CLIENTS];
+        loop {
+            let full = self.stalled || self.pending.is_some();
+            polled[0] = PollFd { fd: SOCKET, events: if full { POLLOUT } else { POLLIN }, revents: 0 };
+            polled[1] = PollFd { fd: HOST, events: POLLIN, revents: 0 };
+            polled[2] = PollFd { fd: self.signals, events: POLLIN, revents: 0 };
+            polled[3] = PollFd { fd: self.listener, events: POLLIN, revents: 0 };
+            for (slot, client) in polled[4..].iter_mut().zip(self.clients) {
+                *slot = PollFd { fd: client, events: POLLIN, revents: 0 };
+            }
+            if sys!(nr::PPOLL, polled.as_mut_ptr(), polled.len(), 0, 0, 8) < 0 {
+                continue;
+            }
+            // The host has ended or closed its end: with this process the kernel kills everything in its namespace.
+            if polled[1].revents != 0 || polled[0].revents & !(POLLIN | POLLOUT) != 0 {
+                exit(0);
+            }
+            self.stalled &= polled[0].revents & POLLOUT == 0;
+            if polled[0].revents & POLLOUT != 0
+                && let Some(event) = self.pending.take()
+            {
+                self.tell_host(event);
+            }
+            if polled[0].revents & POLLIN != 0 && self.pending.is_none() && !self.serve(SOCKET) {
+                exit(0);
+            }
+            if polled[3].revents != 0 {
+                self.accept();
+            }
+            for (i, slot) in polled[4..].iter().enumerate() {
+                if slot.revents != 0 && !self.serve(slot.fd) {
+                    close(slot.fd);
+                    self.clients[i] = -1;
+                }
+            }
+            if polled[2].revents != 0 {
+                let mut info = [0u64; 16];
+                sys!(nr::READ, self.signals, info.as_mut_ptr(), size_of_val(&info));
+            }
+            self.reap();
+        }
+    }
+
+    fn tell_host(&mut self, event: Event) {
+        match post(&event, None) {
+            EAGAIN => self.pending = Some(event),
+            sent if sent < 0 => exit(0),
+            _ => {}
+        }
+    }
+
+    fn tell(&mut self, socket: i32, event: Event) {
+        if socket == SOCKET {
+            self.tell_host(event);
+        } else if send(socket, (&event as *const Event) as usize, size_of::<Event>(), None, false) < 0 {
+            // A client that does not listen is let go; it notices by the end of its socket.
+            self.clients.iter_mut().filter(|client| **client == socket).for_each(|client| *client = -1);
+            close(socket);
+        }
+    }
+
+    fn accept(&mut self) {
+        const SOCK_CLOEXEC_NONBLOCK: usize = 0o2004000;
+        let client = sys!(nr::ACCEPT4, self.listener, 0, 0, SOCK_CLOEXEC_NONBLOCK);
+        if client < 0 {
+            return;
+        }
+        match self.clients.iter_mut().find(|slot| **slot < 0) {
+            Some(slot) => *slot = client as i32,
+            None => close(client as i32),
+        }
+    }
+
+    /// Takes one request; false when the socket has come to its end.
+    fn serve(&mut self, socket: i32) -> bool {
+        const EMFILE: i64 = 24;
+        let mut request = Request { kind: 0, pad: 0, id: 0, size: 0 };
+        let mut control = Control::new();
+        let at = (&mut request as *mut Request) as usize;
+        let got = receive(socket, at, size_of::<Request>(), &mut control, false);
+        if got.len == EAGAIN {
+            return true;
+        }
+        if got.len != size_of::<Request>() as isize {
+            return false;
+        }
+        let fds = &control.fds[..got.fds];
+        let refused = |errno| Event { kind: Event::REFUSED, id: request.id, value: errno, ..EVENT };
+        match request.kind {
+            _ if got.truncated => self.tell(socket, refused(EMFILE)),
+            Request::START if (2..=FDS_MAX).contains(&fds.len()) => {
+                let child = fork();
+                if child == 0 {
+                    self.leave();
+                    interpret::run(fds, request.size as usize);
+                }
+                let event = Event { kind: Event::FORKED, pid: child as i32, id: request.id, ..EVENT };
+                self.tell(socket, if child < 0 { refused(-child as i64) } else { event });
+            }
+            Request::LISTEN if fds.len() == 1 && socket == SOCKET && self.listener < 0 => {
+                self.listener = fds[0];
+                return true;
+            }
+            Request::SIGNAL if fds.len() == 1 => {
+                let sent = sys!(nr::PIDFD_SEND_SIGNAL, fds[0], request.size, 0, 0);
+                self.tell(socket, Event { kind: Event::REFUSED, id: request.id, value: -sent as i64, ..EVENT });
+            }
+            _ => self.tell(socket, refused(22)),
+        }
+        for fd in fds {
+            close(*fd);
+        }
+        true
+    }
+
+    /// A child of the warden's gives up what is the warden's; 0 to 2 are taken over by its plan.
+    fn leave(&self) {
+        close(self.signals);
+        for fd in self.clients.iter().chain([&self.listener]).filter(|fd| **fd >= 0) {
+            close(*fd);
+        }
+    }
+
+    /// Tells of each child that has ended, then reaps it: a zombie keeps its number until the host has been told.
+    fn reap(&mut self) {
+        const P_ALL: usize = 0;
+        const P_PID: usize = 1;
+        const WNOHANG: usize = 1;
+        const WEXITED: usize = 4;
+        const WNOWAIT: usize = 0x0100_0000;
+        // A full socket must not hide the host's end.
+        let mut info = [0i32; 32];
+        sys!(nr::WAITID, P_PID, self.watch, info.as_mut_ptr(), WEXITED | WNOHANG | WNOWAIT, 0);
+        if info[4] != 0 {
+            exit(0);
+        }
+        while !self.stalled && self.pending.is_none() {
+            let mut info = [0i32; 32];
+            let mut usage = [0u64; 18];
+            let options = WEXITED | WNOHANG | WNOWAIT;
+            if sys!(nr::WAITID, P_ALL, 0, info.as_mut_ptr(), options, usage.as_mut_ptr()) < 0 {
+                return;
+            }
+            // siginfo_t: si_code at 8, si_pid at 16, si_status at 24.
+            let (code, pid, status) = (info[2], info[4], info[6]);
+            if pid == 0 {
+                return;
+            }
+            let event = Event {
+                kind: Event::EXITED,
+                pid,
+                id: code as u64,
+                value: status as i64,
+                user_us: usage[0] * 1_000_000 + usage[1],
+                system_us: usage[2] * 1_000_000 + usage[3],
+                peak_kib: usage[4],
+            };
+            match post(&event, None) {
+                // Not told yet: the zombie itself is the queue.
+                EAGAIN => return self.stalled = true,
+                sent if sent < 0 => exit(0),
+                _ => {}
+            }
+            for client in self.clients {
+                if client >= 0 {
+                    self.tell(client, event);
+                }
+            }
+            sys!(nr::WAITID, P_PID, pid, 0, WEXITED, 0);
+        }
+    }
+}
