@@ -62,7 +62,7 @@ pub(crate) struct Inner {
     store: Store,
     id: String,
     image: Option<Image>,
-    streams: Streams,
+    streams: Mutex<Streams>,
     witness: Witness,
     /// `None` once removed.
     held: Mutex<Option<Held>>,
@@ -167,7 +167,7 @@ impl Container {
             store: held.dir.store.clone(),
             id: held.record.id.clone(),
             image,
-            streams,
+            streams: Mutex::new(streams),
             witness: Witness::current()?,
             held: Mutex::new(Some(held)),
             phase: Mutex::new(phase),
@@ -209,6 +209,41 @@ impl Container {
     pub fn inspect(&self) -> Result<String> {
         let text = self.0.record(|record| serde_json::to_string_pretty(record))?;
         text.map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
+    }
+
+    /// Its image; `None` when it is gone from the store.
+    pub fn image(&self) -> Option<&Image> {
+        self.0.image.as_ref()
+    }
+
+    /// When its command was last started; `None` before the first time.
+    pub fn started(&self) -> Option<SystemTime> {
+        match &*lock(&self.0.phase) {
+            Phase::Created => None,
+            Phase::Running(running) => Some(running.started),
+            Phase::Exited(exited) => Some(exited.started),
+        }
+    }
+
+    /// When its command ended, if it did.
+    pub fn finished(&self) -> Option<SystemTime> {
+        match &*lock(&self.0.phase) {
+            Phase::Created => None,
+            Phase::Running(running) => running.exited().map(|exited| exited.finished),
+            Phase::Exited(exited) => Some(exited.finished),
+        }
+    }
+
+    /// How long [`stop`](Self::stop) should wait, where the builder said so.
+    pub fn stop_timeout(&self) -> Option<Duration> {
+        self.0.record(|record| record.spec.stop_timeout).ok().flatten()
+    }
+
+    /// Where the streams of the next [`start`](Self::start) come from and go to: a container that was opened from the
+    /// store has none of its builder's.
+    pub fn set_streams(&self, stdin: impl Into<Stdio>, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) {
+        let mut streams = lock(&self.0.streams);
+        (streams.stdin, streams.stdout, streams.stderr) = (stdin.into(), stdout.into(), stderr.into());
     }
 
     /// Starts the command. A container that has ended may be started again, with its changes.

@@ -480,7 +480,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
     let (cgroup, mut report) = control_group(&inner.store, &record.id, spec)?;
-    let streams = &inner.streams;
+    let streams = lock(&inner.streams).clone();
     let inherit = |stdio: &Stdio| if spec.tty { Stdio::null() } else { stdio.clone() };
     let pipes = Pipes::new(&inherit(&streams.stdin), &inherit(&streams.stdout), &inherit(&streams.stderr))?;
     let userns = match held.range {
