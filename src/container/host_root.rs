@@ -109,8 +109,10 @@ pub(super) fn prepare(
 ) -> Result<Vec<Part>> {
     let steps = steps(store, exposed)?;
     let hidden = steps.iter().filter(|step| step.what == What::Hide).map(|step| step.path.clone()).collect();
-    dir.mkdir("upper", 0o755, owner)?;
-    dir.mkdir("parts", 0o755, owner)?;
+    if !in_memory {
+        dir.mkdir("upper", 0o755, owner)?;
+        dir.mkdir("parts", 0o755, owner)?;
+    }
     let mounted = mounted()?;
     let mut planner = Planner { dir, owner, in_memory, mounted, hidden, parts: Vec::new(), overlays: 0 };
     planner.directory(Path::new("/"))?;
@@ -177,12 +179,25 @@ impl Planner<'_> {
         self.owner.map(|(base_uid, base_gid)| (base_uid + range(uid), base_gid + range(gid)))
     }
 
-    fn skeleton(&self, path: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
-        self.dir.mkdir(Self::relative(path), mode, self.shifted(owner))
+    /// A directory of the writable layer. One in memory has to be made by stage A.
+    fn mkdir(&mut self, path: PathBuf, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+        if self.in_memory {
+            self.parts.push(Part::MakeDir { path, mode, owner });
+            return Ok(());
+        }
+        self.dir.mkdir(path, mode, owner)
     }
 
-    fn link(&self, path: &Path, target: &Path) -> Result<()> {
+    fn skeleton(&mut self, path: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
+        self.mkdir(Self::relative(path), mode, self.shifted(owner))
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) -> Result<()> {
         let name = Self::relative(path);
+        if self.in_memory {
+            self.parts.push(Part::MakeLink { path: name, target: target.to_owned(), owner: self.owner });
+            return Ok(());
+        }
         match rustix::fs::symlinkat(target, self.dir.as_fd(), &name) {
             Ok(()) => self.dir.own(&name, self.owner),
             Err(rustix::io::Errno::EXIST) => Ok(()),
@@ -194,11 +209,13 @@ impl Planner<'_> {
         let number = self.overlays;
         self.overlays += 1;
         let own = format!("parts/{number}");
-        self.dir.mkdir(&own, 0o755, self.owner)?;
+        self.mkdir(own.clone().into(), 0o755, self.owner)?;
         let mode = meta.permissions().mode() & 0o7777;
-        self.dir.mkdir(format!("{own}/upper"), mode, self.shifted((meta.uid(), meta.gid())))?;
-        self.dir.store.remove_tree(self.dir.as_fd(), format!("{own}/work"))?;
-        self.dir.mkdir(format!("{own}/work"), 0o700, self.owner)?;
+        self.mkdir(format!("{own}/upper").into(), mode, self.shifted((meta.uid(), meta.gid())))?;
+        if !self.in_memory {
+            self.dir.store.remove_tree(self.dir.as_fd(), format!("{own}/work"))?;
+        }
+        self.mkdir(format!("{own}/work").into(), 0o700, self.owner)?;
         self.parts.push(Part::Overlay { path, number });
         Ok(())
     }

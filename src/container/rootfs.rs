@@ -39,6 +39,10 @@ pub(super) enum Base {
 /// A piece of the host's root.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Part {
+    /// A directory of the writable layer, where that is in memory (on disk the host has made it).
+    MakeDir { path: PathBuf, mode: u32, owner: Option<(u32, u32)> },
+    /// A symbolic link likewise.
+    MakeLink { path: PathBuf, target: PathBuf, owner: Option<(u32, u32)> },
     /// An overlay over this directory, with `parts/N` as its writable layer.
     Overlay { path: PathBuf, number: usize },
     /// A file in a directory that can't be taken whole.
@@ -108,10 +112,9 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     };
     let at = s.open_dir_at(dir, c"rootfs");
     s.attach(mount, at, Path::new("/"));
+    let mut parts_mounted = Vec::new();
     if let Base::Host(parts) = &root.base {
-        for part in parts {
-            host_part(s, root, mount, writable, part);
-        }
+        parts_mounted.extend(parts.iter().filter_map(|part| host_part(s, root, mount, writable, part)));
     }
     for name in [c"proc", c"sys", c"dev"] {
         let at = s.c_str(name);
@@ -130,7 +133,10 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         one(s, root, mount, planned);
     }
     if root.read_only {
-        s.set_attributes(mount, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
+        // Only now: until here, places to mount on and files were made in it.
+        for part in parts_mounted.into_iter().chain([mount]) {
+            s.set_attributes(part, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
+        }
     }
     mount
 }
@@ -176,9 +182,28 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, part: &Part) {
+/// Gives the mount, if it can be written.
+fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, part: &Part) -> Option<Cell> {
     let owner = root.shift.owner(0, 0);
     match part {
+        Part::MakeDir { path, mode, owner } => {
+            let at = s.string(path);
+            let mode = *mode;
+            s.op(n::__NR_mkdirat, "mkdirat", [writable.into(), at.into(), mode.into()]).path(path);
+            if let Some(owner) = owner {
+                s.chown(writable, at, *owner, path);
+            }
+            s.op(n::__NR_fchmodat, "fchmodat", [writable.into(), at.into(), mode.into()]).path(path);
+            None
+        }
+        Part::MakeLink { path, target, owner } => {
+            let (at, target) = (s.string(path), s.string(target));
+            s.op(n::__NR_symlinkat, "symlinkat", [target.into(), writable.into(), at.into()]).path(path);
+            if let Some(owner) = owner {
+                s.chown(writable, at, *owner, path);
+            }
+            None
+        }
         Part::Overlay { path, number } => {
             let target = s.open_in(mount, relative(path), Links::Refuse, None);
             let parts = s.open_dir_at(writable, c"parts");
@@ -188,6 +213,7 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             let work = s.open_dir_at(own, c"work");
             let overlay = overlay_of(s, root, std::slice::from_ref(path), upper, work);
             s.attach(overlay, target, path);
+            Some(overlay)
         }
         Part::File { path } | Part::Return { path, .. } => {
             let is_dir = matches!(part, Part::Return { is_dir: true, .. });
@@ -197,6 +223,7 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             s.set_attributes(copy, flags, root.userns, false, path);
             let target = s.mountpoint(mount, path, is_dir, owner);
             s.attach(copy, target, path);
+            None
         }
         Part::HideDir { path, mode, writable } => {
             let target = s.open_in(mount, relative(path), Links::Refuse, None);
@@ -205,12 +232,14 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             let size = if *writable { super::spec::Mount::TMPFS_SIZE } else { 4096 };
             let cover = s.tmpfs(size, 65536, *mode, Some(owner), flags);
             s.attach(cover, target, path);
+            writable.then_some(cover)
         }
         Part::HideFile { path } => {
             let target = s.open_in(mount, relative(path), Links::Refuse, None);
             let null = s.open_path(Path::new("/dev/null"));
             let cover = s.clone_mount(null, false, path);
             s.attach(cover, target, path);
+            None
         }
     }
 }
