@@ -198,12 +198,25 @@ impl Planner<'_> {
         self.owner.map(|(base_uid, base_gid)| (base_uid + range(uid), base_gid + range(gid)))
     }
 
-    fn skeleton(&self, path: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
-        self.dir.mkdir(Self::relative(path), mode, self.shifted(owner))
+    /// A directory of the writable layer. One in memory has to be made by stage A.
+    fn mkdir(&mut self, path: PathBuf, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+        if self.in_memory {
+            self.parts.push(Part::MakeDir { path, mode, owner });
+            return Ok(());
+        }
+        self.dir.mkdir(path, mode, owner)
     }
 
-    fn link(&self, path: &Path, target: &Path) -> Result<()> {
+    fn skeleton(&mut self, path: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
+        self.mkdir(Self::relative(path), mode, self.shifted(owner))
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) -> Result<()> {
         let name = Self::relative(path);
+        if self.in_memory {
+            self.parts.push(Part::MakeLink { path: name, target: target.to_owned(), owner: self.owner });
+            return Ok(());
+        }
         match rustix::fs::symlinkat(target, self.dir.as_fd(), &name) {
             Ok(()) => self.dir.own(&name, self.owner),
             Err(rustix::io::Errno::EXIST) => Ok(()),
@@ -214,18 +227,18 @@ impl Planner<'_> {
     fn overlay(&mut self, path: PathBuf, meta: &fs::Metadata) -> Result<()> {
         let number = self.overlays;
         self.overlays += 1;
-        let mode = meta.permissions().mode() & 0o7777;
-        if !self.in_memory {
-            let own = format!("parts/{number}");
-            if number == 0 {
-                self.dir.mkdir("parts", 0o755, self.owner)?;
-            }
-            self.dir.mkdir(&own, 0o755, self.owner)?;
-            self.dir.mkdir(format!("{own}/upper"), mode, self.shifted((meta.uid(), meta.gid())))?;
-            self.dir.store.remove_tree(self.dir.as_fd(), format!("{own}/work"))?;
-            self.dir.mkdir(format!("{own}/work"), 0o700, self.owner)?;
+        let own = format!("parts/{number}");
+        if number == 0 && !self.in_memory {
+            self.mkdir("parts".into(), 0o755, self.owner)?;
         }
-        self.parts.push(Part::Overlay { path, number, mode });
+        self.mkdir(own.clone().into(), 0o755, self.owner)?;
+        let mode = meta.permissions().mode() & 0o7777;
+        self.mkdir(format!("{own}/upper").into(), mode, self.shifted((meta.uid(), meta.gid())))?;
+        if !self.in_memory {
+            self.dir.store.remove_tree(self.dir.as_fd(), format!("{own}/work"))?;
+        }
+        self.mkdir(format!("{own}/work").into(), 0o700, self.owner)?;
+        self.parts.push(Part::Overlay { path, number });
         Ok(())
     }
 }

@@ -41,8 +41,12 @@ pub(super) struct Base {
 /// A piece of the host's root.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Part {
+    /// A directory of the writable layer, where that is in memory (on disk the host has made it).
+    MakeDir { path: PathBuf, mode: u32, owner: Option<(u32, u32)> },
+    /// A symbolic link likewise.
+    MakeLink { path: PathBuf, target: PathBuf, owner: Option<(u32, u32)> },
     /// An overlay over this directory, with `parts/N` as its writable layer.
-    Overlay { path: PathBuf, number: usize, mode: u32 },
+    Overlay { path: PathBuf, number: usize },
     /// A file in a directory that can't be taken whole.
     File { path: PathBuf },
     /// Covered: by an empty directory.
@@ -90,14 +94,8 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         Some(size) => {
             let mount = s.tmpfs(size, 1 << 20, 0o700, None, n::MOUNT_ATTR_NODEV);
             s.attach(mount, dir, root.dir);
-            for name in [c"upper", c"work"] {
+            for name in [c"upper", c"work", c"parts"] {
                 make_dir(s, mount, name, 0o755, root);
-            }
-            let overlays = root.base.parts.iter().filter(|part| matches!(part, Part::Overlay { .. }));
-            let parts: Vec<_> = overlays.collect();
-            if !parts.is_empty() {
-                make_dir(s, mount, c"parts", 0o755, root);
-                memory_parts(s, root, mount, &parts);
             }
             mount
         }
@@ -113,8 +111,9 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     };
     // Over what was attached there before, which is not needed by path any more.
     s.attach(mount, dir, Path::new("/"));
+    let mut parts_mounted = Vec::new();
     for part in &root.base.parts {
-        host_part(s, root, mount, writable, part);
+        parts_mounted.extend(host_part(s, root, mount, writable, part));
     }
     for name in [c"proc", c"sys", c"dev"] {
         let at = s.c_str(name);
@@ -139,7 +138,10 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         s.attach(file, target, &path);
     }
     if root.read_only {
-        s.set_attributes(mount, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
+        // Only now: until here, places to mount on and files were made in it.
+        for part in parts_mounted.into_iter().chain([mount]) {
+            s.set_attributes(part, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
+        }
     }
     mount
 }
@@ -148,19 +150,6 @@ fn make_dir(s: &mut Script<'_>, parent: Cell, name: &std::ffi::CStr, mode: u32, 
     let at = s.c_str(name);
     s.op(n::__NR_mkdirat, "mkdirat", [parent.into(), at.into(), mode.into()]).path(root.dir);
     s.chown(parent, at, root.shift.owner(0, 0), root.dir);
-}
-
-/// The writable layers of a host root's parts, in memory.
-fn memory_parts(s: &mut Script<'_>, root: &Root<'_>, memory: Cell, parts: &[&Part]) {
-    let dir = s.open_dir_at(memory, c"parts");
-    for part in parts {
-        let Part::Overlay { number, mode, .. } = part else { continue };
-        let name = std::ffi::CString::new(number.to_string()).unwrap_or_default();
-        make_dir(s, dir, &name, 0o755, root);
-        let own = s.open_dir_at(dir, &name);
-        make_dir(s, own, c"upper", *mode, root);
-        make_dir(s, own, c"work", 0o700, root);
-    }
 }
 
 /// Writes them into a small tmpfs of their own; gives each as a mount that is attached nowhere yet.
@@ -228,10 +217,29 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, part: &Part) {
+/// Gives the mount, if it can be written.
+fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, part: &Part) -> Option<Cell> {
     let owner = root.shift.owner(0, 0);
     match part {
-        Part::Overlay { path, number, .. } => {
+        Part::MakeDir { path, mode, owner } => {
+            let at = s.string(path);
+            let mode = *mode;
+            s.op(n::__NR_mkdirat, "mkdirat", [writable.into(), at.into(), mode.into()]).path(path);
+            if let Some(owner) = owner {
+                s.chown(writable, at, *owner, path);
+            }
+            s.op(n::__NR_fchmodat, "fchmodat", [writable.into(), at.into(), mode.into()]).path(path);
+            None
+        }
+        Part::MakeLink { path, target, owner } => {
+            let (at, target) = (s.string(path), s.string(target));
+            s.op(n::__NR_symlinkat, "symlinkat", [target.into(), writable.into(), at.into()]).path(path);
+            if let Some(owner) = owner {
+                s.chown(writable, at, *owner, path);
+            }
+            None
+        }
+        Part::Overlay { path, number } => {
             let target = s.open_in(mount, relative(path), Links::Refuse, None);
             let parts = s.open_dir_at(writable, c"parts");
             let name = std::ffi::CString::new(number.to_string()).unwrap_or_default();
@@ -240,6 +248,7 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             let work = s.open_dir_at(own, c"work");
             let overlay = overlay_of(s, root, std::slice::from_ref(path), upper, work);
             s.attach(overlay, target, path);
+            Some(overlay)
         }
         Part::File { path } | Part::Return { path, .. } => {
             let is_dir = matches!(part, Part::Return { is_dir: true, .. });
@@ -249,6 +258,7 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             s.set_attributes(copy, flags, root.userns, false, path);
             let target = s.mountpoint(mount, path, is_dir, owner);
             s.attach(copy, target, path);
+            None
         }
         Part::HideDir { path, mode, writable } => {
             let target = s.open_in(mount, relative(path), Links::Refuse, None);
@@ -257,12 +267,14 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             let size = if *writable { super::spec::Mount::TMPFS_SIZE } else { 4096 };
             let cover = s.tmpfs(size, 65536, *mode, Some(owner), flags);
             s.attach(cover, target, path);
+            writable.then_some(cover)
         }
         Part::HideFile { path } => {
             let target = s.open_in(mount, relative(path), Links::Refuse, None);
             let null = s.open_path(Path::new("/dev/null"));
             let cover = s.clone_mount(null, false, path);
             s.attach(cover, target, path);
+            None
         }
     }
 }

@@ -121,11 +121,13 @@ impl Running {
     }
 
     pub fn kill(&self, signal: Signal) -> Result<()> {
+        if self.exited().is_some() {
+            // Until the warden has reaped it, the kernel would take the signal.
+            return Err(not_running(&self.dir.id));
+        }
         match rustix::process::pidfd_send_signal(&*self.process.pidfd, named(signal)?) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::SRCH) => {
-                Err(Error::new(ErrorKind::State, "the container is not running").with_path(&self.dir.id))
-            }
+            Err(rustix::io::Errno::SRCH) => Err(not_running(&self.dir.id)),
             // A host that has given up its privileges: the warden has kept them.
             Err(rustix::io::Errno::PERM) if self.warden.is_some() => match &self.warden {
                 Some(warden) => warden.signal(self.process.pidfd.as_fd(), signal as i32),
@@ -311,6 +313,10 @@ impl Running {
         }
         true
     }
+}
+
+fn not_running(id: &str) -> Error {
+    Error::new(ErrorKind::State, "the container is not running").with_path(id)
 }
 
 fn no_cgroup() -> Error {
