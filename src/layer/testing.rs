@@ -3,7 +3,7 @@
 
 /// An archive being written.
 #[derive(Clone, Default)]
-pub struct Raw(pub Vec<u8>);
+pub struct Raw(pub Vec<u8>, usize);
 
 pub fn checksum(header: &mut [u8]) {
     header[148..156].fill(b' ');
@@ -34,6 +34,7 @@ impl Raw {
         header[257..265].copy_from_slice(b"ustar\x0000");
         change(&mut header);
         checksum(&mut header);
+        self.1 = self.0.len();
         self.0.extend_from_slice(&header);
         self
     }
@@ -73,10 +74,11 @@ impl Raw {
         })
     }
 
+    /// The mode of the last entry.
     pub fn mode(mut self, mode: u64) -> Self {
-        let at = self.0.len() - 512;
+        let at = self.1;
         octal(&mut self.0[at + 100..at + 108], mode);
-        checksum(&mut self.0[at..]);
+        checksum(&mut self.0[at..at + 512]);
         self
     }
 
