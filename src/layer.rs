@@ -6,6 +6,7 @@ mod below;
 mod compression;
 mod entry;
 mod flow;
+mod mapped;
 mod meta;
 mod owner;
 mod path;

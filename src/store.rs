@@ -45,6 +45,7 @@ mod gc;
 pub(crate) mod index;
 mod layers;
 mod lease;
+mod mapped;
 mod pins;
 mod remove;
 mod temp;
@@ -178,6 +179,9 @@ impl Store {
             temporary,
         }));
         store.init_layout()?;
+        if !crate::sys::idmap::is_privileged() {
+            store.set_remover(Box::new(mapped::Mapped::default()))?;
+        }
         store.sweep()?;
         Ok(store)
     }
