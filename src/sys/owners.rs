@@ -161,7 +161,8 @@ impl<'fd> Script<'fd> {
             // An O_PATH descriptor is not to be changed by; its name in /proc is.
             let own = plan.decimal("/proc/self/fd/", file, c"");
             if let Some(mode) = owned.mode {
-                plan.op(n::__NR_fchmodat, "fchmodat", [n::AT_FDCWD.into(), own.into(), mode.into()]).path(path);
+                plan.op(n::__NR_fchmodat, "fchmodat", [n::AT_FDCWD.into(), own.into(), mode.into()])
+                    .path(path);
             }
             if let Some(capability) = &owned.capability {
                 let name = plan.c_str(c"security.capability");
@@ -175,5 +176,94 @@ impl<'fd> Script<'fd> {
             }
         }
         plan.op(n::__NR_close, "close", [file.into()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    fn owned(path: &str, uid: u32, gid: u32, mode: Option<u32>) -> Ownership {
+        Ownership { path: CString::new(path).unwrap(), uid, gid, mode, capability: None }
+    }
+
+    #[test]
+    fn gives_files_away_and_opens_them() {
+        let warden = warden().unwrap();
+        if warden.single().is_some() {
+            return; // a user without sub-ids has nobody to give files to
+        }
+        let host = |id: u32| warden.map().map_or(id, |map| map.user(id).unwrap());
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        fs::create_dir(at("d")).unwrap();
+        fs::write(at("d/f"), "secret").unwrap();
+        fs::set_permissions(at("d/f"), fs::Permissions::from_mode(0o6711)).unwrap();
+        symlink("/etc/passwd", at("d/l")).unwrap();
+        symlink("d", at("x")).unwrap();
+        let dir = fs::File::open(temp.path()).unwrap();
+        let keeper = Keeper::default();
+
+        // More than one plan's worth.
+        let mut batch: Vec<_> = (0..600)
+            .map(|n| {
+                let name = format!("file-with-a-name-of-some-length-{n}");
+                fs::write(at(&name), "").unwrap();
+                owned(&name, 1 + n, 2, None)
+            })
+            .collect();
+        let capability = vec![1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        batch.push(Ownership { capability: Some(capability), ..owned("d/f", 33, 34, Some(0o6711)) });
+        batch.push(owned("d/l", 35, 36, None));
+        batch.push(owned("d", 33, 33, Some(0o700)));
+        keeper.apply(dir.as_fd(), &batch).unwrap();
+        let link = fs::symlink_metadata(at("file-with-a-name-of-some-length-599")).unwrap();
+        assert_eq!(link.uid(), host(600));
+
+        let open = |path| {
+            let mut text = String::new();
+            let fd = keeper.open(dir.as_fd(), path, n::O_RDONLY)?;
+            fs::File::from(fd).read_to_string(&mut text).unwrap();
+            Ok::<_, Error>(text)
+        };
+        assert_eq!(open(c"d/f").unwrap(), "secret");
+        for refused in [c"d/l", c"x/f", c"../etc"] {
+            assert!(open(refused).is_err(), "{refused:?}");
+        }
+        let d = keeper.open(dir.as_fd(), c"d", n::O_RDONLY | n::O_DIRECTORY).unwrap();
+        let stat = rustix::fs::fstat(&d).unwrap();
+        assert_eq!((stat.st_uid, stat.st_mode & 0o7777), (host(33), 0o700));
+        let file = rustix::fs::fstat(keeper.open(dir.as_fd(), c"d/f", n::O_RDONLY).unwrap()).unwrap();
+        assert_eq!((file.st_uid, file.st_mode & 0o7777), (host(33), 0o6711));
+
+        // Back to the caller, or the temporary directory stays.
+        keeper.apply(dir.as_fd(), &[owned("d", 0, 0, Some(0o755))]).unwrap();
+        let stat = fs::metadata(at("d/f")).unwrap();
+        assert_eq!(stat.uid(), host(33));
+        assert_eq!(fs::symlink_metadata(at("d/l")).unwrap().uid(), host(35));
+        assert_ne!(fs::metadata("/etc/passwd").unwrap().uid(), host(35));
+    }
+
+    #[test]
+    fn an_id_that_is_not_there_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("f"), "").unwrap();
+        let dir = fs::File::open(temp.path()).unwrap();
+        let keeper = Keeper::default();
+        let result = keeper.apply(dir.as_fd(), &[owned("f", 3_000_000_000, 0, None)]);
+        match warden().unwrap().map() {
+            None => result.unwrap(),
+            Some(_) => {
+                let error = result.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unsupported);
+                assert!(error.to_string().contains("3000000000"), "{error}");
+            }
+        }
+        let error = keeper.apply(dir.as_fd(), &[owned("missing", 0, 0, None)]).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::NotFound, Some(Path::new("missing"))));
     }
 }
