@@ -29,22 +29,26 @@ const CAPABILITY: &CStr = c"security.capability";
 
 /// Copies, unless something is in the volume already.
 pub(super) fn first_use(image: &Image, volume: &Volume, target: &Path) -> Result<()> {
-    if image.is_host() || !(volume.is_fresh()? || Mark::is_there(volume)) {
+    if image.is_host() {
+        return Ok(());
+    }
+    let mut copier = Copier::new(volume);
+    if !copier.is_empty()? && !Mark::is_there(volume) {
         return Ok(());
     }
     let _lock = volume.copy_lock()?;
     // A program that died while it copied has left its mark: what it began is done again.
-    let again = Mark::is_there(volume);
-    if !again && !volume.is_fresh()? {
+    copier.again = Mark::is_there(volume);
+    if !copier.again && !copier.is_empty()? {
         return Ok(());
     }
     let layers = image.layer_dirs()?;
-    let mut copier = Copier::new(volume, again);
     let all = layers.iter().map(|layer| dup(layer.dir())).collect::<Result<Vec<_>>>()?;
     let Some(source) = copier.resolve(Merged(all), target)? else { return Ok(()) };
     let mark = Mark::make(volume)?;
     copier.take_back()?;
-    copier.directory(&source, volume.data_dir(), Path::new(""))?;
+    let data = copier.open(volume.data_dir(), c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+    copier.directory(&source, data.as_fd(), Path::new(""))?;
     copier.give_away(0)?;
     mark.remove()
 }
@@ -107,7 +111,7 @@ struct Copier<'a> {
 }
 
 impl<'a> Copier<'a> {
-    fn new(volume: &'a Volume, again: bool) -> Self {
+    fn new(volume: &'a Volume) -> Self {
         let privileged = idmap::is_privileged();
         let map = match privileged {
             true => None,
@@ -124,7 +128,7 @@ impl<'a> Copier<'a> {
             map,
             keeper: Keeper::default(),
             opaque,
-            again,
+            again: false,
             links: HashMap::new(),
             owners: Vec::new(),
         }
@@ -160,13 +164,13 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn is_opaque(&self, parent: BorrowedFd<'_>, name: &CStr, dir: &OwnedFd) -> Result<bool> {
+    fn is_opaque(&self, dir: &OwnedFd, name: &CStr) -> Result<bool> {
         let mut value = [0; 4];
         match rustix::fs::fgetxattr(dir, self.opaque, &mut value[..]) {
             Ok(len) => Ok(value[..len] == *b"y"),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
             Err(Errno::ACCESS) if self.map.is_some() => {
-                Ok(self.keeper.attribute(parent, name, self.opaque)?.as_deref() == Some(b"y"))
+                Ok(self.keeper.attribute(dir.as_fd(), self.opaque)?.as_deref() == Some(b"y"))
             }
             Err(errno) => Err(errno).call_at("fgetxattr(overlay.opaque)", &*name.to_string_lossy()),
         }
@@ -180,7 +184,7 @@ impl<'a> Copier<'a> {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     let sub = self.open(dir.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY)?;
-                    let opaque = self.is_opaque(dir.as_fd(), name, &sub)?;
+                    let opaque = self.is_opaque(&sub, name)?;
                     dirs.push(sub);
                     if opaque {
                         break;
@@ -231,13 +235,32 @@ impl<'a> Copier<'a> {
         Ok(stack.pop())
     }
 
-    /// An empty volume may have been given to somebody by an earlier first use.
+    /// Whether this process may not work in the volume: an earlier first use or a container has given it away.
+    fn is_given_away(&self) -> Result<bool> {
+        let stat = rustix::fs::fstat(self.volume.data_dir()).call_at("fstat", self.volume.path())?;
+        Ok(self.map.is_some() && stat.st_uid != rustix::process::geteuid().as_raw())
+    }
+
+    fn is_empty(&self) -> Result<bool> {
+        if !self.is_given_away()? {
+            return self.volume.is_fresh();
+        }
+        let flags = (OFlags::RDONLY | OFlags::DIRECTORY).bits();
+        let data = self.keeper.open(self.volume.data_dir(), c".", flags)?;
+        for entry in Dir::new(data).call_at("open directory", self.volume.path())? {
+            let entry = entry.call_at("getdents64", self.volume.path())?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn take_back(&self) -> Result<()> {
-        let data = self.volume.data_dir();
-        let stat = rustix::fs::fstat(data).call_at("fstat", self.volume.path())?;
-        if self.map.is_none() || stat.st_uid == rustix::process::geteuid().as_raw() {
+        if !self.is_given_away()? {
             return Ok(());
         }
+        let data = self.volume.data_dir();
         let own = Ownership { path: c"".into(), uid: 0, gid: 0, mode: Some(0o700), capability: None };
         self.keeper.apply(data, [&own])
     }
@@ -379,7 +402,7 @@ impl<'a> Copier<'a> {
         // An ACL changes with the mode, a capability with the owner.
         rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode)).call_at("fchmod", path)?;
         let mut capability = None;
-        for (name, value) in attributes(source, path)? {
+        for (name, value) in self.attributes(source, path)? {
             if !self.privileged && name.as_c_str() == CAPABILITY {
                 capability = Some(value);
                 continue;
@@ -415,6 +438,45 @@ impl<'a> Copier<'a> {
         self.own(stat, path, None)
     }
 
+    /// Those that belong to the content; not the overlay's, and not the machine's.
+    fn attributes(&self, file: BorrowedFd<'_>, path: &Path) -> Result<Vec<(CString, Vec<u8>)>> {
+        let mut names = vec![0; 64 << 10];
+        let len = match rustix::fs::flistxattr(file, &mut names[..]) {
+            Ok(len) => len,
+            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            Err(errno) => return Err(errno).call_at("flistxattr", path),
+        };
+        let mut found = Vec::new();
+        for name in names[..len].split_inclusive(|&b| b == 0) {
+            let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+            let bytes = name.to_bytes();
+            let copied = bytes.starts_with(b"user.")
+                || bytes.starts_with(b"trusted.")
+                || bytes.starts_with(b"system.posix_acl_")
+                || name == CAPABILITY;
+            let overlay = bytes.starts_with(b"user.overlay.") || bytes.starts_with(b"trusted.overlay.");
+            if !copied || overlay {
+                continue;
+            }
+            let mut value = vec![0; 64 << 10];
+            match rustix::fs::fgetxattr(file, name, &mut value[..]) {
+                Ok(len) => {
+                    value.truncate(len);
+                    found.push((name.to_owned(), value));
+                }
+                Err(Errno::NODATA) => {}
+                Err(Errno::ACCESS | Errno::PERM) if self.map.is_some() => {
+                    found.extend(self.keeper.attribute(file, name)?.map(|value| (name.to_owned(), value)));
+                }
+                Err(errno) => {
+                    let error = Error::os(format!("fgetxattr({})", name.to_string_lossy()), errno);
+                    return Err(error.with_path(path));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// As an ordinary user: remembers whose it is to be. A directory comes after all that is in it.
     fn own(&mut self, stat: &Stat, path: &Path, capability: Option<Vec<u8>>) -> Result<()> {
         let Some(map) = &self.map else { return Ok(()) };
@@ -444,43 +506,6 @@ fn times(stat: &Stat) -> Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
         last_modification: Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ },
     }
-}
-
-/// Those that belong to the content; not the overlay's, and not the machine's.
-fn attributes(file: BorrowedFd<'_>, path: &Path) -> Result<Vec<(CString, Vec<u8>)>> {
-    let mut names = vec![0; 64 << 10];
-    let len = match rustix::fs::flistxattr(file, &mut names[..]) {
-        Ok(len) => len,
-        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Err(errno) => return Err(errno).call_at("flistxattr", path),
-    };
-    let mut found = Vec::new();
-    for name in names[..len].split_inclusive(|&b| b == 0) {
-        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        let bytes = name.to_bytes();
-        let copied = bytes.starts_with(b"user.")
-            || bytes.starts_with(b"trusted.")
-            || bytes.starts_with(b"system.posix_acl_")
-            || name == CAPABILITY;
-        let overlay = bytes.starts_with(b"user.overlay.") || bytes.starts_with(b"trusted.overlay.");
-        if !copied || overlay {
-            continue;
-        }
-        let mut value = vec![0; 64 << 10];
-        match rustix::fs::fgetxattr(file, name, &mut value[..]) {
-            Ok(len) => {
-                value.truncate(len);
-                found.push((name.to_owned(), value));
-            }
-            // Of a sub-id's file that this process may not read.
-            Err(Errno::NODATA | Errno::ACCESS | Errno::PERM) => {}
-            Err(errno) => {
-                let error = Error::os(format!("fgetxattr({})", name.to_string_lossy()), errno);
-                return Err(error.with_path(path));
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// A capability as seen from outside names the namespace's root (capabilities(7), "version 3"); inside it does not.
