@@ -19,6 +19,10 @@ pub(crate) struct Running {
     pub process: warden::Process,
     /// None of another program's container.
     pub warden: Option<Arc<Warden>>,
+    /// Its user namespace has one id only.
+    pub single: bool,
+    /// Of another program's container: the way to its warden.
+    pub door: Option<String>,
     pub cgroup: Mutex<Option<Cgroup>>,
     pub report: Report,
     pub started: SystemTime,
@@ -121,11 +125,13 @@ impl Running {
     }
 
     pub fn kill(&self, signal: Signal) -> Result<()> {
+        if self.exited().is_some() {
+            // Until the warden has reaped it, the kernel would take the signal.
+            return Err(not_running(&self.dir.id));
+        }
         match rustix::process::pidfd_send_signal(&*self.process.pidfd, named(signal)?) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::SRCH) => {
-                Err(Error::new(ErrorKind::State, "the container is not running").with_path(&self.dir.id))
-            }
+            Err(rustix::io::Errno::SRCH) => Err(not_running(&self.dir.id)),
             // A host that has given up its privileges: the warden has kept them.
             Err(rustix::io::Errno::PERM) if self.warden.is_some() => match &self.warden {
                 Some(warden) => warden.signal(self.process.pidfd.as_fd(), signal as i32),
@@ -284,6 +290,11 @@ impl Running {
     /// For other programs: where the first process is.
     pub fn publish_record(&self, ports: Vec<(u16, std::net::SocketAddr)>) -> Result<()> {
         let pid = self.pid()?;
+        let store = &self.dir.store;
+        let door = match &self.warden {
+            Some(warden) => warden.open_door(store.locks_dir(), store.path())?,
+            None => String::new(),
+        };
         let cgroups = lock(&self.cgroup).as_ref().map(|cgroup| cgroup.paths().map(Into::into).collect());
         self.dir.set_running(Some(&RunningRecord {
             pid,
@@ -291,6 +302,8 @@ impl Running {
             started: self.started,
             paused: false,
             cgroups: cgroups.unwrap_or_default(),
+            door,
+            single: self.single,
             ports,
         }))
     }
@@ -311,6 +324,10 @@ impl Running {
         }
         true
     }
+}
+
+fn not_running(id: &str) -> Error {
+    Error::new(ErrorKind::State, "the container is not running").with_path(id)
 }
 
 fn no_cgroup() -> Error {
