@@ -2,6 +2,7 @@
 //! a user namespace that maps them may give away, open or take back. A courier does it.
 
 use super::courier::{self, Courier};
+use super::idmap::Extent;
 use super::plan::format::{COURIER_SIZE, DATA_AT, Op, Status};
 use super::plan::{Cell, Plan};
 use super::warden::{Warden, warden};
@@ -82,6 +83,35 @@ impl Keeper {
     }
 }
 
+impl Keeper {
+    /// An extended attribute of an open file.
+    pub fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
+        const ENODATA: u32 = 61;
+        const EOPNOTSUPP: u32 = 95;
+        const MAX: usize = 64 << 10;
+        let (_, courier) = self.courier()?;
+        let mut plan = Plan::new();
+        let file = plan.fd(file);
+        // The length, -1 for none, then the value.
+        let mut room = vec![0; 8 + MAX];
+        room[..4].copy_from_slice(&(-1i32).to_ne_bytes());
+        let answer = plan.bytes(&room);
+        let name_at = plan.c_str(name);
+        plan.op(
+            n::__NR_fgetxattr,
+            "fgetxattr",
+            [file.into(), name_at.into(), super::plan::At(answer.0 + 8).into(), MAX.into()],
+        )
+        .store(Cell(answer.0))
+        .tolerate(&[ENODATA, EOPNOTSUPP]);
+        plan.reply(answer, 8 + MAX);
+        let bytes = courier.call(plan)?.bytes;
+        let (len, value) = bytes.split_at_checked(8).unwrap_or_default();
+        let len = len.first_chunk().map_or(0, |len| i32::from_ne_bytes(*len));
+        Ok(usize::try_from(len).ok().and_then(|len| value.get(..len)).map(<[u8]>::to_vec))
+    }
+}
+
 impl std::fmt::Debug for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Keeper").finish_non_exhaustive()
@@ -99,6 +129,13 @@ fn check(warden: &Warden, owned: &Ownership) -> Result<()> {
     Err(Error::new(ErrorKind::Unsupported, what)
         .with_path(shown(&owned.path))
         .with_remedy("give this user more sub-ids in /etc/subuid and /etc/subgid (65536 is usual)"))
+}
+
+/// What the namespace calls an id of the host; nobody (overflowuid of proc_sys_kernel(5)) where it has none.
+pub(crate) fn inside(extents: &[Extent], id: u32) -> u32 {
+    const NOBODY: u32 = 65534;
+    let found = extents.iter().find(|e| id >= e.outside && id - e.outside < e.count);
+    found.map_or(NOBODY, |e| e.inside + (id - e.outside))
 }
 
 fn shown(path: &CStr) -> &Path {
@@ -237,6 +274,9 @@ mod tests {
         let d = keeper.open(dir.as_fd(), c"d", n::O_RDONLY | n::O_DIRECTORY).unwrap();
         let stat = rustix::fs::fstat(&d).unwrap();
         assert_eq!((stat.st_uid, stat.st_mode & 0o7777), (host(33), 0o700));
+        assert_eq!(keeper.attribute(d.as_fd(), c"user.x").unwrap(), None);
+        let f = keeper.open(dir.as_fd(), c"d/f", n::O_RDONLY).unwrap();
+        assert!(keeper.attribute(f.as_fd(), c"security.capability").unwrap().is_some());
         let file = rustix::fs::fstat(keeper.open(dir.as_fd(), c"d/f", n::O_RDONLY).unwrap()).unwrap();
         assert_eq!((file.st_uid, file.st_mode & 0o7777), (host(33), 0o6711));
 
