@@ -28,7 +28,7 @@ pub use container::{
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Import, Removed};
-pub use layer::{Compression, Entry, EntryKind};
+pub use layer::{Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile};
 pub use manifest::{Descriptor, Healthcheck, History, ImageConfig, Platform};
 pub use network::Network;
 pub use nix::sys::signal::Signal;

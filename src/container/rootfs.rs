@@ -23,17 +23,19 @@ pub(super) struct Root<'a> {
     /// What container ids are for stage A.
     pub shift: Shift,
     pub mounts: Vec<Planned>,
+    /// Files of /etc that are made anew for each start: name and content.
+    pub etc: Vec<(&'static str, String)>,
     pub files: &'a [FileContent],
     pub read_only: bool,
     /// Writes need not reach the disk before the end of the container.
     pub volatile: bool,
 }
 
-pub(super) enum Base {
-    /// Directories of layers, top first.
-    Layers(Vec<PathBuf>),
-    /// This machine's own root, in parts.
-    Host(Vec<Part>),
+pub(super) struct Base {
+    /// Directories of layers, top first; none for a root that is all parts.
+    pub layers: Vec<PathBuf>,
+    /// What lies on it, of this machine's own root.
+    pub parts: Vec<Part>,
 }
 
 /// A piece of the host's root.
@@ -87,34 +89,31 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     let private = n::MS_REC | n::MS_PRIVATE;
     s.op(n::__NR_mount, "mount(MS_PRIVATE)", [0.into(), slash.into(), 0.into(), private.into(), 0.into()]);
     let dir = s.open_path(root.dir);
+    let etc = etc_files(s, root, dir);
     let writable = match root.memory {
         Some(size) => {
             let mount = s.tmpfs(size, 1 << 20, 0o700, None, n::MOUNT_ATTR_NODEV);
-            let at = s.open_dir_at(dir, c"memory");
-            s.attach(mount, at, root.dir);
+            s.attach(mount, dir, root.dir);
             for name in [c"upper", c"work", c"parts"] {
-                let name = s.c_str(name);
-                s.op(n::__NR_mkdirat, "mkdirat", [mount.into(), name.into(), 0o755.into()]).path(root.dir);
-                s.chown(mount, name, root.shift.owner(0, 0), root.dir);
+                make_dir(s, mount, name, 0o755, root);
             }
             mount
         }
         None => dir,
     };
-    let mount = match &root.base {
-        Base::Layers(layers) => overlay(s, root, layers, writable),
-        Base::Host(_) => {
-            let upper = s.open_dir_at(writable, c"upper");
-            let mount = s.clone_mount(upper, false, root.dir);
-            s.set_attributes(mount, n::MOUNT_ATTR_NODEV, None, false, root.dir);
-            mount
-        }
+    let mount = if root.base.layers.is_empty() {
+        let upper = s.open_dir_at(writable, c"upper");
+        let mount = s.clone_mount(upper, false, root.dir);
+        s.set_attributes(mount, n::MOUNT_ATTR_NODEV, None, false, root.dir);
+        mount
+    } else {
+        overlay(s, root, &root.base.layers, writable)
     };
-    let at = s.open_dir_at(dir, c"rootfs");
-    s.attach(mount, at, Path::new("/"));
+    // Over what was attached there before, which is not needed by path any more.
+    s.attach(mount, dir, Path::new("/"));
     let mut parts_mounted = Vec::new();
-    if let Base::Host(parts) = &root.base {
-        parts_mounted.extend(parts.iter().filter_map(|part| host_part(s, root, mount, writable, part)));
+    for part in &root.base.parts {
+        parts_mounted.extend(host_part(s, root, mount, writable, part));
     }
     for name in [c"proc", c"sys", c"dev"] {
         let at = s.c_str(name);
@@ -132,6 +131,12 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     for planned in &root.mounts {
         one(s, root, mount, planned);
     }
+    s.during("mounting the files of /etc");
+    for (file, (name, _)) in etc.into_iter().zip(&root.etc) {
+        let path = Path::new("/etc").join(name);
+        let target = s.mountpoint(mount, &path, false, root.shift.owner(0, 0));
+        s.attach(file, target, &path);
+    }
     if root.read_only {
         // Only now: until here, places to mount on and files were made in it.
         for part in parts_mounted.into_iter().chain([mount]) {
@@ -139,6 +144,36 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         }
     }
     mount
+}
+
+fn make_dir(s: &mut Script<'_>, parent: Cell, name: &std::ffi::CStr, mode: u32, root: &Root<'_>) {
+    let at = s.c_str(name);
+    s.op(n::__NR_mkdirat, "mkdirat", [parent.into(), at.into(), mode.into()]).path(root.dir);
+    s.chown(parent, at, root.shift.owner(0, 0), root.dir);
+}
+
+/// Writes them into a small tmpfs of their own; gives each as a mount that is attached nowhere yet.
+fn etc_files(s: &mut Script<'_>, root: &Root<'_>, dir: Cell) -> Vec<Cell> {
+    s.during("writing the files of /etc");
+    let owner = root.shift.owner(0, 0);
+    let tmpfs = s.tmpfs(1 << 20, 16, 0o755, Some(owner), n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID);
+    // A mount can be copied only where it is attached.
+    s.attach(tmpfs, dir, root.dir);
+    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC;
+    root.etc
+        .iter()
+        .map(|(name, text)| {
+            let path = Path::new("/etc").join(name);
+            let at = s.string(name);
+            let open = [tmpfs.into(), at.into(), flags.into(), 0o644.into()];
+            let fd = s.op(n::__NR_openat, "openat(O_CREAT)", open).path(&path).result();
+            if !text.is_empty() {
+                s.write(fd, text.as_bytes(), &path);
+            }
+            s.op(n::__NR_fchown, "fchown", [fd.into(), owner.0.into(), owner.1.into()]).path(&path);
+            s.clone_mount(fd, false, &path)
+        })
+        .collect()
 }
 
 fn overlay(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], writable: Cell) -> Cell {

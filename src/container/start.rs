@@ -120,7 +120,7 @@ pub(super) fn exposed(image: &Image) -> Vec<PathBuf> {
 
 /// The image of a kept container. It is pinned, so it is there.
 pub(super) fn reopen_image(store: &Store, record: &Record) -> Result<Option<Image>> {
-    match &record.image {
+    match &record.pins.image {
         Some(digest) => Image::by_digest(store, digest),
         None => {
             let host = Image::host(store)?;
@@ -179,7 +179,7 @@ pub(super) fn join(dir: &Dir, _record: &Record, running: &RunningRecord) -> Resu
     if super::record::start_time(running.pid) != Some(running.start_time) {
         return Ok(None);
     }
-    let cgroup = if running.cgroups.is_empty() { None } else { Cgroup::open(&running.cgroups).ok() };
+    let cgroup = if running.cgroups.is_empty() { None } else { Some(Cgroup::open(&running.cgroups)?) };
     let Some(dir) = Dir::open(&dir.store, &dir.id)? else { return Ok(None) };
     Ok(Some(Arc::new(Running {
         process: warden::Process::foreign(pidfd),
@@ -411,13 +411,13 @@ pub(super) fn seccomp(choice: &SeccompChoice) -> Result<Seccomp> {
 }
 
 /// The control group, where one can be had. The default limit on processes is only a best effort.
-fn control_group(id: &str, spec: &Spec) -> Result<(Option<Cgroup>, Report)> {
+fn control_group(store: &Store, id: &str, spec: &Spec) -> Result<(Option<Cgroup>, Report)> {
     let mut limits: Limits = spec.limits.clone();
     let asked = limits.kinds().any(|kind| limits.requirement_of(kind) == Requirement::Required);
     if !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
         limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
     }
-    match Cgroup::create(id, &limits) {
+    match store.cgroups()?.create(id, &limits) {
         Ok(cgroup) => {
             let report = cgroup.report().clone();
             Ok((Some(cgroup), report))
@@ -461,9 +461,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         .with_path(inner.store.path())
         .with_remedy("use writable_in_memory(true), or a store on a filesystem mounted with prjquota"));
     }
-    dir.mkdir("rootfs", 0o700, None)?;
     let base = prepare_writable(inner, dir, image, &layers, disk_owner, in_memory)?;
-    host_root::etc_files(dir, record, hostname(record), disk_owner)?;
 
     let (upper, layer_fds): (Vec<OwnedFd>, Vec<BorrowedFd<'_>>) = match image.is_host() {
         false => {
@@ -479,10 +477,10 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let path = path_of(&resolved.pairs);
     let env = joined(&resolved.pairs);
 
-    let mounts = planned_mounts(&inner.store, dir, record)?;
+    let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
-    let (cgroup, mut report) = control_group(&record.id, spec)?;
-    let streams = &inner.streams;
+    let (cgroup, mut report) = control_group(&inner.store, &record.id, spec)?;
+    let streams = lock(&inner.streams).clone();
     let inherit = |stdio: &Stdio| if spec.tty { Stdio::null() } else { stdio.clone() };
     let pipes = Pipes::new(&inherit(&streams.stdin), &inherit(&streams.stdout), &inherit(&streams.stderr))?;
     let userns = match held.range {
@@ -551,6 +549,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         memory: in_memory.then(|| spec.disk_max.unwrap_or(super::spec::Mount::TMPFS_SIZE * 16)),
         userns: userns_cell,
         shift,
+        etc: etc(record, &mounts),
         mounts,
         files: &spec.files,
         read_only: spec.read_only,
@@ -721,29 +720,35 @@ fn prepare_writable(
     owner: Option<(u32, u32)>,
     in_memory: bool,
 ) -> Result<Base> {
-    if in_memory {
-        dir.mkdir("memory", 0o700, None)?;
-    } else {
+    if !in_memory {
         dir.mkdir("upper", 0o755, owner)?;
         // Left by an earlier start: an overlay wants its own, and empty.
         inner.store.remove_tree(dir.as_fd(), "work")?;
         dir.mkdir("work", 0o700, owner)?;
     }
     if let ImageSource::Host { exposed } = image.source() {
-        return Ok(Base::Host(host_root::prepare(&inner.store, dir, exposed, owner, in_memory)?));
+        return host_root::prepare(&inner.store, dir, exposed, owner, in_memory);
     }
+    let mut layers: Vec<PathBuf> = layers.iter().map(|layer| layer.fs_path()).collect();
     if layers.is_empty() {
         // An image without files: an overlay needs a lower directory all the same.
         dir.mkdir("empty", 0o755, None)?;
-        return Ok(Base::Layers(vec![dir.path().join("empty")]));
+        layers.push(dir.path().join("empty"));
     }
-    Ok(Base::Layers(layers.iter().map(|layer| layer.fs_path()).collect()))
+    Ok(Base { layers, parts: Vec::new() })
 }
 
-/// The mounts of the specification in the order of their depth, and docker's three files of /etc.
-fn planned_mounts(store: &Store, dir: &Dir, record: &Record) -> Result<Vec<Planned>> {
+/// The files of /etc, but for those that the caller mounts.
+fn etc(record: &Record, mounts: &[Planned]) -> Vec<(&'static str, String)> {
+    let mut files = host_root::etc_files(record, hostname(record));
+    files.retain(|(name, _)| mounts.iter().all(|planned| planned.target != Path::new("/etc").join(name)));
+    files
+}
+
+/// The mounts of the specification, in the order of their depth.
+fn planned_mounts(store: &Store, record: &Record) -> Result<Vec<Planned>> {
     let mut all = Vec::new();
-    let mut volume_names = record.volumes.iter();
+    let mut volume_names = record.pins.volumes.iter();
     for mount in &record.spec.mounts {
         let (source, is_dir) = match &mount.kind {
             MountKind::Tmpfs { size, inodes, mode, exec } => {
@@ -768,12 +773,5 @@ fn planned_mounts(store: &Store, dir: &Dir, record: &Record) -> Result<Vec<Plann
         all.push(Planned { target: mount.target.clone(), is_dir, source, read_only: mount.read_only });
     }
     all.sort_by_key(|planned| planned.target.components().count());
-    for name in host_root::ETC_FILES {
-        let target = Path::new("/etc").join(name);
-        if all.iter().all(|planned| planned.target != target) {
-            let source = Source::Path { path: dir.path().join(name), recursive: false, suid: false };
-            all.push(Planned { target, is_dir: false, source, read_only: false });
-        }
-    }
     Ok(all)
 }

@@ -174,11 +174,34 @@ struct Passed {
     made: Option<(crate::store::StagedLayer, Outcome)>,
 }
 
+/// What is done with the uncompressed archive beside hashing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// It is unpacked.
+    Unpack,
+    /// It is read to its end, to see that it is an archive.
+    Read,
+    /// Nothing: this very archive has been unpacked before.
+    Drop,
+}
+
+/// A blob in the store.
+pub(super) struct Stored {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) diff_id: Digest,
+    pub(super) compression: Compression,
+    bytes: u64,
+    made: Option<(crate::store::StagedLayer, Outcome)>,
+}
+
 impl Job<'_> {
-    pub(super) fn run(&self, mut blob: impl Read + Send, writer: Option<BlobWriter>) -> Result<Applied> {
-        let pool = Pool::default();
-        let first = pool.read(&mut blob).call("reading a layer")?;
-        let compression = Compression::detect(&first[..first.len().min(MAGIC)])?;
+    /// Stores an archive without unpacking it.
+    pub(super) fn store(&self, blob: impl Read + Send, then: Then) -> Result<Stored> {
+        self.verified(blob, Sink::Blob(self.store.blob_writer()?), then)
+    }
+
+    pub(super) fn run(&self, blob: impl Read + Send, writer: Option<BlobWriter>) -> Result<Applied> {
         let known = match &self.expected.diff_id {
             Some(diff_id) => find(self.store, diff_id, &chain_id(self.parent.as_ref(), diff_id))?,
             None => None,
@@ -187,49 +210,51 @@ impl Job<'_> {
             Some(writer) => Sink::Blob(writer),
             None => Sink::Hash(Sha256::new(), 0),
         };
-        let passed = self.pass(blob, first, &pool, compression, sink, known.is_none())?;
+        let then = if known.is_some() { Then::Drop } else { Then::Unpack };
+        let Stored { digest, size, diff_id, compression, bytes, made } = self.verified(blob, sink, then)?;
+        let chain_id = chain_id(self.parent.as_ref(), &diff_id);
+        let applied =
+            |unpacked, entries| Applied { digest, size, diff_id, chain_id, compression, unpacked, entries };
+        // The store may have it since, or all along where the diff_id was not known before.
+        let known = match known {
+            Some(layer) => Some(layer),
+            None => find(self.store, &diff_id, &chain_id)?,
+        };
+        if let Some(layer) = known {
+            let entries = layer.meta::<LayerMeta>()?.entries;
+            return Ok(applied(layer, entries));
+        }
+        let Some((staged, outcome)) = made else {
+            return Err(Error::new(ErrorKind::State, "a layer was not unpacked"));
+        };
+        let meta = LayerMeta { diff_id: Some(diff_id), digest: Some(digest), size, bytes, ..outcome.meta };
+        let key = if meta.self_contained { diff_id } else { chain_id };
+        Ok(applied(staged.publish(&key, &meta)?, meta.entries))
+    }
 
-        // For a plain archive the digest must be known to be the diff_id before anything is published.
+    /// One pass over the blob, which is published if it is what was expected.
+    fn verified(&self, mut blob: impl Read + Send, sink: Sink, then: Then) -> Result<Stored> {
+        let pool = Pool::default();
+        let first = pool.read(&mut blob).call("reading a layer")?;
+        let compression = Compression::detect(&first[..first.len().min(MAGIC)])?;
+        let Passed { sink, diff_id, bytes, made } = self.pass(blob, first, &pool, compression, sink, then)?;
         let mut expected = self.expected;
-        if passed.diff_id.is_none() {
-            match (expected.digest, expected.diff_id) {
+        match diff_id {
+            Some(found) => {
+                if let Some(promised) = expected.diff_id.filter(|&promised| promised != found) {
+                    return Err(wrong_diff_id(&promised, &found));
+                }
+            }
+            // The digest of a plain archive is its diff_id.
+            None => match (expected.digest, expected.diff_id) {
                 (Some(digest), Some(diff_id)) if digest != diff_id => {
                     return Err(wrong_diff_id(&diff_id, &digest));
                 }
                 (digest, diff_id) => expected.digest = digest.or(diff_id),
-            }
+            },
         }
-        if let (Some(found), Some(promised)) = (passed.diff_id, expected.diff_id)
-            && found != promised
-        {
-            return Err(wrong_diff_id(&promised, &found));
-        }
-        let (digest, size) = passed.sink.finish(&expected)?;
-        let diff_id = passed.diff_id.unwrap_or(digest);
-        let chain_id = chain_id(self.parent.as_ref(), &diff_id);
-        let (unpacked, entries) = match (known, passed.made) {
-            (Some(layer), _) => {
-                let entries = layer.meta::<LayerMeta>()?.entries;
-                (layer, entries)
-            }
-            (None, Some((staged, outcome))) => {
-                let entries = outcome.meta.entries;
-                let (bytes, diff_id, digest) = (passed.bytes, Some(diff_id), Some(digest));
-                let meta = LayerMeta { diff_id, digest, size, bytes, ..outcome.meta };
-                // The store may have it since, or all along where the diff_id was not known before.
-                let layer = match find(self.store, &meta.diff_id.unwrap_or(chain_id), &chain_id)? {
-                    Some(layer) => layer,
-                    None => {
-                        let key =
-                            if meta.self_contained { meta.diff_id.unwrap_or(chain_id) } else { chain_id };
-                        staged.publish(&key, &meta)?
-                    }
-                };
-                (layer, entries)
-            }
-            (None, None) => return Err(Error::new(ErrorKind::State, "a layer was not unpacked")),
-        };
-        Ok(Applied { digest, size, diff_id, chain_id, compression, unpacked, entries })
+        let (digest, size) = sink.finish(&expected)?;
+        Ok(Stored { digest, size, diff_id: diff_id.unwrap_or(digest), compression, bytes, made })
     }
 
     /// Runs the threads.
@@ -240,7 +265,7 @@ impl Job<'_> {
         pool: &Pool,
         compression: Compression,
         sink: Sink,
-        unpack: bool,
+        then: Then,
     ) -> Result<Passed> {
         std::thread::scope(|scope| {
             let (to_next, compressed) = channel();
@@ -263,7 +288,11 @@ impl Job<'_> {
                     (Some(inflate), Some(hash), plain)
                 }
             };
-            let made = if unpack { self.unpack(plain).map(Some) } else { drain(plain).map(|_| None) };
+            let made = match then {
+                Then::Unpack => self.unpack(plain).map(Some),
+                Then::Read => read_through(plain).map(|()| None),
+                Then::Drop => drain(plain).map(|()| None),
+            };
 
             let sink = join(intake)?;
             // An error here came first, or the intake would have had its own.
@@ -323,8 +352,9 @@ fn too_large(max: u64) -> Error {
     Error::new(ErrorKind::TooLarge, format!("layer of more than {max} bytes"))
 }
 
-fn is_stopped(error: &Error) -> bool {
-    std::error::Error::source(error).is_some() && error.step() == STOPPED
+pub(super) fn is_stopped(error: &Error) -> bool {
+    // Nothing else in here breaks a pipe.
+    error.kind() == ErrorKind::Gone
 }
 
 const STOPPED: &str = "reading an archive";
@@ -390,6 +420,14 @@ fn digest_of(mut stream: Stream) -> Result<Digest> {
     Ok(Digest::finish(hasher))
 }
 
+fn read_through(mut plain: Stream) -> Result<()> {
+    let mut reader = Reader::new(&mut plain, ReadLimits::default());
+    while let Some(entry) = reader.next()? {
+        super::path::normal(&entry.path)?;
+    }
+    drain(plain)
+}
+
 fn drain(mut stream: impl BufRead) -> Result<()> {
     loop {
         let n = stream.fill_buf().call(STOPPED)?.len();
@@ -400,7 +438,7 @@ fn drain(mut stream: impl BufRead) -> Result<()> {
     }
 }
 
-fn spawn<'scope, T: Send + 'scope>(
+pub(super) fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
     work: impl FnOnce() -> Result<T> + Send + 'scope,
@@ -408,7 +446,7 @@ fn spawn<'scope, T: Send + 'scope>(
     std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).call("starting a thread")
 }
 
-fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+pub(super) fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     match thread.join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),

@@ -1,8 +1,9 @@
 //! Chunks of bytes between threads: bounded, in buffers that are used again.
 #![forbid(unsafe_code)]
 
+use crate::error::{Error, ErrorKind};
 use bytes::{Buf, Bytes};
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -69,7 +70,7 @@ pub(super) fn channel() -> (Sender, Stream) {
 
 /// The error of a reader whose writer failed; the writer's own error says why.
 pub(super) fn stopped() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the archive's stream stopped")
+    Error::new(ErrorKind::Gone, "the archive's stream stopped").into()
 }
 
 impl Stream {
@@ -101,5 +102,51 @@ impl Read for Stream {
         buffer[..n].copy_from_slice(&now[..n]);
         self.consume(n);
         Ok(n)
+    }
+}
+
+/// Writes chunks to several streams.
+pub(crate) struct Chunks {
+    pool: Pool,
+    buffer: Vec<u8>,
+    senders: Vec<Sender>,
+}
+
+impl Chunks {
+    pub(super) fn new(senders: Vec<Sender>) -> Self {
+        Self { pool: Pool::default(), buffer: Vec::new(), senders }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let next = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut next = next.unwrap_or_else(|| Vec::with_capacity(CHUNK));
+        next.clear();
+        let bytes = std::mem::replace(&mut self.buffer, next);
+        let filled = bytes.len();
+        let chunk = Bytes::from_owner(Buffer { bytes, filled, pool: self.pool.clone() });
+        self.senders.iter().try_for_each(|sender| sender.send(chunk.clone()).map_err(|_| stopped()))
+    }
+
+    /// Sends what is left and the end.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.send()?;
+        }
+        self.send()
+    }
+}
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() >= CHUNK {
+            self.send()?;
+        }
+        let n = bytes.len().min(CHUNK - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! again afterwards: between `open` and `flock` another process may have renamed or removed it.
 #![forbid(unsafe_code)]
 
+use super::janitor::Janitor;
 use super::{Store, list, remove_tree};
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -12,6 +13,7 @@ use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 /// A locked file or directory. The lock goes with the last descriptor, also when the program dies.
@@ -210,5 +212,21 @@ impl Store {
         let doomed = random_hex(8)?;
         rustix::fs::renameat(parent, name, self.tmp_dir(), &doomed).call_at("renameat", name)?;
         self.remove_tree(self.tmp_dir(), &doomed)
+    }
+
+    /// The same, without waiting for the removal: what fails there is left to the next sweep.
+    pub(crate) fn discard_later(&self, parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<()> {
+        let name = name.as_ref();
+        let doomed = random_hex(8)?;
+        rustix::fs::renameat(parent, name, self.tmp_dir(), &doomed).call_at("renameat", name)?;
+        let mut janitor = self.0.janitor.lock().unwrap_or_else(PoisonError::into_inner);
+        if janitor.is_none() {
+            let tmp = self.0.tmp.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+            *janitor = Janitor::start(tmp, self.0.remover.clone());
+        }
+        match &*janitor {
+            Some(janitor) if janitor.take(doomed.clone().into()) => Ok(()),
+            _ => self.remove_tree(self.tmp_dir(), &doomed),
+        }
     }
 }

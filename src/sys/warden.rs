@@ -150,7 +150,7 @@ fn slot() -> Result<&'static Slot> {
         }
         // The first use in this process. A parent's slot stays as it is: its lock may be held by a thread
         // that does not exist here.
-        let new = Box::into_raw(Box::new(Slot { witness: Witness::new()?, warden: Mutex::new(None) }));
+        let new = Box::into_raw(Box::new(Slot { witness: Witness::current()?, warden: Mutex::new(None) }));
         if SLOT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // SAFETY: made above, seen by nobody.
             drop(unsafe { Box::from_raw(new) });
