@@ -129,7 +129,12 @@ fn nothing_of_its_state_changes() {
         round();
     }
     assert_eq!(state(), before);
-    assert_eq!(descriptors(), open, "descriptors are left open");
+    // The library's threads close theirs soon after.
+    let deadline = std::time::Instant::now() + LONG;
+    while descriptors() > open && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert!(descriptors() <= open, "{} descriptors are left open", descriptors() - open);
     assert!(
         rustix::process::waitpid(None, rustix::process::WaitOptions::NOHANG).is_err(),
         "no child is left"
@@ -148,13 +153,17 @@ fn a_forked_copy_controls_nothing() {
         nix::unistd::ForkResult::Child => {
             let gone =
                 |result: coracle::Result<()>| result.is_err_and(|error| error.kind() == ErrorKind::Gone);
-            let right = gone(container.kill(coracle::Signal::SIGKILL))
-                && gone(container.wait().map(drop))
-                && gone(container.exec(["true"]).output().map(drop))
-                && gone(sh(&image, "true").run().map(drop));
+            let wrong = [
+                gone(container.kill(coracle::Signal::SIGKILL)),
+                gone(container.wait().map(drop)),
+                gone(container.try_wait().map(drop)),
+                gone(container.exec(["true"]).output().map(drop)),
+                gone(container.top().map(drop)),
+            ];
+            let wrong = wrong.iter().position(|gone| !gone).map_or(0, |number| number as i32 + 1);
             drop(container);
             // SAFETY: ends the copy, without its destructors.
-            unsafe { nix::libc::_exit(if right { 0 } else { 1 }) }
+            unsafe { nix::libc::_exit(wrong) }
         }
         nix::unistd::ForkResult::Parent { child } => {
             let status = nix::sys::wait::waitpid(child, None).unwrap();
