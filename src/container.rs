@@ -16,7 +16,9 @@ mod record;
 mod rootfs;
 mod running;
 mod script;
+mod settings;
 mod spec;
+mod stages;
 mod start;
 mod status;
 mod users;
@@ -127,7 +129,7 @@ impl Container {
 
     fn create(builder: &ContainerBuilder) -> Result<Self> {
         let spec = builder.spec.clone();
-        start::validate(&spec)?;
+        settings::validate(&spec)?;
         let image = &builder.image;
         let store = image.store();
         if let Some(name) = spec.name.as_deref().filter(|name| !names::is_valid(name)) {
@@ -358,7 +360,7 @@ impl Container {
         match own {
             Some(number) => Signal::try_from(number)
                 .map_err(|_| Error::new(ErrorKind::InvalidInput, format!("signal {number}"))),
-            None => of_image().map_or(Ok(Signal::SIGTERM), |name| start::signal(&name)),
+            None => of_image().map_or(Ok(Signal::SIGTERM), |name| settings::signal(&name)),
         }
     }
 

@@ -8,8 +8,8 @@ use super::builder::Streams;
 use super::inside::{self, Command};
 use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped};
 use super::script::Script;
-use super::start::{BORN, Born, READY};
-use super::{Container, ExitStatus, KILL_TIME, Output, lock, start, users};
+use super::stages::{BORN, Born, READY};
+use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, users};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::plan::Cell;
 use crate::sys::warden;
@@ -148,13 +148,13 @@ impl<'a> Exec<'a> {
         };
         let user = self.user.as_deref().or(spec.user.as_deref()).unwrap_or(image.config().user());
         let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
-        let resolved = start::resolve(&held.record, image.config(), identity)?;
+        let resolved = settings::resolve(&held.record, image.config(), identity)?;
         let own = self.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let pairs = resolved.pairs.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
-        let pairs = start::environment(pairs.chain(own));
-        let path = start::path_of(&pairs);
-        let env = start::joined(&pairs);
-        let capabilities = start::capabilities(spec)?;
+        let pairs = settings::environment(pairs.chain(own));
+        let path = settings::path_of(&pairs);
+        let env = settings::joined(&pairs);
+        let capabilities = settings::capabilities(spec)?;
         let command = Command {
             words: &self.words,
             env: &env,
@@ -163,7 +163,7 @@ impl<'a> Exec<'a> {
             identity: &resolved.identity,
             capabilities,
             no_new_privileges: !spec.new_privileges,
-            seccomp: start::seccomp(&spec.seccomp)?.program(capabilities)?,
+            seccomp: settings::seccomp(&spec.seccomp)?.program(capabilities)?,
             ulimits: &spec.ulimits,
             init: false,
             groups_allowed: warden.map().is_none_or(|map| !map.is_single()),
