@@ -19,6 +19,8 @@ mod path;
 mod pax;
 mod sparse;
 pub(crate) mod tar;
+#[cfg(test)]
+mod testing;
 mod unpack;
 mod walk;
 

@@ -70,6 +70,12 @@ pub(crate) struct RunningRecord {
     pub started: SystemTime,
     pub paused: bool,
     pub cgroups: Vec<PathBuf>,
+    /// The socket in `locks/` of the warden that it belongs to.
+    #[serde(default)]
+    pub door: String,
+    /// Its user namespace has one id only.
+    #[serde(default)]
+    pub single: bool,
     pub ports: Vec<(u16, std::net::SocketAddr)>,
 }
 

@@ -19,6 +19,10 @@ pub(crate) struct Running {
     pub process: warden::Process,
     /// None of another program's container.
     pub warden: Option<Arc<Warden>>,
+    /// Its user namespace has one id only.
+    pub single: bool,
+    /// Of another program's container: the way to its warden.
+    pub door: Option<String>,
     pub cgroup: Mutex<Option<Cgroup>>,
     pub report: Report,
     pub started: SystemTime,
@@ -286,6 +290,11 @@ impl Running {
     /// For other programs: where the first process is.
     pub fn publish_record(&self, ports: Vec<(u16, std::net::SocketAddr)>) -> Result<()> {
         let pid = self.pid()?;
+        let store = &self.dir.store;
+        let door = match &self.warden {
+            Some(warden) => warden.open_door(store.locks_dir(), store.path())?,
+            None => String::new(),
+        };
         let cgroups = lock(&self.cgroup).as_ref().map(|cgroup| cgroup.paths().map(Into::into).collect());
         self.dir.set_running(Some(&RunningRecord {
             pid,
@@ -293,6 +302,8 @@ impl Running {
             started: self.started,
             paused: false,
             cgroups: cgroups.unwrap_or_default(),
+            door,
+            single: self.single,
             ports,
         }))
     }

@@ -105,6 +105,8 @@ pub(super) fn join(dir: &Dir, _record: &Record, running: &RunningRecord) -> Resu
     Ok(Some(Arc::new(Running {
         process: warden::Process::foreign(pidfd),
         warden: None,
+        single: running.single,
+        door: Some(running.door.clone()),
         cgroup: Mutex::new(cgroup),
         report: Report::default(),
         started: running.started,
@@ -350,6 +352,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let running = Arc::new(Running {
         process: born.process,
         warden: Some(warden),
+        single: map.is_single(),
+        door: None,
         cgroup: Mutex::new(cgroup),
         report,
         started: started_at,

@@ -34,7 +34,7 @@ use super::owner::{Owned, Owners};
 use super::path::{Meaning, join, meaning, normal, split, text};
 use super::tar::{Entry, EntryKind, Reader};
 use crate::error::{Call, Error, ErrorKind, Result};
-use parents::{Handle, Handles};
+use parents::{Handle, Handles, Place};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -342,15 +342,14 @@ impl<'a> Unpacker<'a> {
         let (dir, target_name) = split(&target);
         let mut copied = false;
         loop {
-            // Where the target's directory is not in this layer, the path is meant as it is.
-            let found = self.look(dir)?;
-            let target = found.as_ref().map_or_else(|| target.clone(), |dir| join(&dir.path, target_name));
+            let Some(found) = self.look(dir)? else { return bad("there is no such file") };
+            let target = join(found.path(), target_name);
             if let Some(device) = self.devices.get(&target[..]).cloned() {
                 return self.place_device(parent, path.to_vec(), device);
             }
             let linked = match &found {
-                None => Err(Errno::NOENT),
-                Some(from) => {
+                Place::Missing(_) => Err(Errno::NOENT),
+                Place::Here(from) => {
                     let name = split(path).1;
                     let link =
                         || rustix::fs::linkat(&from.fd, target_name, &parent.fd, name, AtFlags::empty());

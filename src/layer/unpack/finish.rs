@@ -2,7 +2,7 @@
 //! modes and times of directories, owners. And copies of files of the layers below.
 #![forbid(unsafe_code)]
 
-use super::{Attributes, Found, Handle, Outcome, Phase, Unpacker};
+use super::{Attributes, Found, Handle, Outcome, Phase, Place, Unpacker};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::attributes::{get_xattrs, ids, mode};
 use crate::layer::below::opaque_name;
@@ -46,16 +46,21 @@ impl Unpacker<'_> {
                 self.needs_below = true;
                 let names = self.below.root_names()?;
                 self.whiteouts.extend(names);
-            } else if let Some(handle) = self.look(&asked)? {
-                self.opaque.insert(handle.path.clone(), ());
-            } else {
-                self.needs_below = true;
-                if let Some(Found::File(_, _, stat)) = self.below.find(&asked)?
-                    && is(&stat, FileType::Directory)
-                    && self.nothing_in_the_way(&asked)?
-                {
-                    let handle = self.parent(&asked)?;
+                continue;
+            }
+            match self.look(&asked)? {
+                None => {}
+                Some(Place::Here(handle)) => {
                     self.opaque.insert(handle.path.clone(), ());
+                }
+                Some(Place::Missing(path)) => {
+                    self.needs_below = true;
+                    if let Some(Found::File(_, _, stat)) = self.below.find(&path)?
+                        && is(&stat, FileType::Directory)
+                    {
+                        let handle = self.parent(&path)?;
+                        self.opaque.insert(handle.path.clone(), ());
+                    }
                 }
             }
         }
@@ -66,12 +71,16 @@ impl Unpacker<'_> {
         for asked in std::mem::take(&mut self.whiteouts) {
             self.needs_below = true;
             let (dir, name) = split(&asked);
-            let Some(parent) = self.look(dir)? else {
-                if self.below.find(&asked)?.is_some() && self.nothing_in_the_way(dir)? {
-                    let parent = self.parent(dir)?;
-                    self.whiteout(&parent, &join(&parent.path, name))?;
+            let parent = match self.look(dir)? {
+                None => continue,
+                Some(Place::Here(parent)) => parent,
+                Some(Place::Missing(dir)) => {
+                    if self.below.find(&join(&dir, name))?.is_some() {
+                        let parent = self.parent(&dir)?;
+                        self.whiteout(&parent, &join(&parent.path, name))?;
+                    }
+                    continue;
                 }
-                continue;
             };
             let path = join(&parent.path, name);
             match rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -96,8 +105,11 @@ impl Unpacker<'_> {
         let devices: Vec<_> = self.devices.keys().cloned().collect();
         for path in devices {
             self.needs_below = true;
-            let parent = self.parent(split(&path).0)?;
-            self.whiteout(&parent, &path)?;
+            // Another device is not on disk, and has hidden what is below it.
+            if !matches!(self.below.find(&path)?, Some(Found::Device(_))) {
+                let parent = self.parent(split(&path).0)?;
+                self.whiteout(&parent, &path)?;
+            }
         }
         Ok(())
     }
@@ -116,26 +128,6 @@ impl Unpacker<'_> {
                 .with_remedy("whiteouts of an ordinary user need Linux 5.8 and a file system without nodev rules of its own")),
             Err(errno) => Err(errno).call_at("mknodat(whiteout)", text(path)),
         }
-    }
-
-    /// Whether `dir` can be made: no file of this layer lies where a directory is needed.
-    fn nothing_in_the_way(&mut self, dir: &[u8]) -> Result<bool> {
-        for dir in std::iter::once(dir).chain(ancestors(dir)) {
-            let (up, name) = split(dir);
-            if name.is_empty() {
-                continue;
-            }
-            if let Some(parent) = self.look(up)? {
-                let path = join(&parent.path, name);
-                let there = rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW);
-                return match there {
-                    Ok(stat) => Ok(is(&stat, FileType::Directory)),
-                    Err(Errno::NOENT) => Ok(!self.devices.contains_key(&path)),
-                    Err(errno) => Err(errno).call_at("fstatat", text(&path)),
-                };
-            }
-        }
-        Ok(true)
     }
 
     /// Gives directories what they are to have in the end, the deepest first: from then on they may be

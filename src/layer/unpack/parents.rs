@@ -20,6 +20,22 @@ pub(super) struct Directory {
 
 pub(super) type Handle = Rc<Directory>;
 
+/// Where a path leads, once the links in it are followed.
+pub(super) enum Place {
+    Here(Handle),
+    /// This layer has no such directory.
+    Missing(Vec<u8>),
+}
+
+impl Place {
+    pub(super) fn path(&self) -> &[u8] {
+        match self {
+            Self::Here(handle) => &handle.path,
+            Self::Missing(path) => path,
+        }
+    }
+}
+
 /// Directories by the path that an archive uses for them. Archives come in the order of a tree.
 pub(super) struct Handles {
     root: Handle,
@@ -61,53 +77,59 @@ impl Unpacker<'_> {
     /// The directory at `path`, links of this layer followed, what is missing made.
     pub(super) fn parent(&mut self, path: &[u8]) -> Result<Handle> {
         match self.resolve(path, true)? {
-            Some(handle) => Ok(handle),
-            None => Err(Error::new(ErrorKind::InvalidData, "no such directory").with_path(text(path))),
+            Place::Here(handle) => Ok(handle),
+            Place::Missing(path) => {
+                Err(Error::new(ErrorKind::InvalidData, "no such directory").with_path(text(&path)))
+            }
         }
     }
 
-    /// The directory at `path`, links of this layer followed; `None` where this layer has none.
-    pub(super) fn look(&mut self, path: &[u8]) -> Result<Option<Handle>> {
+    /// Where `path` leads when links of this layer are followed; `None` where it leads to no directory.
+    pub(super) fn look(&mut self, path: &[u8]) -> Result<Option<Place>> {
         match self.resolve(path, false) {
             // Beneath a file of this layer there is nothing.
             Err(error) if error.kind() == ErrorKind::InvalidData => Ok(None),
-            other => other,
+            other => other.map(Some),
         }
     }
 
-    fn resolve(&mut self, path: &[u8], create: bool) -> Result<Option<Handle>> {
+    fn resolve(&mut self, path: &[u8], create: bool) -> Result<Place> {
         if let Some(handle) = self.handles.get(path) {
-            return Ok(Some(handle));
+            return Ok(Place::Here(handle));
         }
         // Most paths exist and have no link in them: one call.
         if let Some(handle) = open_beneath(&self.handles.root, path)? {
             self.handles.keep(path, &handle);
-            return Ok(Some(handle));
+            return Ok(Place::Here(handle));
         }
         self.walk(path, create, &mut 0)
     }
 
     /// Component by component, from the nearest directory that is open.
-    fn walk(&mut self, path: &[u8], create: bool, links: &mut u32) -> Result<Option<Handle>> {
+    fn walk(&mut self, path: &[u8], create: bool, links: &mut u32) -> Result<Place> {
         if let Some(handle) = self.handles.get(path) {
-            return Ok(Some(handle));
+            return Ok(Place::Here(handle));
         }
         let (parent, name) = split(path);
-        let Some(parent) = self.walk(parent, create, links)? else { return Ok(None) };
+        let parent = self.walk(parent, create, links)?;
         let found = self.step(&parent, name, create, links)?;
-        if let Some(handle) = &found {
+        if let Place::Here(handle) = &found {
             self.handles.keep(path, handle);
         }
         Ok(found)
     }
 
-    fn step(&mut self, here: &Handle, name: &[u8], create: bool, links: &mut u32) -> Result<Option<Handle>> {
+    fn step(&mut self, from: &Place, name: &[u8], create: bool, links: &mut u32) -> Result<Place> {
+        let here = match from {
+            Place::Here(here) => here,
+            Place::Missing(path) => return Ok(Place::Missing(join(path, name))),
+        };
         let path = join(&here.path, name);
         match rustix::fs::openat(&here.fd, name, DIRECTORY, Mode::empty()) {
-            Ok(fd) => return Ok(Some(Rc::new(Directory { fd, path }))),
+            Ok(fd) => return Ok(Place::Here(Rc::new(Directory { fd, path }))),
             Err(Errno::NOENT) if self.devices.contains_key(&path) => return Err(not_a_directory(&path)),
-            Err(Errno::NOENT) if !create => return Ok(None),
-            Err(Errno::NOENT) => return self.implicit(here, path).map(Some),
+            Err(Errno::NOENT) if !create => return Ok(Place::Missing(path)),
+            Err(Errno::NOENT) => return self.implicit(here, path).map(Place::Here),
             // A link or another file.
             Err(Errno::NOTDIR | Errno::LOOP) => {}
             Err(errno) => return Err(errno).call_at("openat", text(&path)),
@@ -124,25 +146,28 @@ impl Unpacker<'_> {
         }
         let target = rustix::fs::readlinkat(&here.fd, name, Vec::new()).call_at("readlinkat", text(&path))?;
         let target = target.to_bytes();
-        let mut at = if target.starts_with(b"/") { self.handles.root.clone() } else { here.clone() };
+        let start = if target.starts_with(b"/") { &self.handles.root } else { here };
+        let mut at = Place::Here(start.clone());
         for part in target.split(|&b| b == b'/') {
             at = match part {
                 b"" | b"." => continue,
-                // Above the root is the root, as in the image.
-                b".." => {
-                    let up = split(&at.path).0.to_vec();
-                    match self.handles.get(&up).filter(|handle| handle.path == up) {
-                        Some(handle) => handle,
-                        None => open_beneath(&self.handles.root, &up)?.ok_or_else(|| not_a_directory(&up))?,
-                    }
-                }
-                part => match self.step(&at, part, create, links)? {
-                    Some(next) => next,
-                    None => return Ok(None),
-                },
+                b".." => self.above(&at)?,
+                part => self.step(&at, part, create, links)?,
             };
         }
-        Ok(Some(at))
+        Ok(at)
+    }
+
+    /// The parent directory. Above the root is the root, as in the image.
+    fn above(&mut self, place: &Place) -> Result<Place> {
+        let up = split(place.path()).0.to_vec();
+        if let Some(handle) = self.handles.get(&up).filter(|handle| handle.path == up) {
+            return Ok(Place::Here(handle));
+        }
+        Ok(match open_beneath(&self.handles.root, &up)? {
+            Some(handle) => Place::Here(handle),
+            None => Place::Missing(up),
+        })
     }
 
     /// Makes a directory that the archive does not have, or does not have yet.
