@@ -46,6 +46,7 @@ pub(crate) mod index;
 mod janitor;
 mod layers;
 mod lease;
+mod mapped;
 pub(crate) mod pins;
 mod remove;
 mod temp;
@@ -187,6 +188,9 @@ impl Store {
             temporary,
         }));
         store.init_layout()?;
+        if !crate::sys::idmap::is_privileged() {
+            store.set_remover(Box::new(mapped::Mapped::default()))?;
+        }
         store.sweep()?;
         Ok(store)
     }

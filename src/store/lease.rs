@@ -7,6 +7,7 @@
 use super::janitor::Janitor;
 use super::{Store, list, remove_tree};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::warden::DOOR;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -198,10 +199,30 @@ impl Store {
                 tracing::warn!(%error, ?name, store = ?self.path(), "left over from a dead program");
             }
         }
+        self.sweep_doors()?;
         if let (Some(temporary), Some(remover)) = (&self.0.temporary, self.0.remover.get()) {
             temporary.sweep(&**remover);
         }
         self.0.unswept.store(!all, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes the sockets of wardens that are gone.
+    fn sweep_doors(&self) -> Result<()> {
+        let locks = self.locks_dir();
+        for name in list(locks)? {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(DOOR)) else { continue };
+            match crate::sys::message::connect(locks, name) {
+                Err(error) if error.raw_os_error() == Some(Errno::CONNREFUSED.raw_os_error()) => {
+                    match rustix::fs::unlinkat(locks, name, AtFlags::empty()) {
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(errno) => return Err(errno).call_at("unlinkat", name),
+                    }
+                }
+                // Somebody answers, or it has gone meanwhile.
+                _ => {}
+            }
+        }
         Ok(())
     }
 

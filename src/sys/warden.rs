@@ -272,7 +272,8 @@ impl Warden {
     /// A thread of the host takes what the warden tells.
     fn listen(&self) -> Result<()> {
         let socket = self.socket.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
-        let pidfd = self.own.as_ref().map(|own| own.pidfd.try_clone()).transpose().call("fcntl(F_DUPFD_CLOEXEC)")?;
+        let pidfd =
+            self.own.as_ref().map(|own| own.pidfd.try_clone()).transpose().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let shared = self.shared.clone();
         let run = move || {
             // The host's signals are for the host's threads.
