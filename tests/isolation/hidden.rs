@@ -101,9 +101,14 @@ fn files_that_others_may_not_read() {
 fn the_hosts_files_stay_as_they_are() {
     let image = host();
     let etc = fs::read("/etc/passwd").unwrap();
-    let script = "rm -rf /etc/passwd /usr/share/doc; echo x >/etc/new; echo x >/usr/new; echo x >/tmp/coracle-new; \
-        chown 1:1 /etc /usr 2>/dev/null; chmod 777 /etc /usr; mv /usr/bin/env /usr/bin/env2; ls /usr/bin/env2";
-    assert_eq!(say(&sh(&image, script)), "/usr/bin/env2");
+    let mut script = "rm /etc/passwd; echo x >/etc/new; echo x >/usr/new; echo x >/tmp/coracle-new; \
+        chown 1:1 /etc /usr 2>/dev/null; chmod 777 /etc /usr; ls /usr/new"
+        .to_owned();
+    if is_root() {
+        // For an ordinary user's container, what lies deeper belongs to nobody.
+        script.push_str("; rm -rf /usr/share/doc; mv /usr/bin/env /usr/bin/env2; ls /usr/bin/env2");
+    }
+    assert!(say(&sh(&image, &script)).starts_with("/usr/new"));
     assert_eq!(fs::read("/etc/passwd").unwrap(), etc);
     use std::os::unix::fs::MetadataExt;
     for dir in ["/etc", "/usr"] {
