@@ -467,7 +467,8 @@ impl Container {
         self.0.remove(true)
     }
 
-    /// Leaves the container in the store: created, or, if it runs, killed first, with all its changes.
+    /// Leaves the container in the store: created, or, if it runs, killed first, with all its changes. One that
+    /// another program runs is left as it is.
     ///
     /// # Errors
     /// `State` for a writable layer in memory: nothing of it is left.
@@ -561,6 +562,9 @@ impl Inner {
         if in_memory {
             return Err(Error::new(ErrorKind::State, "a writable layer in memory can't be kept"));
         }
+        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
+            return Ok(());
+        }
         self.end_running()?;
         let mut held = lock(&self.held);
         let Some(held) = held.as_mut() else { return Err(removed()) };
@@ -586,6 +590,10 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if !self.witness.is_here() {
+            return;
+        }
+        // Another program's container is none of ours to end.
+        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
             return;
         }
         let kept = lock(&self.held).as_ref().is_none_or(|held| held.kept);
