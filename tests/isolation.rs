@@ -8,6 +8,8 @@ mod death;
 mod hidden;
 #[path = "isolation/host_program.rs"]
 mod host_program;
+#[path = "isolation/hostile.rs"]
+mod hostile;
 #[path = "isolation/kernel.rs"]
 mod kernel;
 

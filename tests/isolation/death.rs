@@ -18,6 +18,14 @@ const CONTAINERS: usize = 20;
 fn host_program() {
     let Ok(mode) = std::env::var(MODE) else { return };
     let store = coracle::Store::open(std::env::var_os(STORE).unwrap()).unwrap();
+    if mode == "kept" {
+        let container = store.container("kept").unwrap();
+        container.start().unwrap();
+        let pids: Vec<_> = container.top().unwrap().iter().map(|process| process.pid.to_string()).collect();
+        writeln!(std::io::stdout(), "\nPIDS {}", pids.join(" ")).unwrap();
+        container.wait().unwrap();
+        panic!("it goes on");
+    }
     let image = Image::host(&store).unwrap();
     let mut all = Vec::new();
     for number in 0..CONTAINERS {
@@ -216,6 +224,46 @@ fn host_that_aborts() {
 #[test]
 fn host_that_panics() {
     told_to("unwind");
+}
+
+/// A container that is kept survives its program's death as what it is on disk.
+#[test]
+fn a_kept_container_whose_program_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = coracle::Store::open(dir.path()).unwrap();
+    let image = Image::host(&store).unwrap();
+    let script = "test -e /srv/again && exit 5; touch /srv/again; exec sleep 1000";
+    let container = sh(&image, script).name("kept").create().unwrap();
+    let id = container.id().to_owned();
+    container.keep().unwrap();
+    let vars = [(MODE, "kept".as_ref()), (STORE, dir.path().as_os_str())];
+    let mut host = child("death::host_program", &vars);
+    let host = host.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut host = host.spawn().unwrap();
+    let mut lines = BufReader::new(host.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let pids = lines.find_map(|line| line.strip_prefix("PIDS ").map(str::to_owned)).unwrap();
+    let processes: Vec<_> = pids.split(' ').map(|pid| pidfd(pid.parse().unwrap())).collect();
+    let seen = store.container("kept").unwrap();
+    assert_eq!(seen.state(), coracle::State::Running);
+    // It has got to where it stays.
+    while !seen.top().unwrap().iter().any(|process| process.command.contains("sleep")) {
+        assert!(host.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    assert_eq!(seen.start().unwrap_err().kind(), ErrorKind::State);
+    host.kill().unwrap();
+    host.wait().unwrap();
+    assert!(processes.iter().all(|process| ends(process, Duration::from_secs(20))));
+    assert_eq!(seen.wait().unwrap().signal(), Some(9));
+    drop(seen);
+    let store = coracle::Store::open(dir.path()).unwrap();
+    let again = store.container("kept").unwrap();
+    assert_eq!((again.id(), again.state()), (id.as_str(), coracle::State::Exited));
+    again.start().unwrap();
+    assert_eq!(again.wait().unwrap().code(), Some(5), "with the changes of its first run");
+    again.remove().unwrap();
+    assert!(cgroups_with(&id).is_empty(), "{:?}", cgroups_with(&id));
+    assert_eq!(count(dir.path().join("containers")), 0);
 }
 
 /// So little memory that the limit bites while the container is being made.
