@@ -43,7 +43,9 @@ fn main() -> Result<()> {
     let plain = Container::builder(&image).command(["/bin/busybox", "true"]);
     let limited = plain.clone().memory_max(64 << 20).pids_max(64).cpus(1.0);
 
-    println!("start to reaped of `true`; medians of interleaved runs, in ms; ratio to the floor of the same run");
+    println!(
+        "start to reaped of `true`; medians of interleaved runs, in ms; ratio to the floor of the same run"
+    );
     let mut rows: Vec<Row> = vec![
         Row::new("floor: raw clone3(CLONE_VM)", 200, || floor.run()),
         Row::new("coracle, no limits", 200, || started(&plain)),
@@ -133,7 +135,10 @@ fn rootfs(dir: &Path) -> Result<PathBuf> {
         fs::create_dir_all(root.join(name))?;
     }
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
-    fs::copy(busybox.ok_or("needs a static busybox (Debian's package: busybox-static)")?, root.join("bin/busybox"))?;
+    fs::copy(
+        busybox.ok_or("needs a static busybox (Debian's package: busybox-static)")?,
+        root.join("bin/busybox"),
+    )?;
     // The floor's process is another user and finds its way by path.
     for path in [dir, &root] {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -296,16 +301,8 @@ impl Floor {
             | n::CLONE_NEWUTS
             | n::CLONE_NEWIPC
             | n::CLONE_NEWCGROUP;
-        let args = [
-            u64::from(CLONE_VM | namespaces),
-            0,
-            0,
-            0,
-            17,
-            stack.as_mut_ptr() as u64,
-            stack.len() as u64,
-            0,
-        ];
+        let args =
+            [u64::from(CLONE_VM | namespaces), 0, 0, 0, 17, stack.as_mut_ptr() as u64, stack.len() as u64, 0];
         let pid: isize;
         // SAFETY: the child runs `enter` on its own stack, which lives until it is reaped below, and never returns.
         unsafe {
@@ -349,7 +346,8 @@ extern "C" fn enter(child: *mut Child) -> ! {
     must!(__NR_mount, 0, c"/".as_ptr(), 0, n::MS_REC | n::MS_PRIVATE, 0);
     let flags = n::OPEN_TREE_CLONE | n::OPEN_TREE_CLOEXEC;
     let layer = must!(__NR_open_tree, -100isize, floor.lower.as_ptr(), flags);
-    let attributes = [u64::from(n::MOUNT_ATTR_IDMAP | n::MOUNT_ATTR_NODEV), 0, 0, floor.userns.as_raw_fd() as u64];
+    let attributes =
+        [u64::from(n::MOUNT_ATTR_IDMAP | n::MOUNT_ATTR_NODEV), 0, 0, floor.userns.as_raw_fd() as u64];
     must!(__NR_mount_setattr, layer, c"".as_ptr(), n::AT_EMPTY_PATH, attributes.as_ptr(), 32);
     // "/proc/self/fd/N", without an allocator.
     let mut lower = *b"/proc/self/fd/\0\0\0\0\0\0";
