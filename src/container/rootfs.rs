@@ -335,4 +335,5 @@ fn write_file(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, file: &FileConte
     s.write(fd, &file.bytes, &file.path);
     s.op(n::__NR_fchown, "fchown", [fd.into(), owner.0.into(), owner.1.into()]).path(&file.path);
     s.op(n::__NR_fchmod, "fchmod", [fd.into(), file.mode.into()]).path(&file.path);
+    s.op(n::__NR_close, "close", [fd.into()]);
 }

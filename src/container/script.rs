@@ -1,6 +1,6 @@
 //! The idioms of plans: mounts through descriptors, resolution inside a root.
 //!
-//! Descriptors that a plan opens are never closed by it: all are close-on-exec, and the process that opened them
+//! Descriptors that a plan opens are seldom closed by it: all are close-on-exec, and the process that opened them
 //! ends or becomes the container's program soon.
 #![forbid(unsafe_code)]
 
@@ -272,14 +272,18 @@ impl Script<'_> {
             } else {
                 self.replace_link(parent, at);
                 let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC;
+                let made = self.cell(-1);
                 self.op(
                     n::__NR_openat,
                     "openat(O_CREAT)",
                     [parent.into(), at.into(), flags.into(), 0o644.into()],
                 )
                 .path(&shown)
+                .store(made)
                 .tolerate(&[EEXIST])
                 .otherwise(exists);
+                // A mount with a file open for writing can't be made read-only.
+                self.op(n::__NR_close, "close", [made.into()]);
             }
             self.chown(parent, at, owner, &shown);
             self.place(exists);

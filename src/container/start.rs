@@ -121,6 +121,7 @@ pub(super) fn join(dir: &Dir, _record: &Record, running: &RunningRecord) -> Resu
         end: Mutex::new(Ending::Not),
         ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
+        watched: AtomicBool::new(false),
     })))
 }
 
@@ -370,6 +371,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         end: Mutex::new(Ending::Not),
         ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
+        watched: AtomicBool::new(false),
     });
     Ok(running)
 }
