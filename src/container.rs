@@ -16,7 +16,9 @@ mod record;
 mod rootfs;
 mod running;
 mod script;
+mod settings;
 mod spec;
+mod stages;
 mod start;
 mod status;
 mod users;
@@ -33,7 +35,7 @@ pub use status::{ExitStatus, Output};
 use crate::cgroup::{Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
-use crate::store::{Pins, Store};
+use crate::store::{Pins, Store, random_hex};
 use crate::sys::fork::Witness;
 use builder::Streams;
 use ids::Range;
@@ -62,7 +64,7 @@ pub(crate) struct Inner {
     store: Store,
     id: String,
     image: Option<Image>,
-    streams: Streams,
+    streams: Mutex<Streams>,
     witness: Witness,
     /// `None` once removed.
     held: Mutex<Option<Held>>,
@@ -127,7 +129,7 @@ impl Container {
 
     fn create(builder: &ContainerBuilder) -> Result<Self> {
         let spec = builder.spec.clone();
-        start::validate(&spec)?;
+        settings::validate(&spec)?;
         let image = &builder.image;
         let store = image.store();
         if let Some(name) = spec.name.as_deref().filter(|name| !names::is_valid(name)) {
@@ -135,42 +137,31 @@ impl Container {
                 "use letters, digits, '_', '.' and '-', beginning with a letter or digit, two at least",
             ));
         }
-        let privileged = crate::sys::idmap::is_privileged();
-        let digest = (!image.is_host()).then(|| *image.digest());
-        let dir = Dir::make(store, &Pins { image: digest, volumes: Vec::new() })?;
-        let made = (|| {
-            let range = if privileged { Some(Range::take(store, &dir.id)?) } else { None };
-            let base = range.as_ref().map_or(0, |range| range.base);
-            let name = take_name(store, &spec, &dir.id)?;
-            let mut record = Record {
-                id: dir.id.clone(),
-                name,
-                created: SystemTime::now(),
-                image: digest,
-                image_name: start::image_name(image),
-                exposed: start::exposed(image),
-                spec,
-                base,
-                volumes: Vec::new(),
-                exited: None,
-            };
-            volumes::attach(store, image, &mut record)?;
-            if !record.volumes.is_empty() {
-                Pins { image: record.image, volumes: record.volumes.clone() }.write(dir.as_fd())?;
-            }
-            dir.set_record(&record)?;
-            Ok((record, range))
-        })();
-        match made {
-            Ok((record, range)) => {
-                let held = Held { dir: Arc::new(dir), record, range, kept: false };
-                Self::new(held, Some(image.clone()), builder.streams.clone(), Phase::Created, end_event()?)
-            }
-            Err(error) => {
-                store.discard(store.containers_dir(), &dir.id)?;
-                Err(error)
-            }
-        }
+        let id = random_hex(32)?;
+        let range = if crate::sys::idmap::is_privileged() { Some(Range::take(store, &id)?) } else { None };
+        let mut record = Record {
+            name: spec.name.clone().unwrap_or_else(|| names::generated(&id)),
+            id,
+            created: SystemTime::now(),
+            pins: Pins { image: (!image.is_host()).then(|| *image.digest()), volumes: Vec::new() },
+            ephemeral: true,
+            image_name: start::image_name(image),
+            exposed: start::exposed(image),
+            spec,
+            base: range.as_ref().map_or(0, |range| range.base),
+            exited: None,
+        };
+        volumes::attach(store, image, &mut record)?;
+        // Nobody removes them before the record says that they are needed.
+        let leases = volumes::leases(store, &record)?;
+        let dir = Dir::make(store, &record)?;
+        drop(leases);
+        let named = if record.spec.name.is_some() { take_name(store, &record) } else { Ok(()) };
+        let held = Held { dir: Arc::new(dir), record, range, kept: false };
+        // From here on its Drop removes what was made.
+        let container =
+            Self::new(held, Some(image.clone()), builder.streams.clone(), Phase::Created, end_event()?)?;
+        named.map(|()| container)
     }
 
     fn new(held: Held, image: Option<Image>, streams: Streams, phase: Phase, end: OwnedFd) -> Result<Self> {
@@ -178,8 +169,8 @@ impl Container {
             store: held.dir.store.clone(),
             id: held.record.id.clone(),
             image,
-            streams,
-            witness: Witness::new()?,
+            streams: Mutex::new(streams),
+            witness: Witness::current()?,
             held: Mutex::new(Some(held)),
             phase: Mutex::new(phase),
             end,
@@ -222,6 +213,41 @@ impl Container {
         text.map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
     }
 
+    /// Its image; `None` when it is gone from the store.
+    pub fn image(&self) -> Option<&Image> {
+        self.0.image.as_ref()
+    }
+
+    /// When its command was last started; `None` before the first time.
+    pub fn started(&self) -> Option<SystemTime> {
+        match &*lock(&self.0.phase) {
+            Phase::Created => None,
+            Phase::Running(running) => Some(running.started),
+            Phase::Exited(exited) => Some(exited.started),
+        }
+    }
+
+    /// When its command ended, if it did.
+    pub fn finished(&self) -> Option<SystemTime> {
+        match &*lock(&self.0.phase) {
+            Phase::Created => None,
+            Phase::Running(running) => running.exited().map(|exited| exited.finished),
+            Phase::Exited(exited) => Some(exited.finished),
+        }
+    }
+
+    /// How long [`stop`](Self::stop) should wait, where the builder said so.
+    pub fn stop_timeout(&self) -> Option<Duration> {
+        self.0.record(|record| record.spec.stop_timeout).ok().flatten()
+    }
+
+    /// Where the streams of the next [`start`](Self::start) come from and go to: a container that was opened from the
+    /// store has none of its builder's.
+    pub fn set_streams(&self, stdin: impl Into<Stdio>, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) {
+        let mut streams = lock(&self.0.streams);
+        (streams.stdin, streams.stdout, streams.stderr) = (stdin.into(), stdout.into(), stderr.into());
+    }
+
     /// Starts the command. A container that has ended may be started again, with its changes.
     ///
     /// # Errors
@@ -234,18 +260,37 @@ impl Container {
         {
             return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
         }
-        let running = start::start(&self.0)?;
+        let running = self.launch()?;
+        // Before anybody can see that it has ended, which takes the record away again.
+        match running.publish_record(reach::published(&running)) {
+            Err(error) if error.kind() != ErrorKind::State => {
+                running.end()?;
+                return Err(error);
+            }
+            _ => {}
+        }
         *phase = Phase::Running(running.clone());
         drop(phase);
         running.watch(&self.0)
     }
 
+    /// Starts it and opens its published ports.
+    fn launch(&self) -> Result<Arc<Running>> {
+        let running = start::start(&self.0)?;
+        let published = self.0.record(|record| reach::publish(&running, &record.spec))?;
+        if let Err(error) = published {
+            running.end()?;
+            return Err(error);
+        }
+        Ok(running)
+    }
+
     /// Start, collect, wait: all in the calling thread.
     fn run_to_end(self) -> Result<Output> {
-        let running = start::start(&self.0)?;
+        let running = self.launch()?;
         *lock(&self.0.phase) = Phase::Running(running.clone());
         let output = running.collect();
-        let removed = self.remove();
+        let removed = self.0.remove(false);
         let output = output?;
         removed.map(|()| output)
     }
@@ -315,7 +360,7 @@ impl Container {
         match own {
             Some(number) => Signal::try_from(number)
                 .map_err(|_| Error::new(ErrorKind::InvalidInput, format!("signal {number}"))),
-            None => of_image().map_or(Ok(Signal::SIGTERM), |name| start::signal(&name)),
+            None => of_image().map_or(Ok(Signal::SIGTERM), |name| settings::signal(&name)),
         }
     }
 
@@ -419,10 +464,11 @@ impl Container {
     /// Kills it if it runs and removes what it has in the store.
     pub fn remove(self) -> Result<()> {
         self.0.witness.check()?;
-        self.0.remove()
+        self.0.remove(true)
     }
 
-    /// Leaves the container in the store: created, or, if it runs, killed first, with all its changes.
+    /// Leaves the container in the store: created, or, if it runs, killed first, with all its changes. One that
+    /// another program runs is left as it is.
     ///
     /// # Errors
     /// `State` for a writable layer in memory: nothing of it is left.
@@ -468,27 +514,22 @@ fn end_event() -> Result<OwnedFd> {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).call("eventfd")
 }
 
-fn take_name(store: &Store, spec: &spec::Spec, id: &str) -> Result<String> {
-    if let Some(name) = &spec.name {
-        if Names::take(store, name, id)? {
-            return Ok(name.clone());
-        }
-        return Err(Error::new(ErrorKind::AlreadyExists, format!("a container is called {name:?}"))
-            .with_remedy("remove it first, or choose another name"));
+fn take_name(store: &Store, record: &Record) -> Result<()> {
+    if Names::take(store, &record.name, &record.id)? {
+        return Ok(());
     }
-    let mut random = u64::from_str_radix(&id[..16], 16).unwrap_or(0);
-    loop {
-        let name = names::generated(random);
-        if Names::take(store, &name, id)? {
-            return Ok(name);
-        }
-        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-    }
+    Err(Error::new(ErrorKind::AlreadyExists, format!("a container is called {:?}", record.name))
+        .with_remedy("remove it first, or choose another name"))
 }
 
 impl Inner {
     fn record<T>(&self, read: impl FnOnce(&Record) -> T) -> Result<T> {
         lock(&self.held).as_ref().map(|held| read(&held.record)).ok_or_else(removed)
+    }
+
+    /// Whether it runs as another program's: that one decides when it ends.
+    fn is_foreign(&self) -> bool {
+        matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none())
     }
 
     fn end_running(&self) -> Result<()> {
@@ -503,23 +544,34 @@ impl Inner {
         }
     }
 
-    fn remove(&self) -> Result<()> {
+    /// With `wait`, until nothing is left on disk.
+    fn remove(&self, wait: bool) -> Result<()> {
         let ended = self.end_running();
         let Some(held) = lock(&self.held).take() else { return ended };
         let store = &self.store;
         let Held { dir, record, range, .. } = held;
         drop(dir);
-        let discarded = store.discard(store.containers_dir(), &record.id);
-        let named = Names::release(store, &record.name);
+        let discarded = if wait {
+            store.discard(store.containers_dir(), &record.id)
+        } else {
+            store.discard_later(store.containers_dir(), &record.id)
+        };
+        let named = Names::release(store, &record.name, &record.id);
         let released = range.map_or(Ok(()), Range::release);
         let volumes = volumes::remove_anonymous(store, &record);
         ended.and(discarded).and(named).and(released).and(volumes)
     }
 
     fn keep(&self) -> Result<()> {
+        if self.is_foreign() {
+            return Ok(());
+        }
         let in_memory = self.record(|record| record.spec.in_memory)?;
         if in_memory {
             return Err(Error::new(ErrorKind::State, "a writable layer in memory can't be kept"));
+        }
+        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
+            return Ok(());
         }
         self.end_running()?;
         let mut held = lock(&self.held);
@@ -527,10 +579,17 @@ impl Inner {
         if let Phase::Running(running) = &*lock(&self.phase) {
             held.record.exited = running.exited();
         }
-        held.dir.set_record(&held.record)?;
         // An ephemeral container's writes need not have reached the disk.
         self.store.sync()?;
-        held.dir.unlink(record::EPHEMERAL)?;
+        if held.record.spec.name.is_none() {
+            // From now on nobody else may have it.
+            while !Names::take(&self.store, &held.record.name, &held.record.id)? {
+                held.record.name = names::generated(&random_hex(32)?);
+            }
+            held.record.spec.name = Some(held.record.name.clone());
+        }
+        held.record.ephemeral = false;
+        held.dir.set_record(&held.record)?;
         held.kept = true;
         Ok(())
     }
@@ -541,8 +600,16 @@ impl Drop for Inner {
         if !self.witness.is_here() {
             return;
         }
+        // Another program's container is none of ours to end.
+        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
+            return;
+        }
         let kept = lock(&self.held).as_ref().is_none_or(|held| held.kept);
-        let result = if kept { self.end_running() } else { self.remove() };
+        let result = match kept {
+            true if self.is_foreign() => Ok(()),
+            true => self.end_running(),
+            false => self.remove(false),
+        };
         if let Err(error) = result {
             tracing::warn!(%error, id = self.id, "a container could not be removed; the next Store::open does it");
         }
@@ -577,7 +644,9 @@ impl Store {
             return Ok(container);
         }
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(not_found());
+            // A name that was made up is only in its container's record.
+            let found = self.containers()?.into_iter().find(|container| container.name() == name);
+            return found.ok_or_else(not_found);
         }
         let ids = crate::store::list(self.containers_dir())?;
         let mut found = ids.iter().filter_map(|id| id.to_str()).filter(|id| id.starts_with(name));

@@ -13,6 +13,7 @@ mod compression;
 mod content;
 mod entry;
 mod flow;
+mod mapped;
 mod meta;
 mod owner;
 mod path;

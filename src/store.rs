@@ -43,9 +43,11 @@ pub(crate) mod clock;
 pub(crate) mod containers;
 mod gc;
 pub(crate) mod index;
+mod janitor;
 mod layers;
 mod lease;
-mod pins;
+mod mapped;
+pub(crate) mod pins;
 mod remove;
 mod temp;
 
@@ -56,13 +58,14 @@ pub(crate) use pins::Pins;
 pub(crate) use remove::{Remover, remove_tree};
 
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::fork::Witness;
 use rustix::fs::{Mode, OFlags};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A handle to a store; copies of it are the same store.
 ///
@@ -87,7 +90,11 @@ struct Inner {
     ids: OwnedFd,
     locks: OwnedFd,
     tmp: OwnedFd,
-    remover: OnceLock<Box<dyn Remover>>,
+    remover: Arc<OnceLock<Box<dyn Remover>>>,
+    /// Removes what was discarded, on a thread of its own; started by the first [`Store::discard_later`].
+    janitor: Mutex<Option<janitor::Janitor>>,
+    witness: Witness,
+    cgroups: OnceLock<crate::cgroup::CgroupParent>,
     /// The sweep at the opening had to leave something.
     unswept: AtomicBool,
     temporary: Option<temp::Temporary>,
@@ -173,11 +180,17 @@ impl Store {
             tmp: room("tmp")?,
             root,
             path,
-            remover: OnceLock::new(),
+            remover: Arc::default(),
+            janitor: Mutex::new(None),
+            witness: Witness::current()?,
+            cgroups: OnceLock::new(),
             unswept: AtomicBool::new(false),
             temporary,
         }));
         store.init_layout()?;
+        if !crate::sys::idmap::is_privileged() {
+            store.set_remover(Box::new(mapped::Mapped::default()))?;
+        }
         store.sweep()?;
         Ok(store)
     }
@@ -241,6 +254,15 @@ impl Store {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // A forked copy owns neither the thread nor the directory.
+        if !self.witness.is_here() {
+            std::mem::forget(self.temporary.take());
+            std::mem::forget(self.janitor.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+            return;
+        }
+        if let Some(janitor) = self.janitor.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            janitor.finish();
+        }
         if let Some(temporary) = self.temporary.take() {
             temporary.remove(self.remover.get().map(|remover| &**remover));
         }

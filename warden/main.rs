@@ -21,6 +21,7 @@ const SOCKET: i32 = 0;
 const HOST: i32 = 1;
 const LOCK: i32 = 2;
 const CLIENTS: usize = 64;
+const LISTENERS: usize = 8;
 
 const CLONE_NEWNS: usize = 0x0002_0000;
 const CLONE_NEWUSER: usize = 0x1000_0000;
@@ -55,7 +56,7 @@ extern "C" fn warden_main(stack: *const usize) -> ! {
     let mut warden = Warden {
         signals: step(8, sys!(nr::SIGNALFD4, -1isize, &(1u64 << (SIGCHLD - 1)) as *const u64, 8, 0o2000000)) as i32,
         watch: 0,
-        listener: -1,
+        listeners: [-1; LISTENERS],
         clients: [-1; CLIENTS],
         pending: None,
         stalled: false,
@@ -154,8 +155,8 @@ struct Warden {
     signals: i32,
     /// The child that waits for the host's lock.
     watch: i32,
-    /// Where other programs of the same user connect; -1 until the host asks for it.
-    listener: i32,
+    /// Where other programs of the same user connect, one for each store that the host asks for it.
+    listeners: [i32; LISTENERS],
     clients: [i32; CLIENTS],
     /// What the host's socket had no room for. While it waits, no request is taken and no child reaped.
     pending: Option<Event>,
@@ -165,15 +166,14 @@ struct Warden {
 
 impl Warden {
     fn run(mut self) -> ! {
-        let mut polled = [PollFd { fd: -1, events: 0, revents: 0 }; 4 + CLIENTS];
+        let mut polled = [PollFd { fd: -1, events: 0, revents: 0 }; 3 + LISTENERS + CLIENTS];
         loop {
             let full = self.stalled || self.pending.is_some();
             polled[0] = PollFd { fd: SOCKET, events: if full { POLLOUT } else { POLLIN }, revents: 0 };
             polled[1] = PollFd { fd: HOST, events: POLLIN, revents: 0 };
             polled[2] = PollFd { fd: self.signals, events: POLLIN, revents: 0 };
-            polled[3] = PollFd { fd: self.listener, events: POLLIN, revents: 0 };
-            for (slot, client) in polled[4..].iter_mut().zip(self.clients) {
-                *slot = PollFd { fd: client, events: POLLIN, revents: 0 };
+            for (slot, fd) in polled[3..].iter_mut().zip(self.listeners.into_iter().chain(self.clients)) {
+                *slot = PollFd { fd, events: POLLIN, revents: 0 };
             }
             if sys!(nr::PPOLL, polled.as_mut_ptr(), polled.len(), 0, 0, 8) < 0 {
                 continue;
@@ -191,10 +191,10 @@ impl Warden {
             if polled[0].revents & POLLIN != 0 && self.pending.is_none() && !self.serve(SOCKET) {
                 exit(0);
             }
-            if polled[3].revents != 0 {
-                self.accept();
+            for listener in polled[3..3 + LISTENERS].iter().filter(|slot| slot.revents != 0) {
+                self.accept(listener.fd);
             }
-            for (i, slot) in polled[4..].iter().enumerate() {
+            for (i, slot) in polled[3 + LISTENERS..].iter().enumerate() {
                 if slot.revents != 0 && !self.serve(slot.fd) {
                     close(slot.fd);
                     self.clients[i] = -1;
@@ -226,9 +226,9 @@ impl Warden {
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, listener: i32) {
         const SOCK_CLOEXEC_NONBLOCK: usize = 0o2004000;
-        let client = sys!(nr::ACCEPT4, self.listener, 0, 0, SOCK_CLOEXEC_NONBLOCK);
+        let client = sys!(nr::ACCEPT4, listener, 0, 0, SOCK_CLOEXEC_NONBLOCK);
         if client < 0 {
             return;
         }
@@ -264,9 +264,11 @@ impl Warden {
                 let event = Event { kind: Event::FORKED, pid: child as i32, id: request.id, ..EVENT };
                 self.tell(socket, if child < 0 { refused(-child as i64) } else { event });
             }
-            Request::LISTEN if fds.len() == 1 && socket == SOCKET && self.listener < 0 => {
-                self.listener = fds[0];
-                return true;
+            Request::LISTEN if fds.len() == 1 && socket == SOCKET => {
+                if let Some(slot) = self.listeners.iter_mut().find(|slot| **slot < 0) {
+                    *slot = fds[0];
+                    return true;
+                }
             }
             Request::SIGNAL if fds.len() == 1 => {
                 let sent = sys!(nr::PIDFD_SEND_SIGNAL, fds[0], request.size, 0, 0);
@@ -283,7 +285,7 @@ impl Warden {
     /// A child of the warden's gives up what is the warden's; 0 to 2 are taken over by its plan.
     fn leave(&self) {
         close(self.signals);
-        for fd in self.clients.iter().chain([&self.listener]).filter(|fd| **fd >= 0) {
+        for fd in self.clients.iter().chain(&self.listeners).filter(|fd| **fd >= 0) {
             close(*fd);
         }
     }

@@ -64,13 +64,13 @@ impl Write<'_> {
         self.dir.join(self.file)
     }
 
-    /// The setter's outcome as an error of ours.
-    fn set(&self, result: cgroups_rs::fs::error::Result<()>) -> Result<()> {
-        let Err(error) = result else { return Ok(()) };
+    /// Runs the setter; its error becomes one of ours. The file must be there: the setter would try to make it.
+    fn set(&self, setter: impl FnOnce() -> cgroups_rs::fs::error::Result<()>) -> Result<()> {
         let path = self.path();
         if !path.exists() {
             return Err(self.missing());
         }
+        let Err(error) = setter() else { return Ok(()) };
         let errno = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
         Err(match errno {
             Some(errno) => Error::errno("write", errno).with_path(path),
@@ -122,19 +122,22 @@ pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Res
         LimitKind::MemoryMax => {
             let bytes = limits.memory_max.ok_or_else(absent)?;
             let write = file(if v2 { "memory.max" } else { "memory.limit_in_bytes" });
-            write.set(memory()?.set_limit(signed(bytes)))?;
+            let controller = memory()?;
+            write.set(|| controller.set_limit(signed(bytes)))?;
             write.verify(|kept| kept == pages(bytes), &bytes.to_string())
         }
         LimitKind::MemorySwapMax => {
             let total = limits.memory_swap_max.ok_or_else(absent)?;
             let write = file(if v2 { "memory.swap.max" } else { "memory.memsw.limit_in_bytes" });
             if total == Limits::UNLIMITED {
-                write.set(memory()?.set_memswap_limit(-1))?;
+                let controller = memory()?;
+                write.set(|| controller.set_memswap_limit(-1))?;
                 return Ok("unlimited".to_owned());
             }
             // v1 counts memory and swap together, v2 swap alone.
             let bytes = if v2 { total - limits.memory_max.ok_or_else(absent)? } else { total };
-            write.set(memory()?.set_memswap_limit(signed(bytes)))?;
+            let controller = memory()?;
+            write.set(|| controller.set_memswap_limit(signed(bytes)))?;
             write.verify(|kept| kept == pages(bytes), &bytes.to_string())
         }
         LimitKind::MemoryHigh => {
@@ -146,23 +149,27 @@ pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Res
                     .with_remedy("memory_high needs the memory controller on cgroup v2"));
             }
             let high = Some(MaxValue::Value(signed(bytes)));
-            write.set(memory()?.set_mem(SetMemory { high, low: None, min: None, max: None }))?;
+            let controller = memory()?;
+            write.set(|| controller.set_mem(SetMemory { high, low: None, min: None, max: None }))?;
             write.verify(|kept| kept == pages(bytes), &bytes.to_string())
         }
         LimitKind::CpuMax => {
             let CpuMax { quota, period } = limits.cpu_max.ok_or_else(absent)?;
             if v2 {
                 let write = file("cpu.max");
-                write.set(cpu()?.set_cfs_quota_and_period(Some(signed(quota)), Some(period)))?;
+                let controller = cpu()?;
+                write.set(|| controller.set_cfs_quota_and_period(Some(signed(quota)), Some(period)))?;
                 let line = format!("{quota} {period}");
                 return write.verify(|kept| kept == line, &line);
             }
             // The period first: the quota is checked against it and against the parent's.
             let write = file("cpu.cfs_period_us");
-            write.set(cpu()?.set_cfs_period(period))?;
+            let controller = cpu()?;
+            write.set(|| controller.set_cfs_period(period))?;
             let period = write.verify(|kept| kept == period.to_string(), &period.to_string())?;
             let write = file("cpu.cfs_quota_us");
-            write.set(cpu()?.set_cfs_quota(signed(quota)))?;
+            let controller = cpu()?;
+            write.set(|| controller.set_cfs_quota(signed(quota)))?;
             let quota = write.verify(|kept| kept == quota.to_string(), &quota.to_string())?;
             Ok(format!("{quota} {period}"))
         }
@@ -171,7 +178,8 @@ pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Res
             let (name, value) =
                 if v2 { ("cpu.weight", weight) } else { ("cpu.shares", shares_of_weight(weight)) };
             let write = file(name);
-            write.set(cpu()?.set_shares(value))?;
+            let controller = cpu()?;
+            write.set(|| controller.set_shares(value))?;
             write.verify(|kept| kept == value.to_string(), &value.to_string())
         }
         LimitKind::CpusetCpus | LimitKind::CpusetMems => {
@@ -181,9 +189,10 @@ pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Res
             };
             let list = list.as_ref().ok_or_else(absent)?;
             let write = file(name);
-            write.set(match kind {
-                LimitKind::CpusetCpus => cpuset()?.set_cpus(list),
-                _ => cpuset()?.set_mems(list),
+            let controller = cpuset()?;
+            write.set(|| match kind {
+                LimitKind::CpusetCpus => controller.set_cpus(list),
+                _ => controller.set_mems(list),
             })?;
             let kept = write.verify(|kept| parse_list(kept) == parse_list(list), list)?;
             if v2 {
@@ -201,7 +210,7 @@ pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Res
             let pids = limits.pids_max.ok_or_else(absent)?;
             let write = file("pids.max");
             let controller = group.controller_of::<PidController>().ok_or_else(absent)?;
-            write.set(controller.set_pid_max(MaxValue::Value(signed(pids))))?;
+            write.set(|| controller.set_pid_max(MaxValue::Value(signed(pids))))?;
             write.verify(|kept| kept == pids.to_string(), &pids.to_string())
         }
     }
@@ -230,11 +239,86 @@ pub(super) fn inherit_cpuset(parent: &Path, dir: &Path) -> Result<()> {
             continue;
         }
         let list = Write { dir: parent, file: name }.read()?;
-        write.set(match name {
+        write.set(|| match name {
             "cpuset.cpus" => controller.set_cpus(&list),
             _ => controller.set_mems(&list),
         })?;
         write.verify(|kept| kept == list, &list)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    //! The v2 files as plain files: what is written where. That the kernel takes it is for tests on such a kernel.
+    use super::*;
+
+    fn dir(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    fn text(dir: &tempfile::TempDir, name: &str) -> String {
+        fs::read_to_string(dir.path().join(name)).unwrap()
+    }
+
+    #[test]
+    fn v2_counts_swap_alone() {
+        let dir = dir(&[("memory.max", "max\n"), ("memory.swap.max", "max\n"), ("memory.high", "max\n")]);
+        let limits = Limits::new().memory_max(64 << 20).memory_swap_max(80 << 20).memory_high(32 << 20);
+        for kind in [LimitKind::MemoryMax, LimitKind::MemorySwapMax, LimitKind::MemoryHigh] {
+            set(&limits, kind, dir.path(), true).unwrap();
+        }
+        assert_eq!(text(&dir, "memory.max"), (64 << 20).to_string());
+        assert_eq!(text(&dir, "memory.swap.max"), (16 << 20).to_string());
+        assert_eq!(text(&dir, "memory.high"), (32 << 20).to_string());
+        let unlimited = limits.memory_swap_max(Limits::UNLIMITED);
+        assert_eq!(set(&unlimited, LimitKind::MemorySwapMax, dir.path(), true).unwrap(), "unlimited");
+        assert_eq!(text(&dir, "memory.swap.max"), "max");
+    }
+
+    #[test]
+    fn v2_processor_and_pids() {
+        let files = [("cpu.max", "max 100000\n"), ("cpu.weight", "100\n"), ("pids.max", "max\n")];
+        let dir = dir(&files);
+        let limits = Limits::new().cpus(1.5).cpu_shares(512).pids_max(7);
+        assert_eq!(set(&limits, LimitKind::CpuMax, dir.path(), true).unwrap(), "150000 100000");
+        assert_eq!(set(&limits, LimitKind::CpuWeight, dir.path(), true).unwrap(), "50");
+        assert_eq!(set(&limits, LimitKind::PidsMax, dir.path(), true).unwrap(), "7");
+        assert_eq!(text(&dir, "cpu.max"), "150000 100000");
+    }
+
+    #[test]
+    fn what_the_kernel_keeps_otherwise_is_an_error() {
+        // A plain file keeps the odd bytes, where the kernel would keep pages.
+        let dir = dir(&[("memory.max", ""), ("cpuset.cpus", ""), ("cpuset.cpus.effective", "0-1\n")]);
+        let odd = Limits::new().memory_max((1 << 20) + 1);
+        let error = set(&odd, LimitKind::MemoryMax, dir.path(), true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("the kernel keeps 1048577"), "{error}");
+        set(&Limits::new().cpuset_cpus("1,0"), LimitKind::CpusetCpus, dir.path(), true).unwrap();
+        let more = Limits::new().cpuset_cpus("0-2");
+        let error = set(&more, LimitKind::CpusetCpus, dir.path(), true).unwrap_err();
+        assert!(error.path().unwrap().ends_with("cpuset.cpus.effective"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_unsupported_and_not_made() {
+        let dir = dir(&[]);
+        let limits = Limits::new().memory_max(1 << 20).memory_swap_max(1 << 20).memory_high(1 << 20);
+        for (v2, kind) in [
+            (true, LimitKind::MemorySwapMax),
+            (false, LimitKind::MemorySwapMax),
+            (false, LimitKind::MemoryHigh),
+        ] {
+            let error = set(&limits, kind, dir.path(), v2).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            let remedy = error.remedy().unwrap();
+            assert!(remedy.contains("swapaccount=1") || remedy.contains("cgroup v2"), "{error}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

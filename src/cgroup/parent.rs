@@ -8,6 +8,7 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -165,7 +166,6 @@ impl CgroupParent {
                 Ok(()) => return Ok(room),
                 Err(error) => nearest.get_or_insert(error),
             };
-            // Without controllers there is no reason to go elsewhere as root; a user's delegation starts above.
         }
         let error =
             nearest.unwrap_or_else(|| Error::new(ErrorKind::Unsupported, "no control group to be below"));
@@ -191,14 +191,10 @@ impl CgroupParent {
 
     /// Whether it had to be made.
     fn make_room(&self, room: &Path) -> Result<bool> {
-        let fresh = match fs::create_dir(room) {
+        let fresh = match mkdir(room) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(error) => {
-                return Err(Error::os("mkdir", error)
-                    .with_path(room)
-                    .with_remedy("run as root, or in a group that was delegated to this user"));
-            }
+            Err(error) => return Err(refused(error, room)),
         };
         self.lock_made().insert(room.to_owned());
         Ok(fresh)
@@ -213,10 +209,10 @@ impl CgroupParent {
             if !ready {
                 prepare()?;
             }
-            match fs::create_dir(&dir) {
+            match mkdir(&dir) {
                 Ok(()) => return Ok(dir),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => ready = false,
-                Err(error) => return Err(Error::os("mkdir", error).with_path(dir)),
+                Err(error) => return Err(refused(error, &dir)),
             }
         }
         Err(Error::new(ErrorKind::InUse, "the directory for control groups keeps vanishing").with_path(room))
@@ -233,6 +229,22 @@ impl Drop for Inner {
             }
         }
     }
+}
+
+/// Where this user may not make groups, limits can't be had.
+fn refused(error: io::Error, dir: &Path) -> Error {
+    let error = Error::os("mkdir", error).with_path(dir);
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnly => error
+            .with_kind(ErrorKind::Unsupported)
+            .with_remedy("run as root, or in a group that was delegated to this user"),
+        _ => error,
+    }
+}
+
+/// Whatever the program's umask: others get no right to make groups in it.
+fn mkdir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o755).create(dir)
 }
 
 /// This process's own group, then each one above it that is mounted.

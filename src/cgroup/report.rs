@@ -47,7 +47,11 @@ impl Report {
     pub(crate) fn none(limits: &super::Limits, why: &str) -> Self {
         let mut report = Self::default();
         for kind in limits.kinds() {
-            report.push(kind.name(), "", Outcome::NotEnforced(why.to_owned()));
+            report.push(
+                kind.name(),
+                limits.asked(kind).unwrap_or_default(),
+                Outcome::NotEnforced(why.to_owned()),
+            );
         }
         report
     }

@@ -277,6 +277,13 @@ impl ContainerBuilder {
         self
     }
 
+    /// How long whoever stops the container shall wait before it is killed; kept for
+    /// [`Container::stop_timeout`].
+    pub fn stop_timeout(mut self, time: Duration) -> Self {
+        self.spec.stop_timeout = Some(time);
+        self
+    }
+
     /// Where the command's input comes from; by default nowhere. Bytes and strings convert to [`Stdio`].
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.streams.stdin = stdin.into();

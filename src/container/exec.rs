@@ -8,11 +8,11 @@ use super::builder::Streams;
 use super::inside::{self, Command};
 use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped};
 use super::script::Script;
-use super::start::{BORN, Born, READY};
-use super::{Container, ExitStatus, KILL_TIME, Output, lock, start, users};
+use super::stages::{BORN, Born, READY};
+use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, users};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::plan::Cell;
-use crate::sys::warden;
+use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -133,10 +133,14 @@ impl<'a> Exec<'a> {
         if self.words.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, "no command"));
         }
-        let warden = running
-            .warden
-            .clone()
-            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "the container belongs to another program"))?;
+        let (warden, life) = match (&running.warden, &running.door) {
+            (Some(warden), _) => (warden.clone(), None),
+            // Another program's warden starts it; this socket's end tells there that we have gone.
+            (None, Some(door)) => {
+                (Warden::connect(running.dir.store.locks_dir(), door)?, Some(crate::sys::message::pair()?))
+            }
+            (None, None) => return Err(Error::new(ErrorKind::State, "the container has no warden")),
+        };
         let held = lock(&container.0.held);
         let held = held.as_ref().ok_or_else(super::removed)?;
         let spec = &held.record.spec;
@@ -148,13 +152,13 @@ impl<'a> Exec<'a> {
         };
         let user = self.user.as_deref().or(spec.user.as_deref()).unwrap_or(image.config().user());
         let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
-        let resolved = start::resolve(&held.record, image.config(), identity)?;
+        let resolved = settings::resolve(&held.record, image.config(), identity)?;
         let own = self.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let pairs = resolved.pairs.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
-        let pairs = start::environment(pairs.chain(own));
-        let path = start::path_of(&pairs);
-        let env = start::joined(&pairs);
-        let capabilities = start::capabilities(spec)?;
+        let pairs = settings::environment(pairs.chain(own));
+        let path = settings::path_of(&pairs);
+        let env = settings::joined(&pairs);
+        let capabilities = settings::capabilities(spec)?;
         let command = Command {
             words: &self.words,
             env: &env,
@@ -163,10 +167,10 @@ impl<'a> Exec<'a> {
             identity: &resolved.identity,
             capabilities,
             no_new_privileges: !spec.new_privileges,
-            seccomp: start::seccomp(&spec.seccomp)?.program(capabilities)?,
+            seccomp: settings::seccomp(&spec.seccomp)?.program(capabilities)?,
             ulimits: &spec.ulimits,
             init: false,
-            groups_allowed: warden.map().is_none_or(|map| !map.is_single()),
+            groups_allowed: !running.single,
         };
         let pipes = Pipes::new(&self.streams.stdin, &self.streams.stdout, &self.streams.stderr)?;
         let cgroup = lock(&running.cgroup);
@@ -175,7 +179,8 @@ impl<'a> Exec<'a> {
         let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
         let joins: Vec<Cell> =
             cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).map(|fd| s.fd(fd)).collect();
-        join(&mut s, pidfd, spec.network.is_host(), &joins, |s| {
+        let theirs = life.as_ref().map(|(_, theirs)| s.fd(theirs.as_fd()));
+        join(&mut s, pidfd, spec.network.is_host(), &joins, theirs, |s| {
             inside::become_root(s, command.groups_allowed);
             inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
         });
@@ -187,6 +192,7 @@ impl<'a> Exec<'a> {
             ours: Mutex::new(pipes.ours),
             log: Log::new(self.streams.output_max.unwrap_or(OUTPUT_MAX)),
             warden,
+            _life: life.map(|(ours, _)| ours),
         })
     }
 }
@@ -206,6 +212,7 @@ fn join(
     pidfd: Cell,
     host_network: bool,
     joins: &[Cell],
+    life: Option<Cell>,
     inside: impl FnOnce(&mut Script<'_>),
 ) {
     s.during("joining the container");
@@ -233,9 +240,31 @@ fn join(
     let child = s.label();
     s.jump_if_zero(born.value, child);
     s.post(born);
+    if let Some(life) = life {
+        guard(s, life, born.fd);
+    }
     s.op(crate::sys::plan::format::OP_END, "end", [0.into()]);
     s.place(child);
     inside(s);
+}
+
+/// Stage A stays until the command has ended, or whoever asked for it: then it kills it.
+fn guard(s: &mut Script<'_>, life: Cell, pidfd: Cell) {
+    const POLLIN: u64 = 1 << 32;
+    const SIGKILL: i32 = 9;
+    const ESRCH: u32 = 3;
+    let status = s.status();
+    // Else the asker would wait for this process to close it.
+    s.op(n::__NR_close, "close", [status.into()]);
+    // struct pollfd: descriptor, events, revents.
+    let polled = s.words64(&[POLLIN, POLLIN]);
+    for (i, fd) in [life, pidfd].into_iter().enumerate() {
+        s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [fd.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
+            .store(Cell(polled.0 + 8 * i as u64));
+    }
+    s.op(n::__NR_ppoll, "ppoll", [polled.into(), 2.into(), 0.into(), 0.into(), 8.into()]);
+    s.op(n::__NR_pidfd_send_signal, "pidfd_send_signal", [pidfd.into(), SIGKILL.into(), 0.into(), 0.into()])
+        .tolerate(&[ESRCH]);
 }
 
 /// A further command that runs. Drop leaves it running: it ends with its container.
@@ -243,7 +272,9 @@ pub struct Executed {
     process: warden::Process,
     ours: Mutex<Ours>,
     log: Arc<Log>,
-    warden: Arc<warden::Warden>,
+    warden: Arc<Warden>,
+    /// In another program's container: at its end the command is killed.
+    _life: Option<OwnedFd>,
 }
 
 impl Executed {

@@ -6,15 +6,14 @@
 #![forbid(unsafe_code)]
 
 use super::record::{Dir, Record};
-use super::rootfs::Part;
+use super::rootfs::{Base, Part};
 use crate::error::{Call, Error, Result};
 use crate::image::host::{What, steps};
 use crate::store::Store;
-use rustix::fs::{AtFlags, Mode, OFlags};
-use std::collections::BTreeSet;
+use rustix::fs::{Mode, OFlags};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -31,42 +30,37 @@ pub(super) fn open_root() -> Result<OwnedFd> {
         .call_at("open", "/")
 }
 
-/// Writes them; a container that changed them finds its changes at the next start.
-pub(super) fn etc_files(dir: &Dir, record: &Record, hostname: &str, owner: Option<(u32, u32)>) -> Result<()> {
-    if dir.has(ETC_FILES[2]) {
-        return Ok(());
-    }
+/// Their contents for a start.
+pub(super) fn etc_files(record: &Record, hostname: &str) -> Vec<(&'static str, String)> {
     let host = record.spec.network.is_host();
-    let mut hosts = String::from(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
-         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
-    );
-    if host {
-        // Docker shows the host's own names there.
-        hosts = fs::read_to_string("/etc/hosts").unwrap_or(hosts);
-    }
+    let own = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+               ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+    // Docker shows the host's own names on the host's network.
+    let of_host = |path| if host { fs::read_to_string(path).ok() } else { None };
+    let mut hosts = of_host("/etc/hosts").unwrap_or_else(|| own.to_owned());
     for (name, address) in &record.spec.hosts {
         hosts.push_str(&format!("{address}\t{name}\n"));
     }
     if !host {
-        hosts.push_str(&format!("{}\t{hostname}\n", IpAddr::from([127, 0, 1, 1])));
+        hosts.push_str(&format!("127.0.1.1\t{hostname}\n"));
     }
-    let resolv =
-        if host { fs::read_to_string("/etc/resolv.conf").unwrap_or_default() } else { String::new() };
-    for (name, text) in ETC_FILES.into_iter().zip([hosts, format!("{hostname}\n"), resolv]) {
-        dir.put(name, text.as_bytes())?;
-        let path = dir.path().join(name);
-        rustix::fs::chmodat(dir, name, Mode::from(0o644), AtFlags::empty()).call_at("fchmodat", path)?;
-        dir.own(name, owner)?;
-    }
-    Ok(())
+    let resolv = of_host("/etc/resolv.conf").unwrap_or_default();
+    ETC_FILES.into_iter().zip([hosts, format!("{hostname}\n"), resolv]).collect()
 }
 
-/// Where something is mounted (proc_pid_mountinfo(5)), with the octal escapes undone.
-fn mounted() -> Result<BTreeSet<PathBuf>> {
+/// Where something is mounted, and of what type (proc_pid_mountinfo(5)), with the octal escapes undone.
+fn mounted() -> Result<BTreeMap<PathBuf, String>> {
     let text = fs::read("/proc/thread-self/mountinfo").call_at("read", "/proc/thread-self/mountinfo")?;
     let lines = text.split(|b| *b == b'\n');
-    Ok(lines.filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(unescape).collect())
+    Ok(lines
+        .filter_map(|line| {
+            let mut fields = line.split(|b| *b == b' ');
+            let path = unescape(fields.nth(4)?);
+            // The type comes after the optional fields, which a dash ends.
+            let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+            Some((path, String::from_utf8_lossy(kind).into_owned()))
+        })
+        .collect())
 }
 
 fn unescape(field: &[u8]) -> PathBuf {
@@ -93,7 +87,7 @@ struct Planner<'a> {
     dir: &'a Dir,
     owner: Option<(u32, u32)>,
     in_memory: bool,
-    mounted: BTreeSet<PathBuf>,
+    mounted: BTreeMap<PathBuf, String>,
     hidden: BTreeSet<PathBuf>,
     parts: Vec<Part>,
     overlays: usize,
@@ -106,14 +100,18 @@ pub(super) fn prepare(
     exposed: &[PathBuf],
     owner: Option<(u32, u32)>,
     in_memory: bool,
-) -> Result<Vec<Part>> {
+) -> Result<Base> {
     let steps = steps(store, exposed)?;
     let hidden = steps.iter().filter(|step| step.what == What::Hide).map(|step| step.path.clone()).collect();
-    dir.mkdir("upper", 0o755, owner)?;
-    dir.mkdir("parts", 0o755, owner)?;
     let mounted = mounted()?;
     let mut planner = Planner { dir, owner, in_memory, mounted, hidden, parts: Vec::new(), overlays: 0 };
-    planner.directory(Path::new("/"))?;
+    let layers = if owner.is_some() {
+        planner.filesystems()?;
+        vec![PathBuf::from("/")]
+    } else {
+        planner.directory(Path::new("/"))?;
+        Vec::new()
+    };
     for step in &steps {
         let (path, is_dir) = (step.path.clone(), step.is_dir);
         planner.parts.push(match step.what {
@@ -130,10 +128,33 @@ pub(super) fn prepare(
             }
         });
     }
-    Ok(planner.parts)
+    Ok(Base { layers, parts: planner.parts })
 }
 
+/// Filesystems that hold a system's own files and can be id-mapped.
+const DISK_TYPES: [&str; 7] = ["ext4", "xfs", "btrfs", "f2fs", "erofs", "squashfs", "ext2"];
+
 impl Planner<'_> {
+    /// Root takes `/` whole, which shows nothing of what is mounted below it: those filesystems come as parts.
+    fn filesystems(&mut self) -> Result<()> {
+        let covered = |path: &Path| {
+            self.hidden.iter().any(|hidden| path.starts_with(hidden))
+                || OWN.iter().any(|own| path.starts_with(own))
+                || path == Path::new("/")
+        };
+        let wanted: Vec<PathBuf> = self
+            .mounted
+            .iter()
+            .filter(|(path, kind)| DISK_TYPES.contains(&kind.as_str()) && !covered(path) && path.is_dir())
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in wanted {
+            let meta = path.metadata().call_at("stat", &path)?;
+            self.overlay(path, &meta)?;
+        }
+        Ok(())
+    }
+
     /// A directory that can't be taken whole: its entries one by one.
     fn directory(&mut self, path: &Path) -> Result<()> {
         let entries = fs::read_dir(path).call_at("open", path)?;
@@ -165,7 +186,7 @@ impl Planner<'_> {
     fn has_mount_below(&self, path: &Path) -> bool {
         let below = |mount: &&PathBuf| mount.starts_with(path) && mount.as_path() != path;
         // Mounts under something hidden lock their parents to them all the same, for an ordinary user.
-        self.mounted.iter().any(|mount| below(&mount))
+        self.mounted.keys().any(|mount| below(&mount))
     }
 
     fn relative(path: &Path) -> PathBuf {
@@ -177,12 +198,25 @@ impl Planner<'_> {
         self.owner.map(|(base_uid, base_gid)| (base_uid + range(uid), base_gid + range(gid)))
     }
 
-    fn skeleton(&self, path: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
-        self.dir.mkdir(Self::relative(path), mode, self.shifted(owner))
+    /// A directory of the writable layer. One in memory has to be made by stage A.
+    fn mkdir(&mut self, path: PathBuf, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+        if self.in_memory {
+            self.parts.push(Part::MakeDir { path, mode, owner });
+            return Ok(());
+        }
+        self.dir.mkdir(path, mode, owner)
     }
 
-    fn link(&self, path: &Path, target: &Path) -> Result<()> {
+    fn skeleton(&mut self, path: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
+        self.mkdir(Self::relative(path), mode, self.shifted(owner))
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) -> Result<()> {
         let name = Self::relative(path);
+        if self.in_memory {
+            self.parts.push(Part::MakeLink { path: name, target: target.to_owned(), owner: self.owner });
+            return Ok(());
+        }
         match rustix::fs::symlinkat(target, self.dir.as_fd(), &name) {
             Ok(()) => self.dir.own(&name, self.owner),
             Err(rustix::io::Errno::EXIST) => Ok(()),
@@ -194,11 +228,16 @@ impl Planner<'_> {
         let number = self.overlays;
         self.overlays += 1;
         let own = format!("parts/{number}");
-        self.dir.mkdir(&own, 0o755, self.owner)?;
+        if number == 0 && !self.in_memory {
+            self.mkdir("parts".into(), 0o755, self.owner)?;
+        }
+        self.mkdir(own.clone().into(), 0o755, self.owner)?;
         let mode = meta.permissions().mode() & 0o7777;
-        self.dir.mkdir(format!("{own}/upper"), mode, self.shifted((meta.uid(), meta.gid())))?;
-        self.dir.store.remove_tree(self.dir.as_fd(), format!("{own}/work"))?;
-        self.dir.mkdir(format!("{own}/work"), 0o700, self.owner)?;
+        self.mkdir(format!("{own}/upper").into(), mode, self.shifted((meta.uid(), meta.gid())))?;
+        if !self.in_memory {
+            self.dir.store.remove_tree(self.dir.as_fd(), format!("{own}/work"))?;
+        }
+        self.mkdir(format!("{own}/work").into(), 0o700, self.owner)?;
         self.parts.push(Part::Overlay { path, number });
         Ok(())
     }

@@ -79,8 +79,9 @@ const SURNAMES: [&str; 64] = [
     "wirth",
 ];
 
-/// The name for a random number.
-pub(crate) fn generated(random: u64) -> String {
+/// The name for an id, whose first digits are random.
+pub(crate) fn generated(id: &str) -> String {
+    let random = id.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0);
     let adjective = ADJECTIVES[(random % 64) as usize];
     let surname = SURNAMES[(random / 64 % 64) as usize];
     // More containers than names: a number tells them apart.

@@ -1,23 +1,24 @@
 //! A container in the store: `containers/ID/`.
 //!
 //! ```text
-//! container.json   the record: id, name, image, specification, and how it last ended
+//! container.json   the record: id, name, image, specification, what it pins, and how it last ended
 //! running.json     while it runs: its first process, for other programs
-//! ephemeral        it goes with its program; removed by `keep`
-//! pins.json        what it needs to stay
 //! upper, work      the writable layer, owned by the container's root; parts/N of the host's image
-//! rootfs           where its root filesystem is mounted, in its own mount namespace only
-//! hosts, hostname, resolv.conf
 //! ```
 //!
+//! In its own mount namespace only, the container's root filesystem is mounted on this directory.
+
+//!
 //! The program that has it open holds a shared lock on the directory; a sweep removes what is ephemeral and unlocked.
+//!
+//! A name that was asked for is a file `names/NAME` with the id in it; one that was made up is only in the record.
 #![forbid(unsafe_code)]
 
 use super::spec::Spec;
 use super::status::ExitStatus;
-use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::{Lease, Pins, Store, random_hex};
+use crate::store::pins::{RECORD, RECORD_MAX};
+use crate::store::{Lease, Pins, Store};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
@@ -27,21 +28,20 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-const RECORD: &str = "container.json";
 const RUNNING: &str = "running.json";
-/// Also read by the store's sweep.
-pub(crate) const EPHEMERAL: &str = "ephemeral";
-const RECORD_MAX: u64 = 64 << 20;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub id: String,
     pub name: String,
     pub created: SystemTime,
-    /// The image's id; none for the host's root.
-    pub image: Option<Digest>,
+    /// The manifest of its image (none for the host's root) and its volumes, in the order of the mounts.
+    pub pins: Pins,
+    /// It goes with its program.
+    pub ephemeral: bool,
     pub image_name: String,
     /// What the host image gives back.
     #[serde(default)]
@@ -49,8 +49,6 @@ pub(crate) struct Record {
     pub spec: Spec,
     /// First id of its range on the host; 0 as an ordinary user.
     pub base: u32,
-    #[serde(default)]
-    pub volumes: Vec<String>,
     #[serde(default)]
     pub exited: Option<Exited>,
 }
@@ -72,6 +70,12 @@ pub(crate) struct RunningRecord {
     pub started: SystemTime,
     pub paused: bool,
     pub cgroups: Vec<PathBuf>,
+    /// The socket in `locks/` of the warden that it belongs to.
+    #[serde(default)]
+    pub door: String,
+    /// Its user namespace has one id only.
+    #[serde(default)]
+    pub single: bool,
     pub ports: Vec<(u16, std::net::SocketAddr)>,
 }
 
@@ -80,12 +84,24 @@ fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
         .map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
 }
 
+fn put_in(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    bytes: &[u8],
+) -> std::result::Result<(), (&'static str, std::io::Error)> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir, name, flags, Mode::from(0o644))
+        .map_err(|errno| ("openat(O_CREAT)", errno.into()))?;
+    File::from(fd).write_all(bytes).map_err(|error| ("write", error))
+}
+
 /// A container's directory, leased.
 #[derive(Debug)]
 pub(crate) struct Dir {
     pub store: Store,
     pub id: String,
     lease: Lease,
+    ephemeral: AtomicBool,
 }
 
 impl AsFd for Dir {
@@ -95,22 +111,30 @@ impl AsFd for Dir {
 }
 
 impl Dir {
-    /// A new one, ephemeral, with a new id.
-    pub fn make(store: &Store, pins: &Pins) -> Result<Self> {
-        loop {
-            let id = random_hex(32)?;
-            match store.new_container(&id, pins, true) {
-                Ok(lease) => return Ok(Self { store: store.clone(), id, lease }),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
+    /// A new one, with its record.
+    pub fn make(store: &Store, record: &Record) -> Result<Self> {
+        let text = encode(record)?;
+        let lease = store.new_container(&record.id, |dir| {
+            put_in(dir, RECORD, &text).map_err(|(step, errno)| {
+                Error::os(step, errno)
+                    .with_path(store.path().join("containers").join(&record.id).join(RECORD))
+            })
+        })?;
+        Ok(Self {
+            store: store.clone(),
+            id: record.id.clone(),
+            lease,
+            ephemeral: AtomicBool::new(record.ephemeral),
+        })
     }
 
     /// An existing one.
     pub fn open(store: &Store, id: &str) -> Result<Option<Self>> {
-        let lease = Lease::shared(store.containers_dir(), id)?;
-        Ok(lease.map(|lease| Self { store: store.clone(), id: id.to_owned(), lease }))
+        let Some(lease) = Lease::shared(store.containers_dir(), id)? else { return Ok(None) };
+        let dir = Self { store: store.clone(), id: id.to_owned(), lease, ephemeral: AtomicBool::new(false) };
+        let ephemeral = dir.record()?.is_some_and(|record| record.ephemeral);
+        dir.ephemeral.store(ephemeral, Ordering::Relaxed);
+        Ok(Some(dir))
     }
 
     pub fn path(&self) -> PathBuf {
@@ -118,11 +142,9 @@ impl Dir {
     }
 
     /// Writes a file that nobody reads meanwhile.
-    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(self, name, flags, Mode::from(0o644))
-            .call_at("openat(O_CREAT)", self.path().join(name))?;
-        File::from(fd).write_all(bytes).call_at("write", self.path().join(name))
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        put_in(self.as_fd(), name, bytes)
+            .map_err(|(step, errno)| Error::os(step, errno).with_path(self.path().join(name)))
     }
 
     /// Writes a file in one step for its readers.
@@ -158,10 +180,6 @@ impl Dir {
         }
     }
 
-    pub fn has(&self, name: &str) -> bool {
-        rustix::fs::accessat(self, name, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
-    }
-
     pub fn mkdir(&self, name: impl AsRef<OsStr>, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
         let name = name.as_ref();
         match rustix::fs::mkdirat(self, name, Mode::from(mode)) {
@@ -188,7 +206,9 @@ impl Dir {
     }
 
     pub fn set_record(&self, record: &Record) -> Result<()> {
-        self.replace(RECORD, record)
+        self.replace(RECORD, record)?;
+        self.ephemeral.store(record.ephemeral, Ordering::Relaxed);
+        Ok(())
     }
 
     pub fn running(&self) -> Result<Option<RunningRecord>> {
@@ -203,7 +223,7 @@ impl Dir {
     }
 
     pub fn is_ephemeral(&self) -> bool {
-        self.has(EPHEMERAL)
+        self.ephemeral.load(Ordering::Relaxed)
     }
 }
 
@@ -240,7 +260,7 @@ impl Names {
                 Err(Errno::EXIST) => match Self::get(store, name)? {
                     Some(holder) if store_has(store, &holder) => return Ok(false),
                     // Its container is gone: the name of a program that was killed.
-                    _ => Self::release(store, name)?,
+                    _ => Self::forget(store, name)?,
                 },
                 Err(errno) => return Err(Error::os("openat(O_EXCL)", errno).with_path(Self::path(name))),
             }
@@ -264,7 +284,15 @@ impl Names {
         }
     }
 
-    pub fn release(store: &Store, name: &str) -> Result<()> {
+    /// Gives up a container's name.
+    pub fn release(store: &Store, name: &str, id: &str) -> Result<()> {
+        match Self::get(store, name)? {
+            Some(holder) if holder == id => Self::forget(store, name),
+            _ => Ok(()),
+        }
+    }
+
+    fn forget(store: &Store, name: &str) -> Result<()> {
         match rustix::fs::unlinkat(store.dir(), Self::path(name), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(Error::os("unlinkat", errno).with_path(Self::path(name))),

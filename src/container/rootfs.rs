@@ -23,22 +23,28 @@ pub(super) struct Root<'a> {
     /// What container ids are for stage A.
     pub shift: Shift,
     pub mounts: Vec<Planned>,
+    /// Files of /etc that are made anew for each start: name and content.
+    pub etc: Vec<(&'static str, String)>,
     pub files: &'a [FileContent],
     pub read_only: bool,
     /// Writes need not reach the disk before the end of the container.
     pub volatile: bool,
 }
 
-pub(super) enum Base {
-    /// Directories of layers, top first.
-    Layers(Vec<PathBuf>),
-    /// This machine's own root, in parts.
-    Host(Vec<Part>),
+pub(super) struct Base {
+    /// Directories of layers, top first; none for a root that is all parts.
+    pub layers: Vec<PathBuf>,
+    /// What lies on it, of this machine's own root.
+    pub parts: Vec<Part>,
 }
 
 /// A piece of the host's root.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Part {
+    /// A directory of the writable layer, where that is in memory (on disk the host has made it).
+    MakeDir { path: PathBuf, mode: u32, owner: Option<(u32, u32)> },
+    /// A symbolic link likewise.
+    MakeLink { path: PathBuf, target: PathBuf, owner: Option<(u32, u32)> },
     /// An overlay over this directory, with `parts/N` as its writable layer.
     Overlay { path: PathBuf, number: usize },
     /// A file in a directory that can't be taken whole.
@@ -83,35 +89,31 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     let private = n::MS_REC | n::MS_PRIVATE;
     s.op(n::__NR_mount, "mount(MS_PRIVATE)", [0.into(), slash.into(), 0.into(), private.into(), 0.into()]);
     let dir = s.open_path(root.dir);
+    let etc = etc_files(s, root, dir);
     let writable = match root.memory {
         Some(size) => {
             let mount = s.tmpfs(size, 1 << 20, 0o700, None, n::MOUNT_ATTR_NODEV);
-            let at = s.open_dir_at(dir, c"memory");
-            s.attach(mount, at, root.dir);
+            s.attach(mount, dir, root.dir);
             for name in [c"upper", c"work", c"parts"] {
-                let name = s.c_str(name);
-                s.op(n::__NR_mkdirat, "mkdirat", [mount.into(), name.into(), 0o755.into()]).path(root.dir);
-                s.chown(mount, name, root.shift.owner(0, 0), root.dir);
+                make_dir(s, mount, name, 0o755, root);
             }
             mount
         }
         None => dir,
     };
-    let mount = match &root.base {
-        Base::Layers(layers) => overlay(s, root, layers, writable),
-        Base::Host(_) => {
-            let upper = s.open_dir_at(writable, c"upper");
-            let mount = s.clone_mount(upper, false, root.dir);
-            s.set_attributes(mount, n::MOUNT_ATTR_NODEV, None, false, root.dir);
-            mount
-        }
+    let mount = if root.base.layers.is_empty() {
+        let upper = s.open_dir_at(writable, c"upper");
+        let mount = s.clone_mount(upper, false, root.dir);
+        s.set_attributes(mount, n::MOUNT_ATTR_NODEV, None, false, root.dir);
+        mount
+    } else {
+        overlay(s, root, &root.base.layers, writable)
     };
-    let at = s.open_dir_at(dir, c"rootfs");
-    s.attach(mount, at, Path::new("/"));
-    if let Base::Host(parts) = &root.base {
-        for part in parts {
-            host_part(s, root, mount, writable, part);
-        }
+    // Over what was attached there before, which is not needed by path any more.
+    s.attach(mount, dir, Path::new("/"));
+    let mut parts_mounted = Vec::new();
+    for part in &root.base.parts {
+        parts_mounted.extend(host_part(s, root, mount, writable, part));
     }
     for name in [c"proc", c"sys", c"dev"] {
         let at = s.c_str(name);
@@ -129,10 +131,49 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     for planned in &root.mounts {
         one(s, root, mount, planned);
     }
+    s.during("mounting the files of /etc");
+    for (file, (name, _)) in etc.into_iter().zip(&root.etc) {
+        let path = Path::new("/etc").join(name);
+        let target = s.mountpoint(mount, &path, false, root.shift.owner(0, 0));
+        s.attach(file, target, &path);
+    }
     if root.read_only {
-        s.set_attributes(mount, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
+        // Only now: until here, places to mount on and files were made in it.
+        for part in parts_mounted.into_iter().chain([mount]) {
+            s.set_attributes(part, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
+        }
     }
     mount
+}
+
+fn make_dir(s: &mut Script<'_>, parent: Cell, name: &std::ffi::CStr, mode: u32, root: &Root<'_>) {
+    let at = s.c_str(name);
+    s.op(n::__NR_mkdirat, "mkdirat", [parent.into(), at.into(), mode.into()]).path(root.dir);
+    s.chown(parent, at, root.shift.owner(0, 0), root.dir);
+}
+
+/// Writes them into a small tmpfs of their own; gives each as a mount that is attached nowhere yet.
+fn etc_files(s: &mut Script<'_>, root: &Root<'_>, dir: Cell) -> Vec<Cell> {
+    s.during("writing the files of /etc");
+    let owner = root.shift.owner(0, 0);
+    let tmpfs = s.tmpfs(1 << 20, 16, 0o755, Some(owner), n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID);
+    // A mount can be copied only where it is attached.
+    s.attach(tmpfs, dir, root.dir);
+    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC;
+    root.etc
+        .iter()
+        .map(|(name, text)| {
+            let path = Path::new("/etc").join(name);
+            let at = s.string(name);
+            let open = [tmpfs.into(), at.into(), flags.into(), 0o644.into()];
+            let fd = s.op(n::__NR_openat, "openat(O_CREAT)", open).path(&path).result();
+            if !text.is_empty() {
+                s.write(fd, text.as_bytes(), &path);
+            }
+            s.op(n::__NR_fchown, "fchown", [fd.into(), owner.0.into(), owner.1.into()]).path(&path);
+            s.clone_mount(fd, false, &path)
+        })
+        .collect()
 }
 
 fn overlay(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], writable: Cell) -> Cell {
@@ -176,9 +217,28 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, part: &Part) {
+/// Gives the mount, if it can be written.
+fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, part: &Part) -> Option<Cell> {
     let owner = root.shift.owner(0, 0);
     match part {
+        Part::MakeDir { path, mode, owner } => {
+            let at = s.string(path);
+            let mode = *mode;
+            s.op(n::__NR_mkdirat, "mkdirat", [writable.into(), at.into(), mode.into()]).path(path);
+            if let Some(owner) = owner {
+                s.chown(writable, at, *owner, path);
+            }
+            s.op(n::__NR_fchmodat, "fchmodat", [writable.into(), at.into(), mode.into()]).path(path);
+            None
+        }
+        Part::MakeLink { path, target, owner } => {
+            let (at, target) = (s.string(path), s.string(target));
+            s.op(n::__NR_symlinkat, "symlinkat", [target.into(), writable.into(), at.into()]).path(path);
+            if let Some(owner) = owner {
+                s.chown(writable, at, *owner, path);
+            }
+            None
+        }
         Part::Overlay { path, number } => {
             let target = s.open_in(mount, relative(path), Links::Refuse, None);
             let parts = s.open_dir_at(writable, c"parts");
@@ -188,6 +248,7 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             let work = s.open_dir_at(own, c"work");
             let overlay = overlay_of(s, root, std::slice::from_ref(path), upper, work);
             s.attach(overlay, target, path);
+            Some(overlay)
         }
         Part::File { path } | Part::Return { path, .. } => {
             let is_dir = matches!(part, Part::Return { is_dir: true, .. });
@@ -197,20 +258,28 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             s.set_attributes(copy, flags, root.userns, false, path);
             let target = s.mountpoint(mount, path, is_dir, owner);
             s.attach(copy, target, path);
+            None
         }
         Part::HideDir { path, mode, writable } => {
-            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let absent = s.label();
+            // It may have gone since it was found, unless it is one of the places that there have to be.
+            let target = s.open_in(mount, relative(path), Links::Refuse, (!writable).then_some(absent));
             let flags =
                 n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *writable { 0 } else { n::MOUNT_ATTR_RDONLY };
             let size = if *writable { super::spec::Mount::TMPFS_SIZE } else { 4096 };
             let cover = s.tmpfs(size, 65536, *mode, Some(owner), flags);
             s.attach(cover, target, path);
+            s.place(absent);
+            writable.then_some(cover)
         }
         Part::HideFile { path } => {
-            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let absent = s.label();
+            let target = s.open_in(mount, relative(path), Links::Refuse, Some(absent));
             let null = s.open_path(Path::new("/dev/null"));
             let cover = s.clone_mount(null, false, path);
             s.attach(cover, target, path);
+            s.place(absent);
+            None
         }
     }
 }

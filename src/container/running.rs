@@ -19,6 +19,10 @@ pub(crate) struct Running {
     pub process: warden::Process,
     /// None of another program's container.
     pub warden: Option<Arc<Warden>>,
+    /// Its user namespace has one id only.
+    pub single: bool,
+    /// Of another program's container: the way to its warden.
+    pub door: Option<String>,
     pub cgroup: Mutex<Option<Cgroup>>,
     pub report: Report,
     pub started: SystemTime,
@@ -121,11 +125,13 @@ impl Running {
     }
 
     pub fn kill(&self, signal: Signal) -> Result<()> {
+        if self.exited().is_some() {
+            // Until the warden has reaped it, the kernel would take the signal.
+            return Err(not_running(&self.dir.id));
+        }
         match rustix::process::pidfd_send_signal(&*self.process.pidfd, named(signal)?) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::SRCH) => {
-                Err(Error::new(ErrorKind::State, "the container is not running").with_path(&self.dir.id))
-            }
+            Err(rustix::io::Errno::SRCH) => Err(not_running(&self.dir.id)),
             // A host that has given up its privileges: the warden has kept them.
             Err(rustix::io::Errno::PERM) if self.warden.is_some() => match &self.warden {
                 Some(warden) => warden.signal(self.process.pidfd.as_fd(), signal as i32),
@@ -191,12 +197,21 @@ impl Running {
     pub fn top(&self) -> Result<Vec<Process>> {
         let first = self.pid()?;
         let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
-        let own = namespace(first).call_at("readlink", format!("/proc/{first}/ns/pid"))?;
+        let own = match namespace(first) {
+            // An init may not be looked into by an ordinary user; its children may.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let path = format!("/proc/{first}/task/{first}/children");
+                let children = fs::read_to_string(&path).call_at("read", path)?;
+                let mut children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+                children.find_map(|pid| namespace(pid).ok())
+            }
+            other => Some(other.call_at("readlink", format!("/proc/{first}/ns/pid"))?),
+        };
         let mut all = Vec::new();
         for entry in fs::read_dir("/proc").call_at("open", "/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             // Others' processes can't be looked at, and those that have just ended.
-            if namespace(pid).is_ok_and(|found| found == own)
+            if (pid == first || namespace(pid).is_ok_and(|found| Some(found) == own))
                 && let Some(process) = process(pid)
             {
                 all.push(process);
@@ -284,6 +299,11 @@ impl Running {
     /// For other programs: where the first process is.
     pub fn publish_record(&self, ports: Vec<(u16, std::net::SocketAddr)>) -> Result<()> {
         let pid = self.pid()?;
+        let store = &self.dir.store;
+        let door = match &self.warden {
+            Some(warden) => warden.open_door(store.locks_dir(), store.path())?,
+            None => String::new(),
+        };
         let cgroups = lock(&self.cgroup).as_ref().map(|cgroup| cgroup.paths().map(Into::into).collect());
         self.dir.set_running(Some(&RunningRecord {
             pid,
@@ -291,6 +311,8 @@ impl Running {
             started: self.started,
             paused: false,
             cgroups: cgroups.unwrap_or_default(),
+            door,
+            single: self.single,
             ports,
         }))
     }
@@ -311,6 +333,10 @@ impl Running {
         }
         true
     }
+}
+
+fn not_running(id: &str) -> Error {
+    Error::new(ErrorKind::State, "the container is not running").with_path(id)
 }
 
 fn no_cgroup() -> Error {

@@ -19,7 +19,7 @@ pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Resul
                 *name = volume.name().to_owned();
             }
             super::volume_copy::first_use(image, &volume, &mount.target)?;
-            record.volumes.push(volume.name().to_owned());
+            record.pins.volumes.push(volume.name().to_owned());
         }
     }
     for target in image.config().volumes() {
@@ -31,7 +31,7 @@ pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Resul
                 target: target.into(),
                 read_only: false,
             });
-            record.volumes.push(volume.name().to_owned());
+            record.pins.volumes.push(volume.name().to_owned());
         }
     }
     Ok(())
@@ -39,7 +39,7 @@ pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Resul
 
 /// Nobody may remove them while the container starts.
 pub(super) fn leases(store: &Store, record: &Record) -> Result<Vec<Lease>> {
-    record.volumes.iter().map(|name| Volume::open(store, name)?.lease()).collect()
+    record.pins.volumes.iter().map(|name| Volume::open(store, name)?.lease()).collect()
 }
 
 /// What was made for this container alone goes with it.

@@ -90,5 +90,11 @@ impl Owners for Recorded {
 
 /// How this process gives files away.
 pub(crate) fn for_caller() -> Box<dyn Owners> {
-    if rustix::process::geteuid().is_root() { Box::new(Direct) } else { Box::new(Recorded) }
+    if rustix::process::geteuid().is_root() {
+        return Box::new(Direct);
+    }
+    match crate::sys::idmap::of_caller() {
+        (map, None) => Box::new(super::mapped::Mapped::new(map)),
+        (_, Some(_)) => Box::new(Recorded),
+    }
 }

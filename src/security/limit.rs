@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -36,7 +37,8 @@ const RESOURCES: &[(&str, u32)] = &[
 /// assert_eq!((files.name(), files.soft(), files.hard()), ("nofile", 1024, 2048));
 /// # Ok::<(), coracle::Error>(())
 /// ```
-#[derive(serde::Serialize, serde::Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[serde(try_from = "String", into = "String")]
 pub struct Ulimit {
     resource: u32,
     soft: u64,
@@ -121,6 +123,21 @@ impl fmt::Display for Ulimit {
     }
 }
 
+// A record is read with the same care as an argument: by its text.
+impl TryFrom<String> for Ulimit {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Ulimit> for String {
+    fn from(limit: Ulimit) -> Self {
+        limit.to_string()
+    }
+}
+
 /// Which namespaces of its own the container has: they decide which settings are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwnNamespaces {
@@ -132,11 +149,27 @@ pub(crate) struct OwnNamespaces {
 ///
 /// Only settings that the kernel keeps per namespace are taken, and only where the container has that namespace
 /// for itself: any other would change the host.
-#[derive(serde::Serialize, serde::Deserialize, Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Hash, Debug)]
+#[serde(try_from = "RawSysctl")]
 pub struct Sysctl {
     /// Below /proc/sys, with slashes.
     path: String,
     value: String,
+}
+
+/// As a record has it, before it is trusted.
+#[derive(Deserialize)]
+struct RawSysctl {
+    path: String,
+    value: String,
+}
+
+impl TryFrom<RawSysctl> for Sysctl {
+    type Error = Error;
+
+    fn try_from(raw: RawSysctl) -> Result<Self> {
+        Self::new(&raw.path, raw.value)
+    }
 }
 
 impl Sysctl {
@@ -269,6 +302,20 @@ mod tests {
         }
         assert_eq!(linux_raw_sys::general::RLIMIT_NOFILE, 7);
         assert_eq!(linux_raw_sys::general::RLIMIT_RTTIME, 15);
+    }
+
+    #[test]
+    fn records_are_read_with_care() {
+        let limit: Ulimit = "stack=8192:unlimited".parse().unwrap();
+        let json = serde_json::to_string(&limit).unwrap();
+        assert_eq!(json, r#""stack=8192:-1""#);
+        assert_eq!(serde_json::from_str::<Ulimit>(&json).unwrap(), limit);
+        assert!(serde_json::from_str::<Ulimit>(r#""nope=1""#).is_err());
+        let sysctl = Sysctl::new("net.ipv4.conf.eth0/1.forwarding", "1").unwrap();
+        let json = serde_json::to_string(&sysctl).unwrap();
+        assert_eq!(serde_json::from_str::<Sysctl>(&json).unwrap(), sysctl);
+        let forged = json.replace("net/ipv4/conf", "net/../kernel");
+        assert!(serde_json::from_str::<Sysctl>(&forged).is_err());
     }
 
     #[test]

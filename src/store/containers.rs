@@ -1,37 +1,45 @@
 //! Directories of containers: `containers/ID`.
 //!
-//! Whoever has a container open leases its directory. One that goes with its program has a file
-//! `ephemeral` in it; when nobody leases it any more, the next [`Store::open`] sweeps it away.
+//! Whoever has a container open leases its directory. One whose record says that it is ephemeral goes with its
+//! program: when nobody leases it any more, the next [`Store::open`] sweeps it away, and its control groups.
 #![forbid(unsafe_code)]
 
-use super::{Lease, Pins, Store, list};
+use super::{Lease, Store, list};
+use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
-use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use std::os::fd::BorrowedFd;
-
-const EPHEMERAL: &str = "ephemeral";
+use std::os::fd::{AsFd, BorrowedFd};
 
 impl Store {
-    /// Makes the directory of a new container, leased. The caller still leases what it pins.
+    /// Where this program's control groups go.
+    pub(crate) fn cgroups(&self) -> Result<&CgroupParent> {
+        if let Some(parent) = self.0.cgroups.get() {
+            return Ok(parent);
+        }
+        let found = CgroupParent::detect()?;
+        Ok(self.0.cgroups.get_or_init(|| found))
+    }
+
+    /// Makes the directory of a new container, leased, and shows it once `fill` has written what is in it. The caller
+    /// still leases what it pins.
     ///
     /// # Errors
     /// `AlreadyExists` for an id that is taken.
-    pub(crate) fn new_container(&self, id: &str, pins: &Pins, ephemeral: bool) -> Result<Lease> {
+    pub(crate) fn new_container(
+        &self,
+        id: &str,
+        fill: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<Lease> {
         let (lease, staged) = Lease::new_dir(self.tmp_dir())?;
-        let fill = || {
-            pins.write(std::os::fd::AsFd::as_fd(&lease))?;
-            if ephemeral {
-                set_ephemeral(std::os::fd::AsFd::as_fd(&lease), true)?;
-            }
+        let filled = fill(lease.as_fd()).and_then(|()| {
             match rustix::fs::renameat(self.tmp_dir(), &staged, self.containers_dir(), id) {
                 Err(Errno::EXIST | Errno::NOTEMPTY) => {
                     Err(Error::new(ErrorKind::AlreadyExists, format!("container id {id:?} is taken")))
                 }
                 other => other.call_at("renameat", self.path().join("containers").join(id)),
             }
-        };
-        if let Err(error) = fill() {
+        });
+        if let Err(error) = filled {
             self.remove_tree(self.tmp_dir(), &staged)?;
             return Err(error);
         }
@@ -56,16 +64,19 @@ impl Store {
         let mut all = true;
         for id in list(self.containers_dir())? {
             let sweep = || -> Result<()> {
-                let flag = std::path::Path::new(&id).join(EPHEMERAL);
-                match rustix::fs::statat(self.containers_dir(), &flag, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-                    other => other.call_at("fstatat", &flag)?,
+                let _lease = match Lease::try_exclusive(self.containers_dir(), &id) {
+                    Ok(Some(lease)) => lease,
+                    Ok(None) => return Ok(()),
+                    Err(error) if error.kind() == ErrorKind::InUse => return Ok(()),
+                    Err(error) => return Err(error),
                 };
-                match Lease::try_exclusive(self.containers_dir(), &id) {
-                    Ok(Some(_lease)) => self.discard(self.containers_dir(), &id),
-                    Err(error) if error.kind() != ErrorKind::InUse => Err(error),
-                    _ => Ok(()),
+                let Some(name) = id.to_str() else { return Ok(()) };
+                if !self.container_part(name)?.is_some_and(|part| part.ephemeral) {
+                    return Ok(());
                 }
+                self.discard(self.containers_dir(), &id)?;
+                // Its processes went with their program; only empty directories are left of its groups.
+                self.cgroups()?.sweep(|group| group != name).map(drop)
             };
             if let Err(error) = sweep() {
                 all = false;
@@ -73,19 +84,5 @@ impl Store {
             }
         }
         Ok(all)
-    }
-}
-
-/// Says whether a container goes with its program.
-pub(crate) fn set_ephemeral(container: BorrowedFd<'_>, ephemeral: bool) -> Result<()> {
-    if ephemeral {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(container, EPHEMERAL, flags, Mode::RUSR | Mode::WUSR)
-            .call_at("openat", EPHEMERAL)?;
-        return Ok(());
-    }
-    match rustix::fs::unlinkat(container, EPHEMERAL, AtFlags::empty()) {
-        Err(Errno::NOENT) => Ok(()),
-        other => other.call_at("unlinkat", EPHEMERAL),
     }
 }

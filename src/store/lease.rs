@@ -4,14 +4,17 @@
 //! again afterwards: between `open` and `flock` another process may have renamed or removed it.
 #![forbid(unsafe_code)]
 
+use super::janitor::Janitor;
 use super::{Store, list, remove_tree};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::warden::DOOR;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 /// A locked file or directory. The lock goes with the last descriptor, also when the program dies.
@@ -196,10 +199,30 @@ impl Store {
                 tracing::warn!(%error, ?name, store = ?self.path(), "left over from a dead program");
             }
         }
+        self.sweep_doors()?;
         if let (Some(temporary), Some(remover)) = (&self.0.temporary, self.0.remover.get()) {
             temporary.sweep(&**remover);
         }
         self.0.unswept.store(!all, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes the sockets of wardens that are gone.
+    fn sweep_doors(&self) -> Result<()> {
+        let locks = self.locks_dir();
+        for name in list(locks)? {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(DOOR)) else { continue };
+            match crate::sys::message::connect(locks, name) {
+                Err(error) if error.raw_os_error() == Some(Errno::CONNREFUSED.raw_os_error()) => {
+                    match rustix::fs::unlinkat(locks, name, AtFlags::empty()) {
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(errno) => return Err(errno).call_at("unlinkat", name),
+                    }
+                }
+                // Somebody answers, or it has gone meanwhile.
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -210,5 +233,21 @@ impl Store {
         let doomed = random_hex(8)?;
         rustix::fs::renameat(parent, name, self.tmp_dir(), &doomed).call_at("renameat", name)?;
         self.remove_tree(self.tmp_dir(), &doomed)
+    }
+
+    /// The same, without waiting for the removal: what fails there is left to the next sweep.
+    pub(crate) fn discard_later(&self, parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<()> {
+        let name = name.as_ref();
+        let doomed = random_hex(8)?;
+        rustix::fs::renameat(parent, name, self.tmp_dir(), &doomed).call_at("renameat", name)?;
+        let mut janitor = self.0.janitor.lock().unwrap_or_else(PoisonError::into_inner);
+        if janitor.is_none() {
+            let tmp = self.0.tmp.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+            *janitor = Janitor::start(tmp, self.0.remover.clone());
+        }
+        match &*janitor {
+            Some(janitor) if janitor.take(doomed.clone().into()) => Ok(()),
+            _ => self.remove_tree(self.tmp_dir(), &doomed),
+        }
     }
 }

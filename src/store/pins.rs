@@ -1,8 +1,8 @@
-//! What containers need to stay: `containers/ID/pins.json`.
+//! What containers need to stay: the part of `containers/ID/container.json` that this room reads.
 //!
 //! A lease holds while a program lives; a container that is kept needs its image and its volumes
 //! also while no program has it open. Whoever makes a container leases image and volumes, writes the
-//! pins, and only then may let go of the leases: removal takes the lease first and looks at the pins then.
+//! record, and only then may let go of the leases: removal takes the lease first and looks at the pins then.
 #![forbid(unsafe_code)]
 
 use super::{Store, list};
@@ -12,10 +12,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
+use std::io::Read;
 
-const PINS: &str = "pins.json";
+/// The record of a container; all but these two fields is its own room's business.
+pub(crate) const RECORD: &str = "container.json";
+pub(crate) const RECORD_MAX: u64 = 64 << 20;
 
 /// What one container needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,16 +30,13 @@ pub(crate) struct Pins {
     pub(crate) volumes: Vec<String>,
 }
 
-impl Pins {
-    /// Writes them into a container's directory.
-    pub(crate) fn write(&self, container: BorrowedFd<'_>) -> Result<()> {
-        let text = serde_json::to_vec(self)
-            .map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(container, PINS, flags, Mode::RUSR | Mode::WUSR).call_at("openat", PINS)?;
-        File::from(file).write_all(&text).call_at("write", PINS)
-    }
+#[derive(Deserialize)]
+pub(super) struct Part {
+    #[serde(default)]
+    pub(super) pins: Pins,
+    /// It goes with its program.
+    #[serde(default)]
+    pub(super) ephemeral: bool,
 }
 
 impl Store {
@@ -47,21 +45,26 @@ impl Store {
         let mut all = Vec::new();
         for id in list(self.containers_dir())? {
             let Some(id) = id.to_str() else { continue };
-            let path = || self.path().join("containers").join(id).join(PINS);
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file =
-                match rustix::fs::openat(self.containers_dir(), format!("{id}/{PINS}"), flags, Mode::empty())
-                {
-                    Err(Errno::NOENT | Errno::NOTDIR) => continue,
-                    other => File::from(other.call_at("openat", path())?),
-                };
-            let mut text = Vec::new();
-            file.take(1 << 20).read_to_end(&mut text).call_at("read", path())?;
-            let pins = serde_json::from_slice(&text).map_err(|error| {
-                Error::new(ErrorKind::InvalidData, "pins of a container").with_path(path()).with_source(error)
-            })?;
-            all.push((id.to_owned(), pins));
+            if let Some(part) = self.container_part(id)? {
+                all.push((id.to_owned(), part.pins));
+            }
         }
         Ok(all)
+    }
+
+    /// `None` where there is no such container, or no record in it.
+    pub(super) fn container_part(&self, id: &str) -> Result<Option<Part>> {
+        let path = || self.path().join("containers").join(id).join(RECORD);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file =
+            match rustix::fs::openat(self.containers_dir(), format!("{id}/{RECORD}"), flags, Mode::empty()) {
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                other => File::from(other.call_at("openat", path())?),
+            };
+        let mut text = Vec::new();
+        file.take(RECORD_MAX).read_to_end(&mut text).call_at("read", path())?;
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
+            Error::new(ErrorKind::InvalidData, "record of a container").with_path(path()).with_source(error)
+        })
     }
 }

@@ -20,15 +20,26 @@ pub(crate) trait Remover: Send + Sync {
 /// Directories without write permission are made writable first. Nothing outside of the tree is
 /// touched even when somebody exchanges directories for links meanwhile.
 pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<()> {
-    let name = name.as_ref();
+    remove_tree_seizing(parent, name.as_ref(), None)
+}
+
+/// Makes the directory of this name in that one the caller's own, with mode 0700.
+pub(super) type Seize<'a> = &'a dyn Fn(BorrowedFd<'_>, &CStr) -> Result<()>;
+
+/// The same, with a way to make directories of others the caller's.
+pub(super) fn remove_tree_seizing(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    seize: Option<Seize<'_>>,
+) -> Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         // EPERM: what POSIX (and some file systems) say of a directory.
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(errno) => return Err(errno).call_at("unlinkat", name),
     }
-    let Some(top) = open_writable(parent, name)? else { return Ok(()) };
-    empty(top, name)?;
+    let Some(top) = open_writable(parent, name, seize)? else { return Ok(()) };
+    empty(top, name, seize)?;
     match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno).call_at("unlinkat(AT_REMOVEDIR)", name),
@@ -59,7 +70,7 @@ struct Level {
 /// More levels than this are emptied by moving the rest up instead of holding more descriptors.
 const DEPTH: usize = 64;
 
-fn empty(top: OwnedFd, name: &OsStr) -> Result<()> {
+fn empty(top: OwnedFd, name: &OsStr, seize: Option<Seize<'_>>) -> Result<()> {
     let mut levels = vec![Level { dirs: unlink_files(top.as_fd(), name)?, dir: top }];
     while let Some(level) = levels.last_mut() {
         let Some(sub) = level.dirs.last() else {
@@ -71,7 +82,7 @@ fn empty(top: OwnedFd, name: &OsStr) -> Result<()> {
             }
             continue;
         };
-        let Some(dir) = open_writable(level.dir.as_fd(), sub)? else {
+        let Some(dir) = open_writable(level.dir.as_fd(), sub, seize)? else {
             level.dirs.pop();
             continue;
         };
@@ -82,7 +93,7 @@ fn empty(top: OwnedFd, name: &OsStr) -> Result<()> {
             for (n, deep) in dirs.drain(..).enumerate() {
                 let unused = unused_name(levels[0].dir.as_fd(), n)?;
                 // A directory that changes its parent has to be writable itself, for its "..".
-                open_writable(dir.as_fd(), &*deep)?;
+                open_writable(dir.as_fd(), &*deep, seize)?;
                 rustix::fs::renameat(&dir, &deep, &levels[0].dir, &unused).call_at("renameat", name)?;
                 moved.push(unused);
             }
@@ -136,9 +147,24 @@ fn unlink_files(dir: BorrowedFd<'_>, top: &OsStr) -> Result<Vec<CString>> {
 }
 
 /// Opens a directory for emptying; `None` when it is gone or no directory any more.
-fn open_writable(parent: BorrowedFd<'_>, name: impl rustix::path::Arg + Copy) -> Result<Option<OwnedFd>> {
+fn open_writable(
+    parent: BorrowedFd<'_>,
+    name: impl rustix::path::Arg + Copy,
+    seize: Option<Seize<'_>>,
+) -> Result<Option<OwnedFd>> {
     let shown = name.to_string_lossy().into_owned();
     let open = || rustix::fs::openat(parent, name, DIRECTORY, Mode::empty());
+    if let Some(seize) = seize {
+        let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.call_at("fstatat", &shown)?,
+        };
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            && stat.st_uid != rustix::process::geteuid().as_raw()
+        {
+            seize(parent, &name.into_c_str().call("a file's name")?)?;
+        }
+    }
     let dir = match open() {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
         Err(Errno::ACCESS) => {

@@ -6,14 +6,31 @@
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+
+/// The page of this process, or of the one it was forked from.
+static CURRENT: AtomicPtr<AtomicU8> = AtomicPtr::new(std::ptr::null_mut());
 
 /// One page, never unmapped: 1 in the process that made it, 0 in its forked copies.
 #[derive(Clone, Copy)]
 pub(crate) struct Witness(&'static AtomicU8);
 
 impl Witness {
-    pub fn new() -> Result<Self> {
+    /// This process's witness.
+    pub fn current() -> Result<Self> {
+        // SAFETY: null or a page made below, which is never unmapped.
+        if let Some(byte) = unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
+            && byte.load(Ordering::Relaxed) == 1
+        {
+            return Ok(Self(byte));
+        }
+        // Two threads may both make one: either tells the truth.
+        let new = Self::new()?;
+        CURRENT.store(std::ptr::from_ref(new.0).cast_mut(), Ordering::Release);
+        Ok(new)
+    }
+
+    fn new() -> Result<Self> {
         let len = rustix::param::page_size();
         // SAFETY: a new private mapping at an address of the kernel's choice; nothing else knows it.
         let page = unsafe {

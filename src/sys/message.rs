@@ -5,16 +5,42 @@ use super::plan::format::{Event, FDS_MAX, Request, Status};
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .call("socketpair")?;
     Ok((above_stdio(a)?, above_stdio(b)?))
+}
+
+/// The address of a socket in a directory, whatever the length of the directory's own path.
+fn address(dir: BorrowedFd<'_>, name: &str) -> Result<SocketAddrUnix> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())).call("sockaddr_un")
+}
+
+fn socket() -> Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let fd =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).call("socket")?;
+    above_stdio(fd)
+}
+
+/// A socket that others connect to by its name in a directory.
+pub(crate) fn listen(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let socket = socket()?;
+    rustix::net::bind(&socket, &address(dir, name)?).call("bind")?;
+    rustix::net::listen(&socket, 16).call("listen")?;
+    Ok(socket)
+}
+
+pub(crate) fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let socket = socket()?;
+    rustix::net::connect(&socket, &address(dir, name)?).call("connect")?;
+    Ok(socket)
 }
 
 /// Sends one message whole, with its descriptors.

@@ -13,10 +13,14 @@ use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How the sockets for other programs are called; the rest is the program's number.
+pub(crate) const DOOR: &str = "warden-";
 
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warden"));
 
@@ -119,16 +123,24 @@ struct Shared {
 /// The connection to the warden.
 pub(crate) struct Warden {
     socket: OwnedFd,
-    pidfd: OwnedFd,
-    /// Holds a POSIX record lock from this process for as long as it is this program. Never closed, nor is any
-    /// other descriptor of it: that would drop the lock.
-    _lock: File,
+    /// None of another program's.
+    own: Option<Own>,
     shared: Arc<Shared>,
     next: AtomicU64,
     /// Of the user namespace that the warden lives in; `None` for root.
     map: Option<IdMap>,
     /// Why the map has one id only.
     single: Option<String>,
+    /// Stores whose programs may connect.
+    doors: Mutex<HashMap<PathBuf, String>>,
+}
+
+/// What makes a warden this program's own.
+struct Own {
+    pidfd: OwnedFd,
+    /// Holds a POSIX record lock from this process for as long as it is this program. Never closed, nor is any
+    /// other descriptor of it: that would drop the lock.
+    _lock: File,
 }
 
 /// What a forked copy of the program inherits and must not touch.
@@ -150,7 +162,7 @@ fn slot() -> Result<&'static Slot> {
         }
         // The first use in this process. A parent's slot stays as it is: its lock may be held by a thread
         // that does not exist here.
-        let new = Box::into_raw(Box::new(Slot { witness: Witness::new()?, warden: Mutex::new(None) }));
+        let new = Box::into_raw(Box::new(Slot { witness: Witness::current()?, warden: Mutex::new(None) }));
         if SLOT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // SAFETY: made above, seen by nobody.
             drop(unsafe { Box::from_raw(new) });
@@ -198,7 +210,9 @@ impl Warden {
         drop(child.wait());
         let pidfd = up?;
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-        let warden = Self { socket, pidfd, _lock: lock, shared, next: AtomicU64::new(1), map, single };
+        let own = Some(Own { pidfd, _lock: lock });
+        let doors = Mutex::default();
+        let warden = Self { socket, own, shared, next: AtomicU64::new(1), map, single, doors };
         warden.listen()?;
         Ok(warden)
     }
@@ -218,7 +232,12 @@ impl Warden {
             "mount(\"proc\", \"/proc\")",
         ];
         let mut pidfd = None;
+        let mut up = false;
         loop {
+            // The pidfd comes from the spawned process, the other from the warden: in any order.
+            if up && let Some(pidfd) = pidfd.take() {
+                return Ok(pidfd);
+            }
             let mut buffer = [0; size_of::<Event>()];
             let Some((_, fds)) = message::receive(socket, &mut buffer)? else {
                 return Err(gone());
@@ -244,10 +263,7 @@ impl Warden {
                     let step = STEPS.get(event.id as usize).copied().unwrap_or("?");
                     return Err(explain(Error::errno(step, event.value as i32), step));
                 }
-                Event::UP => {
-                    return pidfd
-                        .ok_or_else(|| Error::new(ErrorKind::Gone, "the warden's pidfd did not come"));
-                }
+                Event::UP => up = true,
                 other => return Err(Error::new(ErrorKind::Setup, format!("the warden said {other}"))),
             }
         }
@@ -256,7 +272,8 @@ impl Warden {
     /// A thread of the host takes what the warden tells.
     fn listen(&self) -> Result<()> {
         let socket = self.socket.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
-        let pidfd = self.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+        let pidfd =
+            self.own.as_ref().map(|own| own.pidfd.try_clone()).transpose().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let shared = self.shared.clone();
         let run = move || {
             // The host's signals are for the host's threads.
@@ -267,7 +284,9 @@ impl Warden {
             }
             shared.end();
             // A host that is a subreaper or PID 1 has inherited the warden; elsewhere this is ECHILD.
-            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            if let Some(pidfd) = pidfd {
+                let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            }
         };
         std::thread::Builder::new()
             .name("coracle".into())
@@ -275,6 +294,36 @@ impl Warden {
             .spawn(run)
             .call("pthread_create")?;
         Ok(())
+    }
+
+    /// Lets other programs of this user start plans here, by a socket in `dir`; gives its name. Whoever can reach it
+    /// has this warden's rights, so the directory is the user's alone.
+    pub fn open_door(&self, dir: BorrowedFd<'_>, path: &Path) -> Result<String> {
+        let mut doors = lock(&self.doors);
+        if let Some(name) = doors.get(path) {
+            return Ok(name.clone());
+        }
+        let name = format!("{DOOR}{}-{}", std::process::id(), doors.len());
+        match rustix::fs::unlinkat(dir, &name, rustix::fs::AtFlags::empty()) {
+            // Of a dead program with this number.
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(Error::os("unlinkat", errno).with_path(path.join(&name))),
+        }
+        let socket = message::listen(dir, &name).map_err(|error| error.with_path(path.join(&name)))?;
+        let request = Request { kind: Request::LISTEN, pad: 0, id: 0, size: 0 };
+        message::send(&self.socket, &request.to_bytes(), &[socket.as_fd()])?;
+        doors.insert(path.to_owned(), name.clone());
+        Ok(name)
+    }
+
+    /// Another program's warden, by its door.
+    pub fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<Arc<Self>> {
+        let socket = message::connect(dir, name).map_err(|error| error.with_path(name))?;
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let (next, doors) = (AtomicU64::new(1), Mutex::default());
+        let warden = Self { socket, own: None, shared, next, map: None, single: None, doors };
+        warden.listen()?;
+        Ok(Arc::new(warden))
     }
 
     /// The map of the user namespace that the warden lives in; `None` for root, which lives in none of its own.
@@ -509,6 +558,15 @@ impl Started {
 
     pub(super) fn socket(&self) -> &OwnedFd {
         &self.status
+    }
+}
+
+impl Drop for Warden {
+    fn drop(&mut self) {
+        if self.own.is_none() {
+            // Ends the listening thread.
+            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        }
     }
 }
 

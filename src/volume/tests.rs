@@ -16,7 +16,8 @@ fn a_volume_in_use_is_not_removed() {
     let container = store.path().join("containers/abc");
     std::fs::create_dir(&container).unwrap();
     let pins = Pins { image: None, volumes: vec!["site".into()] };
-    pins.write(File::open(&container).unwrap().as_fd()).unwrap();
+    let record = serde_json::json!({ "pins": pins }).to_string();
+    std::fs::write(container.join(crate::store::pins::RECORD), record).unwrap();
     assert_eq!(store.pins().unwrap(), [("abc".to_owned(), pins)]);
     let error = volume.remove().unwrap_err();
     assert!(error.kind() == ErrorKind::InUse && error.to_string().contains("abc"), "{error}");

@@ -183,3 +183,73 @@ pub fn child(test: &str, vars: &[(&str, &OsStr)]) -> Command {
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).envs(vars.iter().copied());
     command
 }
+
+/// This machine's own root as an image, in a store of its own.
+pub fn host() -> coracle::Image {
+    coracle::Image::host(&coracle::Store::temp().unwrap()).unwrap()
+}
+
+/// A shell script in a container.
+pub fn sh(image: &coracle::Image, script: &str) -> coracle::ContainerBuilder {
+    coracle::Container::builder(image).command(["sh", "-c", script])
+}
+
+/// Runs a shell script that has to succeed, and gives its output without the last newline.
+#[track_caller]
+pub fn say(builder: &coracle::ContainerBuilder) -> String {
+    let out = builder.run().unwrap();
+    assert!(out.status.success(), "{}: {}{}", out.status, out.stdout_text(), out.stderr_text());
+    out.stdout_text().trim_end().to_owned()
+}
+
+/// Starts a container that says one line when it is ready, and waits for that line.
+#[track_caller]
+pub fn ready(builder: &coracle::ContainerBuilder) -> coracle::Container {
+    use std::io::BufRead;
+    let container = builder.clone().stdout(coracle::Stdio::piped()).start().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(container.take_stdout().unwrap()).read_line(&mut line).unwrap();
+    if line.is_empty() {
+        panic!("it ended: {:?}: {}", container.wait(), text(&container.logs(coracle::Stream::Stderr)));
+    }
+    container
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end().to_owned()
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A handle to a process, which no later process of the same number can be taken for.
+pub fn pidfd(pid: i32) -> std::os::fd::OwnedFd {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap()
+}
+
+/// Whether the process ends in time.
+pub fn ends(pidfd: &std::os::fd::OwnedFd, within: std::time::Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let time = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: within.subsec_nanos().into() };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&time)).unwrap() > 0
+}
+
+/// The control groups whose name has this in it.
+pub fn cgroups_with(part: &str) -> Vec<std::path::PathBuf> {
+    fn walk(dir: &Path, part: &str, found: &mut Vec<std::path::PathBuf>) {
+        // Others' groups come and go meanwhile.
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_string_lossy().contains(part) {
+                    found.push(entry.path());
+                }
+                walk(&entry.path(), part, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(Path::new("/sys/fs/cgroup"), part, &mut found);
+    found
+}

@@ -96,7 +96,8 @@ fn an_image_in_use_is_not_removed() {
     let image = load(&store, &docker_archive(&[(&Fixture::new(&["x"]), &["app"])])).unwrap().remove(0);
     let container = store.path().join("containers/c0ffee");
     fs::create_dir(&container).unwrap();
-    fs::write(container.join("pins.json"), json!({"image": image.digest()}).to_string()).unwrap();
+    let record = json!({"pins": {"image": image.digest()}}).to_string();
+    fs::write(container.join("container.json"), record).unwrap();
     drop(image);
     let error = store.remove_image("app").unwrap_err();
     assert!(error.kind() == ErrorKind::InUse && error.to_string().contains("c0ffee"), "{error}");

@@ -1,0 +1,347 @@
+//! The flags of `run` and `create`: docker's for every setting of the builder.
+#![forbid(unsafe_code)]
+
+use crate::args::{Args, Flag, flag, pair, parse, switch, text};
+use crate::fail::{Fail, Result, context, fail, usage};
+use crate::format::bytes;
+use crate::mounts;
+use coracle::{Container, ContainerBuilder, Image, Limits, Network, Seccomp, Signal, Store};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+pub const CONTAINER: &[Flag] = &[
+    flag("add-host", "HOST:IP", "A line for /etc/hosts"),
+    flag("cap-add", "CAP", "Add a capability, or ALL"),
+    flag("cap-drop", "CAP", "Drop a capability, or ALL"),
+    flag("cidfile", "FILE", "Write the container's id to this file"),
+    flag("cpu-period", "USEC", "Period of the processor quota"),
+    flag("cpu-quota", "USEC", "Processor time in each period"),
+    flag("cpu-shares", "N", "Share of processor time against others (1024 is usual)").short('c'),
+    flag("cpus", "N", "Processors' worth of time: 0.5 is half of one"),
+    flag("cpuset-cpus", "LIST", "Processors it may run on: 0-1,3"),
+    flag("cpuset-mems", "LIST", "Memory nodes it may use"),
+    flag("device", "SRC[:DST[:rwm]]", "A device of the host"),
+    flag("entrypoint", "COMMAND", "Replace the image's ENTRYPOINT"),
+    flag("env", "NAME[=VALUE]", "Set an environment variable; without a value, the caller's").short('e'),
+    flag("env-file", "FILE", "Set the environment variables of a file"),
+    flag("group-add", "GROUP", "A supplementary group"),
+    flag("hostname", "NAME", "Host name in the container").short('h'),
+    switch("init", "PID 1 is a small init that reaps and passes signals on"),
+    switch("interactive", "Connect stdin").short('i'),
+    flag("label", "KEY[=VALUE]", "Set a label").short('l'),
+    flag("label-file", "FILE", "Set the labels of a file"),
+    flag("memory", "BYTES", "Memory limit (b, k, m, g)").short('m'),
+    flag("memory-swap", "BYTES", "Limit of memory and swap together; -1 for no limit"),
+    flag("mount", "SPEC", "type=bind|volume|tmpfs,source=…,target=…[,readonly]"),
+    flag("name", "NAME", "The container's name"),
+    flag("net", "NETWORK", "The same as --network"),
+    flag("network", "NETWORK", "none (default: loopback only) or host"),
+    flag("pids-limit", "N", "Limit of processes and threads; -1 for no limit"),
+    flag("publish", "[IP:][HOST:]PORT", "Forward a port of the host to a TCP port of the container")
+        .short('p'),
+    switch("read-only", "The root filesystem can't be written"),
+    switch("rm", "Remove the container when it has ended"),
+    flag("security-opt", "OPT", "seccomp=unconfined|FILE, no-new-privileges[=BOOL], systempaths=unconfined"),
+    flag("shm-size", "BYTES", "Size of /dev/shm"),
+    flag("stop-signal", "SIGNAL", "What stop sends first"),
+    flag("stop-timeout", "SECONDS", "How long stop waits before it kills"),
+    flag("storage-opt", "size=BYTES", "Limit of what can be written to the root filesystem"),
+    flag("sysctl", "NAME=VALUE", "A namespaced kernel parameter"),
+    flag("timeout", "SECONDS", "Kill the container after this time"),
+    flag("tmpfs", "PATH[:OPTIONS]", "Memory at PATH: size=64m,mode=1777,exec,ro"),
+    switch("tty", "Give the command a terminal").short('t'),
+    flag("ulimit", "NAME=SOFT[:HARD]", "A resource limit of each process; -1 for none"),
+    flag("user", "USER[:GROUP]", "Name or id").short('u'),
+    flag("volume", "SRC:PATH[:ro]", "A volume or directory of the host at PATH").short('v'),
+    flag("workdir", "PATH", "Working directory").short('w'),
+];
+
+/// Opens an image; `@host` is this machine itself.
+pub fn image(store: &Store, name: &str) -> Result<Image> {
+    if name == "@host" { Ok(Image::host(store)?) } else { Ok(store.image(name)?) }
+}
+
+/// The builder that a command line asks for.
+pub fn builder(store: &Store, args: &Args) -> Result<ContainerBuilder> {
+    let (name, words) = args.operands.split_first().ok_or_else(|| usage("no image"))?;
+    let mut b = Container::builder(&image(store, text("image", name)?)?);
+    if let Some(entrypoint) = args.raw("entrypoint") {
+        let words = Some(entrypoint).filter(|word| !word.is_empty());
+        b = b.entrypoint(words.map(OsStr::to_owned));
+    }
+    if !words.is_empty() {
+        b = b.command(words.iter().cloned());
+    }
+    b = environment(b, args)?;
+    b = identity(b, args)?;
+    b = security(b, args)?;
+    b = b.limits(limits(args)?);
+    b = network(b, args)?;
+    for mount in mounts::all(args)? {
+        b = b.mount(mount);
+    }
+    Ok(b)
+}
+
+/// `NAME=VALUE`, or `NAME` for the caller's own; unset there, it is left out.
+fn variable(word: &OsStr) -> Result<Option<(OsString, OsString)>> {
+    match pair(word) {
+        (name, _) if name.is_empty() => Err(usage(format!("invalid environment variable: {word:?}"))),
+        (name, Some(value)) => Ok(Some((name.to_owned(), value.to_owned()))),
+        (name, None) => Ok(std::env::var_os(name).map(|value| (name.to_owned(), value))),
+    }
+}
+
+/// The lines of a file that are neither empty nor comments.
+fn lines(path: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(path).map_err(context(path))?;
+    let lines = text.lines().map(str::trim_start);
+    Ok(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
+}
+
+pub fn environment(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
+    b = b.envs(variables(args)?);
+    Ok(b)
+}
+
+/// Of `--env-file`, then `--env`.
+pub fn variables(args: &Args) -> Result<Vec<(OsString, OsString)>> {
+    let mut all = Vec::new();
+    for path in args.all("env-file")? {
+        for line in lines(path)? {
+            all.extend(variable(OsStr::new(&line))?);
+        }
+    }
+    for word in args.all_raw("env") {
+        all.extend(variable(word)?);
+    }
+    Ok(all)
+}
+
+/// `KEY=VALUE` or `KEY`.
+pub fn labels(args: &Args) -> Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    for path in args.all("label-file")? {
+        all.extend(lines(path)?);
+    }
+    all.extend(args.all("label")?.into_iter().map(str::to_owned));
+    let split = |line: String| match line.split_once('=') {
+        Some((key, value)) => (key.to_owned(), value.to_owned()),
+        None => (line, String::new()),
+    };
+    Ok(all.into_iter().map(split).collect())
+}
+
+/// `TERM`, `SIGTERM` or `15`.
+pub fn signal(text: &str) -> Result<Signal> {
+    let unknown = || usage(format!("invalid signal: {text}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return Signal::try_from(number).map_err(|_| unknown());
+    }
+    let upper = text.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    full.parse().map_err(|_| unknown())
+}
+
+/// Who and what it is, and how it behaves.
+fn identity(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
+    if let Some(name) = args.get("name")? {
+        b = b.name(name);
+    }
+    if let Some(name) = args.get("hostname")? {
+        b = b.hostname(name);
+    }
+    if let Some(user) = args.get("user")? {
+        b = b.user(user);
+    }
+    for group in args.all("group-add")? {
+        b = b.group(group);
+    }
+    for (key, value) in labels(args)? {
+        b = b.label(key, value);
+    }
+    if let Some(path) = args.raw("workdir") {
+        b = b.working_dir(path);
+    }
+    if let Some(name) = args.get("stop-signal")? {
+        b = b.stop_signal(signal(name)?);
+    }
+    if let Some(seconds) = args.number("stop-timeout")? {
+        b = b.stop_timeout(Duration::from_secs(seconds));
+    }
+    if let Some(text) = args.get("timeout")? {
+        b = b.timeout(seconds("timeout", text)?);
+    }
+    if let Some(option) = args.get("storage-opt")? {
+        let size = option.strip_prefix("size=");
+        b = b.disk_max(bytes("storage-opt", size.ok_or_else(|| usage("--storage-opt: only size=BYTES"))?)?);
+    }
+    Ok(b.read_only(args.has("read-only")).init(args.has("init")).tty(args.has("tty")))
+}
+
+/// A time in seconds, fractions allowed.
+pub fn seconds(name: &str, text: &str) -> Result<Duration> {
+    Duration::try_from_secs_f64(parse(name, text)?)
+        .map_err(|_| usage(format!("invalid argument {text:?} for --{name}")))
+}
+
+fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
+    for name in args.all("cap-add")? {
+        b = b.cap_add(name);
+    }
+    for name in args.all("cap-drop")? {
+        b = b.cap_drop(name);
+    }
+    for option in args.all("security-opt")? {
+        // Docker takes both signs.
+        let (key, value) = match option.split_once(['=', ':']) {
+            Some((key, value)) => (key, Some(value)),
+            None => (option, None),
+        };
+        b = match (key, value) {
+            ("no-new-privileges", None | Some("true")) => b.no_new_privileges(true),
+            ("no-new-privileges", Some("false")) => b.no_new_privileges(false),
+            ("seccomp", Some("unconfined")) => b.seccomp(Seccomp::Unconfined),
+            ("seccomp", Some("builtin" | "default")) => b.seccomp(Seccomp::Default),
+            ("seccomp", Some(path)) => {
+                let json = fs::read(path).map_err(context(format!("opening seccomp profile ({path})")))?;
+                b.seccomp(Seccomp::from_json(json)?)
+            }
+            ("systempaths", Some("unconfined")) => {
+                b.masked_paths(Vec::<&str>::new()).read_only_paths(Vec::<&str>::new())
+            }
+            _ => return Err(usage(format!("invalid --security-opt: {option:?}"))),
+        };
+    }
+    for limit in args.all("ulimit")? {
+        b = b.ulimit(limit.parse()?);
+    }
+    for option in args.all("sysctl")? {
+        let (name, value) =
+            option.split_once('=').ok_or_else(|| usage(format!("--sysctl {option:?} is not NAME=VALUE")))?;
+        b = b.sysctl(name, value);
+    }
+    for option in args.all("device")? {
+        let mut parts = option.split(':');
+        let source = parts.next().unwrap_or_default();
+        let (target, access) = match (parts.next(), parts.next(), parts.next()) {
+            (None, ..) => (source, "rwm"),
+            (Some(access), None, _) if !access.starts_with('/') => (source, access),
+            (Some(target), access, None) => (target, access.unwrap_or("rwm")),
+            _ => return Err(usage(format!("invalid --device: {option:?}"))),
+        };
+        if !access.contains('r') || !access.contains('w') || !access.bytes().all(|b| b"rwm".contains(&b)) {
+            return Err(usage(format!(
+                "--device {option:?}: only rw can be had; the device's own mode decides"
+            )));
+        }
+        b = b.device_at(source, target);
+    }
+    Ok(b)
+}
+
+fn limits(args: &Args) -> Result<Limits> {
+    let mut limits = Limits::new();
+    if let Some(text) = args.get("memory")? {
+        limits = limits.memory_max(bytes("memory", text)?);
+    }
+    match args.get("memory-swap")? {
+        Some(_) if args.get("memory")?.is_none() => {
+            return Err(usage("--memory-swap is memory and swap together: give --memory too"));
+        }
+        Some("-1") => limits = limits.memory_swap_max(Limits::UNLIMITED),
+        Some(text) => limits = limits.memory_swap_max(bytes("memory-swap", text)?),
+        None => {}
+    }
+    if let Some(cpus) = args.number::<f64>("cpus")? {
+        if args.raw("cpu-quota").is_some() || args.raw("cpu-period").is_some() {
+            return Err(usage("--cpus says the same as --cpu-quota and --cpu-period: give one of them"));
+        }
+        limits = limits.cpus(cpus);
+    }
+    let period = args.number("cpu-period")?.unwrap_or(100_000);
+    match args.number::<i64>("cpu-quota")? {
+        Some(quota) if quota > 0 => {
+            limits =
+                limits.cpu_quota(Duration::from_micros(quota.unsigned_abs()), Duration::from_micros(period));
+        }
+        Some(-1 | 0) | None => {}
+        Some(quota) => return Err(usage(format!("invalid argument {quota} for --cpu-quota"))),
+    }
+    if let Some(shares) = args.number("cpu-shares")? {
+        limits = limits.cpu_shares(shares);
+    }
+    if let Some(list) = args.get("cpuset-cpus")? {
+        limits = limits.cpuset_cpus(list);
+    }
+    if let Some(list) = args.get("cpuset-mems")? {
+        limits = limits.cpuset_mems(list);
+    }
+    match args.number::<i64>("pids-limit")? {
+        Some(-1 | 0) => limits = limits.pids_max(Limits::UNLIMITED),
+        Some(pids) => {
+            let pids =
+                pids.try_into().map_err(|_| usage(format!("invalid argument {pids} for --pids-limit")))?;
+            limits = limits.pids_max(pids);
+        }
+        None => {}
+    }
+    Ok(limits)
+}
+
+fn network(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
+    match args.get("network")?.or(args.get("net")?) {
+        None | Some("none") => {}
+        Some("host") => b = b.network(Network::host()),
+        Some(other) => {
+            return Err(fail(format!("network {other:?} not found: there are none and host")));
+        }
+    }
+    for option in args.all("add-host")? {
+        let wrong = || usage(format!("invalid --add-host {option:?}: HOST:IP"));
+        let (name, address) = option.split_once(['=', ':']).ok_or_else(wrong)?;
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        b = b.host(name, address.parse().map_err(|_| wrong())?);
+    }
+    for option in args.all("publish")? {
+        let (address, port) = publish(option)?;
+        b = b.publish_at(address, port);
+    }
+    Ok(b)
+}
+
+/// `80`, `8080:80`, `127.0.0.1:8080:80`, `[::1]::80`, each with `/tcp` or without. As docker has it, without an address
+/// it is every one of the host's.
+fn publish(option: &str) -> Result<(SocketAddr, u16)> {
+    let wrong = || usage(format!("invalid --publish {option:?}: [IP:][HOST:]PORT[/tcp]"));
+    let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
+    let plain = match option.rsplit_once('/') {
+        Some((plain, "tcp")) => plain,
+        Some((_, protocol)) => {
+            return Err(fail(format!("--publish: {protocol:?}: only TCP can be forwarded")));
+        }
+        None => option,
+    };
+    let (rest, container) = match plain.rsplit_once(':') {
+        Some((rest, container)) => (Some(rest), container),
+        None => (None, plain),
+    };
+    let (address, host) = match rest {
+        None => (None, 0),
+        Some(rest) => match rest.rsplit_once(':') {
+            Some((address, "")) => (Some(address), 0),
+            Some((address, host)) => (Some(address), port(host)?),
+            None => (None, port(rest)?),
+        },
+    };
+    let address: IpAddr = match address {
+        None => Ipv4Addr::UNSPECIFIED.into(),
+        Some(address) => {
+            address.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| wrong())?
+        }
+    };
+    let container = port(container)?;
+    if container == 0 { Err::<_, Fail>(wrong()) } else { Ok((SocketAddr::new(address, host), container)) }
+}

@@ -1,0 +1,201 @@
+//! `images`, `load`, `import`, `tag`, `rmi`.
+#![forbid(unsafe_code)]
+
+use crate::args::{Args, Flag, flag, switch};
+use crate::containers::{familiar, short};
+use crate::fail::{Result, context, each, usage};
+use crate::flags;
+use crate::format::{self, ago, line};
+use coracle::{Image, Import, Reference, Store};
+use serde_json::{Value, json};
+
+pub const IMAGES: &[Flag] = &[
+    switch("all", "The same: there are no images in between").short('a'),
+    switch("digests", "Show the manifests' digests"),
+    flag("format", "FORMAT", "json, or {{.Repository}}, {{.ID}}, …"),
+    switch("no-trunc", "Whole ids"),
+    switch("quiet", "Ids only").short('q'),
+];
+pub const LOAD: &[Flag] = &[
+    flag("input", "FILE", "An archive, or a directory with an image layout; else stdin").short('i'),
+    switch("quiet", "Say only what was loaded").short('q'),
+];
+pub const IMPORT: &[Flag] = &[
+    flag("change", "INSTRUCTION", "CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR")
+        .short('c'),
+    flag("message", "TEXT", "The comment in its history").short('m'),
+];
+pub const RMI: &[Flag] = &[switch("force", "Also when it has several names or a container").short('f')];
+
+fn listed(image: &Image, name: Option<&Reference>, whole: bool) -> Value {
+    let id = image.id().to_string();
+    let (repository, tag) = match name.map(Reference::familiar) {
+        Some(name) => match name.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => (repository.to_owned(), tag.to_owned()),
+            _ => (name, "<none>".into()),
+        },
+        None => ("<none>".into(), "<none>".into()),
+    };
+    json!({
+        "Repository": repository,
+        "Tag": tag,
+        "Digest": image.digest().to_string(),
+        "ID": if whole { id.clone() } else { short(&image.id().hex()).to_owned() },
+        "CreatedAt": image.created().map(format::timestamp),
+        "CreatedSince": image.created().map_or("N/A".into(), ago),
+        "Size": format::size(image.size()),
+    })
+}
+
+pub fn images(store: &Store, args: &Args) -> Result<u8> {
+    let wanted = args.names()?.first().map(|name| familiar(name));
+    let untagged = wanted.as_deref().map(|name| match name.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => path.to_owned(),
+        _ => name.to_owned(),
+    });
+    // `debian` is all of its tags, `debian:12` the one; `familiar` gives the first one `:latest`.
+    let tagged = args
+        .names()?
+        .first()
+        .is_some_and(|name| name.rsplit('/').next().is_some_and(|end| end.contains(':')));
+    let whole = args.has("no-trunc");
+    let mut values = Vec::new();
+    let mut all = store.images()?;
+    all.sort_by_key(|image| std::cmp::Reverse(image.created()));
+    for image in &all {
+        let names = image.references()?;
+        for name in &names {
+            let full = name.familiar();
+            let fits = match (&wanted, &untagged) {
+                (Some(wanted), _) if tagged => full == *wanted,
+                (_, Some(path)) => full.rsplit_once(':').is_some_and(|(own, _)| own == path),
+                _ => true,
+            };
+            if fits {
+                values.push(listed(image, Some(name), whole));
+            }
+        }
+        if names.is_empty() && wanted.is_none() {
+            values.push(listed(image, None, whole));
+        }
+    }
+    if args.has("quiet") {
+        let mut seen = Vec::new();
+        for id in values.iter().filter_map(|value| value["ID"].as_str()) {
+            if !seen.contains(&id) {
+                line(id)?;
+                seen.push(id);
+            }
+        }
+        return Ok(0);
+    }
+    let mut columns = vec![("REPOSITORY", "Repository"), ("TAG", "Tag")];
+    if args.has("digests") {
+        columns.push(("DIGEST", "Digest"));
+    }
+    columns.extend([("IMAGE ID", "ID"), ("CREATED", "CreatedSince"), ("SIZE", "Size")]);
+    format::list(args.get("format")?, &columns, &values)?;
+    Ok(0)
+}
+
+pub fn load(store: &Store, args: &Args) -> Result<u8> {
+    let images = match args.raw("input") {
+        Some(path) => Image::load(store, path)?,
+        None => Image::load_reader(store, std::io::stdin())?,
+    };
+    for image in images {
+        let names = image.references()?;
+        for name in &names {
+            line(format!("Loaded image: {}", name.familiar()))?;
+        }
+        if names.is_empty() {
+            line(format!("Loaded image ID: {}", image.id()))?;
+        }
+    }
+    Ok(0)
+}
+
+/// `["a","b"]`, or words for a shell.
+fn command(text: &str) -> Result<Vec<String>> {
+    if text.starts_with('[') {
+        return serde_json::from_str(text).map_err(context(text));
+    }
+    Ok(vec!["/bin/sh".into(), "-c".into(), text.into()])
+}
+
+/// One `--change`, as an instruction of a Dockerfile.
+fn change(import: Import, text: &str) -> Result<Import> {
+    let (name, rest) = text.trim().split_once(char::is_whitespace).unwrap_or((text, ""));
+    let rest = rest.trim();
+    if rest.is_empty() {
+        return Err(usage(format!("--change {text:?}: an instruction and its value")));
+    }
+    // `KEY=VALUE`, or `KEY VALUE`.
+    let pair = || {
+        let (key, value) = rest.split_once('=').or_else(|| rest.split_once(' ')).unwrap_or((rest, ""));
+        (key.trim().to_owned(), value.trim().trim_matches('"').to_owned())
+    };
+    Ok(match name.to_ascii_uppercase().as_str() {
+        "CMD" => import.cmd(command(rest)?),
+        "ENTRYPOINT" => import.entrypoint(command(rest)?),
+        "ENV" => {
+            let (key, value) = pair();
+            import.env(key, value)
+        }
+        "LABEL" => {
+            let (key, value) = pair();
+            import.label(key, value)
+        }
+        "EXPOSE" => rest.split_whitespace().fold(import, |import, port| {
+            import.expose(if port.contains('/') { port.to_owned() } else { format!("{port}/tcp") })
+        }),
+        "VOLUME" if rest.starts_with('[') => command(rest)?.into_iter().fold(import, Import::volume),
+        "VOLUME" => rest.split_whitespace().fold(import, Import::volume),
+        "USER" => import.user(rest),
+        "WORKDIR" => import.working_dir(rest),
+        "STOPSIGNAL" => {
+            flags::signal(rest)?;
+            import.stop_signal(rest)
+        }
+        other => return Err(usage(format!("--change: {other} is not an instruction that can be given"))),
+    })
+}
+
+pub fn import(store: &Store, args: &Args) -> Result<u8> {
+    let mut import = Import::new();
+    for text in args.all("change")? {
+        import = change(import, text)?;
+    }
+    if let Some(text) = args.get("message")? {
+        import = import.message(text);
+    }
+    if let Some(name) = args.names()?.get(1) {
+        import = import.name(*name);
+    }
+    let source = &args.operands[0];
+    let image = match source == "-" {
+        true => import.reader(store, std::io::stdin())?,
+        false => import.path(store, source)?,
+    };
+    line(image.id().to_string())?;
+    Ok(0)
+}
+
+pub fn tag(store: &Store, args: &Args) -> Result<u8> {
+    let names = args.names()?;
+    store.image(names[0])?.tag(names[1])?;
+    Ok(0)
+}
+
+pub fn rmi(store: &Store, args: &Args) -> Result<u8> {
+    each(args.names()?, |name| {
+        let removed = match args.has("force") {
+            true => store.force_remove_image(name)?,
+            false => store.remove_image(name)?,
+        };
+        for name in &removed.untagged {
+            line(format!("Untagged: {}", name.familiar()))?;
+        }
+        removed.deleted.iter().try_for_each(|id| line(format!("Deleted: {id}")))
+    })
+}

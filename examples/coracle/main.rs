@@ -1,0 +1,257 @@
+//! `coracle`: containers on the command line. Its verbs, flags and exit codes are docker's.
+//!
+//! ```text
+//! cargo run --example coracle -- run --rm -it @host sh
+//! ```
+//!
+//! The image `@host` is this machine itself, read-only. Containers stay until `rm`, unless `run --rm` made them;
+//! they run as long as the program that started them.
+#![forbid(unsafe_code)]
+
+mod args;
+mod attach;
+mod containers;
+mod fail;
+mod flags;
+mod format;
+mod images;
+mod inspect;
+mod mounts;
+mod run;
+mod system;
+mod volumes;
+
+use args::{ANY, Args, Flag, Syntax, flag, switch};
+use coracle::Store;
+use fail::{Fail, OURS, Result, usage};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+type Work = fn(&Store, &Args) -> Result<u8>;
+
+struct Verb {
+    syntax: Syntax,
+    work: Work,
+}
+
+const fn verb(
+    name: &'static str,
+    operands: &'static str,
+    about: &'static str,
+    flags: &'static [&'static [Flag]],
+    (min, max): (usize, usize),
+    work: Work,
+) -> Verb {
+    Verb { syntax: Syntax { name, operands, about, flags, min, max, command: false }, work }
+}
+
+impl Verb {
+    /// What follows the first operand is a command's.
+    const fn command(mut self) -> Self {
+        self.syntax.command = true;
+        self
+    }
+}
+
+const CONTAINERS: &str = "CONTAINER...";
+
+const VERBS: &[Verb] = &[
+    verb(
+        "run",
+        "IMAGE [COMMAND] [ARG...]",
+        "Make a container of an image and execute a command in it",
+        &[flags::CONTAINER, run::RUN],
+        (1, ANY),
+        run::run,
+    )
+    .command(),
+    verb(
+        "create",
+        "IMAGE [COMMAND] [ARG...]",
+        "Make a container, to be started later",
+        &[flags::CONTAINER],
+        (1, ANY),
+        run::create,
+    )
+    .command(),
+    verb(
+        "start",
+        "CONTAINER",
+        "Start a container and show its output until it ends",
+        &[run::START],
+        (1, 1),
+        run::start,
+    ),
+    verb(
+        "stop",
+        CONTAINERS,
+        "Stop containers: a signal, some time, SIGKILL",
+        &[containers::STOP],
+        (1, ANY),
+        containers::stop,
+    ),
+    verb("kill", CONTAINERS, "Send a signal to containers", &[containers::KILL], (1, ANY), containers::kill),
+    verb("pause", CONTAINERS, "Freeze all processes of containers", &[], (1, ANY), containers::pause),
+    verb("unpause", CONTAINERS, "Let frozen containers go on", &[], (1, ANY), containers::unpause),
+    verb(
+        "wait",
+        CONTAINERS,
+        "Wait until containers end, and print their exit codes",
+        &[],
+        (1, ANY),
+        containers::wait,
+    ),
+    verb("rm", CONTAINERS, "Remove containers", &[containers::RM], (1, ANY), containers::rm),
+    verb(
+        "exec",
+        "CONTAINER COMMAND [ARG...]",
+        "Execute a further command in a running container",
+        &[run::EXEC],
+        (2, ANY),
+        run::exec,
+    )
+    .command(),
+    verb("ps", "", "List containers", &[containers::PS], (0, 0), containers::ps),
+    verb("top", "CONTAINER", "Show the processes of a container", &[], (1, ANY), containers::top),
+    verb(
+        "stats",
+        "[CONTAINER...]",
+        "Show what containers use",
+        &[containers::STATS],
+        (0, ANY),
+        containers::stats,
+    ),
+    verb("images", "[NAME[:TAG]]", "List images", &[images::IMAGES], (0, 1), images::images),
+    verb(
+        "import",
+        "FILE|DIR|- [NAME[:TAG]]",
+        "Make an image of a root filesystem: an archive or a directory",
+        &[images::IMPORT],
+        (1, 2),
+        images::import,
+    ),
+    verb(
+        "load",
+        "",
+        "Load images from an archive (docker's or OCI's)",
+        &[images::LOAD],
+        (0, 0),
+        images::load,
+    ),
+    verb("tag", "IMAGE NAME[:TAG]", "Give an image a further name", &[], (2, 2), images::tag),
+    verb("rmi", "IMAGE...", "Remove images or their names", &[images::RMI], (1, ANY), images::rmi),
+    verb(
+        "inspect",
+        "NAME|ID...",
+        "Show all about containers, images or volumes, as JSON",
+        &[inspect::INSPECT],
+        (1, ANY),
+        inspect::inspect,
+    ),
+    verb(
+        "info",
+        "",
+        "Show what is known of the store and this machine",
+        &[system::FORMAT],
+        (0, 0),
+        system::info,
+    ),
+    verb("version", "", "Show the version", &[system::FORMAT], (0, 0), system::version),
+    verb("volume create", "[NAME]", "Make a volume", &[volumes::CREATE], (0, 1), volumes::create),
+    verb("volume ls", "", "List volumes", &[volumes::LS], (0, 0), volumes::ls),
+    verb("volume rm", "VOLUME...", "Remove volumes", &[volumes::RM], (1, ANY), volumes::rm),
+    verb(
+        "volume inspect",
+        "VOLUME...",
+        "Show all about volumes, as JSON",
+        &[volumes::INSPECT],
+        (1, ANY),
+        volumes::inspect,
+    ),
+    verb(
+        "volume prune",
+        "",
+        "Remove the anonymous volumes that no container has",
+        &[volumes::PRUNE],
+        (0, 0),
+        volumes::prune,
+    ),
+];
+
+/// Before the verb.
+const GLOBAL: &[Flag] = &[
+    flag("root", "DIR", "The store (default: /var/lib/coracle, or ~/.local/share/coracle)"),
+    switch("version", "Show the version").short('v'),
+];
+
+const PROGRAM: Syntax = Syntax {
+    name: "",
+    operands: "VERB",
+    about: "Containers with no daemon and no root. The image @host is this machine itself.",
+    flags: &[GLOBAL],
+    min: 0,
+    max: ANY,
+    command: true,
+};
+
+fn help() -> String {
+    let mut text = PROGRAM.help().replace("coracle  [", "coracle [");
+    text.push_str("\nVerbs:\n");
+    for verb in VERBS {
+        text.push_str(&format!("  {:16} {}\n", verb.syntax.name, verb.syntax.about));
+    }
+    text.push_str("\n'coracle VERB --help' shows the options of a verb.\n");
+    text
+}
+
+fn unknown(word: &str) -> Fail {
+    usage(format!("'{word}' is not a coracle command.\nSee 'coracle --help'."))
+}
+
+/// The verb's exit code.
+fn program(words: Vec<OsString>) -> Result<u8> {
+    let Some(global) = PROGRAM.parse(words)? else {
+        format::print(help())?;
+        return Ok(0);
+    };
+    if global.has("version") {
+        format::line(format!("coracle version {}", env!("CARGO_PKG_VERSION")))?;
+        return Ok(0);
+    }
+    let mut words = global.operands.iter().cloned();
+    let Some(first) = words.next() else {
+        eprint!("{}", help());
+        return Ok(OURS);
+    };
+    let mut name = first.to_string_lossy().into_owned();
+    if name == "help" {
+        format::print(help())?;
+        return Ok(0);
+    }
+    if name == "volume" {
+        let second = words.next().ok_or_else(|| usage("volume create, ls, rm, inspect or prune?"))?;
+        name = format!("{name} {}", second.to_string_lossy());
+    }
+    let verb = VERBS.iter().find(|verb| verb.syntax.name == name).ok_or_else(|| unknown(&name))?;
+    let Some(args) = verb.syntax.parse(words)? else {
+        format::print(verb.syntax.help())?;
+        return Ok(0);
+    };
+    let store = match global.raw("root") {
+        Some(path) => Store::open(path),
+        None => Store::open_default(),
+    };
+    let ours = |fail: Fail| Fail { code: (name == "run").then_some(OURS), ..fail };
+    (verb.work)(&store.map_err(|error| ours(error.into()))?, &args)
+}
+
+fn main() -> ExitCode {
+    let words = std::env::args_os().skip(1).collect();
+    match program(words) {
+        Ok(code) => attach::exit(code),
+        Err(fail) => {
+            eprintln!("coracle: {fail}");
+            attach::exit(fail.code.unwrap_or(1))
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! From a specification and an image to what a command is given.
+#![forbid(unsafe_code)]
+
+use super::lock;
+use super::record::Record;
+use super::spec::{SeccompChoice, Spec};
+use super::users::Identity;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::ImageConfig;
+use crate::security::capability::Capabilities;
+use crate::security::seccomp::{Seccomp, SeccompProfile};
+use nix::sys::signal::Signal;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{LazyLock, Mutex};
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What can be seen to be wrong before anything is made.
+pub(super) fn validate(spec: &Spec) -> Result<()> {
+    let invalid = |what: String| Error::new(ErrorKind::InvalidInput, what);
+    let words = [&spec.entrypoint, &spec.command].into_iter().flatten().flatten().chain(&spec.args);
+    let pairs = spec.env.iter().flat_map(|(name, value)| [name, value]);
+    if words.chain(pairs).any(|word| word.as_bytes().contains(&0)) {
+        return Err(invalid("an argument or variable with a NUL byte".into()));
+    }
+    if let Some((name, _)) =
+        spec.env.iter().find(|(name, _)| name.is_empty() || name.as_bytes().contains(&b'='))
+    {
+        return Err(invalid(format!("environment variable {name:?}")));
+    }
+    if let Some(name) = spec
+        .hostname
+        .as_ref()
+        .filter(|name| name.is_empty() || name.len() > 64 || name.contains(['\0', '\n']))
+    {
+        return Err(invalid(format!("host name {name:?}: 1 to 64 bytes")));
+    }
+    let targets =
+        spec.mounts.iter().map(|mount| &mount.target).chain(spec.files.iter().map(|file| &file.path));
+    for path in targets.chain(&spec.working_dir) {
+        let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if !path.is_absolute() || !plain || path.as_os_str().as_bytes().contains(&0) {
+            return Err(
+                invalid("a path in the container must be absolute, without '..'".into()).with_path(path)
+            );
+        }
+    }
+    for path in spec.mounts.iter().map(|mount| &mount.target).chain(spec.files.iter().map(|file| &file.path))
+    {
+        if path.parent().is_none() {
+            return Err(invalid(
+                "nothing can be mounted on or written to the container's root itself".into(),
+            ));
+        }
+    }
+    for device in &spec.devices {
+        let inside = device.target.strip_prefix("/dev").is_ok_and(|name| {
+            name.components().next().is_some()
+                && name.components().all(|part| matches!(part, Component::Normal(_)))
+        });
+        if !inside {
+            return Err(invalid("a device must be in /dev of the container".into()).with_path(&device.target));
+        }
+    }
+    let own = crate::security::limit::OwnNamespaces { net: !spec.network.is_host(), ipc: true };
+    spec.sysctls.iter().try_for_each(|sysctl| sysctl.check(own))?;
+    capabilities(spec).map(drop)
+}
+
+pub(super) fn capabilities(spec: &Spec) -> Result<Capabilities> {
+    Capabilities::DEFAULT.adjusted(&spec.cap_add, &spec.cap_drop)
+}
+
+/// `SIGTERM`, `TERM` or a number, as images write it.
+pub(super) fn signal(name: &str) -> Result<Signal> {
+    let unknown = || Error::new(ErrorKind::InvalidInput, format!("signal {name:?}"));
+    if let Ok(number) = name.parse::<i32>() {
+        return Signal::try_from(number).map_err(|_| unknown());
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    full.parse().map_err(|_| unknown())
+}
+
+/// The surroundings of a command, from the specification and the image.
+pub(super) struct Resolved {
+    pub pairs: Vec<(OsString, OsString)>,
+    pub working_dir: PathBuf,
+    pub identity: Identity,
+}
+
+pub(super) fn words(spec: &Spec, config: &ImageConfig) -> Result<Vec<OsString>> {
+    let of_image = |words: &[String]| words.iter().map(OsString::from).collect::<Vec<_>>();
+    let (mut words, command) = match (&spec.entrypoint, &spec.command) {
+        (Some(entrypoint), command) => (entrypoint.clone(), command.clone().unwrap_or_default()),
+        (None, Some(command)) => (of_image(config.entrypoint()), command.clone()),
+        (None, None) => (of_image(config.entrypoint()), of_image(config.cmd())),
+    };
+    words.extend(command);
+    words.extend(spec.args.iter().cloned());
+    if words.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "the image names no command")
+            .with_remedy("give one with ContainerBuilder::command"));
+    }
+    Ok(words)
+}
+
+/// Variables as `execve` takes them: later ones win, in the order in which they first appeared.
+pub(super) fn environment<'a>(
+    pairs: impl Iterator<Item = (&'a OsStr, &'a OsStr)>,
+) -> Vec<(OsString, OsString)> {
+    let mut all: Vec<(OsString, OsString)> = Vec::new();
+    for (name, value) in pairs {
+        match all.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = value.to_owned(),
+            None => all.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    all
+}
+
+/// Where commands are searched.
+pub(super) fn path_of(pairs: &[(OsString, OsString)]) -> OsString {
+    pairs.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone()).unwrap_or_default()
+}
+
+pub(super) fn joined(pairs: &[(OsString, OsString)]) -> Vec<OsString> {
+    let join = |(name, value): &(OsString, OsString)| {
+        let mut bytes = name.clone().into_vec();
+        bytes.push(b'=');
+        bytes.extend_from_slice(value.as_bytes());
+        OsString::from_vec(bytes)
+    };
+    pairs.iter().map(join).collect()
+}
+
+pub(super) fn resolve(record: &Record, config: &ImageConfig, identity: Identity) -> Result<Resolved> {
+    let spec = &record.spec;
+    let hostname = OsString::from(hostname(record));
+    let mut defaults: Vec<(&OsStr, &OsStr)> = vec![
+        (OsStr::new("PATH"), OsStr::new(DEFAULT_PATH)),
+        (OsStr::new("HOSTNAME"), &hostname),
+        (OsStr::new("HOME"), identity.home.as_os_str()),
+    ];
+    if spec.tty {
+        defaults.push((OsStr::new("TERM"), OsStr::new("xterm")));
+    }
+    let of_image = config.env().iter().filter(|_| !spec.env_cleared).filter_map(|pair| pair.split_once('='));
+    let of_image = of_image.map(|(name, value)| (OsStr::new(name), OsStr::new(value)));
+    let own = spec.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+    let pairs = environment(defaults.into_iter().chain(of_image).chain(own));
+    let of_image = Path::new(config.working_dir());
+    let of_image = if of_image.is_absolute() { of_image } else { Path::new("/") };
+    let working_dir = spec.working_dir.as_deref().unwrap_or(of_image).to_owned();
+    Ok(Resolved { pairs, working_dir, identity })
+}
+
+pub(super) fn hostname(record: &Record) -> &str {
+    record.spec.hostname.as_deref().unwrap_or(&record.id[..12])
+}
+
+pub(super) fn seccomp(choice: &SeccompChoice) -> Result<Seccomp> {
+    match choice {
+        SeccompChoice::Default => Ok(Seccomp::Default),
+        SeccompChoice::Unconfined => Ok(Seccomp::Unconfined),
+        SeccompChoice::Profile(json) => {
+            static KEPT: LazyLock<Mutex<HashMap<String, SeccompProfile>>> = LazyLock::new(Mutex::default);
+            if let Some(profile) = lock(&KEPT).get(json) {
+                return Ok(Seccomp::Profile(profile.clone()));
+            }
+            let parsed = Seccomp::from_json(json)?;
+            if let Seccomp::Profile(profile) = &parsed {
+                let mut kept = lock(&KEPT);
+                if kept.len() >= 64 {
+                    kept.clear();
+                }
+                kept.insert(json.clone(), profile.clone());
+            }
+            Ok(parsed)
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Owners of an ordinary user who has sub-ids.
+#![forbid(unsafe_code)]
+
+use super::owner::{Owned, Owners};
+use crate::error::Result;
+use crate::sys::idmap::IdMap;
+use crate::sys::owners::{Keeper, Ownership, inside};
+use std::os::fd::BorrowedFd;
+
+/// On disk the files belong to sub-ids, as a container of this user sees them.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    map: IdMap,
+    keeper: Keeper,
+}
+
+impl Mapped {
+    /// For a user who has this map.
+    pub(crate) fn new(map: IdMap) -> Self {
+        Self { map, keeper: Keeper::default() }
+    }
+}
+
+impl Owners for Mapped {
+    fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let batch: Vec<_> = batch.iter().map(ownership).collect();
+        self.keeper.apply(dir, &batch)
+    }
+
+    fn in_image(&self, uid: u32, gid: u32) -> (u32, u32) {
+        (inside(&self.map.users, uid), inside(&self.map.groups, gid))
+    }
+}
+
+fn ownership(owned: &Owned) -> Ownership {
+    Ownership {
+        path: owned.path.clone(),
+        uid: owned.uid,
+        gid: owned.gid,
+        // The mode is right already but for what a change of owner clears.
+        mode: owned.mode.filter(|mode| mode & 0o6000 != 0),
+        capability: owned.capability.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::idmap::Extent;
+
+    #[test]
+    fn ids_on_disk_are_translated_back() {
+        let extents = vec![
+            Extent { inside: 0, outside: 1000, count: 1 },
+            Extent { inside: 1, outside: 100_000, count: 65535 },
+        ];
+        let mapped = Mapped::new(IdMap { users: extents.clone(), groups: extents });
+        assert_eq!(mapped.in_image(1000, 100_000), (0, 1));
+        assert_eq!(mapped.in_image(100_032, 1000), (33, 0));
+        assert_eq!(mapped.in_image(0, 1001), (65534, 65534));
+    }
+}

@@ -1,0 +1,272 @@
+//! The rules of the house, checked on the source itself: see ARCHITECTURE.md.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room of src/ and what it may use. A room uses only rows above its own.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("sys", &["error"]),
+    ("digest", &["error"]),
+    ("reference", &["error", "digest"]),
+    ("manifest", &["error", "digest"]),
+    ("security", &["error", "sys"]),
+    ("namespace", &["error", "sys", "security"]),
+    ("cgroup", &["error", "sys"]),
+    ("network", &["error", "sys", "namespace"]),
+    // It removes the control groups that dead programs left.
+    ("store", &["error", "sys", "digest", "reference", "manifest", "cgroup"]),
+    ("layer", &["error", "sys", "digest", "manifest", "namespace", "store"]),
+    ("volume", &["error", "sys", "digest", "namespace", "store"]),
+    ("image", &["error", "sys", "digest", "reference", "manifest", "security", "store", "layer"]),
+    (
+        "container",
+        &[
+            "error",
+            "sys",
+            "digest",
+            "reference",
+            "manifest",
+            "security",
+            "namespace",
+            "cgroup",
+            "network",
+            "store",
+            "layer",
+            "volume",
+            "image",
+        ],
+    ),
+];
+
+const LINES_MAX: usize = 700;
+
+/// `unwrap` and `expect` that may stay, by file and by what the line has in it. None at present.
+const UNWRAPS: &[(&str, &str)] = &[];
+
+struct Source {
+    /// From the package's directory.
+    path: PathBuf,
+    text: String,
+    /// `["container", "start"]` of src/container/start.rs; empty for lib.rs.
+    module: Vec<String>,
+}
+
+impl Source {
+    fn room(&self) -> &str {
+        self.module.first().map_or("lib", String::as_str)
+    }
+
+    fn is_test(&self) -> bool {
+        self.module
+            .iter()
+            .any(|name| ["tests", "testing"].contains(&name.as_str()) || name.ends_with("_tests"))
+    }
+
+    /// Numbered lines without comments, up to the tests at the end of the file.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.text.lines().enumerate().map(|(at, line)| (at + 1, line));
+        lines.take_while(|(_, line)| *line != "#[cfg(test)]").map(|(at, line)| {
+            let comment = line.find("//").filter(|at| !line[..*at].contains('"'));
+            (at, comment.map_or(line, |at| &line[..at]))
+        })
+    }
+
+    fn at(&self, line: usize, what: impl std::fmt::Display) -> String {
+        format!("{}:{line}: {what}", self.path.display())
+    }
+}
+
+fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            walk(&entry.path(), found);
+        } else if entry.path().extension().is_some_and(|kind| kind == "rs") {
+            found.push(entry.path());
+        }
+    }
+}
+
+fn sources(dir: &str) -> Vec<Source> {
+    let mut paths = Vec::new();
+    walk(Path::new(dir), &mut paths);
+    paths.sort();
+    assert!(!paths.is_empty(), "no source in {dir}: run from the package's directory");
+    let read = |path: PathBuf| {
+        let below = path.strip_prefix(dir).unwrap().with_extension("");
+        let module = below.iter().map(|name| name.to_str().unwrap().to_owned());
+        let module = module.filter(|name| name != "lib").collect();
+        Source { text: fs::read_to_string(&path).unwrap(), path, module }
+    };
+    paths.into_iter().map(read).collect()
+}
+
+#[track_caller]
+fn assert_none(problems: Vec<String>) {
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+/// The rooms that a line names: `crate::room::…`, `super::…::room` as far as it leaves the own room.
+fn named<'a>(line: &'a str, depth: usize) -> Vec<&'a str> {
+    let first = |text: &'a str| {
+        let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+        &text[..end]
+    };
+    let mut all: Vec<_> = line.split("crate::").skip(1).map(first).collect();
+    let up = "super::".repeat(depth);
+    if depth > 0 {
+        all.extend(line.split(&up).skip(1).map(first).filter(|name| *name != "super"));
+    }
+    all
+}
+
+#[test]
+fn imports_go_down_only() {
+    let mut problems = Vec::new();
+    let rooms: BTreeMap<_, _> = ROOMS.iter().copied().collect();
+    for (at, (room, uses)) in ROOMS.iter().enumerate() {
+        for used in *uses {
+            if !ROOMS[..at].iter().any(|(above, _)| above == used) {
+                problems.push(format!("the table: {room} uses {used}, which is not above it"));
+            }
+        }
+    }
+    for source in sources("src") {
+        let room = source.room();
+        if room == "lib" {
+            continue;
+        }
+        let Some(uses) = rooms.get(room) else {
+            problems.push(source.at(1, format!("the room {room:?} is not in the table")));
+            continue;
+        };
+        let mut depth = source.module.len();
+        for (at, line) in source.text.lines().enumerate().map(|(at, line)| (at + 1, line)) {
+            if line == "#[cfg(test)]" && !source.is_test() {
+                // What follows is a module of its own, one level down.
+                depth = source.module.len() + 1;
+            }
+            let code = line.split("//").next().unwrap_or_default();
+            for name in named(code, depth) {
+                if name != room && !uses.contains(&name) {
+                    problems.push(source.at(at, format!("{room} may not use {name:?}")));
+                }
+            }
+        }
+    }
+    assert_none(problems);
+}
+
+#[test]
+fn unsafe_code_is_in_one_room_and_says_why_it_is_sound() {
+    let mut problems = Vec::new();
+    for source in sources("src").into_iter().chain(sources("warden")) {
+        let in_sys = source.room() == "sys" || source.path.starts_with("warden");
+        let forbids = source.text.lines().any(|line| line == "#![forbid(unsafe_code)]");
+        // What is forbidden for a module is so for the tests below it.
+        if !in_sys && source.room() != "lib" && !source.is_test() && !forbids {
+            problems.push(source.at(1, "begins without #![forbid(unsafe_code)]"));
+        }
+        let lines: Vec<_> = source.text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let word = |word: &str| {
+                code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|found| found == word)
+            };
+            if !word("unsafe") || word("forbid") {
+                continue;
+            }
+            if !in_sys {
+                problems.push(source.at(at + 1, "unsafe outside src/sys and warden/"));
+            }
+            // A block or an implementation asserts; a declaration only asks.
+            let asserts = code.contains("unsafe {") || code.contains("unsafe impl");
+            if asserts && !lines[at.saturating_sub(8)..=at].iter().any(|line| line.contains("SAFETY:")) {
+                problems.push(source.at(at + 1, "unsafe without a SAFETY comment"));
+            }
+        }
+    }
+    assert_none(problems);
+}
+
+#[test]
+fn files_stay_short() {
+    let long = |source: Source| {
+        let lines = source.text.lines().count();
+        (lines > LINES_MAX).then(|| format!("{}: {lines} lines, at most {LINES_MAX}", source.path.display()))
+    };
+    assert_none(sources("src").into_iter().chain(sources("warden")).filter_map(long).collect());
+}
+
+#[test]
+fn nothing_panics_where_input_decides() {
+    let mut problems = Vec::new();
+    for source in sources("src").into_iter().filter(|source| !source.is_test()) {
+        for (at, line) in source.code() {
+            let listed = |(file, part): &(&str, &str)| source.path.ends_with(file) && line.contains(part);
+            if (line.contains(".unwrap()") || line.contains(".expect(")) && !UNWRAPS.iter().any(listed) {
+                problems.push(source.at(at, line.trim()));
+            }
+        }
+    }
+    assert_none(problems);
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let mut problems = Vec::new();
+    for source in sources("src").into_iter().chain(sources("warden")).chain(sources("examples")) {
+        for (at, line) in source.text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if code.contains("todo!") || code.contains("unimplemented!") || line.contains("FIXME") {
+                problems.push(source.at(at + 1, line.trim()));
+            }
+        }
+    }
+    assert_none(problems);
+}
+
+#[test]
+fn modules_stand_beside_their_directories() {
+    let by_name = |source: &Source| source.path.ends_with("mod.rs");
+    assert_none(sources("src").iter().filter(|s| by_name(s)).map(|s| s.at(1, "mod.rs")).collect());
+}
+
+/// A lane that claims a privilege has it, and one that claims to have none has none.
+#[test]
+fn the_lane_is_what_it_says() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("{name} in /proc/self/status")).trim().to_owned()
+    };
+    let effective = || field("Uid").split_whitespace().nth(1).unwrap().parse::<u32>().unwrap();
+    let capabilities = || u64::from_str_radix(&field("CapEff"), 16).unwrap();
+    const SYS_ADMIN: u32 = 21;
+    match std::env::var("CORACLE_LANE").as_deref() {
+        Ok("root") => {
+            assert_eq!(effective(), 0);
+            assert_ne!(capabilities() & 1 << SYS_ADMIN, 0, "CAP_SYS_ADMIN");
+        }
+        Ok("user") => {
+            assert_ne!(effective(), 0);
+            assert_eq!(capabilities(), 0);
+            let uid = effective().to_string();
+            let passwd = fs::read_to_string("/etc/passwd").unwrap();
+            let name = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+            let name = name.filter(|fields| fields[2] == uid).map(|fields| fields[0].to_owned()).next();
+            let name = name.expect("the user is in /etc/passwd");
+            for file in ["/etc/subuid", "/etc/subgid"] {
+                let listed = fs::read_to_string(file).unwrap();
+                assert!(listed.lines().any(|line| line.starts_with(&format!("{name}:"))), "{name} in {file}");
+            }
+            let path = std::env::var_os("PATH").unwrap();
+            let found = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
+            assert!(found("newuidmap") && found("newgidmap"), "Debian's uidmap");
+        }
+        Ok(other) => panic!("CORACLE_LANE={other:?}: there are root and user"),
+        Err(_) => {}
+    }
+}

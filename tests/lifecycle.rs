@@ -1,0 +1,198 @@
+//! The life of a container, through the public interface, on this machine's own root filesystem.
+
+mod common;
+
+#[path = "lifecycle/ends.rs"]
+mod ends;
+#[path = "lifecycle/exec.rs"]
+mod exec;
+#[path = "lifecycle/settings.rs"]
+mod settings;
+#[path = "lifecycle/storage.rs"]
+mod storage;
+#[path = "lifecycle/streams.rs"]
+mod streams;
+
+use common::*;
+use coracle::{Container, ErrorKind, Image, Signal, State, Stdio, Store, Stream};
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes; shorter than a person's patience.
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_command_runs_and_says_how_it_ended() {
+    let image = host();
+    let out = sh(&image, "echo out; echo err >&2; exit 3").run().unwrap();
+    assert_eq!((out.status.code(), out.status.signal()), (Some(3), None));
+    assert!(!out.status.success() && !out.status.oom_killed());
+    assert_eq!((&out.stdout[..], &out.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
+    let out = sh(&image, "kill -9 $$").init(true).run().unwrap();
+    assert_eq!(
+        (out.status.code(), out.status.signal()),
+        (Some(137), None),
+        "an init passes it on as docker's"
+    );
+    assert_eq!(sh(&image, "true").run().unwrap().status.into_std().code(), Some(0));
+}
+
+#[test]
+fn the_states_follow_one_another() {
+    let image = host();
+    let container = sh(&image, "read line; exit 4").stdin(Stdio::piped()).create().unwrap();
+    assert_eq!(container.state(), State::Created);
+    assert_eq!(container.wait().unwrap_err().kind(), ErrorKind::State);
+    assert_eq!(container.kill(Signal::SIGTERM).unwrap_err().kind(), ErrorKind::State);
+    container.start().unwrap();
+    assert_eq!(container.state(), State::Running);
+    assert_eq!(container.start().unwrap_err().kind(), ErrorKind::State);
+    assert_eq!(container.try_wait().unwrap(), None);
+    assert_eq!(container.wait_timeout(Duration::from_millis(1)).unwrap(), None);
+    drop(container.take_stdin().unwrap());
+    let status = container.wait().unwrap();
+    assert_eq!(status.code(), Some(4));
+    for _ in 0..3 {
+        assert_eq!(container.wait().unwrap(), status);
+        assert_eq!(container.try_wait().unwrap(), Some(status));
+        assert_eq!(container.wait_timeout(LONG).unwrap(), Some(status));
+    }
+    assert_eq!(container.state(), State::Exited);
+    assert_eq!(container.kill(Signal::SIGTERM).unwrap_err().kind(), ErrorKind::State);
+    container.remove().unwrap();
+}
+
+#[test]
+fn a_container_starts_again_with_its_changes() {
+    let container = sh(&host(), "echo x >>/srv/count; exit $(wc -l </srv/count)").create().unwrap();
+    for expected in 1..=3 {
+        container.start().unwrap();
+        assert_eq!(container.wait().unwrap().code(), Some(expected));
+    }
+}
+
+#[test]
+fn what_cannot_be_executed_is_an_error() {
+    let image = host();
+    for words in [["no-such-program"], ["/no/such/program"], ["/etc/passwd"], ["/etc"]] {
+        let error = Container::builder(&image).command(words).run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exec, "{words:?}: {error}");
+        assert!(error.to_string().contains(words[0].trim_start_matches('/')), "{error}");
+    }
+    let error = Container::builder(&image).command(["x\0y"]).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let error = sh(&image, "true").user("nobody-of-this-name").run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    // Nothing of them is left.
+    assert_eq!(image.store().containers().unwrap().len(), 0);
+}
+
+#[test]
+fn names_are_unique_and_found() {
+    let image = host();
+    let store = image.store().clone();
+    let first = sh(&image, "true").name("one").create().unwrap();
+    let error = sh(&image, "true").name("one").create().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    assert!(error.remedy().is_some());
+    for bad in ["", "-a", "a/b", "a b"] {
+        let error = sh(&image, "true").name(bad).create().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad:?}");
+    }
+    let made = sh(&image, "true").create().unwrap();
+    assert_eq!(made.name().split('_').count(), 2, "{}", made.name());
+    assert_eq!(store.containers().unwrap().len(), 2);
+    assert_eq!(store.container("one").unwrap().id(), first.id());
+    assert_eq!(store.container(made.short_id()).unwrap().name(), made.name());
+    assert_eq!(store.container("none").unwrap_err().kind(), ErrorKind::NotFound);
+    first.remove().unwrap();
+    assert_eq!(store.container("one").unwrap_err().kind(), ErrorKind::NotFound);
+    sh(&image, "true").name("one").create().unwrap();
+}
+
+#[test]
+fn a_kept_container_is_opened_changed_and_removed() {
+    let image = host();
+    let path = image.store().path().to_owned();
+    let container = sh(&image, "cat /srv/note 2>/dev/null; echo $RANDOM >/srv/other; echo kept >/srv/note")
+        .name("box")
+        .label("a", "b")
+        .start()
+        .unwrap();
+    assert!(container.wait().unwrap().success());
+    let id = container.id().to_owned();
+    container.keep().unwrap();
+    let store = Store::open(&path).unwrap();
+    let opened = store.container("box").unwrap();
+    assert_eq!((opened.id(), opened.state()), (id.as_str(), State::Exited));
+    assert_eq!(opened.labels()["a"], "b");
+    assert_eq!(opened.wait().unwrap().code(), Some(0));
+    opened.start().unwrap();
+    assert!(opened.wait().unwrap().success());
+    assert_eq!(opened.logs(Stream::Stdout), b"kept\n");
+    drop(opened);
+    // A handle to a kept container leaves it where it is.
+    store.container("box").unwrap().remove().unwrap();
+    assert_eq!(store.containers().unwrap().len(), 0);
+    assert!(!path.join("containers").join(&id).exists());
+}
+
+#[test]
+fn drop_leaves_nothing() {
+    let image = host();
+    let container = ready(&sh(&image, "sleep 1000 & echo ready; wait"));
+    let (id, first) = (container.id().to_owned(), container.pid().unwrap());
+    let pids: Vec<_> = container.top().unwrap().iter().map(|process| process.pid).collect();
+    assert!(pids.contains(&first) && pids.len() == 2, "{pids:?}");
+    let handles: Vec<_> = pids.into_iter().map(pidfd).collect();
+    let dir = image.store().path().join("containers");
+    assert!(dir.join(&id).exists());
+    drop(container);
+    assert!(handles.iter().all(|handle| ends(handle, Duration::ZERO)));
+    assert!(!dir.join(&id).exists());
+    assert_eq!(count(&dir), 0);
+    assert!(cgroups_with(&id).is_empty(), "{:?}", cgroups_with(&id));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&id));
+}
+
+#[test]
+fn many_at_once_from_many_threads() {
+    let image = host();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let image = &image;
+            scope.spawn(move || {
+                for turn in 0..3 {
+                    let word = format!("{thread}-{turn}");
+                    assert_eq!(say(&sh(image, "echo $WORD").env("WORD", &word)), word);
+                }
+            });
+        }
+    });
+    assert_eq!(image.store().containers().unwrap().len(), 0);
+}
+
+#[test]
+fn a_descriptor_tells_of_the_end() {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let container = sh(&host(), "read line").stdin(Stdio::piped()).start().unwrap();
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(&container, PollFlags::IN)], Some(&now)).unwrap(), 0);
+    drop(container.take_stdin());
+    let long = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(&container, PollFlags::IN)], Some(&long)).unwrap(), 1);
+    assert!(container.try_wait().unwrap().is_some());
+}
+
+fn assert_soon(from: Instant) {
+    assert!(from.elapsed() < Duration::from_secs(20), "{:?}", from.elapsed());
+}
+
+/// The image is a value: containers on it do not change it.
+#[test]
+fn what_one_container_writes_the_next_does_not_see() {
+    let image: Image = host();
+    say(&sh(&image, "echo changed >/etc/motd; rm /etc/passwd; touch /usr/new"));
+    say(&sh(&image, "test ! -e /usr/new; grep -q root /etc/passwd; ! grep -q changed /etc/motd"));
+    assert!(!std::path::Path::new("/usr/new").exists());
+}

@@ -1,0 +1,113 @@
+//! Ways for a container to end.
+use super::*;
+
+#[test]
+fn one_thread_waits_while_another_stops() {
+    let container = ready(&sh(&host(), "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"));
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| container.wait().unwrap())).collect();
+        let stopped = container.stop(LONG).unwrap();
+        assert_eq!(stopped.code(), Some(7));
+        for thread in waiting {
+            assert_eq!(thread.join().unwrap(), stopped);
+        }
+    });
+}
+
+#[test]
+fn stop_kills_what_does_not_listen() {
+    // The first process of a PID namespace ignores what it has no handler for.
+    let container = ready(&sh(&host(), "echo ready; sleep 1000; true"));
+    let from = Instant::now();
+    let status = container.stop(Duration::from_millis(50)).unwrap();
+    assert_eq!(status.signal(), Some(9));
+    assert_eq!(status.shell_code(), 137);
+    assert_soon(from);
+}
+
+#[test]
+fn stop_sends_the_signal_that_was_asked_for() {
+    let script = "trap 'exit 11' INT; trap 'exit 12' TERM; echo ready; while :; do sleep 0.1; done";
+    let container = ready(&sh(&host(), script).stop_signal(Signal::SIGINT));
+    assert_eq!(container.stop(LONG).unwrap().code(), Some(11));
+}
+
+#[test]
+fn kill_sends_any_signal() {
+    let image = host();
+    let container = ready(&sh(&image, "trap 'exit 9' USR1; echo ready; while :; do sleep 0.1; done"));
+    container.kill(Signal::SIGTERM).unwrap_or(());
+    let container2 = ready(&sh(&image, "trap 'exit 9' USR1; echo ready; while :; do sleep 0.1; done"));
+    container2.kill(Signal::SIGUSR1).unwrap();
+    assert_eq!(container2.wait().unwrap().code(), Some(9));
+    container.kill(Signal::SIGKILL).unwrap();
+    assert_eq!(container.wait().unwrap().signal(), Some(9));
+}
+
+#[test]
+fn the_time_limit_kills() {
+    let image = host();
+    let from = Instant::now();
+    let error = sh(&image, "sleep 1000").timeout(Duration::from_millis(100)).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    let container = sh(&image, "sleep 1000").timeout(Duration::from_millis(100)).start().unwrap();
+    assert_eq!(container.wait().unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(container.wait().unwrap_err().kind(), ErrorKind::TimedOut, "the same answer");
+    assert_soon(from);
+    assert!(sh(&image, "true").timeout(LONG).run().unwrap().status.success());
+}
+
+#[test]
+fn an_init_reaps_and_passes_signals_on() {
+    let image = host();
+    // The orphan's parent is the init, which reaps it: no zombie stays.
+    let script = "(sh -c 'exit 0' & ) ; \
+        for i in $(seq 200); do grep -qs 'State:.*Z' /proc/[0-9]*/status || exit 0; sleep 0.05; done; exit 1";
+    say(&sh(&image, script).init(true));
+    assert_eq!(say(&sh(&image, "echo $$").init(true)), "2");
+    assert_eq!(say(&sh(&image, "echo $$")), "1");
+    let container =
+        ready(&sh(&image, "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done").init(true));
+    assert_eq!(container.stop(LONG).unwrap().code(), Some(5));
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000").init(true));
+    let status = container.stop(LONG).unwrap();
+    assert_eq!(status.shell_code(), 143, "without a handler too");
+}
+
+#[test]
+#[ignore = "needs root: a freezer of its own"]
+fn paused_containers_stand_still() {
+    let container = ready(&sh(&host(), "echo ready; exec sleep 1000"));
+    container.pause().unwrap();
+    assert_eq!(container.state(), State::Paused);
+    assert_eq!(container.pause().unwrap_err().kind(), ErrorKind::State);
+    container.unpause().unwrap();
+    assert_eq!(container.state(), State::Running);
+    assert_eq!(container.unpause().unwrap_err().kind(), ErrorKind::State);
+    container.pause().unwrap();
+    let handle = pidfd(container.pid().unwrap());
+    let from = Instant::now();
+    container.remove().unwrap();
+    assert!(ends(&handle, Duration::ZERO));
+    assert_soon(from);
+}
+
+#[test]
+#[ignore = "needs root: memory and pids limits"]
+fn limits_bite_and_are_counted() {
+    let image = host();
+    let hog = sh(&image, "exec tail /dev/zero").memory_max(32 << 20).memory_swap_max(32 << 20);
+    let out = hog.run().unwrap();
+    assert!(out.status.oom_killed(), "{} {}", out.status, out.stderr_text());
+    assert_eq!(out.status.signal(), Some(9));
+    let out = sh(&image, "true").memory_max(32 << 20).run().unwrap();
+    assert!(out.status.success() && !out.status.oom_killed());
+    assert!(out.report.is_complete(), "{:?}", out.report);
+    let out = sh(&image, "for i in 1 2 3 4 5 6 7 8; do sleep 0.2 & done; wait").pids_max(4).run().unwrap();
+    assert!(!out.status.success() && out.stderr_text().contains("fork"), "{}", out.stderr_text());
+    let container =
+        ready(&sh(&image, "echo ready; exec sleep 1000").memory_max(64 << 20).cpus(0.5).pids_max(9));
+    let stats = container.stats().unwrap();
+    assert!(container.report().is_complete(), "{:?} {stats:?}", container.report());
+    assert_eq!(container.top().unwrap().len(), 1);
+}

@@ -1,0 +1,106 @@
+//! What the builder sets.
+use super::*;
+use coracle::{Sysctl, Ulimit};
+
+#[test]
+fn words_environment_and_directory() {
+    let image = host();
+    let echo = |builder: coracle::ContainerBuilder| say(&builder);
+    assert_eq!(echo(Container::builder(&image).command(["echo", "a"]).arg("b").args(["c"])), "a b c");
+    let builder = Container::builder(&image).entrypoint(["echo", "entry"]);
+    assert_eq!(echo(builder.clone()), "entry");
+    assert_eq!(echo(builder.command(["word"])), "entry word");
+    let env =
+        sh(&image, "echo $A $B; echo $HOME; echo $PATH; pwd").env("A", "1").envs([("A", "2"), ("B", "3")]);
+    let said = echo(env.working_dir("/made/here"));
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!((lines[0], lines[1], lines[3]), ("2 3", "/root", "/made/here"));
+    assert!(lines[2].contains("/usr/bin"));
+    let only = Container::builder(&image).command(["/usr/bin/env"]).env_clear().env("ONE", "1");
+    let mut names: Vec<_> =
+        echo(only).lines().map(|line| line.split('=').next().unwrap().to_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["HOME", "HOSTNAME", "ONE", "PATH"]);
+    let error = sh(&image, "true").env("A=B", "x").run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn nothing_of_the_programs_environment_comes_in() {
+    assert!(std::env::var_os("CARGO_PKG_NAME").is_some() || std::env::var_os("CORACLE_LANE").is_some());
+    assert_eq!(say(&sh(&host(), "env | grep -E '^(CARGO|CORACLE|RUST)' || true")), "");
+}
+
+#[test]
+fn names_of_the_host_and_of_itself() {
+    let image = host();
+    let container = sh(&image, "hostname; cat /etc/hostname; grep -c box /etc/hosts").hostname("box");
+    assert_eq!(say(&container), "box\nbox\n1");
+    let container = sh(&image, "hostname").start().unwrap();
+    container.wait().unwrap();
+    assert_eq!(text(&container.logs(Stream::Stdout)), container.short_id());
+    assert_eq!(
+        sh(&image, "true").hostname("x".repeat(65)).run().unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+    let container = sh(&image, "true").label("k", "v").create().unwrap();
+    assert_eq!(container.labels().into_iter().collect::<Vec<_>>(), [("k".into(), "v".into())]);
+    assert!(container.inspect().unwrap().contains(container.id()));
+    let address = "192.0.2.7".parse().unwrap();
+    assert_eq!(
+        say(&sh(&image, "grep peer /etc/hosts").host("peer", address)).split_whitespace().next(),
+        Some("192.0.2.7")
+    );
+}
+
+#[test]
+fn users_and_groups() {
+    let image = host();
+    let id = "echo $(id -u) $(id -g) $(id -G) $HOME";
+    assert_eq!(say(&sh(&image, "id -u; id -g")), "0\n0");
+    let probe = sh(&image, "true").start().unwrap();
+    if probe.report().get("ids").is_some() {
+        // One id only: another user is refused, with the reason.
+        let error = sh(&image, id).user("1:1").run().unwrap_err();
+        assert!(error.remedy().is_some(), "{error}");
+        return;
+    }
+    assert_eq!(say(&sh(&image, id).user("daemon")), "1 1 1 /usr/sbin");
+    assert_eq!(say(&sh(&image, id).user("7:8").group("9").group("adm")), "7 8 8 4 9 /var/spool/lpd");
+    assert_eq!(say(&sh(&image, "touch /tmp/x; stat -c %u:%g /tmp/x").user("55:66")), "55:66");
+    let caps = "grep -E 'Cap(Prm|Eff|Inh|Amb)' /proc/self/status | cut -f2 | sort -u";
+    assert_eq!(say(&sh(&image, caps).user("55:66")), "0000000000000000");
+}
+
+#[test]
+fn capabilities_and_the_filter() {
+    let image = host();
+    let effective = |builder: coracle::ContainerBuilder| u64::from_str_radix(&say(&builder), 16).unwrap();
+    let cap = || sh(&image, "grep CapEff /proc/self/status | cut -f2");
+    // capabilities(7): docker's fourteen.
+    assert_eq!(effective(cap()), 0xa804_25fb);
+    assert_eq!(effective(cap().cap_drop("ALL")), 0);
+    assert_eq!(effective(cap().cap_drop("ALL").cap_add("CHOWN")), 1);
+    assert_eq!(effective(cap().cap_add("SYS_ADMIN")), 0xa804_25fb | 1 << 21);
+    assert_eq!(effective(cap().cap_drop("CAP_CHOWN")), 0xa804_25fb & !1);
+    assert_eq!(cap().cap_add("NO_SUCH").run().unwrap_err().kind(), ErrorKind::InvalidInput);
+    let field = |builder: &coracle::ContainerBuilder| say(builder);
+    let status = sh(&image, "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | cut -f2");
+    assert_eq!(field(&status), "1\n2");
+    assert_eq!(field(&status.clone().no_new_privileges(false)), "0\n2");
+    assert_eq!(field(&status.seccomp(coracle::Seccomp::Unconfined)), "1\n0");
+}
+
+#[test]
+fn resource_limits_and_kernel_parameters() {
+    let image = host();
+    let limit = sh(&image, "ulimit -n; ulimit -c").ulimit(Ulimit::new("nofile", 77, 99).unwrap());
+    assert_eq!(say(&limit.ulimit(Ulimit::new("core", 0, 0).unwrap())), "77\n0");
+    let sysctl = sh(&image, "cat /proc/sys/net/ipv4/ip_default_ttl").sysctl("net.ipv4.ip_default_ttl", "99");
+    assert_eq!(say(&sysctl), "99");
+    assert_eq!(
+        sh(&image, "true").sysctl("kernel.panic", "1").run().unwrap_err().kind(),
+        ErrorKind::Unsupported
+    );
+    assert!(Sysctl::new("net/../x", "1").is_err());
+}

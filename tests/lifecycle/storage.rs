@@ -1,0 +1,109 @@
+//! Files, mounts, volumes, the root filesystem.
+use super::*;
+use coracle::{Mount, Volume};
+use std::fs;
+
+#[test]
+fn files_are_written_before_the_start() {
+    let image = host();
+    let builder = sh(&image, "cat /made/here/a; stat -c %a:%u:%g /made/here/a; /b; stat -c %a /made")
+        .file("/made/here/a", "text\n")
+        .file_mode("/b", "#!/bin/sh\necho ran\n", 0o755);
+    assert_eq!(say(&builder), "text\n644:0:0\nran\n755");
+    let error = sh(&image, "true").file("relative", "x").run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(sh(&image, "true").file("/a/../b", "x").run().unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_read_only_root_can_not_be_written() {
+    let image = host();
+    let script = "touch /x 2>/dev/null && echo root; touch /etc/x 2>/dev/null && echo etc; \
+        touch /t/x && touch /dev/shm/x && echo mounts";
+    assert_eq!(say(&sh(&image, script).read_only(true).tmpfs("/t")), "mounts");
+}
+
+#[test]
+fn a_tmpfs_has_its_size_and_mode() {
+    let image = host();
+    let mount = Mount::tmpfs("/t").size(1 << 20).mode(0o700);
+    let script = "stat -c %a /t; df -k --output=size /t | tail -1 | tr -d ' '; \
+        head -c 2000000 /dev/zero >/t/x 2>/dev/null || echo full; \
+        printf '#!/bin/sh\n' >/t/run; chmod 755 /t/run; rm /t/x; /t/run 2>/dev/null || echo noexec";
+    assert_eq!(say(&sh(&image, script).mount(mount.clone())), "700\n1024\nfull\nnoexec");
+    let exec =
+        sh(&image, "printf '#!/bin/sh\\necho ran\\n' >/t/run; chmod 755 /t/run; /t/run").mount(mount.exec());
+    assert_eq!(say(&exec), "ran");
+}
+
+#[test]
+fn binds_show_the_hosts_files() {
+    let image = host();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("in"), "from the host").unwrap();
+    let mount = Mount::bind(dir.path(), "/b");
+    let script = "cat /b/in; echo; echo out >/b/out; stat -c %u /b/in /b/out";
+    assert_eq!(say(&sh(&image, script).mount(mount.clone())), "from the host\n0\n0");
+    assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "out\n");
+    // Container root wrote as the caller.
+    use std::os::unix::fs::MetadataExt;
+    let me = rustix::process::geteuid().as_raw();
+    assert_eq!(fs::metadata(dir.path().join("out")).unwrap().uid(), me);
+    let script =
+        "cat /b/in; touch /b/no 2>/dev/null || echo; mount -o remount,rw /b 2>/dev/null && echo bad; true";
+    assert_eq!(say(&sh(&image, script).mount(mount.read_only())), "from the host");
+    assert!(!dir.path().join("no").exists());
+    let file = Mount::bind(dir.path().join("in"), "/one/file");
+    assert_eq!(say(&sh(&image, "cat /one/file").mount(file)), "from the host");
+    let error = sh(&image, "true").bind("/no/such/directory", "/b").run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
+#[test]
+fn volumes_outlive_containers() {
+    let image = host();
+    let store = image.store();
+    let volume = Volume::create(store, "site").unwrap();
+    say(&sh(&image, "echo one >/v/a; chown 33:33 /v/a 2>/dev/null; true").volume(&volume, "/v"));
+    assert_eq!(say(&sh(&image, "cat /w/a").volume(&volume, "/w")), "one");
+    let read_only = Mount::volume("site", "/v").read_only();
+    assert_eq!(
+        say(&sh(&image, "cat /v/a; touch /v/b 2>/dev/null || echo refused").mount(read_only)),
+        "one\nrefused"
+    );
+    let user = sh(&image, "true").volume(&volume, "/v").create().unwrap();
+    assert_eq!(volume.remove().unwrap_err().kind(), ErrorKind::InUse);
+    user.remove().unwrap();
+    volume.remove().unwrap();
+    assert_eq!(store.volumes().unwrap().len(), 0);
+}
+
+#[test]
+fn a_volume_gets_what_the_image_has_there() {
+    let image = host();
+    let volume = Volume::create(image.store(), "apt").unwrap();
+    assert_eq!(say(&sh(&image, "ls /etc/apt").volume(&volume, "/etc/apt")), say(&sh(&image, "ls /etc/apt")));
+    say(&sh(&image, "rm -r /etc/apt/*; touch /etc/apt/own").volume(&volume, "/etc/apt"));
+    assert_eq!(say(&sh(&image, "ls /etc/apt").volume(&volume, "/etc/apt")), "own", "on the first use only");
+}
+
+#[test]
+fn anonymous_volumes_go_with_their_container() {
+    let image = host();
+    let mount = Mount::anonymous_volume("/v");
+    let container = sh(&image, "touch /v/x").mount(mount).start().unwrap();
+    assert!(container.wait().unwrap().success());
+    assert_eq!(image.store().volumes().unwrap().len(), 1);
+    container.remove().unwrap();
+    assert_eq!(image.store().volumes().unwrap().len(), 0);
+}
+
+#[test]
+fn the_writable_layer_can_be_in_memory_and_bounded() {
+    let image = host();
+    let builder = sh(&image, "head -c 9000000 /dev/zero >/x 2>/dev/null || echo full; touch /y || true");
+    assert_eq!(say(&builder.clone().writable_in_memory(true).disk_max(4 << 20)), "full");
+    assert_eq!(say(&builder.clone().writable_in_memory(true)), "");
+    let container = builder.writable_in_memory(true).create().unwrap();
+    assert_eq!(container.keep().unwrap_err().kind(), ErrorKind::State);
+}

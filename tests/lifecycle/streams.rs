@@ -1,0 +1,89 @@
+//! What goes in and comes out.
+use super::*;
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
+
+#[test]
+fn stdin_is_bytes_nothing_or_a_pipe() {
+    let image = host();
+    let count = sh(&image, "wc -c");
+    assert_eq!(say(&count), "0");
+    assert_eq!(say(&count.clone().stdin(Stdio::null())), "0");
+    assert_eq!(say(&count.clone().stdin(vec![b'x'; 300_000])), "300000");
+    let again = count.stdin("again");
+    assert_eq!((say(&again), say(&again)), ("5".into(), "5".into()));
+    let container = sh(&image, "cat").stdin(Stdio::piped()).stdout(Stdio::piped()).start().unwrap();
+    let (mut to, mut from) = (container.take_stdin().unwrap(), container.take_stdout().unwrap());
+    assert!(container.take_stdin().is_none());
+    to.write_all(b"ping").unwrap();
+    let mut heard = [0; 4];
+    from.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"ping");
+    drop(to);
+    assert_eq!(from.read(&mut heard).unwrap(), 0);
+    assert!(container.wait().unwrap().success());
+}
+
+#[test]
+fn output_comes_to_a_callback() {
+    let image = host();
+    let heard = Arc::new(Mutex::new((Vec::new(), Vec::new())));
+    let to = heard.clone();
+    let builder = sh(&image, "echo out; echo err >&2").on_output(move |stream, bytes| {
+        let mut heard = to.lock().unwrap();
+        match stream {
+            Stream::Stdout => heard.0.extend_from_slice(bytes),
+            Stream::Stderr => heard.1.extend_from_slice(bytes),
+        }
+    });
+    assert_eq!(say(&builder), "out");
+    assert_eq!(*heard.lock().unwrap(), (b"out\n".to_vec(), b"err\n".to_vec()));
+}
+
+#[test]
+fn what_is_collected_is_bounded() {
+    let image = host();
+    let from = Instant::now();
+    let error = sh(&image, "exec yes").output_max(1 << 16).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    assert!(error.remedy().is_some());
+    let error = sh(&image, "exec yes").run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "by default too");
+    assert_soon(from);
+    // Of a started one the end is kept.
+    let container = sh(&image, "seq 100000; echo last").output_max(1000).start().unwrap();
+    assert!(container.wait().unwrap().success());
+    let rest = container.logs(Stream::Stdout);
+    assert!(rest.len() <= 1000 && rest.ends_with(b"99999\n100000\nlast\n"), "{}", rest.len());
+}
+
+#[test]
+fn all_output_is_there_after_the_end() {
+    let image = host();
+    let container = sh(&image, "seq 50000").start().unwrap();
+    container.wait().unwrap();
+    let expected: String = (1..=50000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(text(&container.logs(Stream::Stdout)), expected.trim_end());
+    let out = sh(&image, "seq 50000").run().unwrap();
+    assert_eq!(out.stdout, expected.as_bytes());
+}
+
+#[test]
+fn a_terminal_is_one() {
+    let container = sh(&host(), "test -t 0 && test -t 1 && test -t 2 && stty size && read x && echo got $x")
+        .tty(true)
+        .create()
+        .unwrap();
+    container.start().unwrap();
+    container.resize(100, 40).unwrap();
+    let mut terminal = container.terminal().unwrap();
+    terminal.write_all(b"word\n").unwrap();
+    let mut said = Vec::new();
+    let mut buffer = [0; 512];
+    // EIO is a terminal's end of file.
+    while let Ok(n @ 1..) = terminal.read(&mut buffer) {
+        said.extend_from_slice(&buffer[..n]);
+    }
+    assert!(container.wait().unwrap().success(), "{}", text(&said));
+    assert!(text(&said).contains("got word"), "{}", text(&said));
+}
