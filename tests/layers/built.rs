@@ -56,9 +56,12 @@ fn a_directory_comes_back_as_it_was() {
     let store = Store::temp().unwrap();
     let compare = Compare { owners: rustix::process::geteuid().is_root(), all_xattrs: false, root: true };
     let before = tree(dir.path(), compare);
+    // Whom files are given to, an ordinary user can't see afterwards.
+    let builder = Layer::builder().dir(dir.path());
+    let builder = if compare.owners { builder } else { builder.owner(0, 0) };
     let compressions = [Compression::None, Compression::Gzip, Compression::Zstd];
     for &compression in &compressions[..if cfg!(feature = "zstd") { 3 } else { 2 }] {
-        let layer = Layer::builder().dir(dir.path()).compression(compression).build(&store).unwrap();
+        let layer = builder.clone().compression(compression).build(&store).unwrap();
         assert_same(&tree(&layer.unpack(&[]).unwrap(), compare), &before, &format!("{compression:?}"));
     }
 }
@@ -222,10 +225,24 @@ fn mistakes_are_told_at_the_end() {
 }
 
 #[test]
+fn an_owner_is_for_everything() {
+    let dir = everything();
+    let store = Store::temp().unwrap();
+    let builder = Layer::builder().dir(dir.path()).file("more", "").owner(33, 44);
+    let layer = builder.build(&store).unwrap();
+    for entry in layer.entries().unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!((entry.uid(), entry.gid()), (33, 44), "{entry:?}");
+    }
+    let wrong = Layer::builder().owner(u32::MAX, 0).build(&store).unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
 fn many_threads_unpack_one_layer_once() {
     let dir = everything();
     let store = Store::temp().unwrap();
-    let layer = Layer::builder().dir(dir.path()).build(&store).unwrap();
+    let layer = Layer::builder().dir(dir.path()).owner(0, 0).build(&store).unwrap();
     let paths: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..6).map(|_| scope.spawn(|| layer.unpack(&[]).unwrap())).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
