@@ -156,24 +156,23 @@ fn a_hundred_thousand_entries_far_down() {
         archive = archive.file(&format!("{deep}{}", i % 500), "");
     }
     let layer = Layer::read(&store, &archive.end()[..]).unwrap();
-    assert_eq!(layer.entries().unwrap().count(), 100_000);
     let path = layer.unpack(&[]).unwrap();
     assert_eq!(names(path.join(deep)).len(), 500);
 }
 
 #[test]
-fn a_bomb_of_zeros_is_one_file() {
-    // 1 GiB in 1 MiB: read to its end in bounded memory, and refused because it is no archive.
+fn a_bomb_that_stops_early_leaves_nothing() {
+    // Half of what its header promises, packed a thousandfold.
     let store = Store::temp().unwrap();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    let header = Raw::new().header(b"zeros", b'0', 200 << 20, |_| ()).0;
+    let header = Raw::new().header(b"zeros", b'0', 80 << 20, |_| ()).0;
     encoder.write_all(&header).unwrap();
     let zeros = vec![0; 1 << 20];
-    for _ in 0..100 {
+    for _ in 0..40 {
         encoder.write_all(&zeros).unwrap();
     }
     let bomb = encoder.finish().unwrap();
-    assert!(bomb.len() < 2 << 20);
+    assert!(bomb.len() < 1 << 20);
     assert_eq!(take(&store, &bomb).unwrap_err().kind(), InvalidData);
     assert!(names(store.path().join("tmp")).is_empty());
 }
