@@ -261,19 +261,24 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             None
         }
         Part::HideDir { path, mode, writable } => {
-            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let absent = s.label();
+            // It may have gone since it was found, unless it is one of the places that there have to be.
+            let target = s.open_in(mount, relative(path), Links::Refuse, (!writable).then_some(absent));
             let flags =
                 n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *writable { 0 } else { n::MOUNT_ATTR_RDONLY };
             let size = if *writable { super::spec::Mount::TMPFS_SIZE } else { 4096 };
             let cover = s.tmpfs(size, 65536, *mode, Some(owner), flags);
             s.attach(cover, target, path);
+            s.place(absent);
             writable.then_some(cover)
         }
         Part::HideFile { path } => {
-            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let absent = s.label();
+            let target = s.open_in(mount, relative(path), Links::Refuse, Some(absent));
             let null = s.open_path(Path::new("/dev/null"));
             let cover = s.clone_mount(null, false, path);
             s.attach(cover, target, path);
+            s.place(absent);
             None
         }
     }

@@ -197,12 +197,21 @@ impl Running {
     pub fn top(&self) -> Result<Vec<Process>> {
         let first = self.pid()?;
         let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
-        let own = namespace(first).call_at("readlink", format!("/proc/{first}/ns/pid"))?;
+        let own = match namespace(first) {
+            // An init may not be looked into by an ordinary user; its children may.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let path = format!("/proc/{first}/task/{first}/children");
+                let children = fs::read_to_string(&path).call_at("read", path)?;
+                let mut children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+                children.find_map(|pid| namespace(pid).ok())
+            }
+            other => Some(other.call_at("readlink", format!("/proc/{first}/ns/pid"))?),
+        };
         let mut all = Vec::new();
         for entry in fs::read_dir("/proc").call_at("open", "/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             // Others' processes can't be looked at, and those that have just ended.
-            if namespace(pid).is_ok_and(|found| found == own)
+            if (pid == first || namespace(pid).is_ok_and(|found| Some(found) == own))
                 && let Some(process) = process(pid)
             {
                 all.push(process);

@@ -264,6 +264,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         hostname: hostname(record),
         own_network: !spec.network.is_host(),
         masked: &masked,
+        // The kernel's own lists are the same in every container, but for a /sys of the host's network.
+        masked_exist: spec.masked.is_none(),
         read_only: &read_only,
         sysctls: &spec.sysctls,
         devices: &spec.devices,
