@@ -298,7 +298,7 @@ fn a_killed_warden_closes_the_ports() {
     assert!(kill.success());
     assert_eq!(container.wait().unwrap_err().kind(), ErrorKind::Gone);
     let error = container.wait_until(Ready::port(8080), TIME).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::State, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Gone, "{error}");
     let begun = Instant::now();
     while TcpStream::connect(address).is_ok() {
         assert!(begun.elapsed() < TIME, "the port is still open");
