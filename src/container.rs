@@ -277,7 +277,7 @@ impl Container {
     /// Starts it and opens its published ports.
     fn launch(&self) -> Result<Arc<Running>> {
         let running = start::start(&self.0)?;
-        let published = self.0.record(|record| reach::publish(&running, &record.spec))?;
+        let published = self.0.record(|record| reach::publish(&running, &record.spec, self.0.witness))?;
         if let Err(error) = published {
             running.end()?;
             return Err(error);

@@ -270,6 +270,7 @@ impl Running {
             Ok(Some(exit)) => self.finish(exit).map(drop),
             Ok(None) => Ok(()),
             Err(error) => {
+                lock(&self.ports).clear();
                 *lock(&self.end) = Ending::Lost;
                 self.ended.notify_all();
                 Err(error)
