@@ -111,17 +111,22 @@ impl Running {
         lock(&self.ports).clear();
         let status = super::ExitStatus::new(exit, oom);
         let exited = Exited { status, started: self.started, finished: SystemTime::now() };
-        *end = Ending::Done(exited.clone());
+        // Before anybody learns of the end and starts it again.
+        let written = self.write_end(&exited);
+        *end = Ending::Done(exited);
         self.ended.notify_all();
         drop(end);
-        if !self.dir.is_ephemeral() {
-            if let Some(mut record) = self.dir.record()? {
-                record.exited = Some(exited);
-                self.dir.set_record(&record)?;
-            }
+        written.map(|()| status)
+    }
+
+    fn write_end(&self, exited: &Exited) -> Result<()> {
+        if !self.dir.is_ephemeral()
+            && let Some(mut record) = self.dir.record()?
+        {
+            record.exited = Some(exited.clone());
+            self.dir.set_record(&record)?;
         }
-        self.dir.set_running(None)?;
-        Ok(status)
+        self.dir.set_running(None)
     }
 
     pub fn exited(&self) -> Option<Exited> {

@@ -1,6 +1,6 @@
 //! The idioms of plans: mounts through descriptors, resolution inside a root.
 //!
-//! Descriptors that a plan opens are seldom closed by it: all are close-on-exec, and the process that opened them
+//! Descriptors that a plan opens are never closed by it: all are close-on-exec, and the process that opened them
 //! ends or becomes the container's program soon.
 #![forbid(unsafe_code)]
 
@@ -271,19 +271,16 @@ impl Script<'_> {
                     .otherwise(exists);
             } else {
                 self.replace_link(parent, at);
-                let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC;
-                let made = self.cell(-1);
+                // Not for writing: an open file that can be written keeps its mount from becoming read-only.
+                let flags = n::O_CREAT | n::O_EXCL | n::O_CLOEXEC;
                 self.op(
                     n::__NR_openat,
                     "openat(O_CREAT)",
                     [parent.into(), at.into(), flags.into(), 0o644.into()],
                 )
                 .path(&shown)
-                .store(made)
                 .tolerate(&[EEXIST])
                 .otherwise(exists);
-                // A mount with a file open for writing can't be made read-only.
-                self.op(n::__NR_close, "close", [made.into()]);
             }
             self.chown(parent, at, owner, &shown);
             self.place(exists);
