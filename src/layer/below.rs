@@ -68,10 +68,6 @@ impl<'a> Below<'a> {
         Self { layers, opaque: opaque_name(user_xattr), last: None }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.layers.is_empty()
-    }
-
     pub(super) fn layer(&self, number: usize) -> &Lower<'a> {
         &self.layers[number]
     }

@@ -1,7 +1,6 @@
 //! Who owns the files of a layer when the caller may not give them away.
 #![forbid(unsafe_code)]
 
-use super::entry::Mtime;
 use crate::error::{Call, Result};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use std::ffi::CString;
@@ -19,8 +18,6 @@ pub(crate) struct Owned {
     pub(crate) mode: Option<u32>,
     /// The value of `security.capability`; a change of owner clears this too.
     pub(crate) capability: Option<Vec<u8>>,
-    /// As it is already, should a way of setting the rest disturb it.
-    pub(crate) mtime: Mtime,
 }
 
 /// Gives the files of a layer to their owners, once all of them are there.
