@@ -57,7 +57,7 @@ struct Inner {
 pub(crate) enum Source {
     /// In its layers.
     Layers,
-    /// In this machine's own root directory, but for what [`host::HIDDEN`] lists.
+    /// In this machine's own root directory, but for what the `host` room lists.
     Host {
         /// What is given back of the hidden: absolute paths.
         exposed: Vec<PathBuf>,

@@ -133,7 +133,7 @@ impl Host {
             fs::read_dir(store.join("containers")).unwrap().flatten().map(|e| e.file_name()).collect();
         // A program that is being replaced lets go of one file after the other.
         let deadline = std::time::Instant::now() + LONG;
-        while coracle::Store::open(store).unwrap().containers().unwrap().len() > 0 {
+        while !coracle::Store::open(store).unwrap().containers().unwrap().is_empty() {
             assert!(std::time::Instant::now() < deadline, "containers of the dead are in the store");
             std::thread::yield_now();
         }
