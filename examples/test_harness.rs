@@ -187,10 +187,14 @@ fn killed() -> Result<()> {
     child.kill()?;
     child.wait()?;
     traces.iter().try_for_each(Trace::is_gone)?;
-    // Files can't go by themselves: whoever opens a temporary store next sweeps them away.
-    let _next = Store::temp()?;
-    if std::path::Path::new(&store).exists() {
-        return Err(format!("{store} is left").into());
+    // Files can't go by themselves: whoever opens a temporary store next sweeps them away. That may be
+    // another program at this very moment.
+    let deadline = Instant::now() + TIME;
+    while std::path::Path::new(&store).exists() {
+        let _next = Store::temp()?;
+        if Instant::now() > deadline {
+            return Err(format!("{store} is left").into());
+        }
     }
     println!("gone when their program was killed with SIGKILL: processes, ports, files");
     Ok(())

@@ -107,12 +107,15 @@ fn show() -> Result<bool> {
         ("flood of output", flood(attacker("flood"))),
     ] {
         let became = match result {
-            Err(error) if error.kind() == ErrorKind::Unsupported => NotStarted(error.to_string()),
+            // This kernel, or this user, can't have it.
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+                NotStarted(error.to_string())
+            }
             other => other?,
         };
         match became {
             Contained(how) => println!("{name:16} contained: {how}"),
-            NotStarted(why) => println!("{name:16} not started, this host has no such limit: {why}"),
+            NotStarted(why) => println!("{name:16} not started, its limit can't be had here: {why}"),
             Loose(how) => {
                 well = false;
                 println!("{name:16} NOT CONTAINED: {how}");

@@ -277,7 +277,7 @@ impl Container {
     /// Starts it and opens its published ports.
     fn launch(&self) -> Result<Arc<Running>> {
         let running = start::start(&self.0)?;
-        let published = self.0.record(|record| reach::publish(&running, &record.spec))?;
+        let published = self.0.record(|record| reach::publish(&running, &record.spec, self.0.witness))?;
         if let Err(error) = published {
             running.end()?;
             return Err(error);
@@ -550,6 +550,13 @@ impl Inner {
         let Some(held) = lock(&self.held).take() else { return ended };
         let store = &self.store;
         let Held { dir, record, range, .. } = held;
+        // Its program was killed and left its groups.
+        let left = match dir.running() {
+            Ok(Some(_)) => {
+                store.cgroups().and_then(|groups| groups.sweep(|group| group != record.id)).map(drop)
+            }
+            other => other.map(drop),
+        };
         drop(dir);
         let discarded = if wait {
             store.discard(store.containers_dir(), &record.id)
@@ -559,7 +566,7 @@ impl Inner {
         let named = Names::release(store, &record.name, &record.id);
         let released = range.map_or(Ok(()), Range::release);
         let volumes = volumes::remove_anonymous(store, &record);
-        ended.and(discarded).and(named).and(released).and(volumes)
+        ended.and(discarded).and(named).and(released).and(volumes).and(left)
     }
 
     fn keep(&self) -> Result<()> {

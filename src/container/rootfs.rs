@@ -332,7 +332,11 @@ fn write_file(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, file: &FileConte
         .op(n::__NR_openat, "openat(O_CREAT)", [dir.into(), name.into(), flags.into(), file.mode.into()])
         .path(&file.path)
         .result();
-    s.write(fd, &file.bytes, &file.path);
+    if !file.bytes.is_empty() {
+        s.write(fd, &file.bytes, &file.path);
+    }
     s.op(n::__NR_fchown, "fchown", [fd.into(), owner.0.into(), owner.1.into()]).path(&file.path);
     s.op(n::__NR_fchmod, "fchmod", [fd.into(), file.mode.into()]).path(&file.path);
+    // A file that is open for writing keeps its mount from becoming read-only.
+    s.op(n::__NR_close, "close", [fd.into()]).path(&file.path);
 }

@@ -353,7 +353,7 @@ impl<'a> Copier<'a> {
         path: &Path,
     ) -> Result<()> {
         self.clear(target, name, path)?;
-        let id = (stat.st_dev as u64, stat.st_ino as u64);
+        let id = (stat.st_dev, stat.st_ino);
         if stat.st_nlink > 1 {
             if let Some(first) = self.links.get(&id) {
                 let dir = first.parent().filter(|dir| !dir.as_os_str().is_empty());

@@ -1,7 +1,7 @@
 //! Files of ids that the caller isn't: an ordinary user's containers leave files of sub-ids, which only a process in
 //! a user namespace that maps them may give away, open or take back. A courier does it.
 
-use super::courier::{self, Courier};
+use super::courier::{self, Courier, Reply};
 use super::idmap::Extent;
 use super::plan::format::{COURIER_SIZE, DATA_AT, Op, Status};
 use super::plan::{Cell, Plan};
@@ -36,17 +36,25 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    fn courier(&self) -> Result<(Arc<Warden>, Arc<Courier>)> {
-        let warden = warden()?;
+    fn courier(&self, warden: &Arc<Warden>) -> Result<Arc<Courier>> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, courier)) = &*started
-            && Arc::ptr_eq(of, &warden)
+            && Arc::ptr_eq(of, warden)
         {
-            return Ok((warden, courier.clone()));
+            return Ok(courier.clone());
         }
-        let courier = Arc::new(courier::of_warden(&warden)?);
+        let courier = Arc::new(courier::of_warden(warden)?);
         *started = Some((warden.clone(), courier.clone()));
-        Ok((warden, courier))
+        Ok(courier)
+    }
+
+    fn call(&self, warden: &Arc<Warden>, plan: Plan<'_>) -> Result<Reply> {
+        let reply = self.courier(warden)?.call(plan);
+        if reply.is_err() {
+            // It has ended, or what the plan opened before it failed is still open there.
+            *self.started.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        reply
     }
 
     /// Gives files beneath `dir` to their owners.
@@ -55,21 +63,20 @@ impl Keeper {
         dir: BorrowedFd<'_>,
         batch: impl IntoIterator<Item = &'a Ownership>,
     ) -> Result<()> {
-        let (warden, courier) = self.courier()?;
+        let warden = warden()?;
         let mut script = Script::new(dir);
         for owned in batch {
             check(&warden, owned)?;
             if script.size + Script::size_of(owned) > COURIER_SIZE {
-                courier.call(std::mem::replace(&mut script, Script::new(dir)).plan)?;
+                self.call(&warden, std::mem::replace(&mut script, Script::new(dir)).plan)?;
             }
             script.add(owned);
         }
-        courier.call(script.plan).map(drop)
+        self.call(&warden, script.plan).map(drop)
     }
 
     /// Opens `path` beneath `dir` (`.` for the directory itself), through no symbolic link.
     pub fn open(&self, dir: BorrowedFd<'_>, path: &CStr, flags: u32) -> Result<OwnedFd> {
-        let (_, courier) = self.courier()?;
         let mut plan = Plan::new();
         let dir = plan.fd(dir);
         let letter = plan.letter(Status::PLAN);
@@ -77,7 +84,7 @@ impl Keeper {
         open(&mut plan, dir, path, flags, letter.fd);
         plan.post(letter);
         plan.op(n::__NR_close, "close", [letter.fd.into()]);
-        let reply = courier.call(plan)?;
+        let reply = self.call(&warden()?, plan)?;
         let fd = reply.fds.into_iter().next();
         fd.ok_or_else(|| Error::new(ErrorKind::Gone, "the courier has sent no file").with_path(shown(path)))
     }
@@ -89,7 +96,6 @@ impl Keeper {
         const ENODATA: u32 = 61;
         const EOPNOTSUPP: u32 = 95;
         const MAX: usize = 64 << 10;
-        let (_, courier) = self.courier()?;
         let mut plan = Plan::new();
         let file = plan.fd(file);
         // The length, -1 for none, then the value.
@@ -105,7 +111,7 @@ impl Keeper {
         .store(Cell(answer.0))
         .tolerate(&[ENODATA, EOPNOTSUPP]);
         plan.reply(answer, 8 + MAX);
-        let bytes = courier.call(plan)?.bytes;
+        let bytes = self.call(&warden()?, plan)?.bytes;
         let (len, value) = bytes.split_at_checked(8).unwrap_or_default();
         let len = len.first_chunk().map_or(0, |len| i32::from_ne_bytes(*len));
         Ok(usize::try_from(len).ok().and_then(|len| value.get(..len)).map(<[u8]>::to_vec))
@@ -305,5 +311,6 @@ mod tests {
         }
         let error = keeper.apply(dir.as_fd(), &[owned("missing", 0, 0, None)]).unwrap_err();
         assert_eq!((error.kind(), error.path()), (ErrorKind::NotFound, Some(Path::new("missing"))));
+        keeper.apply(dir.as_fd(), &[owned("f", 0, 0, None)]).unwrap();
     }
 }

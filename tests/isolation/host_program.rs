@@ -242,7 +242,7 @@ fn a_trace_of_it_shows_one_spawn() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let program = std::env::current_exe().unwrap();
-    let status = std::process::Command::new("strace")
+    let out = std::process::Command::new("strace")
         .args([
             "-f",
             "-qq",
@@ -254,10 +254,9 @@ fn a_trace_of_it_shows_one_spawn() {
         .args(["--exact", "host_program::many_starts_for_the_trace", "--test-threads=1"])
         .env(ROLE, "1")
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()
+        .output()
         .expect("strace");
-    assert!(status.success());
+    assert!(out.status.success(), "{}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
     let log = fs::read_to_string(log).unwrap();
     let mut threads = std::collections::BTreeSet::new();
     // A call that is interrupted in the log: whether it makes a thread.
