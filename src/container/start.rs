@@ -312,6 +312,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         read_only: spec.read_only,
         volatile: !held.kept,
     };
+    inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let mount = rootfs::build(&mut s, &root);
     let namespaces = n::CLONE_NEWUSER
         | n::CLONE_NEWNS
