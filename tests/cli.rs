@@ -139,6 +139,16 @@ impl Done {
     }
 }
 
+/// The archive of a directory.
+fn packed(dir: &Path) -> PathBuf {
+    let path = dir.with_extension("tar");
+    let mut archive = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    archive.follow_symlinks(false);
+    archive.append_dir_all("", dir).unwrap();
+    archive.finish().unwrap();
+    path
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -177,7 +187,7 @@ fn exit_codes_are_dockers() {
 fn help_names_every_flag() {
     let w = World::new();
     let help = w.ok(["run", "--help"]);
-    for flag in ["-e, --env", "-v, --volume", "--cap-add", "-it"].iter().take(3) {
+    for flag in ["-e, --env", "-v, --volume", "--cap-add"] {
         assert!(help.contains(flag), "{flag}: {help}");
     }
     assert!(w.ok(["--help"]).contains("volume prune"));
@@ -333,8 +343,13 @@ fn stdin_and_outputs() {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let sent = "line\n".repeat(100_000);
-    child.stdin.take().unwrap().write_all(sent.as_bytes()).unwrap();
-    let done = Done::of(child.wait_with_output().unwrap());
+    let mut stdin = child.stdin.take().unwrap();
+    let done = std::thread::scope(|scope| {
+        let sent = &sent;
+        // Beside the reading: it is more than pipes hold.
+        scope.spawn(move || stdin.write_all(sent.as_bytes()).unwrap());
+        Done::of(child.wait_with_output().unwrap())
+    });
     assert_eq!((done.code, done.err.as_str()), (0, "err\n"));
     assert!(done.out == sent + "again\n");
     // Without -i there is none.
@@ -480,7 +495,7 @@ fn images_go_in_and_out() {
     }
     std::fs::write(root.join("etc/greeting"), "hello\n").unwrap();
     let mut command = w.command(["import", "-c", "CMD [\"/bin/cat\", \"/etc/greeting\"]", "-c", "ENV A=1"]);
-    let done = Done::of(command.arg(&root).arg("me/greeter:1").output().unwrap());
+    let done = Done::of(command.arg(packed(&root)).arg("me/greeter:1").output().unwrap());
     assert_eq!(done.code, 0, "{done:?}");
     let id = done.out.trim().to_owned();
     assert!(id.starts_with("sha256:"));
@@ -510,7 +525,7 @@ fn runs_an_imported_root() {
     std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
     let mut command =
         w.command(["import", "--change", "ENTRYPOINT [\"/bin/sh\",\"-c\"]", "-c", "CMD [\"echo cmd\"]"]);
-    let done = Done::of(command.arg(&root).arg("busybox").output().unwrap());
+    let done = Done::of(command.arg(packed(&root)).arg("busybox").output().unwrap());
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(w.ok(["run", "--rm", "busybox"]), "cmd\n");
     assert_eq!(w.ok(["run", "--rm", "busybox", "echo other"]), "other\n");
