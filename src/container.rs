@@ -277,7 +277,7 @@ impl Container {
     /// Starts it and opens its published ports.
     fn launch(&self) -> Result<Arc<Running>> {
         let running = start::start(&self.0)?;
-        let published = self.0.record(|record| reach::publish(&running, &record.spec))?;
+        let published = self.0.record(|record| reach::publish(&running, &record.spec, self.0.witness))?;
         if let Err(error) = published {
             running.end()?;
             return Err(error);
@@ -467,7 +467,8 @@ impl Container {
         self.0.remove(true)
     }
 
-    /// Leaves the container in the store: created, or, if it runs, killed first, with all its changes.
+    /// Leaves the container in the store: created, or, if it runs, killed first, with all its changes. One that
+    /// another program runs is left as it is.
     ///
     /// # Errors
     /// `State` for a writable layer in memory: nothing of it is left.
@@ -549,6 +550,13 @@ impl Inner {
         let Some(held) = lock(&self.held).take() else { return ended };
         let store = &self.store;
         let Held { dir, record, range, .. } = held;
+        // Its program was killed and left its groups.
+        let left = match dir.running() {
+            Ok(Some(_)) => {
+                store.cgroups().and_then(|groups| groups.sweep(|group| group != record.id)).map(drop)
+            }
+            other => other.map(drop),
+        };
         drop(dir);
         let discarded = if wait {
             store.discard(store.containers_dir(), &record.id)
@@ -558,7 +566,7 @@ impl Inner {
         let named = Names::release(store, &record.name, &record.id);
         let released = range.map_or(Ok(()), Range::release);
         let volumes = volumes::remove_anonymous(store, &record);
-        ended.and(discarded).and(named).and(released).and(volumes)
+        ended.and(discarded).and(named).and(released).and(volumes).and(left)
     }
 
     fn keep(&self) -> Result<()> {
@@ -568,6 +576,9 @@ impl Inner {
         let in_memory = self.record(|record| record.spec.in_memory)?;
         if in_memory {
             return Err(Error::new(ErrorKind::State, "a writable layer in memory can't be kept"));
+        }
+        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
+            return Ok(());
         }
         self.end_running()?;
         let mut held = lock(&self.held);
@@ -594,6 +605,10 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if !self.witness.is_here() {
+            return;
+        }
+        // Another program's container is none of ours to end.
+        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
             return;
         }
         let kept = lock(&self.held).as_ref().is_none_or(|held| held.kept);

@@ -59,7 +59,9 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        self.module.iter().any(|name| name == "tests" || name.ends_with("_tests"))
+        self.module
+            .iter()
+            .any(|name| ["tests", "testing"].contains(&name.as_str()) || name.ends_with("_tests"))
     }
 
     /// Numbered lines without comments, up to the tests at the end of the file.

@@ -137,6 +137,29 @@ fn a_kept_container_is_opened_changed_and_removed() {
 }
 
 #[test]
+fn two_handles_of_one_container() {
+    let image = host();
+    let store = image.store().clone();
+    sh(&image, "echo ready; exec sleep 1000").name("box").create().unwrap().keep().unwrap();
+    let (one, two) = (store.container("box").unwrap(), store.container("box").unwrap());
+    one.start().unwrap();
+    assert_eq!(two.start().unwrap_err().kind(), ErrorKind::State, "it runs");
+    let three = store.container("box").unwrap();
+    assert_eq!(three.state(), State::Running);
+    three.kill(Signal::SIGKILL).unwrap();
+    assert_eq!(three.wait().unwrap().signal(), Some(9));
+    assert_eq!(one.wait().unwrap().signal(), Some(9));
+    for _ in 0..3 {
+        one.start().unwrap();
+        one.kill(Signal::SIGKILL).unwrap();
+        assert_eq!(one.wait().unwrap().signal(), Some(9));
+        assert_eq!(store.container("box").unwrap().state(), State::Exited);
+    }
+    drop((one, two, three));
+    store.container("box").unwrap().remove().unwrap();
+}
+
+#[test]
 fn drop_leaves_nothing() {
     let image = host();
     let container = ready(&sh(&image, "sleep 1000 & echo ready; wait"));

@@ -194,11 +194,7 @@ impl CgroupParent {
         let fresh = match mkdir(room) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(error) => {
-                return Err(Error::os("mkdir", error)
-                    .with_path(room)
-                    .with_remedy("run as root, or in a group that was delegated to this user"));
-            }
+            Err(error) => return Err(refused(error, room)),
         };
         self.lock_made().insert(room.to_owned());
         Ok(fresh)
@@ -216,7 +212,7 @@ impl CgroupParent {
             match mkdir(&dir) {
                 Ok(()) => return Ok(dir),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => ready = false,
-                Err(error) => return Err(Error::os("mkdir", error).with_path(dir)),
+                Err(error) => return Err(refused(error, &dir)),
             }
         }
         Err(Error::new(ErrorKind::InUse, "the directory for control groups keeps vanishing").with_path(room))
@@ -232,6 +228,17 @@ impl Drop for Inner {
                 let _ = fs::remove_dir(room);
             }
         }
+    }
+}
+
+/// Where this user may not make groups, limits can't be had.
+fn refused(error: io::Error, dir: &Path) -> Error {
+    let error = Error::os("mkdir", error).with_path(dir);
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnly => error
+            .with_kind(ErrorKind::Unsupported)
+            .with_remedy("run as root, or in a group that was delegated to this user"),
+        _ => error,
     }
 }
 

@@ -261,19 +261,24 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             None
         }
         Part::HideDir { path, mode, writable } => {
-            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let absent = s.label();
+            // It may have gone since it was found, unless it is one of the places that there have to be.
+            let target = s.open_in(mount, relative(path), Links::Refuse, (!writable).then_some(absent));
             let flags =
                 n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *writable { 0 } else { n::MOUNT_ATTR_RDONLY };
             let size = if *writable { super::spec::Mount::TMPFS_SIZE } else { 4096 };
             let cover = s.tmpfs(size, 65536, *mode, Some(owner), flags);
             s.attach(cover, target, path);
+            s.place(absent);
             writable.then_some(cover)
         }
         Part::HideFile { path } => {
-            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let absent = s.label();
+            let target = s.open_in(mount, relative(path), Links::Refuse, Some(absent));
             let null = s.open_path(Path::new("/dev/null"));
             let cover = s.clone_mount(null, false, path);
             s.attach(cover, target, path);
+            s.place(absent);
             None
         }
     }
@@ -327,7 +332,11 @@ fn write_file(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, file: &FileConte
         .op(n::__NR_openat, "openat(O_CREAT)", [dir.into(), name.into(), flags.into(), file.mode.into()])
         .path(&file.path)
         .result();
-    s.write(fd, &file.bytes, &file.path);
+    if !file.bytes.is_empty() {
+        s.write(fd, &file.bytes, &file.path);
+    }
     s.op(n::__NR_fchown, "fchown", [fd.into(), owner.0.into(), owner.1.into()]).path(&file.path);
     s.op(n::__NR_fchmod, "fchmod", [fd.into(), file.mode.into()]).path(&file.path);
+    // A file that is open for writing keeps its mount from becoming read-only.
+    s.op(n::__NR_close, "close", [fd.into()]).path(&file.path);
 }

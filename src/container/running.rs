@@ -37,6 +37,8 @@ pub(crate) struct Running {
     pub end: Mutex<Ending>,
     pub ended: Condvar,
     pub timed_out: AtomicBool,
+    /// A thread takes its output.
+    pub watched: AtomicBool,
 }
 
 /// How the watching of a container stands.
@@ -55,6 +57,11 @@ impl Running {
     pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<super::ExitStatus>> {
         let Some(exit) = self.process_end(deadline)? else { return Ok(None) };
         let status = self.finish(exit)?;
+        if self.watched.load(Ordering::Relaxed) {
+            // Whoever looks at the output now finds all of it; the deadline bounds that, too.
+            let last = Instant::now() + KILL_TIME;
+            self.log.wait(deadline.map_or(last, |deadline| deadline.min(last)), |_| false);
+        }
         if self.timed_out.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::TimedOut, "the container's time was up; it was killed"));
         }
@@ -104,17 +111,22 @@ impl Running {
         lock(&self.ports).clear();
         let status = super::ExitStatus::new(exit, oom);
         let exited = Exited { status, started: self.started, finished: SystemTime::now() };
-        *end = Ending::Done(exited.clone());
+        // Before anybody learns of the end and starts it again.
+        let written = self.write_end(&exited);
+        *end = Ending::Done(exited);
         self.ended.notify_all();
         drop(end);
-        if !self.dir.is_ephemeral() {
-            if let Some(mut record) = self.dir.record()? {
-                record.exited = Some(exited);
-                self.dir.set_record(&record)?;
-            }
+        written.map(|()| status)
+    }
+
+    fn write_end(&self, exited: &Exited) -> Result<()> {
+        if !self.dir.is_ephemeral()
+            && let Some(mut record) = self.dir.record()?
+        {
+            record.exited = Some(exited.clone());
+            self.dir.set_record(&record)?;
         }
-        self.dir.set_running(None)?;
-        Ok(status)
+        self.dir.set_running(None)
     }
 
     pub fn exited(&self) -> Option<Exited> {
@@ -197,12 +209,21 @@ impl Running {
     pub fn top(&self) -> Result<Vec<Process>> {
         let first = self.pid()?;
         let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
-        let own = namespace(first).call_at("readlink", format!("/proc/{first}/ns/pid"))?;
+        let own = match namespace(first) {
+            // An init may not be looked into by an ordinary user; its children may.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let path = format!("/proc/{first}/task/{first}/children");
+                let children = fs::read_to_string(&path).call_at("read", path)?;
+                let mut children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+                children.find_map(|pid| namespace(pid).ok())
+            }
+            other => Some(other.call_at("readlink", format!("/proc/{first}/ns/pid"))?),
+        };
         let mut all = Vec::new();
         for entry in fs::read_dir("/proc").call_at("open", "/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             // Others' processes can't be looked at, and those that have just ended.
-            if namespace(pid).is_ok_and(|found| found == own)
+            if (pid == first || namespace(pid).is_ok_and(|found| Some(found) == own))
                 && let Some(process) = process(pid)
             {
                 all.push(process);
@@ -217,6 +238,7 @@ impl Running {
         let mut pump = lock(&self.ours).pump();
         let end = inner.end.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let name = format!("coracle-{}", &self.dir.id[..6]);
+        self.watched.store(true, Ordering::Relaxed);
         let run = move || {
             let _ = nix::sys::signal::SigSet::all().thread_block();
             if let Err(error) = self.follow(&mut pump) {
@@ -253,6 +275,7 @@ impl Running {
             Ok(Some(exit)) => self.finish(exit).map(drop),
             Ok(None) => Ok(()),
             Err(error) => {
+                lock(&self.ports).clear();
                 *lock(&self.end) = Ending::Lost;
                 self.ended.notify_all();
                 Err(error)

@@ -271,7 +271,8 @@ impl Script<'_> {
                     .otherwise(exists);
             } else {
                 self.replace_link(parent, at);
-                let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC;
+                // Not for writing: an open file that can be written keeps its mount from becoming read-only.
+                let flags = n::O_CREAT | n::O_EXCL | n::O_CLOEXEC;
                 self.op(
                     n::__NR_openat,
                     "openat(O_CREAT)",

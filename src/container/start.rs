@@ -121,6 +121,7 @@ pub(super) fn join(dir: &Dir, _record: &Record, running: &RunningRecord) -> Resu
         end: Mutex::new(Ending::Not),
         ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
+        watched: AtomicBool::new(false),
     })))
 }
 
@@ -188,6 +189,14 @@ fn control_group(store: &Store, id: &str, spec: &Spec) -> Result<(Option<Cgroup>
 pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
     let mut held = lock(&inner.held);
     let held = held.as_mut().ok_or_else(removed)?;
+    if let Some(running) = held.dir.running()? {
+        if join(&held.dir, &held.record, &running)?.is_some() {
+            let error = Error::new(ErrorKind::State, "another program runs the container");
+            return Err(error.with_path(&held.record.name));
+        }
+        // Its program was killed and left its groups.
+        inner.store.cgroups()?.sweep(|group| group != held.record.id)?;
+    }
     let warden = warden::warden()?;
     if held.range.is_none() && warden.map().is_none() {
         held.range = Some(super::ids::Range::again(&inner.store, held.record.base)?);
@@ -264,6 +273,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         hostname: hostname(record),
         own_network: !spec.network.is_host(),
         masked: &masked,
+        // The kernel's own lists are the same in every container, but for a /sys of the host's network.
+        masked_exist: spec.masked.is_none(),
         read_only: &read_only,
         sysctls: &spec.sysctls,
         devices: &spec.devices,
@@ -369,6 +380,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         end: Mutex::new(Ending::Not),
         ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
+        watched: AtomicBool::new(false),
     });
     Ok(running)
 }

@@ -232,7 +232,12 @@ impl Warden {
             "mount(\"proc\", \"/proc\")",
         ];
         let mut pidfd = None;
+        let mut up = false;
         loop {
+            // The pidfd comes from the spawned process, the other from the warden: in any order.
+            if up && let Some(pidfd) = pidfd.take() {
+                return Ok(pidfd);
+            }
             let mut buffer = [0; size_of::<Event>()];
             let Some((_, fds)) = message::receive(socket, &mut buffer)? else {
                 return Err(gone());
@@ -258,10 +263,7 @@ impl Warden {
                     let step = STEPS.get(event.id as usize).copied().unwrap_or("?");
                     return Err(explain(Error::errno(step, event.value as i32), step));
                 }
-                Event::UP => {
-                    return pidfd
-                        .ok_or_else(|| Error::new(ErrorKind::Gone, "the warden's pidfd did not come"));
-                }
+                Event::UP => up = true,
                 other => return Err(Error::new(ErrorKind::Setup, format!("the warden said {other}"))),
             }
         }

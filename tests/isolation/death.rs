@@ -1,0 +1,289 @@
+//! Whatever way the host program goes, nothing of its containers stays.
+//!
+//! The host program is this test program again, with one test: it starts containers, says which processes they are,
+//! and does what [`MODE`] says.
+use super::*;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const MODE: &str = "CORACLE_TEST_HOST";
+const STORE: &str = "CORACLE_TEST_STORE";
+const CONTAINERS: usize = 20;
+
+/// Not a test when run by itself.
+#[test]
+fn host_program() {
+    let Ok(mode) = std::env::var(MODE) else { return };
+    let store = coracle::Store::open(std::env::var_os(STORE).unwrap()).unwrap();
+    if mode == "kept" {
+        let container = store.container("kept").unwrap();
+        container.start().unwrap();
+        writeln!(std::io::stdout(), "\nPIDS {}", container.pid().unwrap()).unwrap();
+        container.wait().unwrap();
+        panic!("it goes on");
+    }
+    let image = Image::host(&store).unwrap();
+    let mut all = Vec::new();
+    for number in 0..CONTAINERS {
+        // One process that has a child, ignores what can be ignored and has left its session.
+        let script = "trap '' HUP INT TERM; setsid sleep 1000 & echo ready; wait";
+        let mut builder = sh(&image, script);
+        if number % 4 == 1 && is_root() {
+            builder = builder.user("1:1");
+        }
+        if number % 4 == 2 {
+            builder = builder.init(true);
+        }
+        if number % 4 == 3 && is_root() {
+            builder = builder.memory_max(64 << 20);
+        }
+        all.push(ready(&builder));
+    }
+    let mut pids = Vec::new();
+    for container in &all {
+        let own = container.top().unwrap();
+        assert!(own.len() >= 2, "{own:?}");
+        let first = container.pid().unwrap();
+        // Its parent is the warden.
+        pids.extend(own.iter().find(|process| process.pid == first).map(|process| process.parent));
+        pids.extend(own.iter().map(|process| process.pid));
+    }
+    pids.sort();
+    pids.dedup();
+    if mode == "paused" {
+        all.iter().take(5).for_each(|container| container.pause().unwrap());
+    }
+    let mut forked = String::new();
+    if mode == "forked" {
+        // SAFETY: the copy calls only pause(2), which is async-signal-safe.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => loop {
+                nix::unistd::pause();
+            },
+            nix::unistd::ForkResult::Parent { child } => forked = child.to_string(),
+        }
+    }
+    if mode == "dropped" {
+        let nobody = nix::unistd::Uid::from_raw(65534);
+        nix::unistd::setresuid(nobody, nobody, nobody).unwrap();
+    }
+    let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+    let mut out = std::io::stdout();
+    writeln!(out, "\nPIDS {}\nFORKED {forked}", pids.join(" ")).unwrap();
+    out.flush().unwrap();
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    match mode.as_str() {
+        "exec" => panic!("{}", Command::new("sleep").arg("1000").stdin(Stdio::null()).exec()),
+        "exit" => {
+            std::mem::forget(all);
+            std::process::exit(0);
+        }
+        "abort" => std::process::abort(),
+        "unwind" => panic!("as asked"),
+        other => panic!("{other} goes on"),
+    }
+}
+
+struct Host {
+    child: Child,
+    processes: Vec<OwnedFd>,
+    forked: Option<i32>,
+}
+
+impl Host {
+    fn start(mode: &str, store: &Path) -> Self {
+        let vars = [(MODE, mode.as_ref()), (STORE, store.as_os_str())];
+        let mut child = child("death::host_program", &vars)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let pids = lines.find_map(|line| line.strip_prefix("PIDS ").map(str::to_owned));
+        let pids = pids.expect("the host program started its containers");
+        let processes: Vec<_> = pids.split(' ').map(|pid| pidfd(pid.parse().unwrap())).collect();
+        let forked = lines.find_map(|line| line.strip_prefix("FORKED ").map(str::to_owned));
+        let forked = forked.and_then(|pid| pid.parse().ok());
+        // Each container has two at least, and there is the warden.
+        assert!(processes.len() > 2 * CONTAINERS);
+        for process in &processes {
+            assert!(!ends(process, Duration::ZERO));
+        }
+        Self { child, processes, forked }
+    }
+
+    fn end_forked(&mut self) {
+        if let Some(pid) = self.forked.take() {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
+    /// All processes end, and what is on disk goes with the next opening of the store.
+    fn assert_gone(&self, store: &Path) {
+        for (number, process) in self.processes.iter().enumerate() {
+            assert!(ends(process, Duration::from_secs(20)), "process {number} of {}", self.processes.len());
+        }
+        let ids: Vec<_> =
+            fs::read_dir(store.join("containers")).unwrap().flatten().map(|e| e.file_name()).collect();
+        // A program that is being replaced lets go of one file after the other.
+        let deadline = std::time::Instant::now() + LONG;
+        while coracle::Store::open(store).unwrap().containers().unwrap().len() > 0 {
+            assert!(std::time::Instant::now() < deadline, "containers of the dead are in the store");
+            std::thread::yield_now();
+        }
+        assert_eq!(count(store.join("containers")), 0);
+        for id in ids {
+            assert!(cgroups_with(&id.to_string_lossy()).is_empty());
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(pid) = self.forked {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
+fn killed(mode: &str) {
+    let store = tempfile::tempdir().unwrap();
+    let mut host = Host::start(mode, store.path());
+    host.child.kill().unwrap();
+    host.child.wait().unwrap();
+    host.assert_gone(store.path());
+}
+
+fn told_to(mode: &str) {
+    let store = tempfile::tempdir().unwrap();
+    let mut host = Host::start(mode, store.path());
+    drop(host.child.stdin.take());
+    host.assert_gone(store.path());
+}
+
+#[test]
+fn killed_host() {
+    killed("plain");
+}
+
+#[test]
+#[ignore = "needs root: a freezer of its own"]
+fn killed_host_with_paused_containers() {
+    killed("paused");
+}
+
+#[test]
+#[ignore = "needs root: becomes another user"]
+fn killed_host_that_gave_up_its_privileges() {
+    killed("dropped");
+}
+
+#[test]
+fn killed_host_whose_forked_copy_lives_on() {
+    let store = tempfile::tempdir().unwrap();
+    let mut host = Host::start("forked", store.path());
+    let forked = pidfd(host.forked.unwrap());
+    host.child.kill().unwrap();
+    host.child.wait().unwrap();
+    for process in &host.processes {
+        assert!(ends(process, Duration::from_secs(20)));
+    }
+    assert!(!ends(&forked, Duration::ZERO), "the copy still lives");
+    // Locks of files are shared with it: the directories stay as long as it does.
+    host.end_forked();
+    assert!(ends(&forked, LONG));
+    host.assert_gone(store.path());
+}
+
+#[test]
+fn host_that_executes_another_program() {
+    let store = tempfile::tempdir().unwrap();
+    let mut host = Host::start("exec", store.path());
+    let program = pidfd(host.child.id() as i32);
+    drop(host.child.stdin.take());
+    host.assert_gone(store.path());
+    assert!(!ends(&program, Duration::ZERO), "the other program still lives");
+}
+
+#[test]
+fn host_that_exits_with_leaked_handles() {
+    told_to("exit");
+}
+
+#[test]
+fn host_that_aborts() {
+    told_to("abort");
+}
+
+#[test]
+fn host_that_panics() {
+    told_to("unwind");
+}
+
+/// A container that is kept survives its program's death as what it is on disk.
+#[test]
+fn a_kept_container_whose_program_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = coracle::Store::open(dir.path()).unwrap();
+    let image = Image::host(&store).unwrap();
+    let script = "test -e /srv/again && exit 5; touch /srv/again; exec sleep 1000";
+    let container = sh(&image, script).name("kept").create().unwrap();
+    let id = container.id().to_owned();
+    container.keep().unwrap();
+    let vars = [(MODE, "kept".as_ref()), (STORE, dir.path().as_os_str())];
+    let mut host = child("death::host_program", &vars);
+    let host = host.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut host = host.spawn().unwrap();
+    let mut lines = BufReader::new(host.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let pids = lines.find_map(|line| line.strip_prefix("PIDS ").map(str::to_owned)).unwrap();
+    let processes: Vec<_> = pids.split(' ').map(|pid| pidfd(pid.parse().unwrap())).collect();
+    let seen = store.container("kept").unwrap();
+    assert_eq!(seen.state(), coracle::State::Running);
+    // It has got to where it stays.
+    while !seen.top().unwrap().iter().any(|process| process.command.contains("sleep")) {
+        assert!(host.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    assert_eq!(seen.start().unwrap_err().kind(), ErrorKind::State);
+    host.kill().unwrap();
+    host.wait().unwrap();
+    assert!(processes.iter().all(|process| ends(process, Duration::from_secs(20))));
+    assert_eq!(seen.wait().unwrap().signal(), Some(9));
+    drop(seen);
+    let store = coracle::Store::open(dir.path()).unwrap();
+    let again = store.container("kept").unwrap();
+    assert_eq!((again.id(), again.state()), (id.as_str(), coracle::State::Exited));
+    again.start().unwrap();
+    assert_eq!(again.wait().unwrap().code(), Some(5), "with the changes of its first run");
+    again.remove().unwrap();
+    assert!(cgroups_with(&id).is_empty(), "{:?}", cgroups_with(&id));
+    assert_eq!(count(dir.path().join("containers")), 0);
+}
+
+/// So little memory that the limit bites while the container is being made.
+#[test]
+#[ignore = "needs root: a memory limit"]
+fn a_container_without_memory_dies_alone() {
+    let image = host();
+    let other = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let before = rustix::process::getpid();
+    for bytes in [4 << 10, 128 << 10, 512 << 10] {
+        let starving = sh(&image, "exec tail /dev/zero").memory_max(bytes).memory_swap_max(bytes);
+        match starving.run() {
+            Ok(out) => assert!(out.status.oom_killed(), "{bytes}: {}", out.status),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{bytes}: {error}"),
+        }
+    }
+    assert_eq!(rustix::process::getpid(), before);
+    assert_eq!(other.try_wait().unwrap(), None);
+    assert_eq!(say(&sh(&image, "echo still")), "still");
+}

@@ -1,0 +1,121 @@
+//! What the host image hides.
+use super::*;
+use std::path::{Path, PathBuf};
+
+/// Whether the path can be read in a container on the image.
+fn sees(image: &Image, path: &str) -> bool {
+    let out = Container::builder(image).command(["cat", path]).run().unwrap();
+    out.status.success() && out.stdout == fs::read(path).unwrap()
+}
+
+#[test]
+fn canaries_in_hidden_directories() {
+    let image = host();
+    let name = format!("coracle-canary-{}", std::process::id());
+    let home = std::env::var("HOME").unwrap();
+    let dirs =
+        ["/root", "/home", "/tmp", "/run", "/var/tmp", "/dev/shm", &home, "/etc/ssl/private", "/var/backups"];
+    let canaries: Vec<_> = dirs.into_iter().filter_map(|dir| canary_in(dir, &name)).collect();
+    assert!(canaries.len() >= 3, "at least the home and both directories for temporary files");
+    for canary in &canaries {
+        assert!(!sees(&image, canary.path()), "{}", canary.path());
+        canary.assert_untouched();
+    }
+    let visible = "/usr/bin/env";
+    assert!(sees(&image, visible), "the test sees what is not hidden");
+}
+
+#[test]
+fn an_exposed_path_comes_back_alone() {
+    let image = host();
+    let dir = tempfile::tempdir().unwrap();
+    let (given, other) = (dir.path().join("given"), dir.path().join("other"));
+    fs::write(&given, "given").unwrap();
+    fs::write(&other, "other").unwrap();
+    let exposing = image.expose(&given).unwrap();
+    assert!(sees(&exposing, given.to_str().unwrap()));
+    assert!(!sees(&exposing, other.to_str().unwrap()));
+    assert!(!sees(&image, given.to_str().unwrap()), "the image itself is unchanged");
+    let script = format!("echo x >{} 2>/dev/null || echo refused", given.display());
+    assert_eq!(say(&sh(&exposing, &script)), "refused");
+    assert_eq!(fs::read_to_string(&given).unwrap(), "given");
+    let whole = image.expose(dir.path()).unwrap();
+    assert!(sees(&whole, other.to_str().unwrap()));
+    assert_eq!(
+        image.expose("/no/such/path").and_then(|image| sh(&image, "true").run()).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+}
+
+#[test]
+fn secrets_of_the_machine() {
+    let image = host();
+    let secrets =
+        ["/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/gshadow-", "/var/log/btmp", "/etc/sudoers"];
+    for secret in secrets.into_iter().filter(|path| Path::new(path).exists()) {
+        let out = Container::builder(&image).command(["wc", "-c", secret]).run().unwrap();
+        let bytes = text(&out.stdout);
+        assert!(!out.status.success() || bytes.starts_with("0 "), "{secret}: {bytes}");
+    }
+    let keys = fs::read_dir("/etc/ssh").into_iter().flatten().flatten();
+    let keys = keys.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.starts_with("ssh_host_") && name.ends_with("_key")
+    });
+    for key in keys.collect::<Vec<PathBuf>>() {
+        assert_eq!(
+            say(&sh(&image, &format!("cat {} 2>/dev/null | wc -c", key.display()))),
+            "0",
+            "{}",
+            key.display()
+        );
+    }
+}
+
+/// The store lies in a directory that is hidden for no other reason.
+#[test]
+#[ignore = "needs root: writes below /opt"]
+fn the_store_itself() {
+    let dir = tempfile::Builder::new().prefix("coracle-store").tempdir_in("/opt").unwrap();
+    let store = coracle::Store::open(dir.path()).unwrap();
+    let image = Image::host(&store).unwrap();
+    assert_eq!(say(&sh(&image, &format!("ls -A {} | wc -l", dir.path().display()))), "0");
+}
+
+#[test]
+#[ignore = "needs root: puts secrets where they lie"]
+fn files_that_others_may_not_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let image = host();
+    let name = format!("coracle-canary-{}", std::process::id());
+    for dir in ["/etc", "/etc/ssl", "/var/log"] {
+        let canary = canary_in(dir, &name).unwrap();
+        assert!(sees(&image, canary.path()), "{}", canary.path());
+        fs::set_permissions(&canary.0, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(!sees(&image, canary.path()), "{}", canary.path());
+        assert!(sees(&image.expose(canary.path()).unwrap(), canary.path()), "{}", canary.path());
+    }
+}
+
+#[test]
+fn the_hosts_files_stay_as_they_are() {
+    let image = host();
+    let etc = fs::read("/etc/passwd").unwrap();
+    let mut script = "rm /etc/passwd; echo x >/etc/new; echo x >/usr/new; echo x >/tmp/coracle-new; \
+        chown 1:1 /etc /usr 2>/dev/null; chmod 777 /etc /usr; ls /usr/new"
+        .to_owned();
+    if is_root() {
+        // For an ordinary user's container, what lies deeper belongs to nobody.
+        script.push_str("; rm -rf /usr/share/doc; mv /usr/bin/env /usr/bin/env2; ls /usr/bin/env2");
+    }
+    assert!(say(&sh(&image, &script)).starts_with("/usr/new"));
+    assert_eq!(fs::read("/etc/passwd").unwrap(), etc);
+    use std::os::unix::fs::MetadataExt;
+    for dir in ["/etc", "/usr"] {
+        let meta = fs::metadata(dir).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, 0, 0o755), "{dir}");
+    }
+    for path in ["/etc/new", "/usr/new", "/tmp/coracle-new", "/usr/bin/env2"] {
+        assert!(!Path::new(path).exists(), "{path}");
+    }
+}

@@ -1,0 +1,295 @@
+//! What containers do to the program that runs them: nothing.
+//!
+//! Each of these needs a process of its own: it is this test program again, with one test.
+use super::*;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const ROLE: &str = "CORACLE_TEST_ROLE";
+
+/// Runs `test` again in a process of its own, where it finds `true`.
+fn is_own_process(test: &str) -> bool {
+    if std::env::var_os(ROLE).is_some() {
+        return true;
+    }
+    let name = format!("host_program::{test}");
+    let out = child(&name, &[(ROLE, "1".as_ref())]).stdin(Stdio::null()).output().unwrap();
+    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stdout).contains("1 passed"), "no test {name}");
+    false
+}
+
+#[test]
+fn threads_that_start_beside_threads_that_fork_allocate_and_set_variables() {
+    if !is_own_process("threads_that_start_beside_threads_that_fork_allocate_and_set_variables") {
+        return;
+    }
+    let image = host();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let done = &done;
+        for number in 0..2 {
+            scope.spawn(move || {
+                let mut kept = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    kept.push(vec![number; 10_000 + kept.len()]);
+                    kept.truncate(500);
+                    kept.swap_remove(kept.len() / 2);
+                    std::thread::yield_now();
+                }
+            });
+        }
+        scope.spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                assert!(std::process::Command::new("true").status().unwrap().success());
+            }
+        });
+        scope.spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                // SAFETY: the copy ends at once, by a call that is async-signal-safe.
+                match unsafe { nix::unistd::fork() }.unwrap() {
+                    // SAFETY: _exit(2) is.
+                    nix::unistd::ForkResult::Child => unsafe { nix::libc::_exit(0) },
+                    nix::unistd::ForkResult::Parent { child } => {
+                        nix::sys::wait::waitpid(child, None).unwrap();
+                    }
+                }
+            }
+        });
+        scope.spawn(move || {
+            let mut number = 0u64;
+            while !done.load(Ordering::Relaxed) {
+                number += 1;
+                // SAFETY: all of this process reads its environment through std, which locks.
+                unsafe { std::env::set_var("CORACLE_TEST_NOISE", number.to_string()) };
+                std::thread::yield_now();
+            }
+        });
+        let starting: Vec<_> = (0..8)
+            .map(|thread| {
+                let image = &image;
+                scope.spawn(move || {
+                    for turn in 0..5 {
+                        let word = format!("{thread}.{turn}");
+                        assert_eq!(
+                            say(&sh(image, "echo $WORD; test -z \"$CORACLE_TEST_NOISE\"").env("WORD", &word)),
+                            word
+                        );
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = starting.into_iter().map(|thread| thread.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+}
+
+/// Everything of a process that a careless library might change.
+fn state() -> Vec<String> {
+    let mut all = Vec::new();
+    for name in ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"] {
+        all.push(format!("{:?}", fs::read_link(format!("/proc/self/ns/{name}")).unwrap()));
+    }
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let fields =
+        ["Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "SigCgt", "Cap", "NoNewPrivs", "Seccomp:"];
+    all.extend(status.lines().filter(|line| fields.iter().any(|f| line.starts_with(f))).map(str::to_owned));
+    all.push(format!("{:?}", std::env::current_dir().unwrap()));
+    all.push(format!("{:?}", std::env::vars_os().collect::<Vec<_>>()));
+    all.push(fs::read_to_string("/proc/self/limits").unwrap());
+    all.push(fs::read_to_string("/proc/self/oom_score_adj").unwrap());
+    all.push(format!("{:?}", rustix::process::dumpable_behavior().unwrap()));
+    all.push(fs::read_to_string("/proc/self/mountinfo").unwrap());
+    all.push(fs::read_to_string("/proc/self/cgroup").unwrap());
+    all
+}
+
+fn descriptors() -> usize {
+    count("/proc/self/fd")
+}
+
+#[test]
+fn nothing_of_its_state_changes() {
+    if !is_own_process("nothing_of_its_state_changes") {
+        return;
+    }
+    let before = state();
+    let image = host();
+    let round = || {
+        say(&sh(&image, "true"));
+        let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+        container.exec(["true"]).output().unwrap();
+        container.stop(Duration::ZERO).unwrap();
+        container.remove().unwrap();
+    };
+    round();
+    let open = descriptors();
+    for _ in 0..5 {
+        round();
+    }
+    assert_eq!(state(), before);
+    // The library's threads close theirs soon after.
+    let deadline = std::time::Instant::now() + LONG;
+    while descriptors() > open && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert!(descriptors() <= open, "{} descriptors are left open", descriptors() - open);
+    assert!(
+        rustix::process::waitpid(None, rustix::process::WaitOptions::NOHANG).is_err(),
+        "no child is left"
+    );
+}
+
+#[test]
+fn a_forked_copy_controls_nothing() {
+    if !is_own_process("a_forked_copy_controls_nothing") {
+        return;
+    }
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    // SAFETY: this process has one thread that does anything; the copy ends without returning.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let gone =
+                |result: coracle::Result<()>| result.is_err_and(|error| error.kind() == ErrorKind::Gone);
+            let wrong = [
+                gone(container.kill(coracle::Signal::SIGKILL)),
+                gone(container.wait().map(drop)),
+                gone(container.try_wait().map(drop)),
+                gone(container.exec(["true"]).output().map(drop)),
+                gone(container.top().map(drop)),
+            ];
+            let wrong = wrong.iter().position(|gone| !gone).map_or(0, |number| number as i32 + 1);
+            drop(container);
+            // SAFETY: ends the copy, without its destructors.
+            unsafe { nix::libc::_exit(wrong) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+        }
+    }
+    assert_eq!(container.try_wait().unwrap(), None);
+    assert!(container.exec(["true"]).output().unwrap().status.success());
+}
+
+#[test]
+fn a_host_that_ignores_its_children() {
+    if !is_own_process("a_host_that_ignores_its_children") {
+        return;
+    }
+    // SAFETY: no handler is installed.
+    unsafe {
+        nix::sys::signal::signal(nix::sys::signal::Signal::SIGCHLD, nix::sys::signal::SigHandler::SigIgn)
+            .unwrap()
+    };
+    let image = host();
+    assert_eq!(say(&sh(&image, "true; sh -c 'exit 3'; echo $?")), "3");
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    assert_eq!(container.exec(["sh", "-c", "exit 4"]).output().unwrap().status.code(), Some(4));
+    assert_eq!(container.stop(Duration::ZERO).unwrap().signal(), Some(9));
+}
+
+#[test]
+fn a_host_without_stdio() {
+    if !is_own_process("a_host_without_stdio") {
+        return;
+    }
+    let image = host();
+    let saved: Vec<_> = (0..3).map(|fd| nix::unistd::dup(borrowed(fd)).unwrap()).collect();
+    for fd in 0..3 {
+        nix::unistd::close(fd).unwrap();
+    }
+    let result = sh(&image, "echo out; echo err >&2; wc -c").stdin("four").run();
+    for (fd, saved) in saved.iter().enumerate() {
+        // SAFETY: closed above, and nobody else's.
+        let mut to = std::mem::ManuallyDrop::new(unsafe {
+            <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd as i32)
+        });
+        nix::unistd::dup2(saved, &mut to).unwrap();
+    }
+    let out = result.unwrap();
+    assert_eq!((text(&out.stdout).as_str(), text(&out.stderr).as_str()), ("out\n4", "err"));
+}
+
+fn borrowed(fd: i32) -> std::os::fd::BorrowedFd<'static> {
+    // SAFETY: the three standard streams are open in a test program.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
+}
+
+#[test]
+fn many_starts_for_the_trace() {
+    if std::env::var_os(ROLE).is_none() {
+        return;
+    }
+    let image = host();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                say(&sh(&image, "true"));
+                let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+                container.exec(["true"]).output().unwrap();
+            });
+        }
+    });
+}
+
+/// One posix_spawn in its life, and no other process or namespace made by it.
+#[test]
+#[ignore = "needs strace: run with --include-ignored"]
+fn a_trace_of_it_shows_one_spawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let program = std::env::current_exe().unwrap();
+    let out = std::process::Command::new("strace")
+        .args([
+            "-f",
+            "-qq",
+            "-e",
+            "trace=clone,clone3,fork,vfork,unshare,setns,mount,umount2,pivot_root,chroot,chdir,umask",
+        ])
+        .arg("-o")
+        .args([log.as_os_str(), program.as_os_str()])
+        .args(["--exact", "host_program::many_starts_for_the_trace", "--test-threads=1"])
+        .env(ROLE, "1")
+        .stdin(Stdio::null())
+        .output()
+        .expect("strace");
+    assert!(out.status.success(), "{}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
+    let log = fs::read_to_string(log).unwrap();
+    let mut threads = std::collections::BTreeSet::new();
+    // A call that is interrupted in the log: whether it makes a thread.
+    let mut open = std::collections::BTreeMap::new();
+    let mut spawns = Vec::new();
+    for line in log.lines() {
+        let (pid, call) = line.split_once(char::is_whitespace).unwrap();
+        let call = call.trim_start();
+        if threads.is_empty() {
+            threads.insert(pid);
+        }
+        if !threads.contains(pid) || call.starts_with("+++") || call.starts_with("---") {
+            continue;
+        }
+        let is_thread = match call.starts_with("<...") {
+            true => open.remove(pid).unwrap_or(false),
+            false => {
+                let is_thread = call.contains("CLONE_THREAD");
+                if !is_thread {
+                    spawns.push(call);
+                }
+                is_thread
+            }
+        };
+        if call.contains("<unfinished") {
+            open.insert(pid, is_thread);
+        } else if is_thread {
+            threads.extend(call.rsplit(' ').next());
+        }
+    }
+    assert!(threads.len() > 4, "{log}");
+    assert!(spawns.iter().all(|call| call.contains("CLONE_VM|CLONE_VFORK")), "{spawns:?}");
+    // Of an ordinary user also newuidmap and newgidmap.
+    let expected = if is_root() { 1 } else { 3 };
+    assert_eq!(spawns.len(), expected, "{spawns:?}");
+}

@@ -1,0 +1,213 @@
+//! Images made to get out of their container.
+use super::*;
+use std::path::Path;
+
+enum Entry<'a> {
+    Link(&'a str),
+    Dir,
+    /// Block or character device: major, minor.
+    Block(u32, u32),
+    Char(u32, u32),
+    Program(&'a [u8], u32),
+}
+
+fn import(store: &coracle::Store, entries: &[(&str, Entry<'_>)]) -> Image {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, entry) in entries {
+        let mut header = tar::Header::new_ustar();
+        let mut data: &[u8] = b"";
+        header.set_mode(0o755);
+        header.set_path(path).unwrap();
+        match entry {
+            Entry::Link(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_link_name_literal(target).unwrap();
+            }
+            Entry::Dir => header.set_entry_type(tar::EntryType::Directory),
+            Entry::Block(major, minor) | Entry::Char(major, minor) => {
+                let is_block = matches!(entry, Entry::Block(..));
+                header.set_entry_type(if is_block { tar::EntryType::Block } else { tar::EntryType::Char });
+                header.set_device_major(*major).unwrap();
+                header.set_device_minor(*minor).unwrap();
+                header.set_mode(0o666);
+            }
+            Entry::Program(bytes, mode) => {
+                data = bytes;
+                header.set_mode(*mode);
+            }
+        }
+        header.set_size(data.len() as u64);
+        header.set_cksum();
+        archive.append(&header, data).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.tar");
+    fs::write(&path, archive.into_inner().unwrap()).unwrap();
+    Image::import(store, &path, "hostile:1").unwrap()
+}
+
+/// An image whose only program is busybox.
+fn busybox(more: Vec<(&str, Entry<'_>)>) -> Image {
+    let program = fs::read("/bin/busybox").expect("busybox-static, which this test needs");
+    let mut entries = vec![("bin/", Entry::Dir), ("bin/busybox", Entry::Program(&program, 0o755))];
+    for applet in
+        ["bin/sh", "bin/cat", "bin/ls", "bin/mknod", "bin/mount", "bin/head", "bin/touch", "bin/stat"]
+    {
+        entries.push((applet, Entry::Link("busybox")));
+    }
+    entries.extend(more);
+    import(&coracle::Store::temp().unwrap(), &entries)
+}
+
+/// A directory of the host that an image's links lead to.
+struct Target(tempfile::TempDir);
+
+impl Target {
+    fn new() -> Self {
+        // Readable by all: what keeps a container out is not the mode.
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(dir.path().join("canary"), "canary").unwrap();
+        Self(dir)
+    }
+
+    fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    #[track_caller]
+    fn assert_untouched(&self) {
+        assert_eq!(fs::read_to_string(self.0.path().join("canary")).unwrap(), "canary");
+        assert_eq!(count(self.0.path()), 1);
+    }
+}
+
+/// No program is needed for these: what they would harm is done before one is executed.
+#[test]
+fn links_at_the_places_of_mounts_and_files() {
+    let target = Target::new();
+    let climbing = format!("../../../../../../../..{}", target.path());
+    for link in [target.path(), &climbing] {
+        let store = coracle::Store::temp().unwrap();
+        let image =
+            import(&store, &[("way", Entry::Link(link)), ("x", Entry::Dir), ("x/way", Entry::Link(link))]);
+        let volume = coracle::Volume::create(&store, "v").unwrap();
+        let builders = [
+            Container::builder(&image).file("/way/new", "written"),
+            Container::builder(&image).file("/way/canary", "written"),
+            Container::builder(&image).file("/way", "written"),
+            Container::builder(&image).file("/x/way/deep/new", "written"),
+            Container::builder(&image).tmpfs("/way/new"),
+            Container::builder(&image).tmpfs("/way"),
+            Container::builder(&image).volume(&volume, "/x/way/sub"),
+            Container::builder(&image).bind(target.path(), "/way/again"),
+            Container::builder(&image).working_dir("/way/made"),
+        ];
+        for builder in builders {
+            let error = builder.command(["/no-program"]).run().unwrap_err();
+            assert!(error.kind() != ErrorKind::Gone, "{error}");
+            target.assert_untouched();
+        }
+    }
+}
+
+#[test]
+fn links_in_place_of_proc_sys_and_dev() {
+    let target = Target::new();
+    let inside = format!("{}/", target.path().trim_start_matches('/'));
+    for name in ["proc", "sys", "dev"] {
+        for link in [target.path(), "/", ".", "elsewhere", "loop"] {
+            let mut entries =
+                vec![(name, Entry::Link(link)), ("loop", Entry::Link("loop")), ("elsewhere", Entry::Dir)];
+            entries.push((&inside, Entry::Dir));
+            let image = import(&coracle::Store::temp().unwrap(), &entries);
+            let error = Container::builder(&image).command(["/no-program"]).run().unwrap_err();
+            // Refused, or mounted where the link leads in the image: then only the program is missing.
+            assert!(error.kind() != ErrorKind::Gone, "{name} {link}: {error}");
+            target.assert_untouched();
+        }
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(target.path()));
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn devices_of_an_image_are_none() {
+    let disk = fs::read_to_string("/proc/partitions").unwrap();
+    let disk = disk.lines().skip(2).find_map(|line| {
+        let mut fields = line.split_whitespace().map(|field| field.parse::<u32>());
+        Some((fields.next()?.ok()?, fields.next()?.ok()?))
+    });
+    let (major, minor) = disk.unwrap_or((8, 0));
+    let image = busybox(vec![
+        ("disk", Entry::Block(major, minor)),
+        ("mem", Entry::Char(1, 1)),
+        ("null", Entry::Char(1, 3)),
+        ("dir/", Entry::Dir),
+        ("dir/disk", Entry::Block(major, minor)),
+    ]);
+    let script = "for f in /disk /mem /null /dir/disk; do \
+        head -c 1 $f >/dev/null 2>&1 && echo read $f; test -b $f && echo block $f; \
+        test -e $f && { echo x >$f; } 2>/dev/null && test -c $f && echo wrote $f; done; \
+        mknod /own b 8 0 2>/dev/null && head -c 1 /own >/dev/null 2>&1 && echo own; true";
+    assert_eq!(say(&sh(&image, script)), "");
+    let all = sh(&image, script).cap_add("ALL").seccomp(coracle::Seccomp::Unconfined);
+    assert_eq!(say(&all), "");
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn set_user_id_programs_of_an_image_are_none() {
+    let program = fs::read("/bin/busybox").unwrap();
+    let image = busybox(vec![
+        ("bin/id", Entry::Program(&program, 0o4755)),
+        ("etc/", Entry::Dir),
+        ("etc/passwd", Entry::Program(b"root:x:0:0::/:/bin/sh\nuser:x:5:5::/:/bin/sh\n", 0o644)),
+    ]);
+    let builder = Container::builder(&image).command(["/bin/id", "-u"]).user("user");
+    match builder.run() {
+        Ok(out) => assert_eq!(text(&out.stdout), "5"),
+        // A single id only.
+        Err(error) => assert!(error.remedy().is_some(), "{error}"),
+    }
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn mounts_of_an_image_can_not_be_changed() {
+    let target = Target::new();
+    let image = busybox(vec![("v/", Entry::Dir)]);
+    let script = "exec 2>/dev/null; for m in / /v /proc /sys; do \
+        mount -o remount,bind,rw $m && touch $m/written && echo rw $m; \
+        mount -o remount,bind,dev,suid,exec $m && mknod $m/n c 1 3 && echo x >$m/n && echo dev $m; done; true";
+    let builder = sh(&image, script)
+        .mount(coracle::Mount::bind(target.path(), "/v").read_only())
+        .read_only(true)
+        .cap_add("ALL")
+        .seccomp(coracle::Seccomp::Unconfined);
+    assert_eq!(say(&builder), "");
+    target.assert_untouched();
+}
+
+/// What the kernel would execute for it is what the process was before: never a program of the host.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn an_entry_point_that_is_proc_self_exe() {
+    let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+    let image = busybox(vec![
+        ("entry", Entry::Program(b"#!/proc/self/exe\n", 0o755)),
+        ("link", Entry::Link("/proc/self/exe")),
+    ]);
+    for word in ["/entry", "/link"] {
+        match Container::builder(&image).entrypoint([word]).timeout(Duration::from_secs(10)).run() {
+            Ok(out) => assert!(!text(&out.stdout).contains("running"), "{word}: {}", text(&out.stdout)),
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::Exec | ErrorKind::TimedOut), "{word}: {error}")
+            }
+        }
+    }
+    assert!(Path::new("/proc/self/exe").exists());
+    assert_eq!(fs::read(std::env::current_exe().unwrap()).unwrap(), own);
+}

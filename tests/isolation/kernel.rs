@@ -1,0 +1,175 @@
+//! Namespaces, /proc, /sys, devices, mounts.
+use super::*;
+use std::os::fd::AsRawFd;
+
+fn namespace(of: &str, name: &str) -> String {
+    fs::read_link(format!("/proc/{of}/ns/{name}")).unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+fn every_namespace_is_its_own() {
+    let image = host();
+    let names = ["pid", "uts", "net", "ipc", "user", "mnt", "cgroup"];
+    let script = "for n in pid uts net ipc user mnt cgroup; do readlink /proc/self/ns/$n; done";
+    let (one, two) = (say(&sh(&image, script)), say(&sh(&image, script)));
+    for ((name, one), two) in names.iter().zip(one.lines()).zip(two.lines()) {
+        assert!(one.starts_with(name), "{one}");
+        assert_ne!(one, namespace("self", name));
+        // Numbers are used again, but those of both can't be the host's.
+        assert_ne!(two, namespace("self", name));
+    }
+    let host_network = sh(&image, "readlink /proc/self/ns/net").network(coracle::Network::host());
+    assert_eq!(say(&host_network), namespace("self", "net"));
+}
+
+#[test]
+fn it_sees_only_its_own_processes_network_and_names() {
+    let image = host();
+    assert_eq!(say(&sh(&image, "ls -d /proc/[0-9]* | wc -l; echo $$")).lines().last(), Some("1"));
+    let pids = say(&sh(&image, "cd /proc; echo [0-9]*"));
+    assert!(pids.split(' ').all(|pid| pid.parse::<u32>().unwrap() < 10), "{pids}");
+    // The loopback is there and up, and nothing else.
+    let links = say(&sh(
+        &image,
+        "cut -d: -f1 -s /proc/net/dev | tr -d ' ' | grep -v -e Inter -e face; cat /sys/class/net/lo/flags",
+    ));
+    let links: Vec<_> = links
+        .lines()
+        .filter(|name| {
+            !["sit0", "tunl0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"]
+                .contains(name)
+        })
+        .collect();
+    assert_eq!(links, ["lo", "0x9"]);
+    // A server of the host on the same loopback address is not reached.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let connect =
+        format!("exec 2>/dev/null; bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' && echo reached || echo no");
+    assert_eq!(say(&sh(&image, &connect)), "no");
+    assert_eq!(say(&sh(&image, &connect).network(coracle::Network::host())), "reached");
+    let before = fs::read("/proc/sys/kernel/hostname").unwrap();
+    sh(&image, "hostname changed").cap_add("SYS_ADMIN").run().unwrap();
+    assert_eq!(fs::read("/proc/sys/kernel/hostname").unwrap(), before);
+}
+
+#[test]
+fn proc_and_sys_can_not_be_written_and_masked_paths_not_read() {
+    let image = host();
+    let writes = "for f in /proc/sys/kernel/hostname /proc/sys/vm/drop_caches /proc/sysrq-trigger /sys/kernel/mm/ksm/run \
+        /proc/sys/kernel/core_pattern /proc/irq/default_smp_affinity; do \
+        { test -e $f && echo 1 >$f && echo wrote $f; } 2>/dev/null; done; \
+        touch /sys/x 2>/dev/null && echo sys; mkdir /sys/fs/cgroup/x 2>/dev/null && echo cgroup; true";
+    assert_eq!(say(&sh(&image, writes)), "");
+    assert_eq!(say(&sh(&image, writes).cap_add("ALL")), "");
+    let masked = "for f in /proc/kcore /proc/keys /proc/timer_list /proc/sched_debug /proc/latency_stats; do \
+        { test -e $f && test $(head -c 100 $f | wc -c) -gt 0 && echo $f; } 2>/dev/null; done; \
+        for d in /proc/acpi /proc/scsi /sys/firmware /proc/asound /sys/devices/virtual/powercap; do \
+        { test -d $d && test -n \"$(ls -A $d)\" && echo $d; }; done; true";
+    assert_eq!(say(&sh(&image, masked)), "");
+}
+
+#[test]
+fn no_device_can_be_made_or_used() {
+    let image = host();
+    let devices = say(&sh(&image, "cd /dev; echo *"));
+    let allowed = [
+        "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout",
+        "tty", "urandom", "zero",
+    ];
+    assert_eq!(devices.split(' ').collect::<Vec<_>>(), allowed);
+    let nodes = "for d in / /dev /tmp /dev/shm /etc /v; do \
+        mknod $d/disk b 8 0 2>/dev/null && head -c 1 $d/disk >/dev/null 2>&1 && echo $d; \
+        mknod $d/null c 1 3 2>/dev/null && echo x 2>/dev/null >$d/null && echo $d; done; true";
+    let volume = coracle::Volume::create(image.store(), "v").unwrap();
+    for cap in ["MKNOD", "ALL"] {
+        let builder = sh(&image, nodes).volume(&volume, "/v").cap_add(cap);
+        assert_eq!(say(&builder.clone().seccomp(coracle::Seccomp::Unconfined)), "", "{cap}");
+        assert_eq!(say(&builder), "", "{cap}");
+    }
+    assert_eq!(
+        say(&sh(&image, "echo x >/dev/null; head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c")),
+        "3\n3"
+    );
+}
+
+/// Even with CAP_SYS_ADMIN and no filter, what is read-only or without devices stays so.
+#[test]
+fn mounts_can_not_be_changed() {
+    let image = host();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("canary"), "canary").unwrap();
+    let volume = coracle::Volume::create(image.store(), "v").unwrap();
+    let script = "exec 2>/dev/null; for m in / /v /b /etc /usr /proc /sys /proc/sys; do \
+        mount -o remount,bind,rw $m && touch $m/coracle-written && echo rw $m; \
+        mount -o remount,bind,dev,suid,exec $m && mknod $m/n c 1 3 && echo x >$m/n && echo dev $m; \
+        umount -l $m && case $m in /b|/v|/etc|/usr|/) echo unmounted $m;; esac; done; true";
+    let builder = sh(&image, script)
+        .mount(coracle::Mount::bind(dir.path(), "/b").read_only())
+        .mount(coracle::Mount::volume("v", "/v").read_only())
+        .read_only(true)
+        .cap_add("ALL")
+        .seccomp(coracle::Seccomp::Unconfined);
+    assert_eq!(say(&builder), "");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(volume.path()).unwrap().count(), 0);
+    assert_eq!(fs::read_to_string(dir.path().join("canary")).unwrap(), "canary");
+}
+
+#[test]
+fn no_descriptor_of_the_program_comes_in() {
+    let image = host();
+    // One that is inherited by any child that does not close it.
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    let list = "ls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> \\(.*\\)/\\1 \\2/p'";
+    let seen = say(&sh(&image, list));
+    let seen: Vec<_> = seen.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    // The fourth is the directory being listed.
+    assert_eq!(seen, ["0", "1", "2", "3"]);
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let out = container
+        .exec(["sh", "-c", "ls /proc/self/fd | tr '\\n' ' '; ls /proc/1/fd | tr '\\n' ' '"])
+        .output()
+        .unwrap();
+    assert_eq!(text(&out.stdout), "0 1 2 3 0 1 2");
+    drop((read.as_raw_fd(), write));
+    let inside = sh(&image, "ls /proc/self/fd | wc -l").init(true);
+    assert_eq!(say(&inside), "4");
+}
+
+/// The kernel runs, for a script of this kind, what the process was before: not the host's program.
+#[test]
+fn a_script_of_proc_self_exe_does_not_run_the_host() {
+    let image = host();
+    let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+    for words in [vec!["/entry"], vec!["/proc/self/exe"]] {
+        let builder =
+            Container::builder(&image).entrypoint(words).file_mode("/entry", "#!/proc/self/exe\n", 0o755);
+        match builder.timeout(Duration::from_secs(10)).run() {
+            Ok(out) => {
+                assert!(!out.status.success());
+                assert!(!text(&out.stdout).contains("running"), "the test program ran inside");
+            }
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::Exec | ErrorKind::TimedOut), "{error}"),
+        }
+    }
+    assert_eq!(fs::read(std::env::current_exe().unwrap()).unwrap(), own);
+}
+
+#[test]
+fn privileges_do_not_come_back() {
+    let image = host();
+    // Set-user-id programs of the image do nothing.
+    let script = "cp /usr/bin/id /usr/bin/suid-id; chmod 4755 /usr/bin/suid-id; chmod 755 /usr/bin; \
+        exec setpriv --reuid 5 --regid 5 --clear-groups /usr/bin/suid-id -u";
+    let out = sh(&image, script).run().unwrap();
+    if out.status.success() {
+        assert_eq!(text(&out.stdout), "5");
+    }
+    let unshare = sh(
+        &image,
+        "unshare -U true 2>/dev/null && echo user; unshare -m true 2>/dev/null && echo mount; true",
+    );
+    assert_eq!(say(&unshare), "");
+    assert_eq!(say(&sh(&image, "chroot / true && nsenter -t 1 -m true 2>/dev/null && echo in; true")), "");
+}
