@@ -396,6 +396,13 @@ fn other_processes_stop_kill_and_look() {
     assert_eq!(w.ok(["stop", "one"]), "one\n");
     assert_eq!(running.end().0, Some(7));
 
+    // Also from a third one while the first has not gone yet.
+    let running = w.spawn(["start", "-i", "one"]);
+    w.ok(["stop", "one"]);
+    let again = w.spawn(["start", "-i", "one"]);
+    w.ok(["stop", "one"]);
+    assert_eq!((running.end().0, again.end().0), (Some(7), Some(7)));
+
     let running = w.spawn(["start", "-i", "one"]);
     let waiting = w.command(["wait", "one"]).stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(w.ok(["kill", "one"]), "one\n");
