@@ -542,6 +542,32 @@ fn runs_an_imported_root() {
 }
 
 #[test]
+#[ignore = "needs /bin/busybox (busybox-static): run with --include-ignored"]
+fn published_ports_are_forwarded() {
+    let w = World::new();
+    let root = w.path().join("rootfs");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    std::fs::write(root.join("page"), "hello").unwrap();
+    let done = Done::of(w.command(["import"]).arg(packed(&root)).arg("web").output().unwrap());
+    assert_eq!(done.code, 0, "{done:?}");
+    // httpd goes into the background once it listens.
+    let script = "/bin/busybox httpd -p 80 -h / && echo ready && read line";
+    let flags =
+        ["run", "-i", "--rm", "--name", "one", "-p", "127.0.0.1::80", "web", "/bin/busybox", "sh", "-c"];
+    let running = w.spawn(flags.iter().chain(&[script]));
+    let address = w.ok(["port", "one", "80"]);
+    assert_eq!(w.ok(["ps", "--format", "{{.Ports}}"]).trim(), format!("{}->80/tcp", address.trim()));
+    let mut stream = std::net::TcpStream::connect(address.trim()).unwrap();
+    stream.write_all(b"GET /page HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    running.end();
+    assert!(std::net::TcpStream::connect(address.trim()).is_err(), "gone with the container");
+}
+
+#[test]
 fn info_is_json() {
     let w = World::new();
     let info: Value = serde_json::from_str(&w.ok(["info", "--format", "json"])).unwrap();
