@@ -71,12 +71,15 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Files of the containers' ids are not this user's to remove: the program can.
-        let names = self.run(["ps", "-aq"]).out;
-        let names: Vec<_> = names.lines().collect();
-        if !names.is_empty() {
-            self.run(["rm", "-f"].iter().chain(&names));
+        // What containers and layers have is not always this user's to remove: the program can.
+        for (list, remove) in [(["ps", "-aq"], ["rm", "-f"]), (["images", "-q"], ["rmi", "-f"])] {
+            let names = self.run(list).out;
+            let names: Vec<_> = names.lines().collect();
+            if !names.is_empty() {
+                self.run(remove.iter().chain(&names));
+            }
         }
+        self.run(["volume", "prune", "-a"]);
     }
 }
 
