@@ -96,7 +96,7 @@ impl Running {
         }
         if self.warden.is_none() {
             // Its own program writes the record when it has seen the end.
-            let exited = super::start::exited_of_other(&self.dir)?;
+            let exited = super::start::exited_of_other(&self.dir, self.started)?;
             let status = exited.status;
             *end = Ending::Done(exited);
             return Ok(status);
@@ -318,6 +318,7 @@ impl Running {
         self.dir.set_running(Some(&RunningRecord {
             pid,
             start_time: super::record::start_time(pid).unwrap_or(0),
+            owner: super::record::this_program(),
             started: self.started,
             paused: false,
             cgroups: cgroups.unwrap_or_default(),
