@@ -116,7 +116,7 @@ impl<'a> Unpacker<'a> {
         Ok(Self {
             root,
             target,
-            below: Below::new(lowers, target.user_xattr),
+            below: Below::new(lowers, target.user_xattr, target.owners),
             handles: Handles::new(root)?,
             directories: BTreeMap::new(),
             whiteouts: BTreeSet::new(),
