@@ -83,7 +83,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             if entries == 0 {
                 entries = layer.entries()?.count();
             }
-            note(name, timed(|| Ok(drop(layer.unpack(&[])?)))?);
+            note(name, timed(|| Ok(layer.unpack(&[]).map(drop)?))?);
             drop((layer, store));
             std::fs::remove_dir_all(&dir)?;
         }

@@ -277,7 +277,7 @@ impl Container {
     /// Starts it and opens its published ports.
     fn launch(&self) -> Result<Arc<Running>> {
         let running = start::start(&self.0)?;
-        let published = self.0.record(|record| reach::publish(&running, &record.spec))?;
+        let published = self.0.record(|record| reach::publish(&running, &record.spec, self.0.witness))?;
         if let Err(error) = published {
             running.end()?;
             return Err(error);
@@ -527,6 +527,11 @@ impl Inner {
         lock(&self.held).as_ref().map(|held| read(&held.record)).ok_or_else(removed)
     }
 
+    /// Whether it runs as another program's: that one decides when it ends.
+    fn is_foreign(&self) -> bool {
+        matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none())
+    }
+
     fn end_running(&self) -> Result<()> {
         let running = match &*lock(&self.phase) {
             Phase::Running(running) => running.clone(),
@@ -565,6 +570,9 @@ impl Inner {
     }
 
     fn keep(&self) -> Result<()> {
+        if self.is_foreign() {
+            return Ok(());
+        }
         let in_memory = self.record(|record| record.spec.in_memory)?;
         if in_memory {
             return Err(Error::new(ErrorKind::State, "a writable layer in memory can't be kept"));
@@ -604,7 +612,11 @@ impl Drop for Inner {
             return;
         }
         let kept = lock(&self.held).as_ref().is_none_or(|held| held.kept);
-        let result = if kept { self.end_running() } else { self.remove(false) };
+        let result = match kept {
+            true if self.is_foreign() => Ok(()),
+            true => self.end_running(),
+            false => self.remove(false),
+        };
         if let Err(error) = result {
             tracing::warn!(%error, id = self.id, "a container could not be removed; the next Store::open does it");
         }

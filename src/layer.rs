@@ -27,14 +27,18 @@ mod walk;
 
 pub(crate) use apply::{Applied, Expected, apply, chain_id, find, unpack_stored};
 pub use build::LayerBuilder;
-pub(crate) use build::{Written, write};
 pub use compression::Compression;
-pub(crate) use compression::{MAGIC, decoder};
+pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
 pub use entry::{Entry, EntryKind};
-pub(crate) use flow::Chunks;
-pub(crate) use meta::{Device, LayerMeta, Owner, PathText};
-pub(crate) use owner::{Owned, Owners};
+// For commits and exports, and for a helper that gives files to sub-uids.
+#[allow(unused_imports)]
+pub(crate) use {
+    build::{Written, write},
+    flow::Chunks,
+    meta::{Device, LayerMeta, Owner, PathText},
+    owner::{Owned, Owners},
+};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};

@@ -105,7 +105,7 @@ impl VolumeBuilder {
 fn fill(dir: &Lease, meta: &Meta) -> Result<()> {
     rustix::fs::mkdirat(dir, DATA, Mode::RWXU).call_at("mkdirat", DATA)?;
     // 0755 whatever the umask is: users of a container other than root pass through it.
-    let data = open_data(dir.as_fd())?;
+    let data = open_data(dir.as_fd()).call_at("openat", DATA)?;
     rustix::fs::fchmod(&data, Mode::from_raw_mode(0o755)).call_at("fchmod", DATA)?;
     let text = serde_json::to_vec(meta)
         .map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))?;
@@ -116,8 +116,15 @@ fn fill(dir: &Lease, meta: &Meta) -> Result<()> {
     file.sync_data().call_at("fdatasync", META)
 }
 
-fn open_data(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
-    rustix::fs::openat(dir, DATA, crate::store::DIRECTORY, Mode::empty()).call_at("openat", DATA)
+fn open_data(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    match rustix::fs::openat(dir, DATA, crate::store::DIRECTORY, Mode::empty()) {
+        // An ordinary user's container has given it to a user of its own: it can be mounted all the same.
+        Err(Errno::ACCESS) => {
+            let flags = crate::store::DIRECTORY | OFlags::PATH;
+            rustix::fs::openat(dir, DATA, flags, Mode::empty())
+        }
+        other => other,
+    }
 }
 
 fn path(store: &Store, name: &str) -> PathBuf {
@@ -183,7 +190,7 @@ impl Volume {
         let meta = serde_json::from_slice(&text).map_err(|error| {
             Error::new(ErrorKind::InvalidData, "metadata of a volume").with_path(at(META)).with_source(error)
         })?;
-        let data = match rustix::fs::openat(&dir, DATA, crate::store::DIRECTORY, Mode::empty()) {
+        let data = match open_data(dir.as_fd()) {
             Err(Errno::NOENT) => return Ok(None),
             other => other.call_at("openat", at(DATA))?,
         };
@@ -294,7 +301,13 @@ impl Volume {
     /// Whether nothing is in it, so that its first use copies what the image has there. Two first uses
     /// at once would both copy: hold [`copy_lock`](Self::copy_lock) around the question and the copying.
     pub(crate) fn is_fresh(&self) -> Result<bool> {
-        Ok(list(self.data_dir()).map_err(|error| error.with_path(self.path()))?.is_empty())
+        match list(self.data_dir()) {
+            Ok(names) => Ok(names.is_empty()),
+            // Given to a user of a container, so it was used.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(false),
+            Err(error) if error.raw_os_error() == Some(Errno::BADF.raw_os_error()) => Ok(false),
+            Err(error) => Err(error.with_path(self.path())),
+        }
     }
 
     /// Waits for its turn to copy into the volume.

@@ -119,6 +119,11 @@ fn published_ports_carry_both_ways_and_end_with_the_container() {
     let other = store.container(container.id()).unwrap();
     assert_eq!(other.host_addr(8080).unwrap(), address);
     assert_eq!(other.state(), State::Running);
+    assert_eq!(talk(other.connect(8080).unwrap(), "x"), "hi x=1");
+    other.wait_until(Ready::port(8080), TIME).unwrap();
+    other.wait_until(Ready::exec(["true"]), TIME).unwrap();
+    assert_eq!(other.wait_until(Ready::log("serving"), TIME).unwrap_err().kind(), ErrorKind::Unsupported);
+    drop(other);
 
     // More than all buffers on the way: both directions are busy at once, and a half-closed end is passed on.
     let threads: Vec<_> = (0..8)
@@ -269,4 +274,34 @@ fn http_is_ready_when_it_answers_well() {
     container.wait_until(Ready::http(80, "/health"), TIME).unwrap();
     let error = container.wait_until(Ready::http(80, "/other"), Duration::from_millis(100)).unwrap_err();
     assert!(error.to_string().contains("503"), "{error}");
+}
+
+#[test]
+fn a_killed_warden_closes_the_ports() {
+    let (_store, image) = host();
+    // A program of its own: its warden has nobody else's containers.
+    if std::env::var_os("REACH_WARDEN").is_none() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_killed_warden_closes_the_ports"])
+            .env("REACH_WARDEN", "1")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let container = serving(&image, "127.0.0.1:8080", "").publish(8080).start().unwrap();
+    container.wait_until(Ready::port(8080), TIME).unwrap();
+    let address = container.host_addr(8080).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", container.pid().unwrap())).unwrap();
+    let warden: i32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let kill = std::process::Command::new("kill").args(["-9", &warden.to_string()]).status().unwrap();
+    assert!(kill.success());
+    assert_eq!(container.wait().unwrap_err().kind(), ErrorKind::Gone);
+    let error = container.wait_until(Ready::port(8080), TIME).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Gone, "{error}");
+    let begun = Instant::now();
+    while TcpStream::connect(address).is_ok() {
+        assert!(begun.elapsed() < TIME, "the port is still open");
+        std::thread::yield_now();
+    }
 }

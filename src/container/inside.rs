@@ -45,6 +45,8 @@ pub(super) struct Inside<'a> {
     pub hostname: &'a str,
     pub own_network: bool,
     pub masked: &'a [(PathBuf, bool)],
+    /// Each of them is known to be there.
+    pub masked_exist: bool,
     pub read_only: &'a [PathBuf],
     pub sysctls: &'a [Sysctl],
     pub devices: &'a [Device],
@@ -280,14 +282,21 @@ fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
     s.during("covering parts of /proc and /sys");
     let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
     let null = s.open_in(root, Path::new("dev/null"), Links::Refuse, None);
+    // One empty directory for all: the first cover is where copies of it come from.
+    let mut empty = None;
     for (path, is_dir) in inside.masked {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let absent = s.label();
         let target = s.open_in(root, relative, Links::Refuse, Some(absent));
-        let cover = if *is_dir {
-            s.tmpfs(4096, 2, 0o555, None, plain | n::MOUNT_ATTR_RDONLY)
-        } else {
-            s.clone_mount(null, false, path)
+        let cover = match (is_dir, empty) {
+            (false, _) => s.clone_mount(null, false, path),
+            (true, Some(empty)) => s.clone_mount(empty, false, path),
+            (true, None) => {
+                let tmpfs = s.tmpfs(4096, 2, 0o555, None, plain | n::MOUNT_ATTR_RDONLY);
+                // Of a list of the caller's, the first may be absent in the container.
+                empty = inside.masked_exist.then_some(tmpfs);
+                tmpfs
+            }
         };
         s.attach(cover, target, path);
         s.place(absent);

@@ -15,6 +15,7 @@ use super::running::Running;
 use super::spec::Spec;
 use super::{Container, lock};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::fork::Witness;
 use crate::sys::memfd::above_stdio;
 use crate::sys::plan::Plan;
 use crate::sys::plan::format::Status;
@@ -89,7 +90,7 @@ pub(super) fn published(running: &Running) -> Vec<(u16, SocketAddr)> {
 
 /// Opens the ports that were asked for on the host. With the host's network there is nothing to forward, unless
 /// another address was asked for.
-pub(super) fn publish(running: &Running, spec: &Spec) -> Result<()> {
+pub(super) fn publish(running: &Running, spec: &Spec, witness: Witness) -> Result<()> {
     if spec.publish.is_empty() {
         return Ok(());
     }
@@ -100,8 +101,8 @@ pub(super) fn publish(running: &Running, spec: &Spec) -> Result<()> {
         let address = SocketAddr::new(publish.address, publish.host);
         let direct = host_network && (publish.host == 0 || publish.host == publish.container);
         forwarders.push(match direct {
-            true => Forwarder::direct(publish.container),
-            false => Forwarder::start(address, publish.container, reach.clone())?,
+            true => Forwarder::direct(publish.container, witness),
+            false => Forwarder::start(address, publish.container, reach.clone(), witness)?,
         });
     }
     lock(&running.ports).extend(forwarders);
@@ -118,11 +119,12 @@ pub(super) struct Reach {
 
 impl Reach {
     pub fn of(running: &Running, host_network: bool) -> Result<Self> {
-        let warden = match (&running.warden, host_network) {
-            (_, true) => None,
-            (Some(warden), false) => Some(warden.clone()),
-            // Another program's container: root's warden may go there, an ordinary user's is told EPERM.
-            (None, false) => Some(warden::warden()?),
+        let warden = match (&running.warden, &running.door) {
+            _ if host_network => None,
+            (Some(warden), _) => Some(warden.clone()),
+            // Another program's container: its warden may go there.
+            (None, Some(door)) => Some(Warden::connect(running.dir.store.locks_dir(), door)?),
+            (None, None) => return Err(Error::new(ErrorKind::State, "the container has no warden")),
         };
         Ok(Self { warden, process: running.process.clone() })
     }

@@ -37,6 +37,8 @@ pub(crate) struct Running {
     pub end: Mutex<Ending>,
     pub ended: Condvar,
     pub timed_out: AtomicBool,
+    /// A thread takes its output.
+    pub watched: AtomicBool,
 }
 
 /// How the watching of a container stands.
@@ -55,6 +57,11 @@ impl Running {
     pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<super::ExitStatus>> {
         let Some(exit) = self.process_end(deadline)? else { return Ok(None) };
         let status = self.finish(exit)?;
+        if self.watched.load(Ordering::Relaxed) {
+            // Whoever looks at the output now finds all of it; the deadline bounds that, too.
+            let last = Instant::now() + KILL_TIME;
+            self.log.wait(deadline.map_or(last, |deadline| deadline.min(last)), |_| false);
+        }
         if self.timed_out.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::TimedOut, "the container's time was up; it was killed"));
         }
@@ -231,6 +238,7 @@ impl Running {
         let mut pump = lock(&self.ours).pump();
         let end = inner.end.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let name = format!("coracle-{}", &self.dir.id[..6]);
+        self.watched.store(true, Ordering::Relaxed);
         let run = move || {
             let _ = nix::sys::signal::SigSet::all().thread_block();
             if let Err(error) = self.follow(&mut pump) {
@@ -267,6 +275,7 @@ impl Running {
             Ok(Some(exit)) => self.finish(exit).map(drop),
             Ok(None) => Ok(()),
             Err(error) => {
+                lock(&self.ports).clear();
                 *lock(&self.end) = Ending::Lost;
                 self.ended.notify_all();
                 Err(error)

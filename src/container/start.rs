@@ -121,6 +121,7 @@ pub(super) fn join(dir: &Dir, _record: &Record, running: &RunningRecord) -> Resu
         end: Mutex::new(Ending::Not),
         ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
+        watched: AtomicBool::new(false),
     })))
 }
 
@@ -272,6 +273,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         hostname: hostname(record),
         own_network: !spec.network.is_host(),
         masked: &masked,
+        // The kernel's own lists are the same in every container, but for a /sys of the host's network.
+        masked_exist: spec.masked.is_none(),
         read_only: &read_only,
         sysctls: &spec.sysctls,
         devices: &spec.devices,
@@ -376,6 +379,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         end: Mutex::new(Ending::Not),
         ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
+        watched: AtomicBool::new(false),
     });
     Ok(running)
 }

@@ -379,8 +379,8 @@ fn take_in(
         if wanted {
             wanted = next.send(chunk).is_ok();
         }
-        // When nobody wants more, an archive is broken, or so it seems: the digest will tell.
-        if end || !wanted && expected.digest.is_none() {
+        // When nobody wants more, an archive is broken, or so it seems: what was promised will tell.
+        if end || !wanted && expected.digest.is_none() && expected.size.is_none() {
             return Ok(sink);
         }
         chunk = pool.read(&mut blob).call("reading a layer")?;
@@ -452,3 +452,7 @@ pub(super) fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

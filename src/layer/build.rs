@@ -38,6 +38,7 @@ pub struct LayerBuilder {
     sources: Vec<Source>,
     files: BTreeMap<Vec<u8>, (Entry, Bytes)>,
     compression: Option<Compression>,
+    owner: Option<(u32, u32)>,
     /// The first mistake; a builder reports it at the end.
     mistake: Option<(ErrorKind, PathBuf, String)>,
 }
@@ -58,7 +59,7 @@ impl LayerBuilder {
     }
 
     /// A tar archive, plain or compressed. Alone in a layer it is taken as it is, byte for byte,
-    /// so that the layer has the archive's digest.
+    /// unless a compression or an owner is asked for, so that the layer has the archive's digest.
     pub fn tar(mut self, path: impl Into<PathBuf>) -> Self {
         self.sources.push(Source::Tar(path.into()));
         self
@@ -102,6 +103,15 @@ impl LayerBuilder {
         }
     }
 
+    /// Everything in the layer belongs to this user and group of the image, whoever owns it on the host.
+    pub fn owner(mut self, uid: u32, gid: u32) -> Self {
+        if uid == u32::MAX || gid == u32::MAX {
+            return self.mistaken(ErrorKind::InvalidInput, Path::new(""), "an owner of -1");
+        }
+        self.owner = Some((uid, gid));
+        self
+    }
+
     /// How the layer is compressed; gzip unless told otherwise, because every registry and engine takes it.
     pub fn compression(mut self, compression: Compression) -> Self {
         self.compression = Some(compression);
@@ -118,9 +128,8 @@ impl LayerBuilder {
         if let Some((kind, path, what)) = &self.mistake {
             return Err(Error::new(*kind, what.clone()).with_path(path));
         }
-        if let ([Source::Tar(path)], true, None) =
-            (&self.sources[..], self.files.is_empty(), self.compression)
-        {
+        let as_it_is = self.files.is_empty() && self.compression.is_none() && self.owner.is_none();
+        if let ([Source::Tar(path)], true) = (&self.sources[..], as_it_is) {
             let file = open(path)?;
             return take(store, file).map_err(|error| error.during(format!("reading the layer {path:?}")));
         }
@@ -129,14 +138,18 @@ impl LayerBuilder {
         let mut left_out = Vec::new();
         let made = write(store, compression, |output| {
             let mut archive = Writer::new(output);
+            let mut add = |mut entry: Entry, data: &mut dyn Read| {
+                (entry.uid, entry.gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+                archive.entry(&entry, data)
+            };
             for source in &self.sources {
                 match source {
-                    Source::Directory(path) => add_directory(&mut archive, path, &mut left_out),
-                    Source::Tar(path) => add_archive(&mut archive, path),
+                    Source::Directory(path) => add_directory(&mut add, path, &mut left_out),
+                    Source::Tar(path) => add_archive(&mut add, path),
                 }?;
             }
             for (entry, bytes) in self.files.values() {
-                archive.entry(entry, &mut &bytes[..])?;
+                add(entry.clone(), &mut &bytes[..])?;
             }
             archive.finish()
         })?;
@@ -193,23 +206,24 @@ fn open(path: &Path) -> Result<std::fs::File> {
     std::fs::File::open(path).call_at("open", path)
 }
 
-fn add_directory(archive: &mut Writer<Chunks>, path: &Path, left_out: &mut Vec<LeftOut>) -> Result<()> {
+type Add<'a> = &'a mut dyn FnMut(Entry, &mut dyn Read) -> Result<()>;
+
+fn add_directory(add: Add<'_>, path: &Path, left_out: &mut Vec<LeftOut>) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(path, flags, Mode::empty()).call_at("open", path)?;
-    walk(root.as_fd(), left_out, &mut |entry, data| archive.entry(&entry, data))
-        .map_err(|error| error.during(format!("reading the directory {path:?}")))
+    walk(root.as_fd(), left_out, add).map_err(|error| error.during(format!("reading the directory {path:?}")))
 }
 
-fn add_archive(archive: &mut Writer<Chunks>, path: &Path) -> Result<()> {
-    let mut add = || {
+fn add_archive(add: Add<'_>, path: &Path) -> Result<()> {
+    let mut read = || {
         let (_, plain) = decoder(BufReader::new(open(path)?))?;
         let mut reader = Reader::new(BufReader::with_capacity(128 << 10, plain), ReadLimits::default());
         while let Some(entry) = reader.next()? {
-            archive.entry(&entry, &mut reader)?;
+            add(entry, &mut reader)?;
         }
         Ok(())
     };
-    add().map_err(|error: Error| error.during(format!("reading the archive {path:?}")))
+    read().map_err(|error: Error| error.during(format!("reading the archive {path:?}")))
 }
 
 /// What was written.

@@ -3,8 +3,8 @@
 
 use super::owner::{Owned, Owners};
 use crate::error::Result;
-use crate::sys::idmap::{Extent, IdMap};
-use crate::sys::owners::{Keeper, Ownership};
+use crate::sys::idmap::IdMap;
+use crate::sys::owners::{Keeper, Ownership, inside};
 use std::os::fd::BorrowedFd;
 
 /// On disk the files belong to sub-ids, as a container of this user sees them.
@@ -46,16 +46,10 @@ fn ownership(owned: &Owned) -> Ownership {
     }
 }
 
-fn inside(extents: &[Extent], id: u32) -> u32 {
-    // What the namespace doesn't have is nobody's in it (overflowuid of proc_sys_kernel(5)).
-    const NOBODY: u32 = 65534;
-    let found = extents.iter().find(|e| id >= e.outside && id - e.outside < e.count);
-    found.map_or(NOBODY, |e| e.inside + (id - e.outside))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::idmap::Extent;
 
     #[test]
     fn ids_on_disk_are_translated_back() {

@@ -55,6 +55,9 @@ pub(crate) struct Reader<R> {
     size: u64,
 }
 
+/// Length of a sparse file, and offset and length of the pieces of it that are stored.
+type SparseMap = (u64, Vec<(u64, u64)>);
+
 /// What comes before an entry's own header.
 #[derive(Default)]
 struct Extensions {
@@ -253,7 +256,7 @@ impl<R: BufRead> Reader<R> {
 
     /// Length and pieces of a sparse file, in any of the four formats of GNU tar
     /// (GNU tar manual, "Storing Sparse Files").
-    fn sparse_map(&mut self, header: &Header, pax: &Pax, flag: u8) -> Result<Option<(u64, Vec<(u64, u64)>)>> {
+    fn sparse_map(&mut self, header: &Header, pax: &Pax, flag: u8) -> Result<Option<SparseMap>> {
         let none = Pax::default();
         if flag == b'S' {
             let gnu = header.as_gnu().ok_or_else(|| self.bad("a sparse entry without GNU's header"))?;

@@ -8,6 +8,7 @@ use super::{Lease, Store, list};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
 impl Store {
@@ -59,29 +60,40 @@ impl Store {
         }
     }
 
-    /// Removes the ephemeral containers of dead programs. What can't be removed is reported and stays.
+    /// Removes the ephemeral containers of dead programs, and the control groups of all that nobody has open. What
+    /// can't be removed is reported and stays.
     pub(super) fn sweep_containers(&self) -> Result<bool> {
         let mut all = true;
+        let mut left = |what: &str, error: Error| {
+            all = false;
+            tracing::warn!(%error, what, store = ?self.path(), "left over from a dead program");
+        };
+        let mut dead = BTreeSet::new();
         for id in list(self.containers_dir())? {
-            let sweep = || -> Result<()> {
+            let Some(name) = id.to_str() else { continue };
+            let sweep = || -> Result<bool> {
                 let _lease = match Lease::try_exclusive(self.containers_dir(), &id) {
                     Ok(Some(lease)) => lease,
-                    Ok(None) => return Ok(()),
-                    Err(error) if error.kind() == ErrorKind::InUse => return Ok(()),
+                    Ok(None) => return Ok(false),
+                    Err(error) if error.kind() == ErrorKind::InUse => return Ok(false),
                     Err(error) => return Err(error),
                 };
-                let Some(name) = id.to_str() else { return Ok(()) };
-                if !self.container_part(name)?.is_some_and(|part| part.ephemeral) {
-                    return Ok(());
+                if self.container_part(name)?.is_some_and(|part| part.ephemeral) {
+                    self.discard(self.containers_dir(), &id)?;
                 }
-                self.discard(self.containers_dir(), &id)?;
-                // Its processes went with their program; only empty directories are left of its groups.
-                self.cgroups()?.sweep(|group| group != name).map(drop)
+                Ok(true)
             };
-            if let Err(error) = sweep() {
-                all = false;
-                tracing::warn!(%error, ?id, store = ?self.path(), "container of a dead program");
+            match sweep() {
+                Ok(true) => drop(dead.insert(name.to_owned())),
+                Ok(false) => {}
+                Err(error) => left(name, error),
             }
+        }
+        // Their processes went with their programs; only empty directories are left of their groups.
+        if !dead.is_empty()
+            && let Err(error) = self.cgroups().and_then(|groups| groups.sweep(|group| !dead.contains(group)))
+        {
+            left("control groups", error);
         }
         Ok(all)
     }

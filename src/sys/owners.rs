@@ -1,7 +1,8 @@
 //! Files of ids that the caller isn't: an ordinary user's containers leave files of sub-ids, which only a process in
 //! a user namespace that maps them may give away, open or take back. A courier does it.
 
-use super::courier::{self, Courier};
+use super::courier::{self, Courier, Reply};
+use super::idmap::Extent;
 use super::plan::format::{COURIER_SIZE, DATA_AT, Op, Status};
 use super::plan::{Cell, Plan};
 use super::warden::{Warden, warden};
@@ -35,17 +36,25 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    fn courier(&self) -> Result<(Arc<Warden>, Arc<Courier>)> {
-        let warden = warden()?;
+    fn courier(&self, warden: &Arc<Warden>) -> Result<Arc<Courier>> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, courier)) = &*started
-            && Arc::ptr_eq(of, &warden)
+            && Arc::ptr_eq(of, warden)
         {
-            return Ok((warden, courier.clone()));
+            return Ok(courier.clone());
         }
-        let courier = Arc::new(courier::of_warden(&warden)?);
+        let courier = Arc::new(courier::of_warden(warden)?);
         *started = Some((warden.clone(), courier.clone()));
-        Ok((warden, courier))
+        Ok(courier)
+    }
+
+    fn call(&self, warden: &Arc<Warden>, plan: Plan<'_>) -> Result<Reply> {
+        let reply = self.courier(warden)?.call(plan);
+        if reply.is_err() {
+            // It has ended, or what the plan opened before it failed is still open there.
+            *self.started.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        reply
     }
 
     /// Gives files beneath `dir` to their owners.
@@ -54,21 +63,20 @@ impl Keeper {
         dir: BorrowedFd<'_>,
         batch: impl IntoIterator<Item = &'a Ownership>,
     ) -> Result<()> {
-        let (warden, courier) = self.courier()?;
+        let warden = warden()?;
         let mut script = Script::new(dir);
         for owned in batch {
             check(&warden, owned)?;
             if script.size + Script::size_of(owned) > COURIER_SIZE {
-                courier.call(std::mem::replace(&mut script, Script::new(dir)).plan)?;
+                self.call(&warden, std::mem::replace(&mut script, Script::new(dir)).plan)?;
             }
             script.add(owned);
         }
-        courier.call(script.plan).map(drop)
+        self.call(&warden, script.plan).map(drop)
     }
 
     /// Opens `path` beneath `dir` (`.` for the directory itself), through no symbolic link.
     pub fn open(&self, dir: BorrowedFd<'_>, path: &CStr, flags: u32) -> Result<OwnedFd> {
-        let (_, courier) = self.courier()?;
         let mut plan = Plan::new();
         let dir = plan.fd(dir);
         let letter = plan.letter(Status::PLAN);
@@ -76,9 +84,37 @@ impl Keeper {
         open(&mut plan, dir, path, flags, letter.fd);
         plan.post(letter);
         plan.op(n::__NR_close, "close", [letter.fd.into()]);
-        let reply = courier.call(plan)?;
+        let reply = self.call(&warden()?, plan)?;
         let fd = reply.fds.into_iter().next();
         fd.ok_or_else(|| Error::new(ErrorKind::Gone, "the courier has sent no file").with_path(shown(path)))
+    }
+}
+
+impl Keeper {
+    /// An extended attribute of an open file.
+    pub fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
+        const ENODATA: u32 = 61;
+        const EOPNOTSUPP: u32 = 95;
+        const MAX: usize = 64 << 10;
+        let mut plan = Plan::new();
+        let file = plan.fd(file);
+        // The length, -1 for none, then the value.
+        let mut room = vec![0; 8 + MAX];
+        room[..4].copy_from_slice(&(-1i32).to_ne_bytes());
+        let answer = plan.bytes(&room);
+        let name_at = plan.c_str(name);
+        plan.op(
+            n::__NR_fgetxattr,
+            "fgetxattr",
+            [file.into(), name_at.into(), super::plan::At(answer.0 + 8).into(), MAX.into()],
+        )
+        .store(Cell(answer.0))
+        .tolerate(&[ENODATA, EOPNOTSUPP]);
+        plan.reply(answer, 8 + MAX);
+        let bytes = self.call(&warden()?, plan)?.bytes;
+        let (len, value) = bytes.split_at_checked(8).unwrap_or_default();
+        let len = len.first_chunk().map_or(0, |len| i32::from_ne_bytes(*len));
+        Ok(usize::try_from(len).ok().and_then(|len| value.get(..len)).map(<[u8]>::to_vec))
     }
 }
 
@@ -99,6 +135,13 @@ fn check(warden: &Warden, owned: &Ownership) -> Result<()> {
     Err(Error::new(ErrorKind::Unsupported, what)
         .with_path(shown(&owned.path))
         .with_remedy("give this user more sub-ids in /etc/subuid and /etc/subgid (65536 is usual)"))
+}
+
+/// What the namespace calls an id of the host; nobody (overflowuid of proc_sys_kernel(5)) where it has none.
+pub(crate) fn inside(extents: &[Extent], id: u32) -> u32 {
+    const NOBODY: u32 = 65534;
+    let found = extents.iter().find(|e| id >= e.outside && id - e.outside < e.count);
+    found.map_or(NOBODY, |e| e.inside + (id - e.outside))
 }
 
 fn shown(path: &CStr) -> &Path {
@@ -237,6 +280,9 @@ mod tests {
         let d = keeper.open(dir.as_fd(), c"d", n::O_RDONLY | n::O_DIRECTORY).unwrap();
         let stat = rustix::fs::fstat(&d).unwrap();
         assert_eq!((stat.st_uid, stat.st_mode & 0o7777), (host(33), 0o700));
+        assert_eq!(keeper.attribute(d.as_fd(), c"user.x").unwrap(), None);
+        let f = keeper.open(dir.as_fd(), c"d/f", n::O_RDONLY).unwrap();
+        assert!(keeper.attribute(f.as_fd(), c"security.capability").unwrap().is_some());
         let file = rustix::fs::fstat(keeper.open(dir.as_fd(), c"d/f", n::O_RDONLY).unwrap()).unwrap();
         assert_eq!((file.st_uid, file.st_mode & 0o7777), (host(33), 0o6711));
 
@@ -265,5 +311,6 @@ mod tests {
         }
         let error = keeper.apply(dir.as_fd(), &[owned("missing", 0, 0, None)]).unwrap_err();
         assert_eq!((error.kind(), error.path()), (ErrorKind::NotFound, Some(Path::new("missing"))));
+        keeper.apply(dir.as_fd(), &[owned("f", 0, 0, None)]).unwrap();
     }
 }

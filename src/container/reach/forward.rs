@@ -4,6 +4,7 @@
 use super::{CONNECT_TIME, Reach, remaining};
 use crate::container::lock;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::fork::Witness;
 use crate::sys::memfd::above_stdio;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -26,6 +27,7 @@ pub(crate) struct Forwarder {
     address: SocketAddr,
     shared: Option<Arc<Shared>>,
     thread: Option<JoinHandle<()>>,
+    witness: Witness,
 }
 
 struct Shared {
@@ -37,12 +39,12 @@ struct Shared {
 
 impl Forwarder {
     /// Of the host's network: the port is what it is.
-    pub fn direct(port: u16) -> Self {
+    pub fn direct(port: u16, witness: Witness) -> Self {
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-        Self { port, address, shared: None, thread: None }
+        Self { port, address, shared: None, thread: None, witness }
     }
 
-    pub fn start(address: SocketAddr, port: u16, reach: Reach) -> Result<Self> {
+    pub fn start(address: SocketAddr, port: u16, reach: Reach, witness: Witness) -> Result<Self> {
         let (listener, address) = listen(address).map_err(|error| error.during("publishing a port"))?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).call("eventfd")?;
         let stop = above_stdio(stop)?;
@@ -56,7 +58,7 @@ impl Forwarder {
                 accept_all(&listener, port, &reach, &for_thread);
             })
             .call("pthread_create")?;
-        Ok(Self { port, address, shared: Some(shared), thread: Some(thread) })
+        Ok(Self { port, address, shared: Some(shared), thread: Some(thread), witness })
     }
 
     /// The container's port.
@@ -72,6 +74,11 @@ impl Forwarder {
 
 impl Drop for Forwarder {
     fn drop(&mut self) {
+        if !self.witness.is_here() {
+            // A forked copy of the program has the eventfd in common with the original, and not the thread.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         if let Some(shared) = &self.shared {
             // An eventfd takes this write unless its counter is full, which then says the same.
             let _ = rustix::io::write(&shared.stop, &1u64.to_ne_bytes());

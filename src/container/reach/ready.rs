@@ -102,7 +102,7 @@ impl Container {
     ///
     /// # Errors
     /// `TimedOut`, or `State` when the container has ended before (or does not run at all). Both texts carry the
-    /// last output, at most 2 KiB of it.
+    /// last output, at most 2 KiB of it. `Gone` when this program's warden was killed, and all containers with it.
     pub fn wait_until(&self, ready: Ready, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         if matches!((&ready.0, &*lock(&self.0.phase)), (Kind::Exit, Phase::Exited(_))) {

@@ -1,0 +1,206 @@
+use crate::built::everything;
+use crate::common::peer;
+use crate::trees::{Compare, assert_same, tree};
+use coracle::{Compression, Layer, Store};
+use std::path::Path;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn untar(archive: &Path, dir: &Path) {
+    std::fs::create_dir(dir).unwrap();
+    let archive = archive.to_str().unwrap();
+    let dir = dir.to_str().unwrap();
+    peer("tar", ["--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", archive, "-C", dir]);
+}
+
+#[test]
+#[ignore = "needs root: owners and capabilities, beside umoci, mmdebstrap and Debian's mirror"]
+fn debian_unpacks_as_umoci_and_tar_unpack_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    let path = |name: &str| at(name).to_str().unwrap().to_owned();
+    let archive = std::env::var("CORACLE_TEST_ROOTFS").unwrap_or_else(|_| {
+        let archive = path("debian.tar");
+        // iputils-ping has a file capability.
+        peer("mmdebstrap", ["--variant=minbase", "--include=iputils-ping", "bookworm", &archive]);
+        archive
+    });
+    let store = Store::open(at("store")).unwrap();
+    let image = format!("{}:debian", path("oci"));
+    peer("umoci", ["init", "--layout", &path("oci")]);
+    peer("umoci", ["new", "--image", &image]);
+    peer("umoci", ["raw", "add-layer", "--image", &image, &archive]);
+    peer("umoci", ["raw", "unpack", "--image", &image, &path("umoci")]);
+    untar(Path::new(&archive), &at("tar"));
+
+    let compare = Compare { owners: true, all_xattrs: true, root: true };
+    let (umoci, tar) = (tree(&at("umoci"), compare), tree(&at("tar"), compare));
+    assert!(umoci.len() > 3000, "{}", umoci.len());
+    assert!(umoci.values().any(|line| line.contains("security.capability")), "the test tests nothing");
+    for compression in [None, Some(Compression::Gzip)] {
+        let builder = Layer::builder().tar(&archive);
+        let builder = match compression {
+            Some(compression) => builder.compression(compression),
+            None => builder,
+        };
+        let ours = tree(&builder.build(&store).unwrap().unpack(&[]).unwrap(), compare);
+        assert_same(&ours, &umoci, &format!("umoci, {compression:?}"));
+        assert_same(&ours, &tar, &format!("GNU tar, {compression:?}"));
+    }
+}
+
+#[test]
+#[ignore = "needs GNU tar: run with --include-ignored"]
+fn all_formats_of_gnu_tar_unpack_as_tar_unpacks_them() {
+    let source = everything();
+    let at = |name: &str| source.path().join(name);
+    // 8 MiB with data at three places.
+    let sparse = std::fs::File::create(at("sparse")).unwrap();
+    for offset in [4096, 3 << 20, (8 << 20) - 5000] {
+        std::os::unix::fs::FileExt::write_all_at(&sparse, &[9; 5000], offset).unwrap();
+    }
+    std::fs::File::create(at("hole")).unwrap().set_len(5 << 20).unwrap();
+    let many = std::fs::File::create(at("many pieces")).unwrap();
+    for piece in 0..60 {
+        std::os::unix::fs::FileExt::write_all_at(&many, b"x", piece * 65536).unwrap();
+    }
+    drop((sparse, many));
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Store::open(scratch.path().join("store")).unwrap();
+    for (i, format) in [
+        &["--format=gnu", "--sparse"][..],
+        &["--format=gnu"],
+        &["--format=posix"],
+        &["--format=posix", "--sparse", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse", "--sparse-version=1.0"],
+        &["--format=posix", "--xattrs", "--xattrs-include=*", "--sparse"],
+        &["--format=posix", "--hard-dereference"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let archive = scratch.path().join(format!("{i}.tar"));
+        let mut arguments = format.to_vec();
+        if !is_root() {
+            // Whom files are given to, an ordinary user can't see afterwards.
+            arguments.extend(["--owner=0", "--group=0"]);
+        }
+        arguments.extend(["--numeric-owner", "-cf", archive.to_str().unwrap()]);
+        arguments.extend(["-C", source.path().to_str().unwrap(), "."]);
+        peer("tar", &arguments);
+        let theirs = scratch.path().join(format!("{i}"));
+        untar(&archive, &theirs);
+        let compare = Compare { owners: is_root(), all_xattrs: false, root: true };
+        let layer = Layer::builder().tar(&archive).build(&store).unwrap();
+        let ours = layer.unpack(&[]).unwrap();
+        assert_same(&tree(&ours, compare), &tree(&theirs, compare), &format!("{format:?}"));
+        if format.contains(&"--sparse") {
+            use std::os::unix::fs::MetadataExt;
+            assert_eq!(ours.join("hole").metadata().unwrap().blocks(), 0, "{format:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs GNU tar: run with --include-ignored"]
+fn gnu_tar_reads_what_the_builder_writes() {
+    let source = everything();
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Store::open(scratch.path().join("store")).unwrap();
+    let compare = Compare { owners: is_root(), all_xattrs: false, root: true };
+    for compression in [Compression::None, Compression::Gzip] {
+        let layer = Layer::builder().dir(source.path()).compression(compression).build(&store).unwrap();
+        let blob = store.path().join("blobs/sha256").join(layer.digest().hex());
+        let dir = scratch.path().join(format!("{compression:?}"));
+        untar(&blob, &dir);
+        assert_same(&tree(&dir, compare), &tree(source.path(), compare), &format!("{compression:?}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root: mounts an overlay, beside unshare and umoci"]
+fn the_overlay_shows_what_umoci_unpacks() {
+    use crate::testing::Raw;
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
+    let store = Store::open(path("store")).unwrap();
+    let bottom = Raw::new()
+        .dir("./")
+        .dir("a")
+        .mode(0o700)
+        .file("a/x", "x")
+        .file("a/y", "y")
+        .dir("b")
+        .file("b/deep", "1")
+        .dir("c")
+        .file("c/old", "1")
+        .file("f", "f")
+        .symlink("l", "f")
+        .dir("m")
+        .file("m/moved", "m");
+    let middle = Raw::new()
+        .dir("./")
+        .dir("a")
+        .file("a/.wh.x", "")
+        .file("a/new", "n")
+        .file(".wh.b", "")
+        .dir("c")
+        .file("c/.wh..wh..opq", "")
+        .file("c/fresh", "2")
+        .symlink("b", "c")
+        .dir("m")
+        .hard("m/name", "m/moved")
+        .file("m/.wh.moved", "")
+        .dir("n")
+        .file("n/only here", "n");
+    let top = Raw::new()
+        .dir("./")
+        .file(".wh.f", "")
+        .file("a/implied", "i")
+        .file(".wh.b", "")
+        .dir("b")
+        .file("b/again", "b")
+        .dir("n")
+        .file("n/.wh.only here", "")
+        .file("n/.wh.never there", "")
+        .dir("empty")
+        .file("empty/.wh.never there", "");
+    let image = format!("{}:layers", path("oci"));
+    peer("umoci", ["init", "--layout", &path("oci")]);
+    peer("umoci", ["new", "--image", &image]);
+    let mut layers: Vec<Layer> = Vec::new();
+    for (i, raw) in [bottom, middle, top].into_iter().enumerate() {
+        let archive = path(&format!("{i}.tar"));
+        std::fs::write(&archive, raw.end()).unwrap();
+        peer("umoci", ["raw", "add-layer", "--image", &image, &archive]);
+        layers.insert(0, Layer::builder().tar(&archive).build(&store).unwrap());
+    }
+    peer("umoci", ["raw", "unpack", "--image", &image, &path("umoci")]);
+    let dirs: Vec<String> = (0..layers.len())
+        .map(|i| layers[i].unpack(&layers[i + 1..]).unwrap().to_str().unwrap().to_owned())
+        .collect();
+    std::fs::create_dir(path("seen")).unwrap();
+    std::fs::create_dir(path("copy")).unwrap();
+    // The mount is in a namespace of the shell's, which copies what it sees.
+    let script = "mount -t overlay overlay -o ro,lowerdir=$1 $2 && cp -a $2/. $3/ && ls -R $2 >$3.ls 2>&1";
+    peer("unshare", ["-m", "sh", "-ec", script, "sh", &dirs.join(":"), &path("seen"), &path("copy")]);
+    let compare = Compare { owners: true, all_xattrs: false, root: false };
+    let mut umoci = tree(Path::new(&path("umoci")), compare);
+    let mut ours = tree(Path::new(&path("copy")), compare);
+    assert!(umoci.len() > 10, "{umoci:?}");
+    // Times of directories that umoci changed after it had set them.
+    for tree in [&mut umoci, &mut ours] {
+        for line in tree.values_mut().filter(|line| line.starts_with("Directory")) {
+            let words: Vec<_> =
+                line.split(' ').filter(|word| !word.contains('.')).map(str::to_owned).collect();
+            *line = words.join(" ");
+        }
+    }
+    assert_same(&ours, &umoci, "umoci");
+    // A whiteout that hides nothing would be listed as a file that can't be read.
+    let listed = std::fs::read_to_string(path("copy.ls")).unwrap();
+    assert!(!listed.contains("never there") && !listed.contains("cannot"), "{listed}");
+}
