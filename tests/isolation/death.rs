@@ -249,7 +249,7 @@ fn a_kept_container_whose_program_was_killed() {
     let seen = store.container("kept").unwrap();
     assert_eq!(seen.state(), coracle::State::Running);
     // It has got to where it stays.
-    while !seen.top().unwrap().iter().any(|process| process.command.contains("sleep")) {
+    while !seen.top().unwrap().iter().any(|process| process.command == "sleep 1000") {
         assert!(host.try_wait().unwrap().is_none());
         std::thread::yield_now();
     }
