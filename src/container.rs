@@ -209,7 +209,7 @@ impl Container {
 
     /// The record as JSON: what it was made from and how it last ended.
     pub fn inspect(&self) -> Result<String> {
-        let text = self.0.record(|record| serde_json::to_string_pretty(record))?;
+        let text = self.0.record(serde_json::to_string_pretty)?;
         text.map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
     }
 

@@ -309,10 +309,6 @@ pub(crate) enum Stopped {
 }
 
 impl Pump {
-    pub fn is_idle(&self) -> bool {
-        self.collect.iter().all(Option::is_none)
-    }
-
     /// Pumps until the streams end, and `until` (a pidfd) is readable where one is given, or the deadline comes.
     /// With `strict`, more than the log keeps is an end too.
     pub fn run(

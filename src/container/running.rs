@@ -4,7 +4,7 @@
 use super::output::{Callback, Log, Ours, Pump, Stopped};
 use super::reach::Forwarder;
 use super::record::{Dir, Exited, RunningRecord};
-use super::{Inner, KILL_TIME, Output, Process, State, lock};
+use super::{Inner, KILL_TIME, Output, Process, lock};
 use crate::cgroup::{Cgroup, Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::warden::{self, Exit, Warden};
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) struct Running {
@@ -258,17 +258,13 @@ impl Running {
     fn follow(&self, pump: &mut Pump) -> Result<()> {
         let pidfd = self.process.pidfd.as_fd();
         let mut deadline = self.deadline;
-        loop {
-            match pump.run(&self.log, self.callback.as_ref(), Some(pidfd), deadline, false)? {
-                Stopped::Deadline => {
-                    self.timed_out.store(true, Ordering::Relaxed);
-                    deadline = None;
-                    match self.kill(Signal::SIGKILL) {
-                        Err(error) if error.kind() == ErrorKind::State => {}
-                        other => other?,
-                    }
-                }
-                Stopped::Done | Stopped::TooMuch(_) => break,
+        while pump.run(&self.log, self.callback.as_ref(), Some(pidfd), deadline, false)? == Stopped::Deadline
+        {
+            self.timed_out.store(true, Ordering::Relaxed);
+            deadline = None;
+            match self.kill(Signal::SIGKILL) {
+                Err(error) if error.kind() == ErrorKind::State => {}
+                other => other?,
             }
         }
         match self.process.wait(None) {
@@ -330,23 +326,6 @@ impl Running {
             single: self.single,
             ports,
         }))
-    }
-
-    pub fn state(&self) -> State {
-        if self.is_paused() { State::Paused } else { State::Running }
-    }
-
-    /// Waits until the container was cleaned up after its end, or the deadline.
-    pub fn wait_cleaned(&self, deadline: Instant) -> bool {
-        let mut end = lock(&self.end);
-        while matches!(*end, Ending::Not) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            end = self.ended.wait_timeout(end, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
     }
 }
 

@@ -6,7 +6,7 @@ use super::path::text;
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// What a file is beside its content.
@@ -115,6 +115,15 @@ pub(super) fn set_xattrs(
 
 /// All attributes of a file but those of the overlay itself and of the machine.
 pub(super) fn get_xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    get_xattrs_with(fd, path, |_| Ok(None))
+}
+
+/// The same; `refused` may know another way to what this process is refused.
+pub(super) fn get_xattrs_with(
+    fd: BorrowedFd<'_>,
+    path: &[u8],
+    refused: impl Fn(&CStr) -> Result<Option<Option<Vec<u8>>>>,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut names = vec![0; 256];
     let length = loop {
         match rustix::fs::flistxattr(fd, &mut names[..]) {
@@ -139,7 +148,11 @@ pub(super) fn get_xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>
             // Gone since it was listed.
             Err(Errno::NODATA) => {}
             Err(errno) => {
-                return Err(errno).call_at(format!("fgetxattr({})", name.escape_ascii()), text(path));
+                let other = if errno == Errno::ACCESS { refused(&c_name)? } else { None };
+                let Some(value) = other else {
+                    return Err(errno).call_at(format!("fgetxattr({})", name.escape_ascii()), text(path));
+                };
+                found.extend(value.map(|value| (name.to_vec(), value)));
             }
         }
     }

@@ -3,13 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::meta::{Device, LayerMeta};
+use super::owner::Owners;
 use super::path::{split, text};
-use crate::error::{Call, Result};
+use crate::error::{Call, ErrorKind, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -50,6 +51,8 @@ impl<'a> Lower<'a> {
 pub(super) struct Below<'a> {
     layers: Vec<Lower<'a>>,
     opaque: &'static CStr,
+    /// Who opens what this process may not.
+    owners: Option<&'a dyn Owners>,
     /// The directory that was looked at last: questions come in the order of the tree.
     last: Option<(Vec<u8>, Merged)>,
 }
@@ -64,12 +67,66 @@ pub(super) enum Found {
 }
 
 impl<'a> Below<'a> {
-    pub(super) fn new(layers: Vec<Lower<'a>>, user_xattr: bool) -> Self {
-        Self { layers, opaque: opaque_name(user_xattr), last: None }
+    pub(super) fn new(layers: Vec<Lower<'a>>, user_xattr: bool, owners: Option<&'a dyn Owners>) -> Self {
+        Self { layers, opaque: opaque_name(user_xattr), owners, last: None }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.layers.is_empty()
+    /// Opens what is called `name` in a directory of a layer below; a link is not followed.
+    pub(super) fn open(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        flags: OFlags,
+        path: &[u8],
+    ) -> Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+            Err(Errno::ACCESS) => match self.refused(dir, name, flags)? {
+                Some(fd) => Ok(fd),
+                None => Err(Errno::ACCESS).call_at("openat", text(path)),
+            },
+            other => other.call_at("openat", text(path)),
+        }
+    }
+
+    fn refused(&self, dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<Option<OwnedFd>> {
+        match (self.owners, CString::new(name)) {
+            (Some(owners), Ok(name)) => owners.open(dir, &name, flags),
+            _ => Ok(None),
+        }
+    }
+
+    /// What is called `name`; `None`: nothing is.
+    fn stat(&self, dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Option<Stat>> {
+        match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::ACCESS) => match self.refused(dir, name, OFlags::PATH) {
+                Ok(Some(fd)) => rustix::fs::fstat(&fd).map(Some).call_at("fstat", text(path)),
+                Ok(None) => Err(Errno::ACCESS).call_at("fstatat", text(path)),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+            Err(errno) => Err(errno).call_at("fstatat", text(path)),
+        }
+    }
+
+    fn is_opaque(&self, dir: &OwnedFd, path: &[u8]) -> Result<bool> {
+        let mut value = [0; 4];
+        match rustix::fs::fgetxattr(dir, self.opaque, &mut value[..]) {
+            Ok(length) => Ok(value[..length] == *b"y"),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+            Err(errno) => {
+                let other = match (errno, self.owners) {
+                    (Errno::ACCESS, Some(owners)) => owners.attribute(dir.as_fd(), self.opaque)?,
+                    _ => None,
+                };
+                match other {
+                    Some(value) => Ok(value.as_deref() == Some(b"y")),
+                    None => Err(errno).call_at("fgetxattr", text(path)),
+                }
+            }
+        }
     }
 
     pub(super) fn layer(&self, number: usize) -> &Lower<'a> {
@@ -81,20 +138,19 @@ impl<'a> Below<'a> {
         let (parent, name) = split(path);
         let merged = self.directory(parent)?;
         for (number, dir) in merged.iter() {
-            match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if is_whiteout(&stat) => {
+            match self.stat(dir.as_fd(), name, path)? {
+                Some(stat) if is_whiteout(&stat) => {
                     return Ok(self.device(*number, path)?.map(Found::Device));
                 }
-                Ok(stat) => {
+                Some(stat) => {
                     let dir = dir.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
                     return Ok(Some(Found::File(*number, dir, Box::new(stat))));
                 }
-                Err(Errno::NOENT) => {
+                None => {
                     if let Some(device) = self.device(*number, path)? {
                         return Ok(Some(Found::Device(device)));
                     }
                 }
-                Err(errno) => return Err(errno).call_at("fstatat", text(path)),
             }
         }
         Ok(None)
@@ -138,7 +194,7 @@ impl<'a> Below<'a> {
         let merged = if path.is_empty() {
             let mut all = Vec::new();
             for (number, layer) in self.layers.iter().enumerate() {
-                all.push((number, open_dir(layer.dir, b".", path)?));
+                all.push((number, self.open(layer.dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, path)?));
             }
             all
         } else {
@@ -146,20 +202,14 @@ impl<'a> Below<'a> {
             let mut merged = Vec::new();
             let up = self.directory(parent)?;
             for (number, dir) in up.iter() {
-                match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) if self.device(*number, path)?.is_some() => break,
-                    Err(Errno::NOENT) => continue,
-                    Err(errno) => return Err(errno).call_at("fstatat", text(path)),
-                    Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => break,
-                    Ok(_) => {}
+                match self.stat(dir.as_fd(), name, path)? {
+                    None if self.device(*number, path)?.is_some() => break,
+                    None => continue,
+                    Some(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => break,
+                    Some(_) => {}
                 }
-                let dir = open_dir(dir.as_fd(), name, path)?;
-                let mut value = [0; 4];
-                let opaque = match rustix::fs::fgetxattr(&dir, self.opaque, &mut value[..]) {
-                    Ok(length) => value[..length] == *b"y",
-                    Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => false,
-                    Err(errno) => return Err(errno).call_at("fgetxattr", text(path)),
-                };
+                let dir = self.open(dir.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY, path)?;
+                let opaque = self.is_opaque(&dir, path)?;
                 merged.push((*number, dir));
                 if opaque {
                     break;
@@ -171,9 +221,4 @@ impl<'a> Below<'a> {
         self.last = Some((path.to_vec(), merged.clone()));
         Ok(merged)
     }
-}
-
-fn open_dir(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty()).call_at("openat", text(path))
 }

@@ -4,8 +4,10 @@
 use super::owner::{Owned, Owners};
 use crate::error::Result;
 use crate::sys::idmap::IdMap;
-use crate::sys::owners::{Keeper, Ownership, inside};
-use std::os::fd::BorrowedFd;
+use crate::sys::owners::{Keeper, Ownership, capability_inside, inside};
+use rustix::fs::OFlags;
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// On disk the files belong to sub-ids, as a container of this user sees them.
 #[derive(Debug)]
@@ -32,6 +34,18 @@ impl Owners for Mapped {
 
     fn in_image(&self, uid: u32, gid: u32) -> (u32, u32) {
         (inside(&self.map.users, uid), inside(&self.map.groups, gid))
+    }
+
+    fn open(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<Option<OwnedFd>> {
+        self.keeper.open(dir, name, flags.bits()).map(Some)
+    }
+
+    fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Option<Vec<u8>>>> {
+        self.keeper.attribute(file, name).map(Some)
+    }
+
+    fn capability_in_image(&self, value: Vec<u8>) -> Vec<u8> {
+        capability_inside(value)
     }
 }
 

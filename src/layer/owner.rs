@@ -1,11 +1,10 @@
 //! Who owns the files of a layer when the caller may not give them away.
 #![forbid(unsafe_code)]
 
-use super::entry::Mtime;
 use crate::error::{Call, Result};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
-use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use std::ffi::{CStr, CString};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// A file that belongs to somebody else than root in the image, or has a capability.
 #[derive(Debug, Clone)]
@@ -19,8 +18,6 @@ pub(crate) struct Owned {
     pub(crate) mode: Option<u32>,
     /// The value of `security.capability`; a change of owner clears this too.
     pub(crate) capability: Option<Vec<u8>>,
-    /// As it is already, should a way of setting the rest disturb it.
-    pub(crate) mtime: Mtime,
 }
 
 /// Gives the files of a layer to their owners, once all of them are there.
@@ -37,6 +34,22 @@ pub(crate) trait Owners: Send + Sync {
     /// is copied into a layer.
     fn in_image(&self, uid: u32, gid: u32) -> (u32, u32) {
         (uid, gid)
+    }
+
+    /// Opens a file of a layer below that this process was refused, by its name in a directory; links are not
+    /// followed. `None`: there is no other way.
+    fn open(&self, _dir: BorrowedFd<'_>, _name: &CStr, _flags: OFlags) -> Result<Option<OwnedFd>> {
+        Ok(None)
+    }
+
+    /// The same for an extended attribute of an open file; `None` inside: it has none.
+    fn attribute(&self, _file: BorrowedFd<'_>, _name: &CStr) -> Result<Option<Option<Vec<u8>>>> {
+        Ok(None)
+    }
+
+    /// The value of `security.capability`, read from a file of a layer below, as it is to be set.
+    fn capability_in_image(&self, value: Vec<u8>) -> Vec<u8> {
+        value
     }
 }
 

@@ -20,7 +20,7 @@
 //! same name, a whiteout hides it.
 //!
 //! **Needing the layers below.** A layer with implicit parents, whiteouts, devices or hard links to
-//! files that it does not have is not self-contained ([`Outcome::self_contained`]): it is filed under
+//! files that it does not have is not self-contained (`LayerMeta::self_contained`): it is filed under
 //! its chain_id. That depends on the archive alone.
 #![forbid(unsafe_code)]
 
@@ -116,7 +116,7 @@ impl<'a> Unpacker<'a> {
         Ok(Self {
             root,
             target,
-            below: Below::new(lowers, target.user_xattr),
+            below: Below::new(lowers, target.user_xattr, target.owners),
             handles: Handles::new(root)?,
             directories: BTreeMap::new(),
             whiteouts: BTreeSet::new(),
@@ -478,7 +478,6 @@ impl<'a> Unpacker<'a> {
             gid: attributes.gid,
             mode: (!link).then_some(attributes.mode),
             capability,
-            mtime: attributes.mtime,
         };
         self.owned.insert(path.to_vec(), owned);
         Ok(())

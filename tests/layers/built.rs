@@ -1,5 +1,5 @@
 use crate::testing::Raw;
-use crate::trees::{Compare, assert_same, tree};
+use crate::trees::{Compare, Scratch, assert_same, tree};
 use coracle::{Compression, EntryKind, ErrorKind, Layer, Store};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -12,8 +12,8 @@ fn text(layer: &Layer, path: &str) -> Result<String, ErrorKind> {
 }
 
 /// A directory with one of everything that needs no privilege.
-pub fn everything() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+pub fn everything() -> Scratch {
+    let dir = Scratch::new();
     let at = |name: &str| dir.path().join(name);
     std::fs::create_dir_all(at("sub/closed")).unwrap();
     std::fs::write(at("sub/file"), "text").unwrap();

@@ -1,6 +1,6 @@
 use crate::built::everything;
 use crate::common::peer;
-use crate::trees::{Compare, assert_same, tree};
+use crate::trees::{Compare, Scratch, assert_same, tree};
 use coracle::{Compression, Layer, Store};
 use std::path::Path;
 
@@ -18,15 +18,12 @@ fn untar(archive: &Path, dir: &Path) {
 #[test]
 #[ignore = "needs root: owners and capabilities, beside umoci, mmdebstrap and Debian's mirror"]
 fn debian_unpacks_as_umoci_and_tar_unpack_it() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = Scratch::new();
     let at = |name: &str| scratch.path().join(name);
     let path = |name: &str| at(name).to_str().unwrap().to_owned();
-    let archive = std::env::var("CORACLE_TEST_ROOTFS").unwrap_or_else(|_| {
-        let archive = path("debian.tar");
-        // iputils-ping has a file capability.
-        peer("mmdebstrap", ["--variant=minbase", "--include=iputils-ping", "bookworm", &archive]);
-        archive
-    });
+    // iputils-ping has a file capability.
+    let archive = path("debian.tar");
+    peer("mmdebstrap", ["--variant=minbase", "--include=iputils-ping", "bookworm", &archive]);
     let store = Store::open(at("store")).unwrap();
     let image = format!("{}:debian", path("oci"));
     peer("umoci", ["init", "--layout", &path("oci")]);
@@ -67,7 +64,7 @@ fn all_formats_of_gnu_tar_unpack_as_tar_unpacks_them() {
         std::os::unix::fs::FileExt::write_all_at(&many, b"x", piece * 65536).unwrap();
     }
     drop((sparse, many));
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = Scratch::new();
     let store = Store::open(scratch.path().join("store")).unwrap();
     for (i, format) in [
         &["--format=gnu", "--sparse"][..],
@@ -108,7 +105,7 @@ fn all_formats_of_gnu_tar_unpack_as_tar_unpacks_them() {
 #[ignore = "needs GNU tar: run with --include-ignored"]
 fn gnu_tar_reads_what_the_builder_writes() {
     let source = everything();
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = Scratch::new();
     let store = Store::open(scratch.path().join("store")).unwrap();
     let compare = Compare { owners: is_root(), all_xattrs: false, root: true };
     for compression in [Compression::None, Compression::Gzip] {
@@ -124,7 +121,7 @@ fn gnu_tar_reads_what_the_builder_writes() {
 #[ignore = "needs root: mounts an overlay, beside unshare and umoci"]
 fn the_overlay_shows_what_umoci_unpacks() {
     use crate::testing::Raw;
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = Scratch::new();
     let path = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
     let store = Store::open(path("store")).unwrap();
     let bottom = Raw::new()

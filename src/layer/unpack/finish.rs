@@ -4,13 +4,14 @@
 
 use super::{Attributes, Found, Handle, Outcome, Phase, Place, Unpacker};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::layer::attributes::{get_xattrs, ids, mode};
+use crate::layer::attributes::{get_xattrs_with, ids, mode};
 use crate::layer::below::opaque_name;
 use crate::layer::meta::{LayerMeta, Owner, PathText};
 use crate::layer::owner::Owned;
 use crate::layer::path::{ancestors, join, split, text};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// So many files get their owners in one call.
@@ -180,9 +181,8 @@ impl Unpacker<'_> {
         if let Some(Found::File(layer, dir, stat)) = self.below.find(path)?
             && is(&stat, FileType::Directory)
         {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&dir, split(path).1, flags, Mode::empty())
-                .call_at("openat", text(path))?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let fd = self.below.open(dir.as_fd(), split(path).1, flags, path)?;
             return self.attributes_below(layer, path, fd.as_fd(), &stat);
         }
         Ok(Attributes { mode: 0o755, ..Attributes::default() })
@@ -196,16 +196,22 @@ impl Unpacker<'_> {
         fd: BorrowedFd<'_>,
         stat: &Stat,
     ) -> Result<Attributes> {
-        let mut attributes = Attributes::of_file(stat, get_xattrs(fd, path)?);
-        if let Some(owners) = self.target.owners {
-            (attributes.uid, attributes.gid) = owners.in_image(stat.st_uid, stat.st_gid);
-            if let Some(owner) = self.below.layer(layer).meta()?.owners.get(path) {
-                (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
-                if let Some(value) = &owner.capability {
-                    attributes.xattrs.push((crate::layer::attributes::CAPABILITY.to_vec(), value.clone()));
-                }
-            }
+        let refused = |name: &CStr| self.target.owners.map_or(Ok(None), |owners| owners.attribute(fd, name));
+        let attributes = Attributes::of_file(stat, get_xattrs_with(fd, path, refused)?);
+        self.as_in_image(layer, path, attributes)
+    }
+
+    /// Attributes on disk, with the owners of the image.
+    fn as_in_image(&self, layer: usize, path: &[u8], mut attributes: Attributes) -> Result<Attributes> {
+        let Some(owners) = self.target.owners else { return Ok(attributes) };
+        (attributes.uid, attributes.gid) = owners.in_image(attributes.uid, attributes.gid);
+        let mut capability = attributes.take_capability().map(|value| owners.capability_in_image(value));
+        if let Some(owner) = self.below.layer(layer).meta()?.owners.get(path) {
+            (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
+            capability = owner.capability.clone().or(capability);
         }
+        let name = crate::layer::attributes::CAPABILITY.to_vec();
+        attributes.xattrs.extend(capability.map(|value| (name, value)));
         Ok(attributes)
     }
 
@@ -231,9 +237,7 @@ impl Unpacker<'_> {
         self.count()?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let source =
-                    rustix::fs::openat(&from, name, flags, Mode::empty()).call_at("openat", text(path))?;
+                let source = self.below.open(from.as_fd(), name, OFlags::RDONLY | OFlags::NONBLOCK, path)?;
                 let attributes = self.attributes_below(layer, path, source.as_fd(), &stat)?;
                 let fd = self.create(&parent, path)?;
                 copy(source.as_fd(), fd.as_fd(), stat.st_size as u64, path)?;
@@ -241,10 +245,11 @@ impl Unpacker<'_> {
             }
             kind @ (FileType::Symlink | FileType::Fifo) => {
                 let link = kind == FileType::Symlink;
-                let attributes = Attributes::of_file(&stat, Vec::new());
+                let attributes = self.as_in_image(layer, path, Attributes::of_file(&stat, Vec::new()))?;
                 if link {
+                    let link = self.below.open(from.as_fd(), name, OFlags::PATH, path)?;
                     let target =
-                        rustix::fs::readlinkat(&from, name, Vec::new()).call_at("readlinkat", text(path))?;
+                        rustix::fs::readlinkat(&link, c"", Vec::new()).call_at("readlinkat", text(path))?;
                     self.replace(&parent, path, |dir, name| rustix::fs::symlinkat(&*target, dir, name))?;
                 } else {
                     self.replace(&parent, path, |dir, name| {
