@@ -277,6 +277,19 @@ fn files_of_the_host_and_volumes() {
     assert_eq!(std::fs::read_to_string(dir.join("file")).unwrap(), "from inside\n");
     let read_only = format!("{bind}:ro");
     assert_ne!(w.run(["run", "--rm", "-v", &read_only, "@host", "touch", "/mnt/x"]).code, 0);
+    let covered = w.run(["run", "--rm", "-v", &format!("{}:/proc/x", dir.display()), "@host", "true"]);
+    assert!(covered.code == 125 && covered.err.contains("/proc"), "{covered:?}");
+    let size = w.ok([
+        "run",
+        "--rm",
+        "--shm-size",
+        "1m",
+        "@host",
+        "sh",
+        "-c",
+        "df -k /dev/shm | tail -1 | awk '{print $2}'",
+    ]);
+    assert_eq!(size, "1024\n");
     let missing = w.run(["run", "--rm", "--mount", "type=bind,src=/no/such,dst=/mnt", "@host", "true"]);
     assert_eq!(missing.code, 125, "{missing:?}");
 

@@ -54,6 +54,8 @@ pub(super) struct Inside<'a> {
     pub tty_group: bool,
     /// Mount the cgroup v2 hierarchy, read-only.
     pub cgroup2: bool,
+    /// Of /dev/shm, where it is not the default, in bytes.
+    pub shm_size: Option<u64>,
 }
 
 /// Root of the namespace, and nothing of it visible through /proc to whoever is already there.
@@ -218,7 +220,7 @@ fn devices(s: &mut Script<'_>, inside: &Inside<'_>, dev: Cell, terminal: Option<
     }
     let pts = s.fsmount(fs, "devpts", n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
     attach_new_dir(s, dev, "pts", pts);
-    let shm = s.tmpfs(SHM_SIZE, 65536, 0o1777, None, plain);
+    let shm = s.tmpfs(inside.shm_size.unwrap_or(SHM_SIZE), 65536, 0o1777, None, plain);
     attach_new_dir(s, dev, "shm", shm);
     let fs = s.fsopen(c"mqueue");
     let mqueue = s.fsmount(fs, "mqueue", plain);

@@ -56,6 +56,17 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
             ));
         }
     }
+    // The container's own /dev, /proc and /sys are mounted last, over whatever were there.
+    let targets = spec.mounts.iter().filter(|mount| mount.shm_size().is_none()).map(|mount| &mount.target);
+    for path in targets.chain(spec.files.iter().map(|file| &file.path)) {
+        if ["/dev", "/proc", "/sys"].iter().any(|covered| path.starts_with(covered)) {
+            return Err(Error::new(ErrorKind::Unsupported, "a mount or file in /dev, /proc or /sys")
+                .with_path(path)
+                .with_remedy(
+                    "a tmpfs at /dev/shm sets the size of the container's own; devices have a setting",
+                ));
+        }
+    }
     for device in &spec.devices {
         let inside = device.target.strip_prefix("/dev").is_ok_and(|name| {
             name.components().next().is_some()

@@ -7,7 +7,7 @@ use crate::security::limit::{Sysctl, Ulimit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Everything that the builder was told and that is not bound to this program.
@@ -175,6 +175,16 @@ impl Mount {
             *size = bytes;
         }
         self
+    }
+
+    /// The size of the container's own /dev/shm, where this mount is meant for it.
+    pub(crate) fn shm_size(&self) -> Option<u64> {
+        match self.kind {
+            MountKind::Tmpfs { size, .. } if !self.read_only && self.target == Path::new("/dev/shm") => {
+                Some(size)
+            }
+            _ => None,
+        }
     }
 
     /// Of a tmpfs: the mode of its root directory. No effect on other mounts.

@@ -8,7 +8,7 @@ use super::rootfs::{self, Base, Planned, Root, Shift, Source};
 use super::running::{Ending, Running};
 use super::script::Script;
 use super::settings::{capabilities, hostname, joined, path_of, resolve, seccomp, words};
-use super::spec::{MountKind, Spec};
+use super::spec::{Mount, MountKind, Spec};
 use super::stages::{Born, READY, TERMINAL, two_stages, userns};
 use super::users;
 use super::{ExitStatus, Held, Inner, host_root, lock, removed, volumes};
@@ -272,6 +272,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     };
     let inside = Inside {
         hostname: hostname(record),
+        shm_size: spec.mounts.iter().find_map(Mount::shm_size),
         own_network: !spec.network.is_host(),
         masked: &masked,
         // The kernel's own lists are the same in every container, but for a /sys of the host's network.
@@ -424,7 +425,7 @@ fn etc(record: &Record, mounts: &[Planned]) -> Vec<(&'static str, String)> {
 fn planned_mounts(store: &Store, record: &Record) -> Result<Vec<Planned>> {
     let mut all = Vec::new();
     let mut volume_names = record.pins.volumes.iter();
-    for mount in &record.spec.mounts {
+    for mount in record.spec.mounts.iter().filter(|mount| mount.shm_size().is_none()) {
         let (source, is_dir) = match &mount.kind {
             MountKind::Tmpfs { size, inodes, mode, exec } => {
                 (Source::Tmpfs { size: *size, inodes: *inodes, mode: *mode, exec: *exec }, true)
