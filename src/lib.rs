@@ -1,4 +1,27 @@
-//! Containers as a crate.
+//! Containers as a crate: a Rust program runs OCI containers by itself, with no daemon, no root and no helper binary.
+//!
+//! ```
+//! use coracle::{Container, Image, Store};
+//!
+//! let store = Store::temp()?; // or Store::open_default(), which stays
+//! let image = Image::host(&store)?; // or Image::load, Image::import
+//! let out = Container::builder(&image).command(["echo", "ahoy"]).run()?;
+//! assert!(out.status.success());
+//! assert_eq!(out.stdout, b"ahoy\n");
+//! # Ok::<(), coracle::Error>(())
+//! ```
+//!
+//! - A [`Store`] is a directory with images, containers and volumes: an OCI image layout, for many programs at once.
+//! - An [`Image`] is immutable. [`Image::host`] is this machine's own root filesystem, without its secrets.
+//! - A [`Container`] comes from its [builder](ContainerBuilder). It is one command, isolated, with a writable layer; it goes with
+//!   its handle, and with the program, however that ends, unless it is [kept](Container::keep).
+//! - What this host can't enforce is an [`Error`] that says why and what to do, or, by explicit choice, a line in the
+//!   container's [`Report`].
+//!
+//! The program that uses this crate may have threads, be of any size and under any allocator: nothing is ever forked in it
+//! and no state of it is changed. All processes are made by its **warden**, a small process that this crate carries along.
+//!
+//! Nothing is printed. Diagnosis goes to `tracing`: `warn` is for what was left behind and is swept later.
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "coracle needs Linux: its containers are made of Linux namespaces, control groups and overlay mounts"
@@ -37,3 +60,8 @@ pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
 pub use store::Store;
 pub use volume::{Volume, VolumeBuilder};
+
+/// The README's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
