@@ -2,10 +2,12 @@
 //! directories merge unless one is opaque, a whiteout hides all beneath. No link is followed.
 #![forbid(unsafe_code)]
 
+use super::attributes::{CAPABILITY, Xattrs, get_xattr, get_xattrs, get_xattrs_by};
 use super::meta::{Device, LayerMeta};
-use super::path::{split, text};
-use crate::error::{Call, Result};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use super::owner::Owners;
+use super::path::{c_path, split, text};
+use crate::error::{Call, ErrorKind, Result};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -49,27 +51,27 @@ impl<'a> Lower<'a> {
 /// The layers below, the topmost first.
 pub(super) struct Below<'a> {
     layers: Vec<Lower<'a>>,
+    /// Who opens what is closed to the caller: files of layers belong to their owners.
+    owners: Option<&'a dyn Owners>,
     opaque: &'static CStr,
     /// The directory that was looked at last: questions come in the order of the tree.
     last: Option<(Vec<u8>, Merged)>,
 }
 
-/// The directories that make up one directory: the layer's number and a handle.
+/// The directories that make up one directory: the layer's number and a handle that is good for looking up only.
 type Merged = Rc<Vec<(usize, OwnedFd)>>;
 
 pub(super) enum Found {
     Device(Device),
-    /// The layer's number, the directory it lies in, and what it is.
-    File(usize, OwnedFd, Box<Stat>),
+    /// In which layer, and what it is.
+    File(usize, Box<Stat>),
 }
 
-impl<'a> Below<'a> {
-    pub(super) fn new(layers: Vec<Lower<'a>>, user_xattr: bool) -> Self {
-        Self { layers, opaque: opaque_name(user_xattr), last: None }
-    }
+const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.layers.is_empty()
+impl<'a> Below<'a> {
+    pub(super) fn new(layers: Vec<Lower<'a>>, owners: Option<&'a dyn Owners>, user_xattr: bool) -> Self {
+        Self { layers, owners, opaque: opaque_name(user_xattr), last: None }
     }
 
     pub(super) fn layer(&self, number: usize) -> &Lower<'a> {
@@ -78,42 +80,65 @@ impl<'a> Below<'a> {
 
     /// What the layers below show at `path`, which is normal and not the root.
     pub(super) fn find(&mut self, path: &[u8]) -> Result<Option<Found>> {
-        let (parent, name) = split(path);
-        let merged = self.directory(parent)?;
+        let merged = self.directory(split(path).0)?;
         for (number, dir) in merged.iter() {
-            match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if is_whiteout(&stat) => {
+            match self.stat(*number, dir.as_fd(), path)? {
+                Some(stat) if is_whiteout(&stat) => {
                     return Ok(self.device(*number, path)?.map(Found::Device));
                 }
-                Ok(stat) => {
-                    let dir = dir.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
-                    return Ok(Some(Found::File(*number, dir, Box::new(stat))));
-                }
-                Err(Errno::NOENT) => {
+                Some(stat) => return Ok(Some(Found::File(*number, Box::new(stat)))),
+                None => {
                     if let Some(device) = self.device(*number, path)? {
                         return Ok(Some(Found::Device(device)));
                     }
                 }
-                Err(errno) => return Err(errno).call_at("fstatat", text(path)),
             }
         }
         Ok(None)
     }
 
+    /// Opens a file or directory that [`find`](Self::find) has found.
+    pub(super) fn open(&self, layer: usize, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
+        let dir = self.layers[layer].dir;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let own = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match (rustix::fs::openat2(dir, path, own, Mode::empty(), how), self.owners) {
+            (Err(Errno::ACCESS), Some(owners)) => owners.open(dir, &c_path(path)?, flags),
+            (opened, _) => opened.call_at("openat2", text(path)),
+        }
+    }
+
+    /// The extended attributes of a file that [`open`](Self::open) has opened, as the image has them.
+    pub(super) fn xattrs(&self, file: BorrowedFd<'_>, path: &[u8]) -> Result<Xattrs> {
+        let Some(owners) = self.owners.filter(|owners| !owners.is_recorded()) else {
+            return get_xattrs(file, path);
+        };
+        get_xattrs_by(file, path, &|name| {
+            // A capability is for one user namespace, and shown in another as if for none.
+            if name.to_bytes() == CAPABILITY {
+                return owners.attribute(file, name);
+            }
+            match get_xattr(file, name) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => owners.attribute(file, name),
+                other => other,
+            }
+        })
+    }
+
     /// The names that the layers below show in their root directory.
     pub(super) fn root_names(&mut self) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
-        for layer in &self.layers {
-            for entry in rustix::fs::Dir::read_from(layer.dir).call("readdir")? {
+        for number in 0..self.layers.len() {
+            let dir = self.open(number, b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+            for entry in rustix::fs::Dir::new(dir).call("readdir")? {
                 let entry = entry.call("readdir")?;
                 let name = entry.file_name().to_bytes();
                 if name != b"." && name != b".." {
                     names.insert(name.to_vec());
                 }
             }
-            names.extend(
-                layer.meta()?.devices.keys().filter(|path| !path.0.contains(&b'/')).map(|p| p.0.clone()),
-            );
+            let devices = self.layers[number].meta()?.devices.keys();
+            names.extend(devices.filter(|path| !path.0.contains(&b'/')).map(|path| path.0.clone()));
         }
         let mut shown = BTreeSet::new();
         for name in names {
@@ -128,6 +153,22 @@ impl<'a> Below<'a> {
         Ok(self.layers[number].meta()?.devices.get(path).cloned())
     }
 
+    /// What one layer has at `path`, whose parent directory there is `dir`.
+    fn stat(&self, number: usize, dir: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Stat>> {
+        match (rustix::fs::statat(dir, split(path).1, AtFlags::SYMLINK_NOFOLLOW), self.owners) {
+            (Err(Errno::NOENT), _) => Ok(None),
+            // A directory that is closed to the caller.
+            (Err(Errno::ACCESS), Some(owners)) => {
+                match owners.open(self.layers[number].dir, &c_path(path)?, OFlags::PATH) {
+                    Ok(file) => rustix::fs::fstat(&file).call_at("fstat", text(path)).map(Some),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+            (stat, _) => stat.call_at("fstatat", text(path)).map(Some),
+        }
+    }
+
     /// The directories that make up `path`, the topmost first; none where the layers below have no directory there.
     fn directory(&mut self, path: &[u8]) -> Result<Merged> {
         if let Some((last, merged)) = &self.last
@@ -135,45 +176,38 @@ impl<'a> Below<'a> {
         {
             return Ok(merged.clone());
         }
-        let merged = if path.is_empty() {
-            let mut all = Vec::new();
-            for (number, layer) in self.layers.iter().enumerate() {
-                all.push((number, open_dir(layer.dir, b".", path)?));
+        let mut merged = Vec::new();
+        if path.is_empty() {
+            for number in 0..self.layers.len() {
+                merged.push((number, self.open(number, b".", LOOK)?));
             }
-            all
         } else {
-            let (parent, name) = split(path);
-            let mut merged = Vec::new();
-            let up = self.directory(parent)?;
+            let up = self.directory(split(path).0)?;
             for (number, dir) in up.iter() {
-                match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) if self.device(*number, path)?.is_some() => break,
-                    Err(Errno::NOENT) => continue,
-                    Err(errno) => return Err(errno).call_at("fstatat", text(path)),
-                    Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => break,
-                    Ok(_) => {}
+                match self.stat(*number, dir.as_fd(), path)? {
+                    None if self.device(*number, path)?.is_some() => break,
+                    None => continue,
+                    Some(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => break,
+                    Some(_) => merged.push((*number, self.open(*number, path, LOOK)?)),
                 }
-                let dir = open_dir(dir.as_fd(), name, path)?;
-                let mut value = [0; 4];
-                let opaque = match rustix::fs::fgetxattr(&dir, self.opaque, &mut value[..]) {
-                    Ok(length) => value[..length] == *b"y",
-                    Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => false,
-                    Err(errno) => return Err(errno).call_at("fgetxattr", text(path)),
-                };
-                merged.push((*number, dir));
-                if opaque {
+                if self.is_opaque(*number, path)? {
                     break;
                 }
             }
-            merged
-        };
+        }
         let merged = Rc::new(merged);
         self.last = Some((path.to_vec(), merged.clone()));
         Ok(merged)
     }
-}
 
-fn open_dir(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty()).call_at("openat", text(path))
+    fn is_opaque(&self, number: usize, path: &[u8]) -> Result<bool> {
+        let dir = self.open(number, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let value = match (get_xattr(dir.as_fd(), self.opaque), self.owners) {
+            (Err(error), Some(owners)) if error.kind() == ErrorKind::PermissionDenied => {
+                owners.attribute(dir.as_fd(), self.opaque)
+            }
+            (value, _) => value,
+        };
+        Ok(value.map_err(|error| error.with_path(text(path)))?.as_deref() == Some(b"y"))
+    }
 }

@@ -5,7 +5,9 @@ use super::owner::{Owned, Owners};
 use crate::error::Result;
 use crate::sys::idmap::IdMap;
 use crate::sys::owners::{Keeper, Ownership, inside};
-use std::os::fd::BorrowedFd;
+use rustix::fs::OFlags;
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// On disk the files belong to sub-ids, as a container of this user sees them.
 #[derive(Debug)]
@@ -32,6 +34,14 @@ impl Owners for Mapped {
 
     fn in_image(&self, uid: u32, gid: u32) -> (u32, u32) {
         (inside(&self.map.users, uid), inside(&self.map.groups, gid))
+    }
+
+    fn open(&self, dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
+        self.keeper.open(dir, path, flags.bits())
+    }
+
+    fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
+        self.keeper.attribute(file, name)
     }
 }
 

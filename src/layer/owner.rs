@@ -3,9 +3,9 @@
 
 use super::entry::Mtime;
 use crate::error::{Call, Result};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
-use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use std::ffi::{CStr, CString};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// A file that belongs to somebody else than root in the image, or has a capability.
 #[derive(Debug, Clone)]
@@ -38,6 +38,19 @@ pub(crate) trait Owners: Send + Sync {
     fn in_image(&self, uid: u32, gid: u32) -> (u32, u32) {
         (uid, gid)
     }
+
+    /// Opens a file of a layer below that the caller itself may not, beneath `dir` and through no symbolic link.
+    fn open(&self, dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat2(dir, path, flags, Mode::empty(), how)
+            .call_at("openat2", super::path::text(path.to_bytes()))
+    }
+
+    /// An extended attribute of an open file, as the image has it.
+    fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
+        super::attributes::get_xattr(file, name)
+    }
 }
 
 /// For root: layers have the image's ids on disk.
@@ -48,7 +61,7 @@ impl Owners for Direct {
     fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()> {
         for owned in batch {
             let path = super::path::text(owned.path.as_bytes());
-            let how = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_MAGICLINKS;
+            let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd =
                 rustix::fs::openat2(dir, &owned.path, flags, Mode::empty(), how).call_at("openat2", path)?;

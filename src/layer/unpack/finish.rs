@@ -4,7 +4,7 @@
 
 use super::{Attributes, Found, Handle, Outcome, Phase, Place, Unpacker};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::layer::attributes::{get_xattrs, ids, mode};
+use crate::layer::attributes::{ids, mode};
 use crate::layer::below::opaque_name;
 use crate::layer::meta::{LayerMeta, Owner, PathText};
 use crate::layer::owner::Owned;
@@ -55,7 +55,7 @@ impl Unpacker<'_> {
                 }
                 Some(Place::Missing(path)) => {
                     self.needs_below = true;
-                    if let Some(Found::File(_, _, stat)) = self.below.find(&path)?
+                    if let Some(Found::File(_, stat)) = self.below.find(&path)?
                         && is(&stat, FileType::Directory)
                     {
                         let handle = self.parent(&path)?;
@@ -177,12 +177,10 @@ impl Unpacker<'_> {
     /// A parent that the archive does not have is as it is below.
     fn implicit_attributes(&mut self, path: &[u8]) -> Result<Attributes> {
         self.needs_below = true;
-        if let Some(Found::File(layer, dir, stat)) = self.below.find(path)?
+        if let Some(Found::File(layer, stat)) = self.below.find(path)?
             && is(&stat, FileType::Directory)
         {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&dir, split(path).1, flags, Mode::empty())
-                .call_at("openat", text(path))?;
+            let fd = self.below.open(layer, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
             return self.attributes_below(layer, path, fd.as_fd(), &stat);
         }
         Ok(Attributes { mode: 0o755, ..Attributes::default() })
@@ -196,14 +194,19 @@ impl Unpacker<'_> {
         fd: BorrowedFd<'_>,
         stat: &Stat,
     ) -> Result<Attributes> {
-        let mut attributes = Attributes::of_file(stat, get_xattrs(fd, path)?);
-        if let Some(owners) = self.target.owners {
-            (attributes.uid, attributes.gid) = owners.in_image(stat.st_uid, stat.st_gid);
-            if let Some(owner) = self.below.layer(layer).meta()?.owners.get(path) {
-                (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
-                if let Some(value) = &owner.capability {
-                    attributes.xattrs.push((crate::layer::attributes::CAPABILITY.to_vec(), value.clone()));
-                }
+        self.owned_below(layer, path, Attributes::of_file(stat, self.below.xattrs(fd, path)?))
+    }
+
+    /// With the image's owner instead of the one on disk.
+    fn owned_below(&self, layer: usize, path: &[u8], mut attributes: Attributes) -> Result<Attributes> {
+        let Some(owners) = self.target.owners else { return Ok(attributes) };
+        (attributes.uid, attributes.gid) = owners.in_image(attributes.uid, attributes.gid);
+        if owners.is_recorded()
+            && let Some(owner) = self.below.layer(layer).meta()?.owners.get(path)
+        {
+            (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
+            if let Some(value) = &owner.capability {
+                attributes.xattrs.push((crate::layer::attributes::CAPABILITY.to_vec(), value.clone()));
             }
         }
         Ok(attributes)
@@ -212,7 +215,7 @@ impl Unpacker<'_> {
     /// Takes a file of a layer below into this one, under its own path. False: there is none.
     pub(super) fn copy_up(&mut self, path: &[u8]) -> Result<bool> {
         self.needs_below = true;
-        let (layer, from, stat) = match self.below.find(path)? {
+        let (layer, stat) = match self.below.find(path)? {
             None => return Ok(false),
             Some(Found::Device(device)) => {
                 self.count()?;
@@ -220,9 +223,8 @@ impl Unpacker<'_> {
                 self.place_device(&parent, path.to_vec(), device)?;
                 return Ok(true);
             }
-            Some(Found::File(layer, from, stat)) => (layer, from, stat),
+            Some(Found::File(layer, stat)) => (layer, stat),
         };
-        let name = split(path).1;
         let parent = self.parent(split(path).0)?;
         // Through a link of this layer the path leads elsewhere.
         if parent.path != split(path).0 {
@@ -231,9 +233,7 @@ impl Unpacker<'_> {
         self.count()?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let source =
-                    rustix::fs::openat(&from, name, flags, Mode::empty()).call_at("openat", text(path))?;
+                let source = self.below.open(layer, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
                 let attributes = self.attributes_below(layer, path, source.as_fd(), &stat)?;
                 let fd = self.create(&parent, path)?;
                 copy(source.as_fd(), fd.as_fd(), stat.st_size as u64, path)?;
@@ -241,10 +241,11 @@ impl Unpacker<'_> {
             }
             kind @ (FileType::Symlink | FileType::Fifo) => {
                 let link = kind == FileType::Symlink;
-                let attributes = Attributes::of_file(&stat, Vec::new());
+                let file = self.below.open(layer, path, OFlags::PATH)?;
+                let attributes = self.owned_below(layer, path, Attributes::of_file(&stat, Vec::new()))?;
                 if link {
                     let target =
-                        rustix::fs::readlinkat(&from, name, Vec::new()).call_at("readlinkat", text(path))?;
+                        rustix::fs::readlinkat(&file, c"", Vec::new()).call_at("readlinkat", text(path))?;
                     self.replace(&parent, path, |dir, name| rustix::fs::symlinkat(&*target, dir, name))?;
                 } else {
                     self.replace(&parent, path, |dir, name| {
