@@ -166,8 +166,3 @@ impl Tour {
 fn is_number(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
 }
-
-#[test]
-fn everything_shown_is_true() {
-    assert!(show().unwrap());
-}

@@ -62,7 +62,7 @@ pub struct Cgroup {
     unified: Result<Unified, String>,
     report: Report,
     /// Keeps the directory above; `None` where another process owns the group.
-    parent: Option<CgroupParent>,
+    _parent: Option<CgroupParent>,
     /// The process that removes it.
     owner: u32,
 }
@@ -114,7 +114,7 @@ impl Cgroup {
             v1: Vec::new(),
             unified: Err(String::new()),
             report: Report::default(),
-            parent: Some(parent.clone()),
+            _parent: Some(parent.clone()),
             owner: std::process::id(),
         };
         // From here on an error drops `group`, which removes what was made.
@@ -164,7 +164,7 @@ impl Cgroup {
             v1: Vec::new(),
             unified: Err("the group has no directory in a unified hierarchy".to_owned()),
             report: Report::default(),
-            parent: None,
+            _parent: None,
             owner: 0,
         };
         for path in paths {

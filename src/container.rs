@@ -209,7 +209,7 @@ impl Container {
 
     /// The record as JSON: what it was made from and how it last ended.
     pub fn inspect(&self) -> Result<String> {
-        let text = self.0.record(|record| serde_json::to_string_pretty(record))?;
+        let text = self.0.record(serde_json::to_string_pretty)?;
         text.map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
     }
 
@@ -675,13 +675,10 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
     let phase = match dir.running()? {
         Some(running) => match start::join(&dir, &record, &running)? {
             Some(running) => Phase::Running(running),
-            None => Phase::Exited(Exited {
-                status: record.exited.as_ref().map_or_else(ExitStatus::lost, |exited| exited.status),
-                started: running.started,
-                finished: running.started,
-            }),
+            None => Phase::Exited(start::exited_of_other(&dir, running.started)?),
         },
-        None => record.exited.clone().map_or(Phase::Created, Phase::Exited),
+        // Read anew: it may just have ended.
+        None => dir.record()?.and_then(|record| record.exited).map_or(Phase::Created, Phase::Exited),
     };
     let held = Held { dir: Arc::new(dir), record, range: None, kept: true };
     let end = match &phase {

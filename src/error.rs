@@ -62,7 +62,8 @@ pub enum ErrorKind {
     Io,
 }
 
-/// Why an operation failed. See the [module](self) for how it reads.
+/// Why an operation failed: what kind of failure ([`kind`](Self::kind)), in which [`step`](Self::step), on which
+/// [`path`](Self::path), with which errno, and what to do about it. Its text reads like a line of `strace`.
 ///
 /// ```
 /// use coracle::{ErrorKind, Store};

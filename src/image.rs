@@ -46,7 +46,8 @@ struct Inner {
     manifest: Manifest,
     config: ImageConfig,
     source: Source,
-    lease: Option<Lease>,
+    /// Nobody removes it while this value exists.
+    _lease: Option<Lease>,
     /// The topmost first.
     unpacked: OnceLock<Vec<UnpackedLayer>>,
 }
@@ -56,7 +57,7 @@ struct Inner {
 pub(crate) enum Source {
     /// In its layers.
     Layers,
-    /// In this machine's own root directory, but for what [`host::hidden`] lists.
+    /// In this machine's own root directory, but for what the `host` room lists.
     Host {
         /// What is given back of the hidden: absolute paths.
         exposed: Vec<PathBuf>,
@@ -117,7 +118,7 @@ impl Image {
             manifest,
             config,
             source: Source::Host { exposed: Vec::new() },
-            lease: None,
+            _lease: None,
             unpacked: OnceLock::new(),
         })))
     }
@@ -147,7 +148,7 @@ impl Image {
             manifest: self.0.manifest.clone(),
             config: self.0.config.clone(),
             source: Source::Host { exposed },
-            lease: None,
+            _lease: None,
             unpacked: OnceLock::new(),
         })))
     }
@@ -200,6 +201,23 @@ impl Image {
         self.0.manifest.layers()
     }
 
+    /// Its layers, the lowest first.
+    ///
+    /// # Errors
+    /// `NotFound` when a blob of them is gone.
+    pub fn layers(&self) -> Result<Vec<crate::layer::Layer>> {
+        let mut parent = None;
+        let pairs = self.0.manifest.layers().iter().zip(self.0.config.diff_ids());
+        pairs
+            .map(|(descriptor, diff_id)| {
+                let layer =
+                    crate::layer::Layer::of_image(&self.0.store, descriptor, *diff_id, parent.as_ref())?;
+                parent = Some(layer.chain_id());
+                Ok(layer)
+            })
+            .collect()
+    }
+
     /// The store it is in.
     pub fn store(&self) -> &Store {
         &self.0.store
@@ -239,10 +257,6 @@ impl Image {
         &self.0.source
     }
 
-    pub(crate) fn manifest(&self) -> &Manifest {
-        &self.0.manifest
-    }
-
     /// Its unpacked layers, the top first; none for the host image. Layers that are not unpacked yet (another
     /// tool put the image into the store) are unpacked now.
     pub(crate) fn layer_dirs(&self) -> Result<Vec<UnpackedLayer>> {
@@ -276,7 +290,7 @@ impl Image {
             manifest,
             config,
             source: Source::Layers,
-            lease: Some(lease),
+            _lease: Some(lease),
             unpacked: OnceLock::new(),
         })))
     }

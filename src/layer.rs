@@ -217,10 +217,6 @@ impl Layer {
         }
         Ok(lowers[0].fs_path())
     }
-
-    pub(crate) fn descriptor(&self) -> Descriptor {
-        Descriptor::new(&self.0.media_type, self.0.digest, self.0.size)
-    }
 }
 
 impl fmt::Debug for Layer {

@@ -1,5 +1,4 @@
 //! Containers as a crate.
-#![allow(dead_code)] // while the rooms are being furnished
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "coracle needs Linux: its containers are made of Linux namespaces, control groups and overlay mounts"

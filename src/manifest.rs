@@ -169,10 +169,6 @@ impl Manifest {
         &self.parts.layers
     }
 
-    pub(crate) fn annotations(&self) -> &BTreeMap<String, String> {
-        &self.parts.annotations
-    }
-
     /// A descriptor of this manifest.
     pub(crate) fn descriptor(&self) -> Descriptor {
         Descriptor::new(self.media_type(), self.digest, self.raw.len() as u64)

@@ -196,3 +196,51 @@ fn a_volume_of_the_image_is_filled_for_each_container() {
     container.remove().unwrap();
     assert!(store.volumes().unwrap().is_empty());
 }
+
+/// A layer may lack the parents of its files, and link to files of layers below, whoever may read those.
+#[test]
+fn layers_below_are_read_whoever_owns_them() {
+    let store = Store::temp().unwrap();
+    let host = Image::host(&store).unwrap();
+    if single(&host) {
+        eprintln!("this user has no sub-ids");
+        return;
+    }
+    let lower = layer(&[
+        ("d/", Dir, 0o700, WWW, &[("user.note", b"below")]),
+        ("d/f", File("secret"), 0o600, WWW, &[("user.note", b"file"), ("security.capability", CAPABILITY)]),
+        ("d/l", Link("target"), 0o777, WWW, &[]),
+        ("d/e/", Dir, 0o711, WWW, &[]),
+        ("d/e/h", File("deep"), 0o4700, (35, 36), &[]),
+    ]);
+    let upper = layer(&[
+        ("d/e/g", File("new"), 0o600, WWW, &[]),
+        ("d/e/.wh.h", File(""), 0o600, ROOT, &[]),
+        ("d/hard", Hard("d/f"), 0o600, WWW, &[]),
+        ("d/hardlink", Hard("d/l"), 0o777, WWW, &[]),
+    ]);
+    let archive = docker_archive(&[(&Fixture::of(vec![lower, upper]), &["below:1"])]);
+    let image = Image::load_reader(&store, &archive[..]).unwrap().remove(0);
+    let volume = Volume::create(&store, "v").unwrap();
+    drop(Container::builder(&image).volume(&volume, "/d").create().unwrap());
+    let script = "cd /v; find . -printf '%p %y %m %U:%G %n %l\\n' | sort; cat hard e/g";
+    let out = Container::builder(&host).command(["sh", "-c", script]).volume(&volume, "/v").run().unwrap();
+    assert_eq!(
+        out.stdout_text(),
+        ". d 700 33:34 3 \n./e d 711 33:34 2 \n./e/g f 600 33:34 1 \n./f f 600 33:34 2 \n./hard f 600 33:34 2 \n\
+         ./hardlink l 777 33:34 2 target\n./l l 777 33:34 2 target\nsecretnew",
+        "{}",
+        out.stderr_text()
+    );
+    if std::process::Command::new("getfattr").arg("--version").output().is_ok() {
+        let script = "cd /v; getfattr -dm - -e hex . hard";
+        let out =
+            Container::builder(&host).command(["sh", "-c", script]).volume(&volume, "/v").run().unwrap();
+        let said = out.stdout_text();
+        for line in
+            ["user.note=0x62656c6f77", "user.note=0x66696c65", "security.capability=0x0100000200040000"]
+        {
+            assert!(said.contains(line), "{said}");
+        }
+    }
+}

@@ -127,9 +127,6 @@ fn execute() -> End {
         if errno >= 128 || op.tolerate[errno as usize / 64] & 1 << (errno % 64) == 0 {
             return End::Failed { step, errno };
         }
-        if op.flags & FLAG_NOTE != 0 {
-            tell(Status::NOTE, step, errno);
-        }
         if op.otherwise != 0 {
             at = op.otherwise as usize;
         }

@@ -66,8 +66,6 @@ pub struct Op {
 
 /// The result must be `args[2]`: for reads and writes that must be whole. 0 counts as EPIPE, less as EIO.
 pub const FLAG_FULL: u8 = 1;
-/// A tolerated failure is told to the host ([`Status::NOTE`]).
-pub const FLAG_NOTE: u8 = 2;
 
 pub const PSEUDO: u32 = 0x8000_0000;
 /// Go on at operation `args[0]`.
@@ -98,10 +96,8 @@ pub struct Status {
 impl Status {
     /// Operation `step` failed with errno `value`; nothing more follows.
     pub const FAILED: u32 = 1;
-    /// Operation `step` failed with errno `value` and the plan goes on.
-    pub const NOTE: u32 = 2;
     /// A courier has executed its plan; the reply's bytes follow.
-    pub const DONE: u32 = 3;
+    pub const DONE: u32 = 2;
     /// Kinds from here on belong to the plans themselves (they send them with `sendmsg`).
     pub const PLAN: u32 = 16;
 }

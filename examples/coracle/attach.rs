@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{OptionalActions, Termios, Winsize};
 use std::fs::File;
 use std::io::{self, IsTerminal, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 /// Which streams are connected.
@@ -238,7 +238,7 @@ pub fn follow(
 
 /// A copy of a standard stream, without Rust's buffer.
 fn unbuffered(fd: std::os::fd::BorrowedFd<'_>) -> Result<File> {
-    Ok(OwnedFd::from(fd.try_clone_to_owned()?).into())
+    Ok(fd.try_clone_to_owned()?.into())
 }
 
 /// The exit code of this program for a command's end.

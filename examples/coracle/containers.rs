@@ -129,6 +129,20 @@ pub fn rm(store: &Store, args: &Args) -> Result<u8> {
     })
 }
 
+pub fn port(store: &Store, args: &Args) -> Result<u8> {
+    let names = args.names()?;
+    let container = store.container(names[0])?;
+    let Some(wanted) = names.get(1) else {
+        for (port, _) in crate::inspect::ports(&container, &crate::run::record(&container)?) {
+            line(format!("{port}/tcp -> {}", container.host_addr(port)?))?;
+        }
+        return Ok(0);
+    };
+    let port = wanted.strip_suffix("/tcp").unwrap_or(wanted);
+    line(container.host_addr(crate::args::parse("port", port)?)?.to_string())?;
+    Ok(0)
+}
+
 pub fn top(store: &Store, args: &Args) -> Result<u8> {
     let names = args.names()?;
     if names.len() > 1 {
@@ -183,6 +197,11 @@ fn listed(container: &Container, whole: bool) -> Result<Value> {
     if !whole && command.chars().count() > 20 {
         command = command.chars().take(19).chain(['…']).collect();
     }
+    let ports = crate::inspect::ports(container, &crate::run::record(container)?);
+    let ports: Vec<_> = match runs(container) {
+        true => ports.iter().map(|(port, host)| format!("{host}->{port}/tcp")).collect(),
+        false => Vec::new(),
+    };
     let labels: Vec<_> = container.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     Ok(json!({
         "ID": if whole { container.id() } else { container.short_id() },
@@ -194,7 +213,7 @@ fn listed(container: &Container, whole: bool) -> Result<Value> {
         "Status": status(container),
         "Names": container.name(),
         "Labels": labels.join(","),
-        "Ports": crate::inspect::ports(&crate::run::record(container)?),
+        "Ports": ports.join(", "),
     }))
 }
 

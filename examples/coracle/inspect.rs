@@ -7,6 +7,7 @@ use crate::format::{line, shown, timestamp};
 use crate::run::record;
 use coracle::{Container, ErrorKind, Image, State, Store, Volume};
 use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 pub const INSPECT: &[Flag] = &[
@@ -49,17 +50,16 @@ pub fn command(container: &Container, record: &Value) -> (String, Vec<String>) {
     (all.next().unwrap_or_default(), all.collect())
 }
 
-/// `0.0.0.0:8080->80/tcp`.
-pub fn ports(record: &Value) -> String {
-    let ports = record["spec"]["publish"].as_array().into_iter().flatten();
-    let shown = ports.map(|port| {
-        let address = port["address"].as_str().unwrap_or_default();
-        match port["host"].as_u64() {
-            Some(0) | None => format!("{address}:->{}/tcp", port["container"]),
-            Some(host) => format!("{address}:{host}->{}/tcp", port["container"]),
-        }
-    });
-    shown.collect::<Vec<_>>().join(", ")
+/// The published ports: of the container, and on the host, where it has one now or asked for one.
+pub fn ports(container: &Container, record: &Value) -> Vec<(u16, SocketAddr)> {
+    let asked = record["spec"]["publish"].as_array().into_iter().flatten();
+    let pair = |one: &Value| {
+        let port = one["container"].as_u64()?.try_into().ok()?;
+        let address = one["address"].as_str()?.parse().ok()?;
+        let host = SocketAddr::new(address, one["host"].as_u64()?.try_into().ok()?);
+        Some((port, container.host_addr(port).unwrap_or(host)))
+    };
+    asked.filter_map(pair).collect()
 }
 
 fn time(time: Option<SystemTime>) -> String {
@@ -101,6 +101,19 @@ fn mounts(spec: &Value) -> Vec<Value> {
         shown.into()
     })
     .collect()
+}
+
+/// As docker nests them.
+fn bindings(container: &Container, record: &Value) -> Value {
+    let mut all = Map::new();
+    for (port, host) in ports(container, record) {
+        let bound = json!({"HostIp": host.ip().to_string(), "HostPort": host.port().to_string()});
+        match all.entry(format!("{port}/tcp")).or_insert_with(|| json!([])) {
+            Value::Array(hosts) => hosts.push(bound),
+            _ => unreachable!("only lists are put in"),
+        }
+    }
+    all.into()
 }
 
 pub fn container(container: &Container) -> Result<Value> {
@@ -156,6 +169,7 @@ pub fn container(container: &Container) -> Result<Value> {
             "NoNewPrivileges": !spec["new_privileges"].as_bool().unwrap_or(false),
         },
         "Mounts": mounts(spec),
+        "NetworkSettings": {"Ports": bindings(container, &record)},
         "Report": report,
     }))
 }

@@ -112,6 +112,14 @@ const VERBS: &[Verb] = &[
     )
     .command(),
     verb("ps", "", "List containers", &[containers::PS], (0, 0), containers::ps),
+    verb(
+        "port",
+        "CONTAINER [PORT]",
+        "Show where the host forwards published ports",
+        &[],
+        (1, 2),
+        containers::port,
+    ),
     verb("top", "CONTAINER", "Show the processes of a container", &[], (1, ANY), containers::top),
     verb(
         "stats",

@@ -180,6 +180,13 @@ impl<'a> Exec<'a> {
         let joins: Vec<Cell> =
             cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).map(|fd| s.fd(fd)).collect();
         let theirs = life.as_ref().map(|(_, theirs)| s.fd(theirs.as_fd()));
+        let shift = super::rootfs::Shift(held.record.base);
+        inside::give_pipes(
+            &mut s,
+            stdio,
+            pipes.made,
+            shift.owner(command.identity.uid, command.identity.gid),
+        );
         join(&mut s, pidfd, spec.network.is_host(), &joins, theirs, |s| {
             inside::become_root(s, command.groups_allowed);
             inside::execute(s, &command, stdio, &[u64::from(READY), 0]);

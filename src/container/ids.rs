@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use std::fs::{File, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::time::{Duration, Instant};
 
 pub(crate) const COUNT: u32 = 65536;
 const FIRST: u32 = 524288;
@@ -58,8 +59,17 @@ impl Range {
     /// The one that a kept container has.
     pub fn again(store: &Store, base: u32) -> Result<Self> {
         let slot = (base.saturating_sub(FIRST) / COUNT + RANGES - start(store)) % RANGES;
-        Self::lock(store, slot)?
-            .ok_or_else(|| Error::new(ErrorKind::InUse, "another program has this container open"))
+        // Whoever saw the container end just now may still be about to close it.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            match Self::lock(store, slot)? {
+                Some(range) => return Ok(range),
+                None if Instant::now() < deadline => std::thread::park_timeout(Duration::from_millis(2)),
+                None => {
+                    return Err(Error::new(ErrorKind::InUse, "another program has this container open"));
+                }
+            }
+        }
     }
 
     fn lock(store: &Store, slot: u32) -> Result<Option<Self>> {

@@ -196,6 +196,8 @@ pub(crate) enum Found {
 /// The container's ends of its streams, and the host's.
 pub(crate) struct Pipes {
     pub theirs: [OwnedFd; 3],
+    /// Which of them are pipes that were made here.
+    pub made: [bool; 3],
     pub ours: Ours,
 }
 
@@ -238,6 +240,9 @@ fn own(number: u32) -> Result<OwnedFd> {
 impl Pipes {
     pub fn new(stdin: &Stdio, stdout: &Stdio, stderr: &Stdio) -> Result<Self> {
         let mut ours = Ours::default();
+        // Of stdin the default is /dev/null.
+        let piped = |stdio: &Stdio| matches!(stdio.0, Kind::Default | Kind::Pipe);
+        let made = [matches!(stdin.0, Kind::Pipe), piped(stdout), piped(stderr)];
         let input = match &stdin.0 {
             Kind::Default | Kind::Null => null()?,
             Kind::Inherit => own(0)?,
@@ -277,7 +282,7 @@ impl Pipes {
         }
         let [stdout, stderr] =
             <[OwnedFd; 2]>::try_from(outputs).map_err(|_| Error::new(ErrorKind::Io, "two outputs"))?;
-        Ok(Self { theirs: [input, stdout, stderr], ours })
+        Ok(Self { theirs: [input, stdout, stderr], made, ours })
     }
 }
 
@@ -304,10 +309,6 @@ pub(crate) enum Stopped {
 }
 
 impl Pump {
-    pub fn is_idle(&self) -> bool {
-        self.collect.iter().all(Option::is_none)
-    }
-
     /// Pumps until the streams end, and `until` (a pidfd) is readable where one is given, or the deadline comes.
     /// With `strict`, more than the log keeps is an end too.
     pub fn run(

@@ -67,6 +67,9 @@ pub(crate) struct RunningRecord {
     pub pid: i32,
     /// Field 22 of /proc/PID/stat: a pid that was given again has another.
     pub start_time: u64,
+    /// The program that started it, likewise: its pid and when it started.
+    #[serde(default)]
+    pub owner: (i32, u64),
     pub started: SystemTime,
     pub paused: bool,
     pub cgroups: Vec<PathBuf>,
@@ -225,6 +228,19 @@ impl Dir {
     pub fn is_ephemeral(&self) -> bool {
         self.ephemeral.load(Ordering::Relaxed)
     }
+}
+
+impl RunningRecord {
+    /// Whether the program that started it is still there to say how it ends.
+    pub fn has_owner(&self) -> bool {
+        start_time(self.owner.0) == Some(self.owner.1)
+    }
+}
+
+/// How another program recognizes this one.
+pub(crate) fn this_program() -> (i32, u64) {
+    let pid = std::process::id() as i32;
+    (pid, start_time(pid).unwrap_or(0))
 }
 
 /// When a process started (proc_pid_stat(5), field 22), in clock ticks since boot.

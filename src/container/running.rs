@@ -4,7 +4,7 @@
 use super::output::{Callback, Log, Ours, Pump, Stopped};
 use super::reach::Forwarder;
 use super::record::{Dir, Exited, RunningRecord};
-use super::{Inner, KILL_TIME, Output, Process, State, lock};
+use super::{Inner, KILL_TIME, Output, Process, lock};
 use crate::cgroup::{Cgroup, Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::warden::{self, Exit, Warden};
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) struct Running {
@@ -96,7 +96,7 @@ impl Running {
         }
         if self.warden.is_none() {
             // Its own program writes the record when it has seen the end.
-            let exited = super::start::exited_of_other(&self.dir)?;
+            let exited = super::start::exited_of_other(&self.dir, self.started)?;
             let status = exited.status;
             *end = Ending::Done(exited);
             return Ok(status);
@@ -258,17 +258,13 @@ impl Running {
     fn follow(&self, pump: &mut Pump) -> Result<()> {
         let pidfd = self.process.pidfd.as_fd();
         let mut deadline = self.deadline;
-        loop {
-            match pump.run(&self.log, self.callback.as_ref(), Some(pidfd), deadline, false)? {
-                Stopped::Deadline => {
-                    self.timed_out.store(true, Ordering::Relaxed);
-                    deadline = None;
-                    match self.kill(Signal::SIGKILL) {
-                        Err(error) if error.kind() == ErrorKind::State => {}
-                        other => other?,
-                    }
-                }
-                Stopped::Done | Stopped::TooMuch(_) => break,
+        while pump.run(&self.log, self.callback.as_ref(), Some(pidfd), deadline, false)? == Stopped::Deadline
+        {
+            self.timed_out.store(true, Ordering::Relaxed);
+            deadline = None;
+            match self.kill(Signal::SIGKILL) {
+                Err(error) if error.kind() == ErrorKind::State => {}
+                other => other?,
             }
         }
         match self.process.wait(None) {
@@ -322,6 +318,7 @@ impl Running {
         self.dir.set_running(Some(&RunningRecord {
             pid,
             start_time: super::record::start_time(pid).unwrap_or(0),
+            owner: super::record::this_program(),
             started: self.started,
             paused: false,
             cgroups: cgroups.unwrap_or_default(),
@@ -329,23 +326,6 @@ impl Running {
             single: self.single,
             ports,
         }))
-    }
-
-    pub fn state(&self) -> State {
-        if self.is_paused() { State::Paused } else { State::Running }
-    }
-
-    /// Waits until the container was cleaned up after its end, or the deadline.
-    pub fn wait_cleaned(&self, deadline: Instant) -> bool {
-        let mut end = lock(&self.end);
-        while matches!(*end, Ending::Not) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            end = self.ended.wait_timeout(end, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
     }
 }
 

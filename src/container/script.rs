@@ -15,7 +15,6 @@ pub(super) const CWD: i32 = n::AT_FDCWD;
 pub(super) const ENOENT: u32 = 2;
 pub(super) const EAGAIN: u32 = 11;
 pub(super) const EEXIST: u32 = 17;
-pub(super) const ELOOP: u32 = 40;
 
 /// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,10 +54,6 @@ impl Script<'_> {
         let follow = plan.words64(&[path, 0, inside]);
         let refuse = plan.words64(&[path, 0, inside | u64::from(n::RESOLVE_NO_SYMLINKS)]);
         Self { plan, empty, follow, refuse }
-    }
-
-    pub fn empty(&self) -> At {
-        self.empty
     }
 
     /// An O_PATH descriptor of `path` (relative) inside `root`. Jumps to `missing`, where given, if it does not exist.

@@ -76,17 +76,18 @@ pub(super) fn poll_readable(fd: BorrowedFd<'_>, time: Option<Duration>) -> Resul
     }
 }
 
-/// What the program of another's container wrote about its end; it may still be about to.
-pub(super) fn exited_of_other(dir: &Dir) -> Result<Exited> {
-    // Until its program has cleaned up (or is gone itself), the record says that it runs.
+/// What the program of another's container wrote about the end of the run that began at `started`. It may still be about
+/// to; one that was killed itself never will.
+pub(super) fn exited_of_other(dir: &Dir, started: SystemTime) -> Result<Exited> {
     let deadline = Instant::now() + Duration::from_secs(2);
-    while Instant::now() < deadline && dir.running()?.is_some() && dir.record()?.is_some() {
+    while Instant::now() < deadline
+        && dir.running()?.is_some_and(|running| running.started == started && running.has_owner())
+    {
         std::thread::park_timeout(Duration::from_millis(2));
     }
-    let record = dir.record()?;
-    let now = SystemTime::now();
-    let lost = || Exited { status: ExitStatus::lost(), started: now, finished: now };
-    Ok(record.and_then(|record| record.exited).unwrap_or_else(lost))
+    // Of an earlier run it says nothing about this one.
+    let exited = dir.record()?.and_then(|record| record.exited).filter(|exited| exited.started == started);
+    Ok(exited.unwrap_or_else(|| Exited { status: ExitStatus::lost(), started, finished: started }))
 }
 
 /// Another program's running container; `None` when its first process is gone.
@@ -323,6 +324,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         read_only: spec.read_only,
         volatile: !held.kept,
     };
+    inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let mount = rootfs::build(&mut s, &root);
     let namespaces = n::CLONE_NEWUSER
         | n::CLONE_NEWNS

@@ -10,7 +10,7 @@
 use crate::error::{Call, Error, Result};
 use crate::image::Image;
 use crate::sys::idmap::{self, IdMap};
-use crate::sys::owners::{Keeper, Ownership, inside};
+use crate::sys::owners::{Keeper, Ownership, capability_inside, inside};
 use crate::volume::Volume;
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -335,13 +335,34 @@ impl<'a> Copier<'a> {
         text: &OsStr,
     ) -> Result<()> {
         self.clear(target, name, path)?;
-        rustix::fs::symlinkat(text, target, name).call_at("symlinkat", path)?;
         for dir in &source.0 {
             if let Some(stat) = self.stat(dir.as_fd(), name)? {
+                if self.is_linked(&stat, target, name, path)? {
+                    return Ok(());
+                }
+                rustix::fs::symlinkat(text, target, name).call_at("symlinkat", path)?;
                 return self.dress_special(&stat, target, name, path);
             }
         }
         Ok(())
+    }
+
+    /// Whether it is another name of a file that was copied already, and is now here too.
+    fn is_linked(&mut self, stat: &Stat, target: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<bool> {
+        if stat.st_nlink < 2 {
+            return Ok(false);
+        }
+        let id = (stat.st_dev, stat.st_ino);
+        let Some(first) = self.links.get(&id) else {
+            self.links.insert(id, path.to_owned());
+            return Ok(false);
+        };
+        let dir = first.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = c_name(dir.map_or(OsStr::new("."), Path::as_os_str));
+        let dir = self.open(self.volume.data_dir(), &dir, OFlags::PATH | OFlags::DIRECTORY)?;
+        let first = first.file_name().unwrap_or_default();
+        rustix::fs::linkat(dir, first, target, name, AtFlags::empty()).call_at("linkat", path)?;
+        Ok(true)
     }
 
     fn file(
@@ -353,17 +374,8 @@ impl<'a> Copier<'a> {
         path: &Path,
     ) -> Result<()> {
         self.clear(target, name, path)?;
-        let id = (stat.st_dev, stat.st_ino);
-        if stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&id) {
-                let dir = first.parent().filter(|dir| !dir.as_os_str().is_empty());
-                let dir = c_name(dir.map_or(OsStr::new("."), Path::as_os_str));
-                let dir = self.open(self.volume.data_dir(), &dir, OFlags::PATH | OFlags::DIRECTORY)?;
-                let first = first.file_name().unwrap_or_default();
-                return rustix::fs::linkat(dir, first, target, name, AtFlags::empty())
-                    .call_at("linkat", path);
-            }
-            self.links.insert(id, path.to_owned());
+        if self.is_linked(stat, target, name, path)? {
+            return Ok(());
         }
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
@@ -481,7 +493,7 @@ impl<'a> Copier<'a> {
     fn own(&mut self, stat: &Stat, path: &Path, capability: Option<Vec<u8>>) -> Result<()> {
         let Some(map) = &self.map else { return Ok(()) };
         let (uid, gid) = (inside(&map.users, stat.st_uid), inside(&map.groups, stat.st_gid));
-        let capability = capability.map(of_the_namespace);
+        let capability = capability.map(capability_inside);
         if (uid, gid) == (0, 0) && capability.is_none() {
             return Ok(());
         }
@@ -506,13 +518,4 @@ fn times(stat: &Stat) -> Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
         last_modification: Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ },
     }
-}
-
-/// A capability as seen from outside names the namespace's root (capabilities(7), "version 3"); inside it does not.
-fn of_the_namespace(mut value: Vec<u8>) -> Vec<u8> {
-    if value.len() == 24 && value[3] == 3 {
-        value[3] = 2;
-        value.truncate(20);
-    }
-    value
 }

@@ -22,13 +22,6 @@ pub struct Removed {
     pub freed: u64,
 }
 
-/// What a text may mean that names an image.
-enum Wanted {
-    Name(Reference),
-    /// The beginning of an id or of a manifest's digest, in hex.
-    Id(String),
-}
-
 impl Store {
     /// Opens an image by name (`debian`, `debian:12`, `debian@sha256:…`), by id, or by the beginning of its id.
     ///

@@ -37,10 +37,12 @@ pub(crate) struct Applied {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pub(crate) diff_id: Digest,
+    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) chain_id: Digest,
     pub(crate) compression: Compression,
     pub(crate) unpacked: UnpackedLayer,
     /// Entries of the archive.
+    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) entries: u64,
 }
 

@@ -9,9 +9,6 @@ use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// Extended attributes, sorted by name.
-pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// What a file is beside its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Attributes {
@@ -116,31 +113,17 @@ pub(super) fn set_xattrs(
     Ok(())
 }
 
-/// The value of an attribute; `None` where the file has none, or can't have any.
-pub(super) fn get_xattr(fd: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
-    // The kernel's largest value (xattr(7)).
-    let mut value = vec![0; 1 << 16];
-    match rustix::fs::fgetxattr(fd, name, &mut value[..]) {
-        Ok(length) => {
-            value.truncate(length);
-            Ok(Some(value))
-        }
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-        Err(errno) => Err(errno).call(format!("fgetxattr({})", name.to_bytes().escape_ascii())),
-    }
-}
-
 /// All attributes of a file but those of the overlay itself and of the machine.
-pub(super) fn get_xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Xattrs> {
-    get_xattrs_by(fd, path, &|name| get_xattr(fd, name))
+pub(super) fn get_xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    get_xattrs_with(fd, path, |_| Ok(None))
 }
 
-/// The same where the values are read by somebody else.
-pub(super) fn get_xattrs_by(
+/// The same; `refused` may know another way to what this process is refused.
+pub(super) fn get_xattrs_with(
     fd: BorrowedFd<'_>,
     path: &[u8],
-    get: &dyn Fn(&CStr) -> Result<Option<Vec<u8>>>,
-) -> Result<Xattrs> {
+    refused: impl Fn(&CStr) -> Result<Option<Option<Vec<u8>>>>,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut names = vec![0; 256];
     let length = loop {
         match rustix::fs::flistxattr(fd, &mut names[..]) {
@@ -156,9 +139,21 @@ pub(super) fn get_xattrs_by(
             continue;
         }
         let Ok(c_name) = CString::new(name) else { continue };
-        // It may be gone since it was listed.
-        if let Some(value) = get(&c_name).map_err(|error| error.with_path(text(path)))? {
-            found.push((name.to_vec(), value));
+        let mut value = vec![0; 1 << 16];
+        match rustix::fs::fgetxattr(fd, &c_name, &mut value[..]) {
+            Ok(length) => {
+                value.truncate(length);
+                found.push((name.to_vec(), value));
+            }
+            // Gone since it was listed.
+            Err(Errno::NODATA) => {}
+            Err(errno) => {
+                let other = if errno == Errno::ACCESS { refused(&c_name)? } else { None };
+                let Some(value) = other else {
+                    return Err(errno).call_at(format!("fgetxattr({})", name.escape_ascii()), text(path));
+                };
+                found.extend(value.map(|value| (name.to_vec(), value)));
+            }
         }
     }
     found.sort();

@@ -2,16 +2,15 @@
 //! directories merge unless one is opaque, a whiteout hides all beneath. No link is followed.
 #![forbid(unsafe_code)]
 
-use super::attributes::{CAPABILITY, Xattrs, get_xattr, get_xattrs, get_xattrs_by};
 use super::meta::{Device, LayerMeta};
 use super::owner::Owners;
-use super::path::{c_path, split, text};
+use super::path::{split, text};
 use crate::error::{Call, ErrorKind, Result};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -51,27 +50,83 @@ impl<'a> Lower<'a> {
 /// The layers below, the topmost first.
 pub(super) struct Below<'a> {
     layers: Vec<Lower<'a>>,
-    /// Who opens what is closed to the caller: files of layers belong to their owners.
-    owners: Option<&'a dyn Owners>,
     opaque: &'static CStr,
+    /// Who opens what this process may not.
+    owners: Option<&'a dyn Owners>,
     /// The directory that was looked at last: questions come in the order of the tree.
     last: Option<(Vec<u8>, Merged)>,
 }
 
-/// The directories that make up one directory: the layer's number and a handle that is good for looking up only.
+/// The directories that make up one directory: the layer's number and a handle.
 type Merged = Rc<Vec<(usize, OwnedFd)>>;
 
 pub(super) enum Found {
     Device(Device),
-    /// In which layer, and what it is.
-    File(usize, Box<Stat>),
+    /// The layer's number, the directory it lies in, and what it is.
+    File(usize, OwnedFd, Box<Stat>),
 }
 
-const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
 impl<'a> Below<'a> {
-    pub(super) fn new(layers: Vec<Lower<'a>>, owners: Option<&'a dyn Owners>, user_xattr: bool) -> Self {
-        Self { layers, owners, opaque: opaque_name(user_xattr), last: None }
+    pub(super) fn new(layers: Vec<Lower<'a>>, user_xattr: bool, owners: Option<&'a dyn Owners>) -> Self {
+        Self { layers, opaque: opaque_name(user_xattr), owners, last: None }
+    }
+
+    /// Opens what is called `name` in a directory of a layer below; a link is not followed.
+    pub(super) fn open(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        flags: OFlags,
+        path: &[u8],
+    ) -> Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+            Err(Errno::ACCESS) => match self.refused(dir, name, flags)? {
+                Some(fd) => Ok(fd),
+                None => Err(Errno::ACCESS).call_at("openat", text(path)),
+            },
+            other => other.call_at("openat", text(path)),
+        }
+    }
+
+    fn refused(&self, dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<Option<OwnedFd>> {
+        match (self.owners, CString::new(name)) {
+            (Some(owners), Ok(name)) => owners.open(dir, &name, flags),
+            _ => Ok(None),
+        }
+    }
+
+    /// What is called `name`; `None`: nothing is.
+    fn stat(&self, dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Option<Stat>> {
+        match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::ACCESS) => match self.refused(dir, name, OFlags::PATH) {
+                Ok(Some(fd)) => rustix::fs::fstat(&fd).map(Some).call_at("fstat", text(path)),
+                Ok(None) => Err(Errno::ACCESS).call_at("fstatat", text(path)),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+            Err(errno) => Err(errno).call_at("fstatat", text(path)),
+        }
+    }
+
+    fn is_opaque(&self, dir: &OwnedFd, path: &[u8]) -> Result<bool> {
+        let mut value = [0; 4];
+        match rustix::fs::fgetxattr(dir, self.opaque, &mut value[..]) {
+            Ok(length) => Ok(value[..length] == *b"y"),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+            Err(errno) => {
+                let other = match (errno, self.owners) {
+                    (Errno::ACCESS, Some(owners)) => owners.attribute(dir.as_fd(), self.opaque)?,
+                    _ => None,
+                };
+                match other {
+                    Some(value) => Ok(value.as_deref() == Some(b"y")),
+                    None => Err(errno).call_at("fgetxattr", text(path)),
+                }
+            }
+        }
     }
 
     pub(super) fn layer(&self, number: usize) -> &Lower<'a> {
@@ -80,13 +135,17 @@ impl<'a> Below<'a> {
 
     /// What the layers below show at `path`, which is normal and not the root.
     pub(super) fn find(&mut self, path: &[u8]) -> Result<Option<Found>> {
-        let merged = self.directory(split(path).0)?;
+        let (parent, name) = split(path);
+        let merged = self.directory(parent)?;
         for (number, dir) in merged.iter() {
-            match self.stat(*number, dir.as_fd(), path)? {
+            match self.stat(dir.as_fd(), name, path)? {
                 Some(stat) if is_whiteout(&stat) => {
                     return Ok(self.device(*number, path)?.map(Found::Device));
                 }
-                Some(stat) => return Ok(Some(Found::File(*number, Box::new(stat)))),
+                Some(stat) => {
+                    let dir = dir.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+                    return Ok(Some(Found::File(*number, dir, Box::new(stat))));
+                }
                 None => {
                     if let Some(device) = self.device(*number, path)? {
                         return Ok(Some(Found::Device(device)));
@@ -97,48 +156,20 @@ impl<'a> Below<'a> {
         Ok(None)
     }
 
-    /// Opens a file or directory that [`find`](Self::find) has found.
-    pub(super) fn open(&self, layer: usize, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
-        let dir = self.layers[layer].dir;
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let own = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match (rustix::fs::openat2(dir, path, own, Mode::empty(), how), self.owners) {
-            (Err(Errno::ACCESS), Some(owners)) => owners.open(dir, &c_path(path)?, flags),
-            (opened, _) => opened.call_at("openat2", text(path)),
-        }
-    }
-
-    /// The extended attributes of a file that [`open`](Self::open) has opened, as the image has them.
-    pub(super) fn xattrs(&self, file: BorrowedFd<'_>, path: &[u8]) -> Result<Xattrs> {
-        let Some(owners) = self.owners.filter(|owners| !owners.is_recorded()) else {
-            return get_xattrs(file, path);
-        };
-        get_xattrs_by(file, path, &|name| {
-            // A capability is for one user namespace, and shown in another as if for none.
-            if name.to_bytes() == CAPABILITY {
-                return owners.attribute(file, name);
-            }
-            match get_xattr(file, name) {
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => owners.attribute(file, name),
-                other => other,
-            }
-        })
-    }
-
     /// The names that the layers below show in their root directory.
     pub(super) fn root_names(&mut self) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
-        for number in 0..self.layers.len() {
-            let dir = self.open(number, b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-            for entry in rustix::fs::Dir::new(dir).call("readdir")? {
+        for layer in &self.layers {
+            for entry in rustix::fs::Dir::read_from(layer.dir).call("readdir")? {
                 let entry = entry.call("readdir")?;
                 let name = entry.file_name().to_bytes();
                 if name != b"." && name != b".." {
                     names.insert(name.to_vec());
                 }
             }
-            let devices = self.layers[number].meta()?.devices.keys();
-            names.extend(devices.filter(|path| !path.0.contains(&b'/')).map(|path| path.0.clone()));
+            names.extend(
+                layer.meta()?.devices.keys().filter(|path| !path.0.contains(&b'/')).map(|p| p.0.clone()),
+            );
         }
         let mut shown = BTreeSet::new();
         for name in names {
@@ -153,22 +184,6 @@ impl<'a> Below<'a> {
         Ok(self.layers[number].meta()?.devices.get(path).cloned())
     }
 
-    /// What one layer has at `path`, whose parent directory there is `dir`.
-    fn stat(&self, number: usize, dir: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Stat>> {
-        match (rustix::fs::statat(dir, split(path).1, AtFlags::SYMLINK_NOFOLLOW), self.owners) {
-            (Err(Errno::NOENT), _) => Ok(None),
-            // A directory that is closed to the caller.
-            (Err(Errno::ACCESS), Some(owners)) => {
-                match owners.open(self.layers[number].dir, &c_path(path)?, OFlags::PATH) {
-                    Ok(file) => rustix::fs::fstat(&file).call_at("fstat", text(path)).map(Some),
-                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                    Err(error) => Err(error),
-                }
-            }
-            (stat, _) => stat.call_at("fstatat", text(path)).map(Some),
-        }
-    }
-
     /// The directories that make up `path`, the topmost first; none where the layers below have no directory there.
     fn directory(&mut self, path: &[u8]) -> Result<Merged> {
         if let Some((last, merged)) = &self.last
@@ -176,38 +191,34 @@ impl<'a> Below<'a> {
         {
             return Ok(merged.clone());
         }
-        let mut merged = Vec::new();
-        if path.is_empty() {
-            for number in 0..self.layers.len() {
-                merged.push((number, self.open(number, b".", LOOK)?));
+        let merged = if path.is_empty() {
+            let mut all = Vec::new();
+            for (number, layer) in self.layers.iter().enumerate() {
+                all.push((number, self.open(layer.dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, path)?));
             }
+            all
         } else {
-            let up = self.directory(split(path).0)?;
+            let (parent, name) = split(path);
+            let mut merged = Vec::new();
+            let up = self.directory(parent)?;
             for (number, dir) in up.iter() {
-                match self.stat(*number, dir.as_fd(), path)? {
+                match self.stat(dir.as_fd(), name, path)? {
                     None if self.device(*number, path)?.is_some() => break,
                     None => continue,
                     Some(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => break,
-                    Some(_) => merged.push((*number, self.open(*number, path, LOOK)?)),
+                    Some(_) => {}
                 }
-                if self.is_opaque(*number, path)? {
+                let dir = self.open(dir.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY, path)?;
+                let opaque = self.is_opaque(&dir, path)?;
+                merged.push((*number, dir));
+                if opaque {
                     break;
                 }
             }
-        }
+            merged
+        };
         let merged = Rc::new(merged);
         self.last = Some((path.to_vec(), merged.clone()));
         Ok(merged)
-    }
-
-    fn is_opaque(&self, number: usize, path: &[u8]) -> Result<bool> {
-        let dir = self.open(number, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let value = match (get_xattr(dir.as_fd(), self.opaque), self.owners) {
-            (Err(error), Some(owners)) if error.kind() == ErrorKind::PermissionDenied => {
-                owners.attribute(dir.as_fd(), self.opaque)
-            }
-            (value, _) => value,
-        };
-        Ok(value.map_err(|error| error.with_path(text(path)))?.as_deref() == Some(b"y"))
     }
 }

@@ -9,6 +9,7 @@ use super::tar::{ReadLimits, Reader};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::{Store, UnpackedLayer};
+use bytes::Buf;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -67,7 +68,7 @@ impl fmt::Debug for LayerFile {
 }
 
 fn archive(store: &Store, digest: &Digest) -> Result<Archive> {
-    let (_, plain) = decoder(BufReader::with_capacity(64 << 10, store.open_blob(digest)?))?;
+    let (_, plain) = decoder(BufReader::with_capacity(64 << 10, store.map_blob(digest)?.reader()))?;
     // The blob was verified when it came in, so where it stops, it ends.
     let limits = ReadLimits { unterminated: true, ..ReadLimits::default() };
     Ok(Reader::new(BufReader::with_capacity(64 << 10, plain), limits))

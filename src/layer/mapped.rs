@@ -4,7 +4,7 @@
 use super::owner::{Owned, Owners};
 use crate::error::Result;
 use crate::sys::idmap::IdMap;
-use crate::sys::owners::{Keeper, Ownership, inside};
+use crate::sys::owners::{Keeper, Ownership, capability_inside, inside};
 use rustix::fs::OFlags;
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -36,12 +36,16 @@ impl Owners for Mapped {
         (inside(&self.map.users, uid), inside(&self.map.groups, gid))
     }
 
-    fn open(&self, dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
-        self.keeper.open(dir, path, flags.bits())
+    fn open(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<Option<OwnedFd>> {
+        self.keeper.open(dir, name, flags.bits()).map(Some)
     }
 
-    fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
-        self.keeper.attribute(file, name)
+    fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Option<Vec<u8>>>> {
+        self.keeper.attribute(file, name).map(Some)
+    }
+
+    fn capability_in_image(&self, value: Vec<u8>) -> Vec<u8> {
+        capability_inside(value)
     }
 }
 

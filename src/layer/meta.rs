@@ -1,7 +1,6 @@
 //! What a layer has that its directory cannot hold.
 #![forbid(unsafe_code)]
 
-use super::entry::EntryKind;
 use crate::digest::Digest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -44,12 +43,6 @@ pub(crate) struct Device {
     pub(crate) gid: u32,
     pub(crate) secs: i64,
     pub(crate) nanos: u32,
-}
-
-impl Device {
-    pub(crate) fn kind(&self) -> EntryKind {
-        if self.block { EntryKind::BlockDevice } else { EntryKind::CharDevice }
-    }
 }
 
 /// The image's owner of a file that belongs to the caller on disk.

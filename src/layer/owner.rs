@@ -1,9 +1,8 @@
 //! Who owns the files of a layer when the caller may not give them away.
 #![forbid(unsafe_code)]
 
-use super::entry::Mtime;
 use crate::error::{Call, Result};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -19,8 +18,6 @@ pub(crate) struct Owned {
     pub(crate) mode: Option<u32>,
     /// The value of `security.capability`; a change of owner clears this too.
     pub(crate) capability: Option<Vec<u8>>,
-    /// As it is already, should a way of setting the rest disturb it.
-    pub(crate) mtime: Mtime,
 }
 
 /// Gives the files of a layer to their owners, once all of them are there.
@@ -39,17 +36,20 @@ pub(crate) trait Owners: Send + Sync {
         (uid, gid)
     }
 
-    /// Opens a file of a layer below that the caller itself may not, beneath `dir` and through no symbolic link.
-    fn open(&self, dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat2(dir, path, flags, Mode::empty(), how)
-            .call_at("openat2", super::path::text(path.to_bytes()))
+    /// Opens a file of a layer below that this process was refused, by its name in a directory; links are not
+    /// followed. `None`: there is no other way.
+    fn open(&self, _dir: BorrowedFd<'_>, _name: &CStr, _flags: OFlags) -> Result<Option<OwnedFd>> {
+        Ok(None)
     }
 
-    /// An extended attribute of an open file, as the image has it.
-    fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
-        super::attributes::get_xattr(file, name)
+    /// The same for an extended attribute of an open file; `None` inside: it has none.
+    fn attribute(&self, _file: BorrowedFd<'_>, _name: &CStr) -> Result<Option<Option<Vec<u8>>>> {
+        Ok(None)
+    }
+
+    /// The value of `security.capability`, read from a file of a layer below, as it is to be set.
+    fn capability_in_image(&self, value: Vec<u8>) -> Vec<u8> {
+        value
     }
 }
 
@@ -61,7 +61,7 @@ impl Owners for Direct {
     fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()> {
         for owned in batch {
             let path = super::path::text(owned.path.as_bytes());
-            let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+            let how = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_MAGICLINKS;
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd =
                 rustix::fs::openat2(dir, &owned.path, flags, Mode::empty(), how).call_at("openat2", path)?;

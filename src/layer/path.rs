@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, ErrorKind, Result};
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -100,11 +100,6 @@ pub(super) fn meaning(path: &[u8]) -> Result<Meaning> {
         }
         Some(hidden) => Ok(Meaning::Whiteout(join(parent, hidden))),
     }
-}
-
-pub(super) fn c_path(path: &[u8]) -> Result<CString> {
-    CString::new(path)
-        .map_err(|_| Error::new(ErrorKind::InvalidData, "a path with a NUL").with_path(text(path)))
 }
 
 /// For messages.

@@ -1,6 +1,6 @@
 //! A streaming reader of tar archives: v7, ustar (POSIX.1-1988), PAX (POSIX.1-2001), GNU.
 //!
-//! The `tar` crate's [`Header`](::tar::Header) gives the fields their places; what is between the
+//! The `tar` crate's `Header` gives the fields their places; what is between the
 //! headers is read here, because an archive is read by several programs and none of them must see
 //! other files than we do: records are taken by their length, numbers that do not fit are refused,
 //! two names for one entry are refused. Memory is bounded by [`ReadLimits`], whatever the archive says.
@@ -315,7 +315,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// More of the current entry's data and where in the file it belongs; `None` at its end.
-    /// Take it with [`consume`](Self::consume).
+    /// Take it with `consume`.
     pub(crate) fn chunk(&mut self) -> Result<Option<(u64, &[u8])>> {
         while self.piece == 0 {
             match self.pieces.next() {
@@ -346,11 +346,6 @@ impl<R: BufRead> Reader<R> {
     /// Where the current entry's next stored byte lies in the archive.
     pub(crate) fn position(&self) -> u64 {
         self.position
-    }
-
-    /// The input, at where reading stopped.
-    pub(crate) fn into_inner(self) -> R {
-        self.input
     }
 
     fn one_of(&self, pax: Option<Vec<u8>>, gnu: &Option<Vec<u8>>, what: &str) -> Result<Option<Vec<u8>>> {

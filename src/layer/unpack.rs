@@ -20,7 +20,7 @@
 //! same name, a whiteout hides it.
 //!
 //! **Needing the layers below.** A layer with implicit parents, whiteouts, devices or hard links to
-//! files that it does not have is not self-contained ([`Outcome::self_contained`]): it is filed under
+//! files that it does not have is not self-contained (`LayerMeta::self_contained`): it is filed under
 //! its chain_id. That depends on the archive alone.
 #![forbid(unsafe_code)]
 
@@ -31,7 +31,7 @@ use super::attributes::{self, Attributes, Phase, ids, mode, refusal, times};
 use super::below::{Below, Found, Lower};
 use super::meta::{Device, LayerMeta, PathText, Skipped};
 use super::owner::{Owned, Owners};
-use super::path::{Meaning, c_path, join, meaning, normal, split, text};
+use super::path::{Meaning, join, meaning, normal, split, text};
 use super::tar::{Entry, EntryKind, Reader};
 use crate::error::{Call, Error, ErrorKind, Result};
 use parents::{Handle, Handles, Place};
@@ -116,7 +116,7 @@ impl<'a> Unpacker<'a> {
         Ok(Self {
             root,
             target,
-            below: Below::new(lowers, target.owners, target.user_xattr),
+            below: Below::new(lowers, target.user_xattr, target.owners),
             handles: Handles::new(root)?,
             directories: BTreeMap::new(),
             whiteouts: BTreeSet::new(),
@@ -478,7 +478,6 @@ impl<'a> Unpacker<'a> {
             gid: attributes.gid,
             mode: (!link).then_some(attributes.mode),
             capability,
-            mtime: attributes.mtime,
         };
         self.owned.insert(path.to_vec(), owned);
         Ok(())
@@ -530,6 +529,11 @@ fn remove_beneath<V>(map: &mut BTreeMap<Vec<u8>, V>, path: &[u8], directory: boo
         let beneath: Vec<_> = map.range(range).map(|(key, _)| key.clone()).collect();
         beneath.iter().for_each(|key| _ = map.remove(key));
     }
+}
+
+fn c_path(path: &[u8]) -> Result<CString> {
+    CString::new(path)
+        .map_err(|_| Error::new(ErrorKind::InvalidData, "a path with a NUL").with_path(text(path)))
 }
 
 #[cfg(test)]

@@ -182,14 +182,8 @@ fn direct_owners_give_files_away_by_name() {
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let (uid, gid) = if is_root() { (11, 12) } else { own };
     let made = unpack(Raw::new().file("f", "").symlink("l", "/etc/passwd"), &[]);
-    let owned = |path: &std::ffi::CStr, mode| Owned {
-        path: path.to_owned(),
-        uid,
-        gid,
-        mode,
-        capability: None,
-        mtime: Default::default(),
-    };
+    let owned =
+        |path: &std::ffi::CStr, mode| Owned { path: path.to_owned(), uid, gid, mode, capability: None };
     let root = std::fs::File::open(made.dir.path()).unwrap();
     Direct.apply(root.as_fd(), &[owned(c"f", Some(0o4711)), owned(c"l", None)]).unwrap();
     for name in ["f", "l"] {

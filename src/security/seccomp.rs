@@ -1,7 +1,7 @@
 //! Seccomp: which system calls a container may make (seccomp(2)).
 //!
 //! A profile is read from Docker's JSON ([`profile`]) or is the built-in one ([`default`]), and is compiled to the
-//! kernel's BPF for a set of capabilities ([`compile`]). Compiled programs are kept: a container's start pays for
+//! kernel's BPF for a set of capabilities ([`mod@compile`]). Compiled programs are kept: a container's start pays for
 //! a look-up.
 #![forbid(unsafe_code)]
 

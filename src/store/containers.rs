@@ -47,19 +47,6 @@ impl Store {
         Ok(lease)
     }
 
-    /// Leases the directory of a container; `None` where there is none.
-    pub(crate) fn container_dir(&self, id: &str) -> Result<Option<Lease>> {
-        Lease::shared(self.containers_dir(), id)
-    }
-
-    /// Removes the directory of a container, whoever leases it. Missing is fine.
-    pub(crate) fn remove_container(&self, id: &str) -> Result<()> {
-        match self.discard(self.containers_dir(), id) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
-    }
-
     /// Removes the ephemeral containers of dead programs, and the control groups of all that nobody has open. What
     /// can't be removed is reported and stays.
     pub(super) fn sweep_containers(&self) -> Result<bool> {

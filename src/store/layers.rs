@@ -110,6 +110,7 @@ impl UnpackedLayer {
     }
 
     /// Under what it is filed: its diff_id or its chain_id.
+    #[cfg(test)]
     pub(crate) fn key(&self) -> &Digest {
         &self.0.key
     }

@@ -144,6 +144,16 @@ pub(crate) fn inside(extents: &[Extent], id: u32) -> u32 {
     found.map_or(NOBODY, |e| e.inside + (id - e.outside))
 }
 
+/// A capability as read from outside names the namespace's root (capabilities(7), version 3). Inside, where it
+/// is to be set, that goes without saying (version 2).
+pub(crate) fn capability_inside(mut value: Vec<u8>) -> Vec<u8> {
+    if value.len() == 24 && value[3] == 3 {
+        value[3] = 2;
+        value.truncate(20);
+    }
+    value
+}
+
 fn shown(path: &CStr) -> &Path {
     Path::new(OsStr::from_bytes(path.to_bytes()))
 }

@@ -4,11 +4,12 @@
 //! becomes. Addresses are final as soon as data is added, so data may point to data.
 
 #[path = "../../warden/plan.rs"]
+#[allow(dead_code)] // the warden's half
 pub(crate) mod format;
 
 use super::memfd;
 use crate::error::{Error, ErrorKind, Result};
-use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_FULL, FLAG_NOTE, Header, MAGIC, Op};
+use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_FULL, Header, MAGIC, Op};
 use std::borrow::Cow;
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -214,10 +215,6 @@ impl<'fd> Plan<'fd> {
         self.reply.1 as usize
     }
 
-    pub fn fds(&self) -> &[BorrowedFd<'fd>] {
-        &self.fds
-    }
-
     /// `implicit_fds` are those that the starter adds in front: the status socket, or none for a courier.
     pub fn compile(mut self, implicit_fds: usize) -> Result<(Compiled, Vec<BorrowedFd<'fd>>)> {
         if self.fds.len() + 2 > FDS_MAX || self.fds.len() + 1 > CELLS {
@@ -353,12 +350,6 @@ impl Added<'_, '_> {
     /// The result must be the third argument: nothing may be read or written partly.
     pub fn full(mut self) -> Self {
         self.last().flags |= FLAG_FULL;
-        self
-    }
-
-    /// A tolerated failure is reported.
-    pub fn note(mut self) -> Self {
-        self.last().flags |= FLAG_NOTE;
         self
     }
 

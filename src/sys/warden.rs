@@ -519,8 +519,6 @@ pub(crate) struct Told {
     pub kind: u32,
     pub value: i64,
     pub fds: Vec<OwnedFd>,
-    /// Of a [`Status::NOTE`]: the error that was tolerated.
-    pub note: Option<Error>,
 }
 
 impl Started {
@@ -537,11 +535,7 @@ impl Started {
                 self.failed = true;
                 Err(self.compiled.error(status.step, status.value))
             }
-            Status::NOTE => {
-                let note = Some(self.compiled.error(status.step, status.value));
-                Ok(Some(Told { kind: status.kind, value: 0, fds, note }))
-            }
-            kind => Ok(Some(Told { kind, value: status.value, fds, note: None })),
+            kind => Ok(Some(Told { kind, value: status.value, fds })),
         }
     }
 

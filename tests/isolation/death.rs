@@ -133,7 +133,7 @@ impl Host {
             fs::read_dir(store.join("containers")).unwrap().flatten().map(|e| e.file_name()).collect();
         // A program that is being replaced lets go of one file after the other.
         let deadline = std::time::Instant::now() + LONG;
-        while coracle::Store::open(store).unwrap().containers().unwrap().len() > 0 {
+        while !coracle::Store::open(store).unwrap().containers().unwrap().is_empty() {
             assert!(std::time::Instant::now() < deadline, "containers of the dead are in the store");
             std::thread::yield_now();
         }
@@ -249,7 +249,7 @@ fn a_kept_container_whose_program_was_killed() {
     let seen = store.container("kept").unwrap();
     assert_eq!(seen.state(), coracle::State::Running);
     // It has got to where it stays.
-    while !seen.top().unwrap().iter().any(|process| process.command.contains("sleep")) {
+    while !seen.top().unwrap().iter().any(|process| process.command == "sleep 1000") {
         assert!(host.try_wait().unwrap().is_none());
         std::thread::yield_now();
     }

@@ -10,11 +10,11 @@ fn files_are_written_before_the_start() {
         .file("/made/here/a", "text\n")
         .file_mode("/b", "#!/bin/sh\necho ran\n", 0o755);
     assert_eq!(say(&builder), "text\n644:0:0\nran\n755");
-    let all = sh(&image, "cat /made /bin/own /tmp/in /empty")
+    let all = sh(&image, "cat /made /srv/own /tmp/in /empty")
         .file("/made", "a")
         .file("/tmp/in", "b")
         .file("/empty", "");
-    assert_eq!(say(&all.file("/bin/own", "c").read_only(true)), "acb");
+    assert_eq!(say(&all.file("/srv/own", "c").read_only(true)), "acb");
     let error = sh(&image, "true").file("relative", "x").run().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert_eq!(sh(&image, "true").file("/a/../b", "x").run().unwrap_err().kind(), ErrorKind::InvalidInput);

@@ -4,13 +4,14 @@
 
 use super::{Attributes, Found, Handle, Outcome, Phase, Place, Unpacker};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::layer::attributes::{ids, mode};
+use crate::layer::attributes::{get_xattrs_with, ids, mode};
 use crate::layer::below::opaque_name;
 use crate::layer::meta::{LayerMeta, Owner, PathText};
 use crate::layer::owner::Owned;
 use crate::layer::path::{ancestors, join, split, text};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// So many files get their owners in one call.
@@ -55,7 +56,7 @@ impl Unpacker<'_> {
                 }
                 Some(Place::Missing(path)) => {
                     self.needs_below = true;
-                    if let Some(Found::File(_, stat)) = self.below.find(&path)?
+                    if let Some(Found::File(_, _, stat)) = self.below.find(&path)?
                         && is(&stat, FileType::Directory)
                     {
                         let handle = self.parent(&path)?;
@@ -177,10 +178,11 @@ impl Unpacker<'_> {
     /// A parent that the archive does not have is as it is below.
     fn implicit_attributes(&mut self, path: &[u8]) -> Result<Attributes> {
         self.needs_below = true;
-        if let Some(Found::File(layer, stat)) = self.below.find(path)?
+        if let Some(Found::File(layer, dir, stat)) = self.below.find(path)?
             && is(&stat, FileType::Directory)
         {
-            let fd = self.below.open(layer, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let fd = self.below.open(dir.as_fd(), split(path).1, flags, path)?;
             return self.attributes_below(layer, path, fd.as_fd(), &stat);
         }
         Ok(Attributes { mode: 0o755, ..Attributes::default() })
@@ -194,28 +196,29 @@ impl Unpacker<'_> {
         fd: BorrowedFd<'_>,
         stat: &Stat,
     ) -> Result<Attributes> {
-        self.owned_below(layer, path, Attributes::of_file(stat, self.below.xattrs(fd, path)?))
+        let refused = |name: &CStr| self.target.owners.map_or(Ok(None), |owners| owners.attribute(fd, name));
+        let attributes = Attributes::of_file(stat, get_xattrs_with(fd, path, refused)?);
+        self.as_in_image(layer, path, attributes)
     }
 
-    /// With the image's owner instead of the one on disk.
-    fn owned_below(&self, layer: usize, path: &[u8], mut attributes: Attributes) -> Result<Attributes> {
+    /// Attributes on disk, with the owners of the image.
+    fn as_in_image(&self, layer: usize, path: &[u8], mut attributes: Attributes) -> Result<Attributes> {
         let Some(owners) = self.target.owners else { return Ok(attributes) };
         (attributes.uid, attributes.gid) = owners.in_image(attributes.uid, attributes.gid);
-        if owners.is_recorded()
-            && let Some(owner) = self.below.layer(layer).meta()?.owners.get(path)
-        {
+        let mut capability = attributes.take_capability().map(|value| owners.capability_in_image(value));
+        if let Some(owner) = self.below.layer(layer).meta()?.owners.get(path) {
             (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
-            if let Some(value) = &owner.capability {
-                attributes.xattrs.push((crate::layer::attributes::CAPABILITY.to_vec(), value.clone()));
-            }
+            capability = owner.capability.clone().or(capability);
         }
+        let name = crate::layer::attributes::CAPABILITY.to_vec();
+        attributes.xattrs.extend(capability.map(|value| (name, value)));
         Ok(attributes)
     }
 
     /// Takes a file of a layer below into this one, under its own path. False: there is none.
     pub(super) fn copy_up(&mut self, path: &[u8]) -> Result<bool> {
         self.needs_below = true;
-        let (layer, stat) = match self.below.find(path)? {
+        let (layer, from, stat) = match self.below.find(path)? {
             None => return Ok(false),
             Some(Found::Device(device)) => {
                 self.count()?;
@@ -223,8 +226,9 @@ impl Unpacker<'_> {
                 self.place_device(&parent, path.to_vec(), device)?;
                 return Ok(true);
             }
-            Some(Found::File(layer, stat)) => (layer, stat),
+            Some(Found::File(layer, from, stat)) => (layer, from, stat),
         };
+        let name = split(path).1;
         let parent = self.parent(split(path).0)?;
         // Through a link of this layer the path leads elsewhere.
         if parent.path != split(path).0 {
@@ -233,7 +237,7 @@ impl Unpacker<'_> {
         self.count()?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                let source = self.below.open(layer, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+                let source = self.below.open(from.as_fd(), name, OFlags::RDONLY | OFlags::NONBLOCK, path)?;
                 let attributes = self.attributes_below(layer, path, source.as_fd(), &stat)?;
                 let fd = self.create(&parent, path)?;
                 copy(source.as_fd(), fd.as_fd(), stat.st_size as u64, path)?;
@@ -241,11 +245,11 @@ impl Unpacker<'_> {
             }
             kind @ (FileType::Symlink | FileType::Fifo) => {
                 let link = kind == FileType::Symlink;
-                let file = self.below.open(layer, path, OFlags::PATH)?;
-                let attributes = self.owned_below(layer, path, Attributes::of_file(&stat, Vec::new()))?;
+                let attributes = self.as_in_image(layer, path, Attributes::of_file(&stat, Vec::new()))?;
                 if link {
+                    let link = self.below.open(from.as_fd(), name, OFlags::PATH, path)?;
                     let target =
-                        rustix::fs::readlinkat(&file, c"", Vec::new()).call_at("readlinkat", text(path))?;
+                        rustix::fs::readlinkat(&link, c"", Vec::new()).call_at("readlinkat", text(path))?;
                     self.replace(&parent, path, |dir, name| rustix::fs::symlinkat(&*target, dir, name))?;
                 } else {
                     self.replace(&parent, path, |dir, name| {
