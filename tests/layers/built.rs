@@ -174,6 +174,30 @@ fn layers_stack() {
 }
 
 #[test]
+fn what_is_closed_to_the_caller_below_is_seen_all_the_same() {
+    let store = Store::temp().unwrap();
+    let closed = |raw: Raw, path: &str| raw.pax(&[("uid", b"33"), ("gid", b"44")]).dir(path).mode(0o700);
+    let mine = |raw: Raw| raw.pax(&[("uid", b"33"), ("gid", b"44"), ("SCHILY.xattr.user.note", b"secret")]);
+    let lower = closed(closed(Raw::new(), "d"), "d/sub");
+    let lower = mine(mine(lower).file("d/f", "text").mode(0o600)).file("d/sub/x", "x");
+    let lower = Layer::read(&store, &lower.symlink("d/link", "f").end()[..]).unwrap();
+    let upper = Raw::new().file("d/.wh.f", "").file("d/sub/y", "y").hard("h", "d/f").hard("l", "d/link");
+    let upper = Layer::read(&store, &upper.file("d/none/.wh.z", "").end()[..]).unwrap();
+    let below = lower.unpack(&[]).unwrap().join("d").metadata().unwrap();
+    let above = upper.unpack(std::slice::from_ref(&lower)).unwrap();
+    let d = above.join("d").metadata().unwrap();
+    assert_eq!((d.mode(), d.uid(), d.gid()), (below.mode(), below.uid(), below.gid()));
+    let h = above.join("h").metadata().unwrap();
+    // It has moved: its old name has a whiteout.
+    assert_eq!((h.len(), h.nlink(), h.mode() & 0o7777, h.uid()), (4, 1, 0o600, below.uid()));
+    assert_eq!(std::fs::read_link(above.join("l")).unwrap(), Path::new("f"));
+    // One more above both.
+    let top = Raw::new().file("d/sub/.wh.y", "").file("d/sub/.wh.x", "").file("d/sub/.wh..wh..opq", "");
+    let top = Layer::read(&store, &top.end()[..]).unwrap();
+    top.unpack(&[upper, lower]).unwrap();
+}
+
+#[test]
 fn sockets_are_left_out_and_told() {
     let dir = tempfile::tempdir().unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
