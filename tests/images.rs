@@ -270,3 +270,21 @@ fn what_is_no_archive_is_refused_and_leaves_nothing() {
     );
     assert_empty(&store);
 }
+
+#[test]
+fn a_directory_becomes_an_image() {
+    let store = Store::temp().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("etc")).unwrap();
+    fs::write(dir.path().join("etc/motd"), "hello").unwrap();
+    std::os::unix::fs::symlink("/etc/motd", dir.path().join("m")).unwrap();
+    let image = Image::import(&store, dir.path(), "dir:1").unwrap();
+    let layers = image.layers().unwrap();
+    assert_eq!(layers.len(), 1);
+    assert_eq!(layers[0].chain_id(), layers[0].diff_id());
+    let mut text = String::new();
+    layers[0].open("etc/motd").unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+    let again = Image::import(&store, dir.path(), "dir:2").unwrap();
+    assert_eq!(again.layers().unwrap()[0].digest(), layers[0].digest(), "the same files are the same layer");
+}

@@ -40,17 +40,32 @@ fn debian_installs_compiles_and_serves() {
             .timeout(Duration::from_secs(400))
             .output()
             .unwrap();
-        assert!(out.status.success(), "{script}: {}\n{}\n{}", out.status, out.stdout_text(), out.stderr_text());
+        assert!(
+            out.status.success(),
+            "{script}: {}\n{}\n{}",
+            out.status,
+            out.stdout_text(),
+            out.stderr_text()
+        );
         out.stdout_text().into_owned()
     };
     sh("apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-minimal gcc libc6-dev");
-    sh("printf '#include <stdio.h>\nint main(void) { puts(\"compiled\"); return 0; }\n' > /tmp/h.c && gcc -O2 -o /usr/local/bin/h /tmp/h.c");
+    sh(
+        "printf '#include <stdio.h>\nint main(void) { puts(\"compiled\"); return 0; }\n' > /tmp/h.c && gcc -O2 -o /usr/local/bin/h /tmp/h.c",
+    );
     assert_eq!(sh("h"), "compiled\n");
     assert_eq!(sh("python3 -c 'print(sum(range(101)))'"), "5050\n");
     // apt's own user, a service user, and a file that only it may read.
-    assert_eq!(sh("id -nu _apt; chown www-data /usr/local/bin/h; stat -c %U /usr/local/bin/h"), "_apt\nwww-data\n");
+    assert_eq!(
+        sh("id -nu _apt; chown www-data /usr/local/bin/h; stat -c %U /usr/local/bin/h"),
+        "_apt\nwww-data\n"
+    );
     let status = machine.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(status.code(), Some(128 + Signal::SIGTERM as i32), "init passes the signal on and says how it ended");
+    assert_eq!(
+        status.code(),
+        Some(128 + Signal::SIGTERM as i32),
+        "init passes the signal on and says how it ended"
+    );
     machine.remove().unwrap();
     assert_eq!(std::fs::read_dir(store.path().join("containers")).unwrap().count(), 0);
 }

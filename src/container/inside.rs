@@ -326,6 +326,12 @@ pub(super) fn give_pipes(s: &mut Script<'_>, stdio: [Cell; 3], made: [bool; 3], 
 pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3], ready: &[u64; 2]) {
     if command.init {
         s.during("starting the init process");
+        let name = s.c_str(c"coracle-init");
+        s.op(
+            n::__NR_prctl,
+            "prctl(PR_SET_NAME)",
+            [prctl::PR_SET_NAME.into(), name.into(), 0.into(), 0.into(), 0.into()],
+        );
         s.op(OP_INIT, "clone", []);
     }
     s.during("setting up stdio");
@@ -387,6 +393,18 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
             .path(&candidate)
             .kind(ErrorKind::Exec)
             .tolerate(&[ENOENT, EACCES, ENOTDIR]);
+    }
+    // As execvp(3) has it: what is there but may not be executed matters more than what is not there.
+    const F_OK: u32 = 0;
+    for dir in std::env::split_paths(command.path) {
+        let candidate = dir.join(word);
+        let at = s.string(&candidate);
+        let absent = s.label();
+        s.op(n::__NR_faccessat, "faccessat", [CWD.into(), at.into(), F_OK.into()])
+            .tolerate_all()
+            .otherwise(absent);
+        s.op(OP_FAIL, "execve", [EACCES.into()]).path(&candidate).kind(ErrorKind::Exec);
+        s.place(absent);
     }
     s.op(OP_FAIL, "execve: not found in the PATH of the container", [ENOENT.into()])
         .path(word)

@@ -5,6 +5,7 @@ use super::Image;
 use super::load::publish_one;
 use super::unpack;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::layer::Layer;
 use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
 use crate::reference::Reference;
 use crate::store::{Store, clock};
@@ -224,6 +225,7 @@ impl Import {
     }
 }
 
-fn directory(_store: &Store, path: &Path) -> Result<(Descriptor, crate::digest::Digest)> {
-    Err(Error::new(ErrorKind::Unsupported, "importing a directory").with_path(path))
+fn directory(store: &Store, path: &Path) -> Result<(Descriptor, crate::digest::Digest)> {
+    let layer = Layer::builder().dir(path).build(store)?;
+    Ok((Descriptor::new(layer.media_type(), layer.digest(), layer.size()), layer.diff_id()))
 }
