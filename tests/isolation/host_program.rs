@@ -237,7 +237,7 @@ fn many_starts_for_the_trace() {
 
 /// One posix_spawn in its life, and no other process or namespace made by it.
 #[test]
-#[ignore = "needs strace: run with --include-ignored"]
+#[ignore = "needs root and strace: under a user's own trace newuidmap is not set-user-id"]
 fn a_trace_of_it_shows_one_spawn() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
@@ -289,7 +289,5 @@ fn a_trace_of_it_shows_one_spawn() {
     }
     assert!(threads.len() > 4, "{log}");
     assert!(spawns.iter().all(|call| call.contains("CLONE_VM|CLONE_VFORK")), "{spawns:?}");
-    // Of an ordinary user also newuidmap and newgidmap.
-    let expected = if is_root() { 1 } else { 3 };
-    assert_eq!(spawns.len(), expected, "{spawns:?}");
+    assert_eq!(spawns.len(), 1, "{spawns:?}");
 }
