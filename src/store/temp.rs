@@ -87,16 +87,14 @@ fn bases() -> Vec<PathBuf> {
 
 /// Removes the temporary stores of this user's dead programs.
 fn sweep(base: &OwnedFd, path: &Path, remover: Option<&dyn Remover>) {
-    let swept = || -> Result<()> {
-        for name in list(base.as_fd())? {
-            if name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
-                sweep_one(base, &name, remover)?;
-            }
-        }
-        Ok(())
+    let warn = |error| tracing::warn!(error = %error, ?path, "temporary store of a dead program");
+    let names = match list(base.as_fd()) {
+        Ok(names) => names,
+        Err(error) => return warn(error),
     };
-    if let Err(error) = swept() {
-        tracing::warn!(%error, ?path, "temporary store of a dead program");
+    for name in names.iter().filter(|name| name.to_str().is_some_and(|name| name.starts_with(PREFIX))) {
+        // One that can't be removed keeps no other.
+        sweep_one(base, name, remover).unwrap_or_else(warn);
     }
 }
 
