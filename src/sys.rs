@@ -6,6 +6,7 @@ pub(crate) mod idmap;
 pub(crate) mod map;
 pub(crate) mod memfd;
 pub(crate) mod message;
+pub(crate) mod open;
 pub(crate) mod owners;
 pub(crate) mod plan;
 pub(crate) mod warden;

@@ -137,7 +137,7 @@ pub(super) fn read_in_root(
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     for dir in upper.iter().map(AsFd::as_fd).chain(layers.iter().copied()) {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
+        let fd = match crate::sys::open::openat2(dir, path, flags, Mode::empty(), resolve) {
             Ok(fd) => fd,
             // A whiteout is a device without a driver.
             Err(Errno::NXIO | Errno::LOOP | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),

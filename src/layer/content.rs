@@ -82,7 +82,7 @@ pub(super) fn entries(store: &Store, digest: &Digest) -> Result<Entries> {
 pub(super) fn open_unpacked(layer: &UnpackedLayer, path: &Path) -> Result<Option<LayerFile>> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    let found = match rustix::fs::openat2(layer.dir(), path, flags, Mode::empty(), how) {
+    let found = match crate::sys::open::openat2(layer.dir(), path, flags, Mode::empty(), how) {
         Ok(found) => found,
         // A device is not there, and not nothing. A directory may be closed to this user.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok(None),

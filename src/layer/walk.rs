@@ -150,7 +150,8 @@ fn open_name(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, path: &[u8]) -> Re
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
-    match rustix::fs::openat2(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), how) {
+    match crate::sys::open::openat2(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), how)
+    {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::XDEV) => Ok(None),
         Err(errno) => Err(errno).call_at("openat2", text(path)),

@@ -189,7 +189,7 @@ fn open_beneath(root: &Handle, path: &[u8]) -> Result<Option<Handle>> {
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
     let name = if path.is_empty() { b"." } else { path };
-    match rustix::fs::openat2(root.fd.as_fd(), name, DIRECTORY, Mode::empty(), how) {
+    match crate::sys::open::openat2(root.fd.as_fd(), name, DIRECTORY, Mode::empty(), how) {
         Ok(fd) => Ok(Some(Rc::new(Directory { fd, path: path.to_vec() }))),
         Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Ok(None),
         Err(errno) => Err(errno).call_at("openat2", text(path)),

@@ -1,0 +1,23 @@
+//! Opening beneath a directory.
+#![forbid(unsafe_code)]
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// openat2(2). The kernel gives up (EAGAIN) where it can't be sure that a `..` stayed beneath because something,
+/// anywhere on the machine, was renamed or mounted meanwhile: then it is asked again.
+pub(crate) fn openat2(
+    dir: impl AsFd,
+    path: impl rustix::path::Arg + Copy,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    loop {
+        match rustix::fs::openat2(&dir, path, flags, mode, resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+}
