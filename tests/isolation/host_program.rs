@@ -202,6 +202,8 @@ fn a_host_without_stdio() {
         nix::unistd::close(fd).unwrap();
     }
     let result = sh(&image, "echo out; echo err >&2; wc -c").stdin("four").run();
+    // With the last handle on the store its thread has ended: whatever it had open as 0 to 2 is closed.
+    drop(image);
     for (fd, saved) in saved.iter().enumerate() {
         // SAFETY: closed above, and nobody else's.
         let mut to = std::mem::ManuallyDrop::new(unsafe {
