@@ -673,7 +673,7 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
     let Some(record) = dir.record()? else { return Ok(None) };
     let image = start::reopen_image(store, &record)?;
     let phase = match dir.running()? {
-        Some(running) => match start::join(&dir, &record, &running)? {
+        Some(running) => match start::join(&dir, &running)? {
             Some(running) => Phase::Running(running),
             None => Phase::Exited(start::exited_of_other(&dir, running.started)?),
         },

@@ -319,13 +319,7 @@ impl Volume {
 fn open_beneath(dir: BorrowedFd<'_>, relative: &std::path::Path) -> Result<OwnedFd, Errno> {
     use rustix::fs::ResolveFlags as R;
     let resolve = R::BENEATH | R::NO_SYMLINKS | R::NO_XDEV;
-    loop {
-        match rustix::fs::openat2(dir, relative, crate::store::DIRECTORY, Mode::empty(), resolve) {
-            // A rename raced with the resolution.
-            Err(Errno::AGAIN) => continue,
-            other => return other,
-        }
-    }
+    crate::sys::open::openat2(dir, relative, crate::store::DIRECTORY, Mode::empty(), resolve)
 }
 
 impl fmt::Debug for Volume {

@@ -145,7 +145,7 @@ impl<'a> Exec<'a> {
         let held = held.as_ref().ok_or_else(super::removed)?;
         let spec = &held.record.spec;
         let image = container.0.image.as_ref().ok_or_else(super::removed)?;
-        let root = root_of(running.process.pidfd.as_fd(), &running)?;
+        let root = root_of(&running)?;
         let read = |path| {
             start::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX)
                 .map(Option::unwrap_or_default)
@@ -205,7 +205,7 @@ impl<'a> Exec<'a> {
 }
 
 /// The root directory of a running container, found through its first process.
-fn root_of(_pidfd: BorrowedFd<'_>, running: &super::Running) -> Result<OwnedFd> {
+fn root_of(running: &super::Running) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     let path = format!("/proc/{}/root", running.pid()?);
     rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

@@ -91,7 +91,7 @@ pub(super) fn exited_of_other(dir: &Dir, started: SystemTime) -> Result<Exited> 
 }
 
 /// Another program's running container; `None` when its first process is gone.
-pub(super) fn join(dir: &Dir, _record: &Record, running: &RunningRecord) -> Result<Option<Arc<Running>>> {
+pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Running>>> {
     let Some(pid) = rustix::process::Pid::from_raw(running.pid) else { return Ok(None) };
     let pidfd = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
@@ -191,7 +191,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
     let mut held = lock(&inner.held);
     let held = held.as_mut().ok_or_else(removed)?;
     if let Some(running) = held.dir.running()? {
-        if join(&held.dir, &held.record, &running)?.is_some() {
+        if join(&held.dir, &running)?.is_some() {
             let error = Error::new(ErrorKind::State, "another program runs the container");
             return Err(error.with_path(&held.record.name));
         }

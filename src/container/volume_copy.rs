@@ -137,14 +137,9 @@ impl<'a> Copier<'a> {
     fn open(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
-                Err(Errno::AGAIN) => {}
-                Err(Errno::ACCESS) if self.map.is_some() => {
-                    return self.keeper.open(dir, name, flags.bits());
-                }
-                other => return other.call_at("openat2(RESOLVE_BENEATH)", &*name.to_string_lossy()),
-            }
+        match crate::sys::open::openat2(dir, name, flags, Mode::empty(), resolve) {
+            Err(Errno::ACCESS) if self.map.is_some() => self.keeper.open(dir, name, flags.bits()),
+            other => other.call_at("openat2(RESOLVE_BENEATH)", &*name.to_string_lossy()),
         }
     }
 

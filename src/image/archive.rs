@@ -9,6 +9,7 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::tar::{EntryKind, ReadLimits, Reader};
 use crate::layer::{Compression, decoder};
 use crate::store::{Lease, Store};
+use crate::sys::open::openat2;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -124,13 +125,9 @@ impl Medium {
             Self::Directory(dir) => {
                 let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let file = loop {
-                    match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
-                        // A rename raced with the resolution.
-                        Err(Errno::AGAIN) => continue,
-                        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-                        other => break File::from(other.call_at("openat2", name)?),
-                    }
+                let file = match openat2(dir, name, flags, Mode::empty(), resolve) {
+                    Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                    other => File::from(other.call_at("openat2", name)?),
                 };
                 let metadata = file.metadata().call_at("fstat", name)?;
                 if !metadata.is_file() {

@@ -22,6 +22,7 @@ use hidden::{HIDDEN, STATE};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::manifest::ImageConfig;
 use crate::store::{Store, list};
+use crate::sys::open::openat2;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use serde_json::json;
@@ -165,14 +166,9 @@ impl Root {
             return Ok(None);
         }
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let fd = loop {
-            match rustix::fs::openat2(&self.dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-            {
-                // A rename raced with the resolution.
-                Err(Errno::AGAIN) => continue,
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok(None),
-                other => break other.call_at("openat2", path)?,
-            }
+        let fd = match openat2(&self.dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok(None),
+            other => other.call_at("openat2", path)?,
         };
         let stat = rustix::fs::fstat(&fd).call_at("fstat", path)?;
         Ok(Some((fd, stat)))

@@ -356,7 +356,7 @@ impl Warden {
             lock(&self.shared.state).answers.remove(&id);
             return Err(if lock(&self.shared.state).gone { gone() } else { error });
         }
-        Ok(Started { warden: self.clone(), compiled, status, id, failed: false })
+        Ok(Started { warden: self.clone(), compiled, status, id })
     }
 
     /// The answer to a request: the pid of the child, or the errno.
@@ -511,7 +511,6 @@ pub(crate) struct Started {
     compiled: super::plan::Compiled,
     status: OwnedFd,
     id: u64,
-    failed: bool,
 }
 
 /// What a plan's own operations send.
@@ -531,10 +530,7 @@ impl Started {
         };
         let status = Status::from_bytes(&buffer);
         match status.kind {
-            Status::FAILED => {
-                self.failed = true;
-                Err(self.compiled.error(status.step, status.value))
-            }
+            Status::FAILED => Err(self.compiled.error(status.step, status.value)),
             kind => Ok(Some(Told { kind, value: status.value, fds })),
         }
     }
