@@ -188,7 +188,8 @@ fn overlay_of(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], upper: Ce
         .map(|path| {
             let layer = s.open_path(path);
             let lower = s.clone_mount(layer, false, path);
-            s.set_attributes(lower, n::MOUNT_ATTR_NODEV, root.userns, false, path);
+            let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_RDONLY;
+            s.set_attributes(lower, flags, root.userns, false, path);
             (lower, path)
         })
         .collect();

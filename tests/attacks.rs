@@ -1,0 +1,9 @@
+//! Ways out of a container that were tried, each with what has to be untouched by it.
+
+mod common;
+
+#[path = "attacks/descriptors.rs"]
+mod descriptors;
+
+use common::*;
+use coracle::{Container, ErrorKind};
