@@ -4,6 +4,8 @@ mod common;
 
 #[path = "attacks/descriptors.rs"]
 mod descriptors;
+#[path = "attacks/keys.rs"]
+mod keys;
 
 use common::*;
 use coracle::{Container, ErrorKind};

@@ -68,6 +68,9 @@ pub(super) fn become_root(s: &mut Script<'_>, groups_allowed: bool) {
     }
     not_dumpable(s);
     s.op(n::__NR_setsid, "setsid", []).tolerate(&[1]);
+    // A session keyring of its own. Where the quota for keys is used up it stays the warden's, which has none.
+    const KEYCTL_JOIN_SESSION_KEYRING: u32 = 1;
+    s.op(n::__NR_keyctl, "keyctl", [KEYCTL_JOIN_SESSION_KEYRING.into(), 0.into()]).tolerate_all();
 }
 
 fn not_dumpable(s: &mut Plan<'_>) {

@@ -218,7 +218,7 @@ impl Warden {
     }
 
     fn bring_up(socket: &OwnedFd, lock: &File, child: u32, map: Option<&IdMap>) -> Result<OwnedFd> {
-        const STEPS: [&str; 11] = [
+        const STEPS: [&str; 12] = [
             "",
             "close_range",
             "chdir(\"/\")",
@@ -230,6 +230,7 @@ impl Warden {
             "signalfd4",
             "clone",
             "mount(\"proc\", \"/proc\")",
+            "keyctl(KEYCTL_JOIN_SESSION_KEYRING)",
         ];
         let mut pidfd = None;
         let mut up = false;
