@@ -7,5 +7,8 @@ mod descriptors;
 #[path = "attacks/keys.rs"]
 mod keys;
 
+#[path = "attacks/signals.rs"]
+mod signals;
+
 use common::*;
 use coracle::{Container, ErrorKind};

@@ -524,7 +524,13 @@ pub(crate) struct Told {
 impl Started {
     /// The next message of the plan; `None` once every process that had its socket has closed it or has become
     /// another program.
-    pub fn next(&mut self) -> Result<Option<Told>> {
+    ///
+    /// # Errors
+    /// `TimedOut` when none has come by the deadline, where one is given.
+    pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Told>> {
+        if let Some(deadline) = deadline {
+            message::wait(&self.status, deadline)?;
+        }
         let mut buffer = [0; 64];
         let Some((_, fds)) = message::receive(&self.status, &mut buffer)? else {
             return self.end();
@@ -545,6 +551,15 @@ impl Started {
 
     pub fn adopt(&self, pid: i32, pidfd: OwnedFd) -> Process {
         self.warden.adopt(pid, pidfd)
+    }
+
+    /// Kills a process that it has announced, also one that has become somebody whom the host may not signal.
+    pub fn kill(&self, process: &Process) -> Result<()> {
+        const ESRCH: i32 = 3;
+        match self.warden.signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
+            Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
+            other => other,
+        }
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
