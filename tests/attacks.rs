@@ -10,5 +10,8 @@ mod keys;
 #[path = "attacks/signals.rs"]
 mod signals;
 
+#[path = "attacks/streams.rs"]
+mod streams;
+
 use common::*;
 use coracle::{Container, ErrorKind};
