@@ -7,6 +7,8 @@ mod descriptors;
 #[path = "attacks/keys.rs"]
 mod keys;
 
+#[path = "attacks/leaks.rs"]
+mod leaks;
 #[path = "attacks/signals.rs"]
 mod signals;
 
@@ -15,3 +17,4 @@ mod streams;
 
 use common::*;
 use coracle::{Container, ErrorKind};
+use std::fs;
