@@ -4,6 +4,8 @@ mod common;
 
 #[path = "attacks/descriptors.rs"]
 mod descriptors;
+#[path = "attacks/images.rs"]
+mod images;
 #[path = "attacks/keys.rs"]
 mod keys;
 
