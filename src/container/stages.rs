@@ -3,7 +3,6 @@
 
 use super::lock;
 use super::script::Script;
-use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::format::{OP_END, OP_ROAM, OP_STAY, Status};
@@ -57,7 +56,7 @@ pub(super) fn userns(warden: &Arc<Warden>, base: u32) -> Result<Arc<OwnedFd>> {
     s.op(n::__NR_read, "read", [read.into(), byte.into(), 1.into()]);
     s.place(end);
     let mut started = warden.start_plan(s.plan)?;
-    let told = started.next()?;
+    let told = started.next(None)?;
     let fd = told.and_then(|told| told.fds.into_iter().next());
     let fd = Arc::new(fd.ok_or_else(|| Error::new(ErrorKind::Setup, "the user namespace did not come"))?);
     lock(&KEPT).insert(base, fd.clone());
@@ -94,13 +93,18 @@ pub(super) struct Born {
 }
 
 impl Born {
-    /// Listens until the command is executed or a step has failed.
-    pub fn hear(started: &mut warden::Started, cgroup: Option<&Cgroup>) -> Result<Self> {
-        let mut process = None;
+    /// Listens until the command is executed or a step has failed. Where others are in the container already, they
+    /// can stop the process before it is the command: `deadline` is for that.
+    pub fn hear(
+        started: &mut warden::Started,
+        oom_kills: impl Fn() -> Option<u64>,
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
+        let mut process: Option<warden::Process> = None;
         let mut terminal = None;
         let mut ready = false;
         let heard = loop {
-            match started.next() {
+            match started.next(deadline) {
                 Ok(None) => break Ok(()),
                 Ok(Some(told)) => {
                     let fd = told.fds.into_iter().next();
@@ -114,8 +118,13 @@ impl Born {
                 Err(error) => break Err(error),
             }
         };
-        // What failed after the birth ends by itself; it is waited for, so that it is reaped and its group empty.
         let failed = heard.err();
+        if let (Some(error), Some(process)) = (&failed, &process)
+            && error.kind() == ErrorKind::TimedOut
+        {
+            started.kill(process)?;
+        }
+        // What failed after the birth ends by itself; it is waited for, so that it is reaped and its group empty.
         match (failed, process, ready) {
             (None, Some(process), true) => Ok(Self { process, terminal }),
             (error, process, _) => {
@@ -123,9 +132,7 @@ impl Born {
                     Some(process) => process.wait(Some(Instant::now() + super::KILL_TIME))?,
                     None => None,
                 };
-                let oom = cgroup
-                    .and_then(|cgroup| cgroup.oom_kills().ok().flatten())
-                    .is_some_and(|kills| kills > 0);
+                let oom = oom_kills().is_some_and(|kills| kills > 0);
                 Err(match error {
                     Some(error) => error,
                     None if oom => Error::new(

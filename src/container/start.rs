@@ -350,7 +350,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let started_at = SystemTime::now();
     let mut started = warden.start_plan(s.plan)?;
     drop(pipes.theirs);
-    let born = Born::hear(&mut started, cgroup.as_ref())?;
+    let born = Born::hear(&mut started, || cgroup.as_ref()?.oom_kills().ok().flatten(), None)?;
     drop(leases);
     let running = Arc::new(Running {
         process: born.process,

@@ -118,8 +118,7 @@ impl<'a> Helper<'a> {
 
     /// Waits for something to be told, and takes it; false at the deadline, and when the warden is gone.
     fn take(&self, deadline: Option<Instant>) -> Result<bool> {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        Ok(message::readable(&self.0.socket, left)? && self.0.take_all())
+        Ok(message::readable(&self.0.socket, deadline)? && self.0.take_all())
     }
 }
 
@@ -151,8 +150,12 @@ struct State {
     /// First stages and couriers: nobody asks how they end.
     stages: HashSet<i32>,
     promises: HashMap<i32, Arc<Promise>>,
-    /// Ends of processes whose starter has not come to claim them yet.
-    unclaimed: HashMap<i32, Exit>,
+    /// Ends of processes whose starter has not come to claim them yet, and when they were told. The warden tells all
+    /// that it tells to all: those of other programs' processes are never claimed.
+    unclaimed: HashMap<i32, (u64, Exit)>,
+    /// Plans on their way; each knows how many ends had been told before it.
+    starting: usize,
+    told: u64,
 }
 
 /// The connection to a warden, and what is known of its processes.
@@ -263,7 +266,7 @@ impl Warden {
     }
 
     fn bring_up(socket: &OwnedFd, lock: &File, child: u32, map: Option<&IdMap>) -> Result<OwnedFd> {
-        const STEPS: [&str; 11] = [
+        const STEPS: [&str; 12] = [
             "",
             "close_range",
             "chdir(\"/\")",
@@ -275,6 +278,7 @@ impl Warden {
             "signalfd4",
             "clone",
             "mount(\"proc\", \"/proc\")",
+            "keyctl(KEYCTL_JOIN_SESSION_KEYRING)",
         ];
         let mut pidfd = None;
         let mut up = false;
@@ -391,13 +395,17 @@ impl Warden {
         let size = compiled.bytes.len().max(memory) as u64;
         let mut all: Vec<BorrowedFd<'_>> = vec![memfd.as_fd(), theirs.as_fd()];
         all.extend(fds);
-        lock(&self.shared.state).answers.insert(id, None);
+        let since = {
+            let mut state = lock(&self.shared.state);
+            state.answers.insert(id, None);
+            state.start()
+        };
+        let started = Started { warden: self.clone(), compiled, status, id, since };
         let request = Request { kind: Request::START, pad: 0, id, size };
         if let Err(error) = message::send(&self.shared.socket, &request.to_bytes(), &all) {
-            lock(&self.shared.state).answers.remove(&id);
             return Err(if lock(&self.shared.state).gone { gone() } else { error });
         }
-        Ok(Started { warden: self.clone(), compiled, status, id })
+        Ok(started)
     }
 
     /// The answer to a request: the pid of the child, or the errno.
@@ -415,15 +423,12 @@ impl Warden {
     }
 
     /// Takes on a process that a plan of this warden has announced.
-    pub fn adopt(&self, pid: i32, pidfd: OwnedFd) -> Process {
-        let mut state = lock(&self.shared.state);
-        let promise = Arc::new(Promise::default());
-        match state.unclaimed.remove(&pid) {
-            Some(exit) => promise.keep(Some(exit)),
-            None if state.gone => promise.keep(None),
-            None => drop(state.promises.insert(pid, promise.clone())),
+    fn adopt(&self, pid: i32, pidfd: OwnedFd, since: u64) -> Process {
+        Process {
+            promise: lock(&self.shared.state).adopt(pid, since),
+            pidfd: Arc::new(pidfd),
+            shared: Some(self.shared.clone()),
         }
-        Process { promise, pidfd: Arc::new(pidfd), shared: Some(self.shared.clone()) }
     }
 
     /// Sends a signal with the warden's rights, for a host that has given up its own.
@@ -438,6 +443,41 @@ impl Warden {
         match answer? {
             Ok(_) | Err(0) => Ok(()),
             Err(errno) => Err(Error::errno("pidfd_send_signal", errno as i32)),
+        }
+    }
+}
+
+impl State {
+    /// What was told before is of processes that have ended before, which may have had the same numbers.
+    fn start(&mut self) -> u64 {
+        self.starting += 1;
+        self.told
+    }
+
+    fn started(&mut self) {
+        self.starting -= 1;
+        if self.starting == 0 {
+            self.unclaimed.clear();
+        }
+    }
+
+    fn adopt(&mut self, pid: i32, since: u64) -> Arc<Promise> {
+        let promise = Arc::new(Promise::default());
+        match self.unclaimed.remove(&pid) {
+            Some((told, exit)) if told > since => promise.keep(Some(exit)),
+            _ if self.gone => promise.keep(None),
+            _ => drop(self.promises.insert(pid, promise.clone())),
+        }
+        promise
+    }
+
+    fn ended(&mut self, pid: i32, exit: Exit) {
+        self.told += 1;
+        match self.promises.remove(&pid) {
+            Some(promise) => promise.keep(Some(exit)),
+            // Nobody here has started anything that could be it.
+            None if self.starting == 0 => {}
+            None => drop(self.unclaimed.insert(pid, (self.told, exit))),
         }
     }
 }
@@ -505,10 +545,7 @@ impl Shared {
                     system: Duration::from_micros(event.system_us),
                     peak_bytes: event.peak_kib << 10,
                 };
-                match state.promises.remove(&event.pid) {
-                    Some(promise) => promise.keep(Some(exit)),
-                    None => drop(state.unclaimed.insert(event.pid, exit)),
-                }
+                state.ended(event.pid, exit);
             }
             _ => {}
         }
@@ -590,6 +627,8 @@ pub(crate) struct Started {
     compiled: super::plan::Compiled,
     status: OwnedFd,
     id: u64,
+    /// How many ends had been told before.
+    since: u64,
 }
 
 /// What a plan's own operations send.
@@ -602,7 +641,13 @@ pub(crate) struct Told {
 impl Started {
     /// The next message of the plan; `None` once every process that had its socket has closed it or has become
     /// another program.
-    pub fn next(&mut self) -> Result<Option<Told>> {
+    ///
+    /// # Errors
+    /// `TimedOut` when none has come by the deadline, where one is given.
+    pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Told>> {
+        if deadline.is_some() && !message::readable(&self.status, deadline)? {
+            return Err(Error::new(ErrorKind::TimedOut, "its time was up before it was executed"));
+        }
         let mut buffer = [0; 64];
         let Some((_, fds)) = message::receive(&self.status, &mut buffer)? else {
             return self.end();
@@ -622,7 +667,16 @@ impl Started {
     }
 
     pub fn adopt(&self, pid: i32, pidfd: OwnedFd) -> Process {
-        self.warden.adopt(pid, pidfd)
+        self.warden.adopt(pid, pidfd, self.since)
+    }
+
+    /// Kills a process that it has announced, also one that has become somebody whom the host may not signal.
+    pub fn kill(&self, process: &Process) -> Result<()> {
+        const ESRCH: i32 = 3;
+        match self.warden.signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
+            Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
+            other => other,
+        }
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
@@ -641,6 +695,41 @@ impl Drop for Warden {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        lock(&self.warden.shared.state).answers.remove(&self.id);
+        let mut state = lock(&self.warden.shared.state);
+        state.answers.remove(&self.id);
+        state.started();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_of_the_process_that_was_started_before_it() {
+        let exit = |status| {
+            let (user, system, peak_bytes) = Default::default();
+            Exit { how: 1, status, user, system, peak_bytes }
+        };
+        let claimed = |promise: Arc<Promise>| *lock(&promise.told);
+        let mut state = State::default();
+        // Of another program's command, long before: nothing of it stays.
+        state.ended(7, exit(1));
+        assert!(state.unclaimed.is_empty());
+        // The same while something is being started here; then a process gets the number.
+        let _courier = state.start();
+        state.ended(7, exit(2));
+        let since = state.start();
+        let promise = state.adopt(7, since);
+        assert_eq!(claimed(promise.clone()), None);
+        state.ended(7, exit(3));
+        assert_eq!(claimed(promise), Some(Some(exit(3))));
+        // One that has ended before it is claimed.
+        let since = state.start();
+        state.ended(8, exit(4));
+        assert_eq!(claimed(state.adopt(8, since)), Some(Some(exit(4))));
+        state.ended(9, exit(5));
+        (0..3).for_each(|_| state.started());
+        assert!(state.unclaimed.is_empty());
     }
 }

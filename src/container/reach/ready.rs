@@ -159,8 +159,8 @@ impl Container {
                 }
                 Err(error) => error,
             };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if crate::sys::message::readable(&*running.process.pidfd, Some(pause.min(left)))? {
+            let again = deadline.min(Instant::now() + pause);
+            if crate::sys::message::readable(&*running.process.pidfd, Some(again))? {
                 return Err(Not::Ended);
             }
             if left <= pause {
