@@ -4,27 +4,27 @@
 //! ends or becomes the container's program soon.
 #![forbid(unsafe_code)]
 
-use crate::sys::plan::{At, Cell, Label, Plan};
+use super::plan::{At, Cell, Label, Plan};
 use linux_raw_sys::general as n;
 use std::ffi::{CStr, OsStr};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-pub(super) const CWD: i32 = n::AT_FDCWD;
-pub(super) const ENOENT: u32 = 2;
-pub(super) const EAGAIN: u32 = 11;
-pub(super) const EEXIST: u32 = 17;
+pub(crate) const CWD: i32 = n::AT_FDCWD;
+pub(crate) const ENOENT: u32 = 2;
+pub(crate) const EAGAIN: u32 = 11;
+pub(crate) const EEXIST: u32 = 17;
 
 /// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Links {
+pub(crate) enum Links {
     Follow,
     /// A link anywhere in the path is an error.
     Refuse,
 }
 
-pub(super) struct Script<'fd> {
+pub(crate) struct Script<'fd> {
     pub plan: Plan<'fd>,
     empty: At,
     follow: At,
