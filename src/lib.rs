@@ -52,6 +52,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Import, Removed};
 pub use layer::{Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile};
 pub use manifest::{Descriptor, Healthcheck, History, ImageConfig, Platform};
+pub use namespace::{Enter, Entered, NamespaceKind, Namespaces};
 pub use network::Network;
 pub use nix::sys::signal::Signal;
 pub use reference::Reference;
@@ -59,6 +60,7 @@ pub use security::capability::{Capabilities, Capability};
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
 pub use store::Store;
+pub use sys::idmap::{Extent, IdMap};
 pub use volume::{Volume, VolumeBuilder};
 
 /// The README's code compiles.
