@@ -50,7 +50,9 @@ pub use container::{
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Import, Removed};
-pub use layer::{Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile};
+pub use layer::{
+    Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile, Overlay, OverlayMount,
+};
 pub use manifest::{Descriptor, Healthcheck, History, ImageConfig, Platform};
 pub use namespace::{Enter, Entered, NamespaceKind, Namespaces};
 pub use network::Network;
