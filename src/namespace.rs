@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::courier::Letter;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
-use crate::sys::plan::format::{OP_END, Status};
+use crate::sys::plan::format::{OP_END, OP_ROAM, OP_STAY, Status};
 use crate::sys::script::{CWD, Script};
 use crate::sys::warden::{self, Started, Told, Warden};
 use linux_raw_sys::general as n;
@@ -295,14 +295,13 @@ impl Namespaces {
     fn join_all(&self, s: &mut Script<'_>, fds: &[(NamespaceKind, Cell)]) {
         const EPERM: u32 = 1;
         s.during("joining the namespaces");
-        let call = |kind: NamespaceKind| format!("setns({kind})");
         let (user, others): (Vec<_>, Vec<_>) =
             fds.iter().copied().partition(|(kind, _)| *kind == NamespaceKind::User);
         let mut again = Vec::new();
         for (kind, fd) in others {
             // 0 once it is joined.
             let refused = s.cell(1);
-            let op = s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).call(call(kind));
+            let op = s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).detail(kind.name().0);
             let op = op.store(refused);
             if !user.is_empty() {
                 op.tolerate(&[EPERM]);
@@ -310,12 +309,12 @@ impl Namespaces {
             }
         }
         for (kind, fd) in user {
-            s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).call(call(kind));
+            s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).detail(kind.name().0);
         }
         for (kind, fd, refused) in again {
             let joined = s.label();
             s.jump_if_zero(refused, joined);
-            s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).call(call(kind));
+            s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).detail(kind.name().0);
             s.place(joined);
         }
     }
@@ -353,8 +352,9 @@ pub(crate) fn clone_into(
         true => "a PID namespace whose first process has ended takes no other",
         false => "see /proc/sys/user/max_*_namespaces, and what confines this program",
     };
+    s.op(OP_STAY, "stay", []);
     s.op(n::__NR_clone3, "clone3", [args.into(), 88.into()])
-        .call(format!("clone3({:#x})", namespaces.new))
+        .detail(format!("{:#x}", namespaces.new))
         .remedy(remedy)
         .store(born.value);
     let child = s.label();
@@ -364,11 +364,12 @@ pub(crate) fn clone_into(
         s.write_maps(proc, born.value, &outer.map_or(Ok(map.clone()), |outer| map.beneath(outer))?);
         s.during("entering the namespaces");
     }
-    s.post(born);
     let byte = s.bytes(b"x");
     s.op(n::__NR_write, "write(sync)", [write.into(), byte.into(), 1.into()]);
+    s.post(born);
     s.op(OP_END, "end", [0.into()]);
     s.place(child);
+    s.op(OP_ROAM, "roam", []);
     s.op(n::__NR_close, "close", [write.into()]);
     let byte = s.space(8);
     s.op(n::__NR_read, "read(sync)", [read.into(), byte.into(), 1.into()]).full();
@@ -397,10 +398,9 @@ impl Heard {
                 }
                 Ok(Some(Told { kind: READY, .. })) => heard.ready = true,
                 Ok(Some(told)) => other(told),
-                Err(error) => {
-                    heard.failed = Some(error);
-                    return heard;
-                }
+                // Both processes end then. Of the second one's birth may still be told.
+                Err(error) if heard.failed.is_none() => heard.failed = Some(error),
+                Err(_) => return heard,
             }
         }
     }
@@ -416,7 +416,7 @@ fn open(warden: &Arc<Warden>, process: impl AsFd, kinds: &[NamespaceKind]) -> Re
         let (name, number) = kind.name();
         let letter = s.letter(DESCRIPTOR);
         s.op(n::__NR_ioctl, "ioctl", [pidfd.into(), (PIDFD_GET_NAMESPACE | number).into(), 0.into()])
-            .call(format!("ioctl(PIDFD_GET_{}_NAMESPACE)", name.to_uppercase()))
+            .detail(format!("PIDFD_GET_{}_NAMESPACE", name.to_uppercase()))
             .store(letter.fd);
         s.post(letter);
     }
