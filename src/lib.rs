@@ -17,6 +17,8 @@
 //!   its handle, and with the program, however that ends, unless it is [kept](Container::keep).
 //! - What this host can't enforce is an [`Error`] that says why and what to do, or, by explicit choice, a line in the
 //!   container's [`Report`].
+//! - What a container is made of is usable alone: [`Namespaces`] runs a program of the host in namespaces, [`Cgroup`] limits
+//!   processes, [`Overlay`] shows directories as one.
 //!
 //! The program that uses this crate may have threads, be of any size and under any allocator: nothing is ever forked in it
 //! and no state of it is changed. All processes are made by its **warden**, a small process that this crate carries along.

@@ -245,6 +245,11 @@ impl Namespaces {
         Enter::new(self.clone(), words.into_iter().map(Into::into).collect())
     }
 
+    /// The new ones, as clone(2) and setns(2) take them.
+    pub(crate) fn flags(&self) -> u32 {
+        self.new
+    }
+
     fn joins(&self, kind: NamespaceKind) -> bool {
         self.joined.iter().any(|(joined, _)| *joined == kind)
     }

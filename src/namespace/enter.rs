@@ -217,7 +217,9 @@ impl<'a> Enter<'a> {
             s.stdio(stdio);
             s.during("entering the working directory");
             let at = s.string(&working_dir);
-            s.op(n::__NR_chdir, "chdir", [at.into()]).path(&working_dir);
+            s.op(n::__NR_chdir, "chdir", [at.into()])
+                .path(&working_dir)
+                .remedy("choose one that the command can enter with Enter::working_dir");
             let missing = "execve: not found in the PATH";
             s.execute(&self.words, &env, &path, &[u64::from(READY), 0], missing);
         })?;
