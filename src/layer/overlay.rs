@@ -18,6 +18,7 @@ use linux_raw_sys::general as n;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What the plan sends.
@@ -178,7 +179,8 @@ impl Overlay {
     /// Directories are looked up by the program's warden, in a copy of the mount namespace in which it was started.
     ///
     /// # Errors
-    /// `NotFound` for a directory that does not exist; `InvalidInput` without a lower directory, with more than 500, or for
+    /// `NotFound` for a directory that does not exist; `Unsupported` for one of another [`OverlayMount`], which has no path;
+    /// `InvalidInput` without a lower directory, with more than 500, or for
     /// options that exclude each other; `PermissionDenied` for an ordinary user's id map. What the kernel refuses names the call,
     /// `fsconfig(FSCONFIG_CMD_CREATE)` for what it finds wrong with the whole: an upper and a work directory on different
     /// filesystems, or on one that can't be an upper directory, or directories within each other.
@@ -239,7 +241,13 @@ fn directory(path: &Path) -> Result<PathBuf> {
         return Err(Error::new(ErrorKind::InvalidInput, "a NUL byte in a path").with_path(path));
     }
     let found = path.canonicalize().call_at("realpath", path)?;
-    match found.metadata().call_at("stat", path)?.is_dir() {
+    let (meant, meta) = (path.metadata().call_at("stat", path)?, found.metadata().call_at("stat", &found)?);
+    if (meant.dev(), meant.ino()) != (meta.dev(), meta.ino()) {
+        // The path below /proc of a descriptor whose directory is in no mount table.
+        let error = Error::new(ErrorKind::Unsupported, "a directory that has no path of its own");
+        return Err(error.with_path(path));
+    }
+    match meta.is_dir() {
         true => Ok(found),
         false => Err(Error::new(ErrorKind::InvalidInput, "not a directory").with_path(path)),
     }

@@ -330,7 +330,7 @@ fn mounts(s: &mut Script<'_>, proc: bool) {
 
 /// A command that runs in namespaces.
 ///
-/// Drop kills it and waits until it is gone; [`keep`](Self::keep) lets it run on, until the program ends. In a forked copy
+/// Drop kills it and waits until it is gone, and what it has started with it where it has a PID namespace of its own; [`keep`](Self::keep) lets it run on, until the program ends. In a forked copy
 /// of the program Drop does nothing. `AsFd` is its pidfd: readable when it has ended, and good for pidfd_send_signal(2),
 /// setns(2) and [`Namespaces::of`].
 pub struct Entered {

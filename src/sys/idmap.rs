@@ -34,13 +34,13 @@ pub struct IdMap {
 }
 
 impl IdMap {
-    /// Ids 0 to `count` are `base` and on.
+    /// The first `count` ids are `base` and on, of users and of groups.
     pub fn range(base: u32, count: u32) -> Self {
         let extents = vec![Extent { inside: 0, outside: base, count }];
         Self { users: extents.clone(), groups: extents }
     }
 
-    /// Only id 0, which is the caller.
+    /// Only root, which is this user and this group.
     pub fn single(user: u32, group: u32) -> Self {
         let one = |outside| vec![Extent { inside: 0, outside, count: 1 }];
         Self { users: one(user), groups: one(group) }
@@ -106,7 +106,7 @@ impl IdMap {
     }
 
     /// As `/proc/PID/uid_map` takes it.
-    pub fn text(extents: &[Extent]) -> String {
+    pub(crate) fn text(extents: &[Extent]) -> String {
         extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect()
     }
 }

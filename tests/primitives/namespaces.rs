@@ -197,6 +197,22 @@ fn others_join() {
     // The user namespace is joined, and a PID namespace new in it.
     let user = Namespaces::of(&first, [NamespaceKind::User, NamespaceKind::Mount]).unwrap().pid();
     assert_eq!(say(&user, "echo $$; cat /proc/sys/kernel/hostname | grep -c ark; true"), "1\n0");
+    // A new user namespace in a mount namespace whose /proc is not this program's.
+    let foreign = Namespaces::of(&first, [NamespaceKind::Mount]).unwrap().user();
+    let (second, uid) = ready(&foreign, "id -u; exec sleep 1000");
+    let inside = links_of(second.pid().unwrap());
+    assert_eq!((uid.as_str(), &inside["mnt"]), ("0", &outside["mnt"]));
+    assert_ne!(inside["user"], outside["user"]);
+    // The host's own are root's to join.
+    let host = fs::File::open("/proc/self/ns/net").unwrap();
+    let host = Namespaces::new().user().join(NamespaceKind::Net, host);
+    match is_root() {
+        true => assert_eq!(by_kind(&say(&host, LINKS))["net"], links_of("self")["net"]),
+        false => {
+            let error = host.command(["true"]).spawn().unwrap_err();
+            assert_eq!((error.kind(), error.step()), (ErrorKind::PermissionDenied, "setns(net)"), "{error}");
+        }
+    }
     // What it is not.
     let wrong = Namespaces::new().user().join(NamespaceKind::Uts, net.try_clone().unwrap());
     let error = wrong.command(["true"]).spawn().unwrap_err();
@@ -224,6 +240,34 @@ fn a_containers_network_is_shared() {
         assert_eq!(inside[kind] == theirs[kind], ["user", "net"].contains(&kind), "{kind}");
     }
     Container::remove(container).unwrap();
+}
+
+#[test]
+fn handles_go_between_threads() {
+    fn threads<T: Send + Sync + 'static>(_: &T) {}
+    let namespaces = Namespaces::new().user().pid();
+    threads(&namespaces);
+    threads(&namespaces.command(["true"]));
+    let (entered, _) = ready(&namespaces, "echo ready; exec sleep 1000");
+    threads(&entered);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| entered.wait().unwrap());
+        entered.kill(Signal::SIGKILL).unwrap();
+        assert_eq!(waiting.join().unwrap().signal(), Some(9));
+    });
+    // Many at once.
+    std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..8)
+            .map(|n| {
+                scope.spawn(move || {
+                    say(&Namespaces::all().hostname(format!("n{n}")), "cat /proc/sys/kernel/hostname")
+                })
+            })
+            .collect();
+        for (n, start) in starts.into_iter().enumerate() {
+            assert_eq!(start.join().unwrap(), format!("n{n}"));
+        }
+    });
 }
 
 #[test]
@@ -271,6 +315,11 @@ fn an_init_reaps_and_passes_on() {
     );
     let out = out.output().unwrap();
     assert_eq!((text(&out.stdout).as_str(), out.status.code()), ("2\ncoracle-init", Some(9)));
+    let entered = command("exec sleep 1000").spawn().unwrap();
+    match (is_root(), entered.namespace(NamespaceKind::Pid)) {
+        (true, opened) => drop(opened.unwrap()),
+        (false, opened) => assert_eq!(opened.unwrap_err().kind(), ErrorKind::PermissionDenied),
+    }
     assert_eq!(command("kill -KILL $$").status().unwrap().code(), Some(137));
 }
 

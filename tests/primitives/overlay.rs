@@ -305,6 +305,9 @@ fn what_can_not_be_is_an_error() {
     assert_eq!(kind(Overlay::new().lower(lower.join("lower"))), ErrorKind::InvalidInput);
     assert_eq!(kind(Overlay::new().lower("a\0b")), ErrorKind::InvalidInput);
     assert_eq!(kind(Overlay::new().lower(&lower).upper("/nowhere", "/nowhere")), ErrorKind::NotFound);
+    // Another overlay is in no mount table, so its path means something else to everybody else.
+    let below = Overlay::new().lower(&lower).mount().unwrap();
+    assert_eq!(kind(Overlay::new().lower(below.path())), ErrorKind::Unsupported);
     // The kernel's own: a work directory on another filesystem.
     let shm = tempfile::tempdir_in("/dev/shm").unwrap();
     let upper = dir.path().join("upper");
@@ -334,4 +337,25 @@ fn no_mount_table_has_it() {
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.contains(" / ") && !table.contains(dir.path().to_str().unwrap()), "{table}");
     assert_eq!(read(&mounted, "lower"), "lower");
+}
+
+/// Mount options of old end at commas, colons and 255 bytes.
+#[test]
+fn any_name_is_a_directory() {
+    let long = ["n".repeat(200), "m".repeat(200)].concat();
+    let (dir, _) = dirs(&[]);
+    let make = |name: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    };
+    let odd = make("a:b,c\\d e\"");
+    let deep = make(&format!("{}/{}", &long[..200], &long[200..]));
+    fs::write(odd.join("odd"), "1").unwrap();
+    fs::write(deep.join("deep"), "2").unwrap();
+    let overlay = Overlay::new().lower(&odd).lower(&deep).upper(make("up:per"), make("wo,rk"));
+    let mounted = overlay.mount().unwrap();
+    assert_eq!((read(&mounted, "odd"), read(&mounted, "deep")), ("1".into(), "2".into()));
+    fs::write(mounted.path().join("new"), "3").unwrap();
+    assert!(dir.path().join("up:per/new").exists());
 }
