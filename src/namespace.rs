@@ -295,32 +295,12 @@ impl Namespaces {
         }
     }
 
-    /// Joins what is to be joined. A namespace may belong to the user namespace that is joined too, or to the one the
-    /// process comes from: so each is tried before and, where that was refused, after.
+    /// Joins what is to be joined, the user namespace last: the rights over all of them are the warden's.
     fn join_all(&self, s: &mut Script<'_>, fds: &[(NamespaceKind, Cell)]) {
-        const EPERM: u32 = 1;
         s.during("joining the namespaces");
-        let (user, others): (Vec<_>, Vec<_>) =
-            fds.iter().copied().partition(|(kind, _)| *kind == NamespaceKind::User);
-        let mut again = Vec::new();
-        for (kind, fd) in others {
-            // 0 once it is joined.
-            let refused = s.cell(1);
-            let op = s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).detail(kind.name().0);
-            let op = op.store(refused);
-            if !user.is_empty() {
-                op.tolerate(&[EPERM]);
-                again.push((kind, fd, refused));
-            }
-        }
-        for (kind, fd) in user {
+        let (user, others): (Vec<_>, Vec<_>) = fds.iter().partition(|(kind, _)| *kind == NamespaceKind::User);
+        for (kind, fd) in others.into_iter().chain(user) {
             s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).detail(kind.name().0);
-        }
-        for (kind, fd, refused) in again {
-            let joined = s.label();
-            s.jump_if_zero(refused, joined);
-            s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).detail(kind.name().0);
-            s.place(joined);
         }
     }
 }
