@@ -11,6 +11,7 @@ use super::script::Script;
 use super::stages::{BORN, Born, READY};
 use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, users};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::namespace::{NamespaceKind, Namespaces};
 use crate::sys::plan::Cell;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
@@ -244,14 +245,11 @@ fn join(
     for join in joins {
         s.write(*join, b"0", Path::new("cgroup.procs"));
     }
-    let namespaces = n::CLONE_NEWUSER
-        | n::CLONE_NEWNS
-        | n::CLONE_NEWPID
-        | n::CLONE_NEWUTS
-        | n::CLONE_NEWIPC
-        | n::CLONE_NEWCGROUP
-        | if host_network { 0 } else { n::CLONE_NEWNET };
-    s.op(n::__NR_setns, "setns(pidfd)", [pidfd.into(), namespaces.into()]);
+    let mut namespaces = Namespaces::all();
+    if host_network {
+        namespaces = namespaces.without(NamespaceKind::Net);
+    }
+    s.op(n::__NR_setns, "setns(pidfd)", [pidfd.into(), namespaces.flags().into()]);
     let born = s.letter(BORN);
     const CLONE_PARENT: u32 = 0x8000;
     let args = s.words64(&[u64::from(n::CLONE_PIDFD | CLONE_PARENT), born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

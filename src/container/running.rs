@@ -10,7 +10,7 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::warden::{self, Exit, Warden};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -195,13 +195,8 @@ impl Running {
 
     /// The number of the first process here (pidfd's fdinfo, pidfd_open(2)).
     pub fn pid(&self) -> Result<i32> {
-        let path = format!("/proc/thread-self/fdinfo/{}", self.process.pidfd.as_raw_fd());
-        let text = fs::read_to_string(&path).call_at("read", &path)?;
-        let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-        match pid {
-            Some(pid) if pid > 0 => Ok(pid),
-            _ => Err(Error::new(ErrorKind::State, "the container is not running")),
-        }
+        let pid = self.process.pid()?;
+        pid.ok_or_else(|| Error::new(ErrorKind::State, "the container is not running"))
     }
 
     /// All processes in the PID namespace of the first one.

@@ -15,12 +15,13 @@ use super::{ExitStatus, Held, Inner, host_root, lock, removed, volumes};
 use crate::cgroup::{Cgroup, LimitKind, Limits, Report, Requirement};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
+use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::warden::{self, Warden};
-use linux_raw_sys::{general as n, prctl};
+use linux_raw_sys::general as n;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -246,7 +247,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     if let Some(why) = warden.single() {
         report.add_single_id(why);
     }
-    let map = warden.map().map_or_else(|| IdMap::range(record.base, super::ids::COUNT), IdMap::nested);
+    let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(record.base, super::ids::COUNT));
     let groups_allowed = !map.is_single();
     let capabilities = capabilities(spec)?;
     let masked: Vec<(PathBuf, bool)> = match &spec.masked {
@@ -259,10 +260,17 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         None => READ_ONLY.iter().map(PathBuf::from).collect(),
         Some(paths) => paths.clone(),
     };
+    let mut namespaces = Namespaces::all().user_map(map.clone()).hostname(hostname(record));
+    if spec.network.is_host() {
+        namespaces = namespaces.without(NamespaceKind::Net);
+    }
+    if cgroup.as_ref().is_some_and(|cgroup| cgroup.tasks_fds().next().is_some()) {
+        // Only once it has joined its groups.
+        namespaces = namespaces.without(NamespaceKind::Cgroup);
+    }
     let inside = Inside {
-        hostname: hostname(record),
+        namespaces: &namespaces,
         shm_size: spec.mounts.iter().find_map(Mount::shm_size),
-        own_network: !spec.network.is_host(),
         masked: &masked,
         // The kernel's own lists are the same in every container, but for a /sys of the host's network.
         masked_exist: spec.masked.is_none(),
@@ -291,11 +299,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let mut s = Script::new();
     if warden.map().is_some() {
         // Else /proc/PID/uid_map of stage B would belong to the host's root.
-        s.op(
-            n::__NR_prctl,
-            "prctl(PR_SET_DUMPABLE)",
-            [prctl::PR_SET_DUMPABLE.into(), 1.into(), 0.into(), 0.into(), 0.into()],
-        );
+        s.dumpable(true);
     }
     let userns_cell = userns.as_ref().map(|fd| s.fd(fd.as_fd()));
     let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
@@ -316,15 +320,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     };
     inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let mount = rootfs::build(&mut s, &root);
-    let namespaces = n::CLONE_NEWUSER
-        | n::CLONE_NEWNS
-        | n::CLONE_NEWPID
-        | n::CLONE_NEWUTS
-        | n::CLONE_NEWIPC
-        | if inside.own_network { n::CLONE_NEWNET } else { 0 }
-        | if joins.is_empty() { n::CLONE_NEWCGROUP } else { 0 };
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
-    two_stages(&mut s, mount, namespaces, v2, &map, |s| {
+    two_stages(&mut s, mount, &namespaces, warden.map(), v2, |s| {
         if !joins.is_empty() {
             s.during("joining the control groups");
             for join in &joins {
@@ -345,7 +342,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
             s.op(n::__NR_fchown, "fchown(terminal)", [slave.into(), owner[0], owner[1]]).tolerate_all();
         }
         inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
-    });
+    })?;
 
     let started_at = SystemTime::now();
     let mut started = warden.start_plan(s.plan)?;

@@ -37,6 +37,18 @@ pub(crate) struct Exit {
     pub peak_bytes: u64,
 }
 
+impl From<Exit> for std::process::ExitStatus {
+    fn from(exit: Exit) -> Self {
+        const CLD_EXITED: u32 = 1;
+        const CLD_DUMPED: u32 = 3;
+        std::os::unix::process::ExitStatusExt::from_raw(match exit.how {
+            CLD_EXITED => exit.status << 8,
+            CLD_DUMPED => exit.status | 0x80,
+            _ => exit.status,
+        })
+    }
+}
+
 /// A promise of a process's end. `None` inside once the warden is gone without having told.
 #[derive(Debug, Default)]
 struct Promise {
@@ -71,6 +83,14 @@ impl Process {
     /// A process that another program's warden is the parent of: nobody here is told how it ends.
     pub fn foreign(pidfd: OwnedFd) -> Self {
         Self { promise: Arc::default(), pidfd: Arc::new(pidfd), shared: None }
+    }
+
+    /// Its number in this program's PID namespace, as long as it has one.
+    pub fn pid(&self) -> Result<Option<i32>> {
+        let path = format!("/proc/thread-self/fdinfo/{}", self.pidfd.as_raw_fd());
+        let text = std::fs::read_to_string(&path).call_at("read", &path)?;
+        let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        Ok(pid.filter(|pid| *pid > 0))
     }
 
     /// How it ended; waits for that until `deadline`, where one is given.

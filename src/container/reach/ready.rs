@@ -163,7 +163,7 @@ impl Container {
             if crate::sys::message::readable(&*running.process.pidfd, Some(again))? {
                 return Err(Not::Ended);
             }
-            if left <= pause {
+            if again == deadline {
                 return Err(Not::TimedOut(Some(failed)));
             }
             pause = (pause * 2).min(PAUSES.1);
