@@ -1,7 +1,7 @@
 //! The builder: docker's settings in Rust's manners.
 #![forbid(unsafe_code)]
 
-use super::output::{Callback, Stdio, Stream};
+use super::output::{Stdio, Stream, Streams};
 use super::spec::{Device, FileContent, Mount, Publish, SeccompChoice, Spec};
 use super::{Container, Output};
 use crate::cgroup::{LimitKind, Limits, Requirement};
@@ -42,23 +42,6 @@ pub struct ContainerBuilder {
     pub(super) streams: Streams,
     /// The first setting that can't be: reported when the container is made.
     pub(super) wrong: Option<Arc<Error>>,
-}
-
-/// What binds a container to this program: its streams.
-#[derive(Clone, Default)]
-pub(crate) struct Streams {
-    pub stdin: Stdio,
-    pub stdout: Stdio,
-    pub stderr: Stdio,
-    pub on_output: Option<Callback>,
-    /// What is collected at most, in bytes for each stream.
-    pub output_max: Option<usize>,
-}
-
-impl std::fmt::Debug for Streams {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Streams").field("stdin", &self.stdin).finish_non_exhaustive()
-    }
 }
 
 impl ContainerBuilder {
@@ -315,7 +298,7 @@ impl ContainerBuilder {
         self
     }
 
-    /// Gives the command a terminal: its own PTY as stdin, stdout and stderr.
+    /// Gives the command a terminal: its own PTY as stdin, stdout and stderr, whatever was said of these.
     pub fn tty(mut self, yes: bool) -> Self {
         self.spec.tty = yes;
         self

@@ -314,12 +314,17 @@ fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
     }
 }
 
-/// Gives pipes to the command's user, as docker does: `/dev/stdout` is opened again by many programs. Done by who names
+/// Gives pipes (or a terminal) to the command's user, as docker does: `/dev/stdout` is opened again by many programs. Done by who names
 /// ids as [`Shift`](super::rootfs::Shift) does; where it can't be done, they work by descriptor as ever.
 pub(super) fn give_pipes(s: &mut Script<'_>, stdio: [Cell; 3], made: [bool; 3], (uid, gid): (u32, u32)) {
     for (fd, _) in stdio.into_iter().zip(made).filter(|(_, made)| *made) {
-        s.op(n::__NR_fchown, "fchown(pipe)", [fd.into(), uid.into(), gid.into()]).tolerate_all();
+        s.op(n::__NR_fchown, "fchown(stdio)", [fd.into(), uid.into(), gid.into()]).tolerate_all();
     }
+}
+
+/// Makes a terminal the controlling one of this process, which leads a session.
+pub(super) fn control(s: &mut Script<'_>, terminal: Cell) {
+    s.op(n::__NR_ioctl, "ioctl(TIOCSCTTY)", [terminal.into(), ioctl::TIOCSCTTY.into(), 0.into()]);
 }
 
 /// From a process in its place to the command itself. `ready` is told at the last moment before.

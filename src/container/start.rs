@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::inside::{self, Command, Inside};
-use super::output::{Log, OUTPUT_MAX, Pipes, Stdio};
+use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::record::{Dir, Exited, Record, RunningRecord};
 use super::rootfs::{self, Base, Planned, Root, Shift, Source};
 use super::running::{Ending, Running};
@@ -248,8 +248,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let leases = volumes::leases(&inner.store, record)?;
     let (cgroup, mut report) = control_group(&inner.store, &record.id, spec)?;
     let streams = lock(&inner.streams).clone();
-    let inherit = |stdio: &Stdio| if spec.tty { Stdio::null() } else { stdio.clone() };
-    let pipes = Pipes::new(&inherit(&streams.stdin), &inherit(&streams.stdout), &inherit(&streams.stderr))?;
+    let pipes = if spec.tty { Pipes::none() } else { Pipes::new(&streams) }?;
     let userns = match held.range {
         Some(_) => Some(userns(&warden, record.base)?),
         None => None,
@@ -347,11 +346,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         let slave = inside::mounts(s, &inside, terminal);
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
-            s.op(
-                n::__NR_ioctl,
-                "ioctl(TIOCSCTTY)",
-                [slave.into(), linux_raw_sys::ioctl::TIOCSCTTY.into(), 0.into()],
-            );
+            inside::control(s, slave);
             let owner = [resolved.identity.uid.into(), if inside.tty_group { 5 } else { 0 }.into()];
             s.op(n::__NR_fchown, "fchown(terminal)", [slave.into(), owner[0], owner[1]]).tolerate_all();
         }
