@@ -5,8 +5,8 @@
 //! kept is bounded.
 #![forbid(unsafe_code)]
 
+use super::memfd::{self, above_stdio};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::sys::memfd::{self, above_stdio};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -37,7 +37,7 @@ pub enum Stream {
 
 /// Where a stream of a container comes from or goes to.
 ///
-/// The default is nowhere for stdin; output is collected ([`Container::logs`](super::Container::logs), `run`).
+/// The default is nowhere for stdin; output is collected ([`Container::logs`](crate::Container::logs), `run`).
 #[derive(Clone, Default)]
 pub struct Stdio(Kind);
 

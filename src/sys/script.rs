@@ -4,27 +4,26 @@
 //! ends or becomes the container's program soon.
 #![forbid(unsafe_code)]
 
-use crate::sys::plan::{At, Cell, Label, Plan};
+use super::plan::{At, Cell, Label, Plan};
 use linux_raw_sys::general as n;
 use std::ffi::{CStr, OsStr};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-pub(super) const CWD: i32 = n::AT_FDCWD;
-pub(super) const ENOENT: u32 = 2;
-pub(super) const EAGAIN: u32 = 11;
-pub(super) const EEXIST: u32 = 17;
+pub(crate) const CWD: i32 = n::AT_FDCWD;
+pub(crate) const ENOENT: u32 = 2;
+pub(crate) const EEXIST: u32 = 17;
 
 /// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Links {
+pub(crate) enum Links {
     Follow,
     /// A link anywhere in the path is an error.
     Refuse,
 }
 
-pub(super) struct Script<'fd> {
+pub(crate) struct Script<'fd> {
     pub plan: Plan<'fd>,
     empty: At,
     follow: At,
@@ -66,26 +65,15 @@ impl Script<'_> {
     fn open_into(&mut self, found: Cell, root: Cell, path: &Path, links: Links, missing: Option<Label>) {
         let at = if path.as_os_str().is_empty() { self.string(".") } else { self.string(path) };
         let how = if links == Links::Follow { self.follow } else { self.refuse };
-        let failed = self.label();
-        let again = self.label();
-        let done = self.label();
-        self.place(again);
-        let mut tolerated = vec![EAGAIN];
-        tolerated.extend(missing.map(|_| ENOENT));
-        // A rename somewhere in the tree makes the kernel give up (EAGAIN): once more then.
-        self.op(n::__NR_openat2, "openat2(RESOLVE_IN_ROOT)", [root.into(), at.into(), how.into(), 24.into()])
+        // A rename anywhere on the machine makes the kernel give up (EAGAIN) where there is a `..` on the way.
+        let op = self
+            .plan
+            .op(n::__NR_openat2, "openat2(RESOLVE_IN_ROOT)", [root.into(), at.into(), how.into(), 24.into()])
             .path(Path::new("/").join(path))
             .store(found)
-            .tolerate(&tolerated)
-            .otherwise(missing.map_or(again, |_| failed));
+            .again();
         if let Some(missing) = missing {
-            self.jump(done);
-            self.place(failed);
-            self.jump(missing);
-            self.place(done);
-        } else {
-            self.place(failed);
-            self.place(done);
+            op.tolerate(&[ENOENT]).otherwise(missing);
         }
     }
 
