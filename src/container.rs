@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod devices;
 mod exec;
 mod host_root;
 mod ids;
@@ -26,6 +27,7 @@ mod volumes;
 
 pub use crate::sys::output::{Stdio, Stream};
 pub use builder::ContainerBuilder;
+pub use devices::Device;
 pub use exec::{Exec, Executed};
 pub use reach::Ready;
 pub use spec::Mount;

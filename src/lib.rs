@@ -44,8 +44,8 @@ mod volume;
 
 pub use cgroup::{Cgroup, CgroupParent, LimitKind, Limits, Outcome, Report, ReportEntry, Requirement, Stats};
 pub use container::{
-    Container, ContainerBuilder, Exec, Executed, ExitStatus, Mount, Output, Process, Ready, State, Stdio,
-    Stream,
+    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Ready, State,
+    Stdio, Stream,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};

@@ -5,7 +5,7 @@ use crate::args::{Args, Flag, flag, pair, parse, switch, text};
 use crate::fail::{Fail, Result, context, fail, usage};
 use crate::format::bytes;
 use crate::mounts;
-use coracle::{Container, ContainerBuilder, Image, Limits, Network, Seccomp, Signal, Store};
+use coracle::{Container, ContainerBuilder, Device, Image, Limits, Network, Seccomp, Signal, Store};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -232,12 +232,19 @@ fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
             (Some(target), access, None) => (target, access.unwrap_or("rwm")),
             _ => return Err(usage(format!("invalid --device: {option:?}"))),
         };
-        if !access.contains('r') || !access.contains('w') || !access.bytes().all(|b| b"rwm".contains(&b)) {
-            return Err(usage(format!(
-                "--device {option:?}: only rw can be had; the device's own mode decides"
-            )));
+        if access.is_empty() || !access.bytes().all(|b| b"rwm".contains(&b)) {
+            return Err(usage(format!("invalid --device: {option:?}")));
         }
-        b = b.device_at(source, target);
+        let device = Device::new(source).at(target);
+        // No container can make nodes, with m or without.
+        b = b.device(match (access.contains('r'), access.contains('w')) {
+            (true, true) => device,
+            (true, false) => device.read_only(),
+            (false, true) => device.write_only(),
+            (false, false) => {
+                return Err(usage(format!("--device {option:?}: nodes can't be made in containers")));
+            }
+        });
     }
     Ok(b)
 }

@@ -163,7 +163,7 @@ pub fn container(container: &Container) -> Result<Value> {
             "Limits": spec["limits"],
             "Ulimits": spec["ulimits"],
             "Sysctls": spec["sysctls"],
-            "Devices": spec["devices"],
+            "Devices": devices(&spec["devices"]),
             "ExtraHosts": spec["hosts"],
             "PortBindings": spec["publish"],
             "NoNewPrivileges": !spec["new_privileges"].as_bool().unwrap_or(false),
@@ -271,4 +271,17 @@ pub fn inspect(store: &Store, args: &Args) -> Result<u8> {
         return Err(usage(format!("--type {kind:?}: container, image or volume")));
     }
     show(&args.names()?, args.get("format")?, |name| any(store, name, kind, args.has("size")))
+}
+
+/// As docker has them.
+fn devices(devices: &Value) -> Value {
+    let letter = |device: &Value, right, letter| if device[right] == true { letter } else { "" };
+    let one = |device: &Value| {
+        json!({
+            "PathOnHost": device["source"],
+            "PathInContainer": device["target"],
+            "CgroupPermissions": [letter(device, "read", "r"), letter(device, "write", "w")].concat(),
+        })
+    };
+    devices.as_array().into_iter().flatten().map(one).collect()
 }

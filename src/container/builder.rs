@@ -1,8 +1,9 @@
 //! The builder: docker's settings in Rust's manners.
 #![forbid(unsafe_code)]
 
+use super::devices::Device;
 use super::output::{Stdio, Stream, Streams};
-use super::spec::{Device, FileContent, Mount, Publish, SeccompChoice, Spec};
+use super::spec::{FileContent, Mount, Publish, SeccompChoice, Spec};
 use super::{Container, Output};
 use crate::cgroup::{LimitKind, Limits, Requirement};
 use crate::error::{Error, ErrorKind, Result};
@@ -179,16 +180,9 @@ impl ContainerBuilder {
         self
     }
 
-    /// A device of the host at the same path. Its owner and mode are the host's: most devices of root stay closed
-    /// to the container's root.
-    pub fn device(self, path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        self.device_at(path.clone(), path)
-    }
-
-    /// A device of the host at another path.
-    pub fn device_at(mut self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
-        self.spec.devices.push(Device { source: source.into(), target: target.into(), read_only: false });
+    /// A device of the host: its path, or a [`Device`] that says more.
+    pub fn device(mut self, device: impl Into<Device>) -> Self {
+        self.spec.devices.push(device.into());
         self
     }
 

@@ -4,8 +4,8 @@
 //! the covers over their dangerous parts) belongs to the container.
 #![forbid(unsafe_code)]
 
+use super::devices;
 use super::script::{CWD, EEXIST, ENOENT, Links, Script};
-use super::spec::Device;
 use super::users::Identity;
 use crate::error::ErrorKind;
 use crate::security::capability::Capabilities;
@@ -49,7 +49,7 @@ pub(super) struct Inside<'a> {
     pub masked_exist: bool,
     pub read_only: &'a [PathBuf],
     pub sysctls: &'a [Sysctl],
-    pub devices: &'a [Device],
+    pub devices: &'a [devices::Planned],
     /// The group of terminals, where it exists in the user namespace.
     pub tty_group: bool,
     /// Mount the cgroup v2 hierarchy, read-only.
@@ -79,7 +79,12 @@ fn not_dumpable(s: &mut Plan<'_>) {
 }
 
 /// Everything up to and including the new root; the working directory was the root's mount.
-pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<Letter>) -> Option<Cell> {
+pub(super) fn mounts(
+    s: &mut Script<'_>,
+    inside: &Inside<'_>,
+    nodes: &[Option<Cell>],
+    terminal: Option<Letter>,
+) -> Option<Cell> {
     s.during("setting the host name");
     let name = s.string(inside.hostname);
     s.op(n::__NR_sethostname, "sethostname", [name.into(), inside.hostname.len().into()]);
@@ -113,7 +118,7 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
     let dev = s.tmpfs(DEV_SIZE, 64, 0o755, None, n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
     let target = mountable(s, root, "dev");
     s.attach(dev, target, Path::new("/dev"));
-    let slave = devices(s, inside, dev, terminal);
+    let slave = fill_dev(s, inside, dev, nodes, terminal);
 
     s.during("mounting /sys");
     let target = mountable(s, root, "sys");
@@ -190,15 +195,20 @@ fn loopback(s: &mut Script<'_>) {
     );
 }
 
-/// Fills /dev: bound devices of the host (no node is ever made), links, terminals, shared memory, queues.
-fn devices(s: &mut Script<'_>, inside: &Inside<'_>, dev: Cell, terminal: Option<Letter>) -> Option<Cell> {
+/// Fills /dev: bound devices (no node is ever made here), links, terminals, shared memory, queues.
+fn fill_dev(
+    s: &mut Script<'_>,
+    inside: &Inside<'_>,
+    dev: Cell,
+    nodes: &[Option<Cell>],
+    terminal: Option<Letter>,
+) -> Option<Cell> {
     let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-        bind_device(s, dev, &Path::new("/dev").join(name), Path::new(name), false);
+        devices::bind_own(s, dev, name);
     }
-    for device in inside.devices {
-        let name = device.target.strip_prefix("/dev").unwrap_or(&device.target);
-        bind_device(s, dev, &device.source, name, device.read_only);
+    for (device, node) in inside.devices.iter().zip(nodes) {
+        devices::bind(s, dev, device, *node);
     }
     for (link, target) in [
         (c"fd", c"/proc/self/fd"),
@@ -234,28 +244,6 @@ fn attach_new_dir(s: &mut Script<'_>, dev: Cell, name: &str, mount: Cell) {
     s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()]).path(&path);
     let target = s.open_in(dev, Path::new(name), Links::Refuse, None);
     s.attach(mount, target, &path);
-}
-
-fn bind_device(s: &mut Script<'_>, dev: Cell, source: &Path, name: &Path, read_only: bool) {
-    let shown = Path::new("/dev").join(name);
-    let mut dir = PathBuf::new();
-    for part in name.parent().into_iter().flat_map(Path::components) {
-        dir.push(part);
-        let at = s.string(&dir);
-        s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()])
-            .path(&shown)
-            .tolerate(&[EEXIST]);
-    }
-    let at = s.string(name);
-    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
-    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), at.into(), flags.into(), 0o666.into()]).path(&shown);
-    let from = s.open_path(source);
-    let copy = s.clone_mount(from, false, source);
-    if read_only {
-        s.set_attributes(copy, n::MOUNT_ATTR_RDONLY, None, false, source);
-    }
-    let target = s.open_in(dev, name, Links::Refuse, None);
-    s.attach(copy, target, &shown);
 }
 
 /// A PTY of the container's own devpts; its master goes to the host, its slave is /dev/console and stdio.

@@ -1,6 +1,7 @@
 //! From a record to a running command: checks, plans, and the conversation with the warden.
 #![forbid(unsafe_code)]
 
+use super::devices;
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::record::{Dir, Exited, Record, RunningRecord};
@@ -269,6 +270,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         None => READ_ONLY.iter().map(PathBuf::from).collect(),
         Some(paths) => paths.clone(),
     };
+    let devices = devices::plan(&spec.devices)?;
     let inside = Inside {
         hostname: hostname(record),
         shm_size: spec.mounts.iter().find_map(Mount::shm_size),
@@ -278,7 +280,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         masked_exist: spec.masked.is_none(),
         read_only: &read_only,
         sysctls: &spec.sysctls,
-        devices: &spec.devices,
+        devices: &devices,
         tty_group: map.group(5).is_some(),
         cgroup2: cgroup
             .as_ref()
@@ -326,6 +328,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     };
     inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let mount = rootfs::build(&mut s, &root);
+    let nodes = devices::nodes(&mut s, mount, &devices);
     let namespaces = n::CLONE_NEWUSER
         | n::CLONE_NEWNS
         | n::CLONE_NEWPID
@@ -343,7 +346,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
             s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()]);
         }
         inside::become_root(s, groups_allowed);
-        let slave = inside::mounts(s, &inside, terminal);
+        let slave = inside::mounts(s, &inside, &nodes, terminal);
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
             inside::control(s, slave);
