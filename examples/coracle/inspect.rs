@@ -277,10 +277,11 @@ pub fn inspect(store: &Store, args: &Args) -> Result<u8> {
 fn devices(devices: &Value) -> Value {
     let letter = |device: &Value, right, letter| if device[right] == true { letter } else { "" };
     let one = |device: &Value| {
+        let permissions = letter(device, "read", "r").to_owned() + letter(device, "write", "w");
         json!({
             "PathOnHost": device["source"],
             "PathInContainer": device["target"],
-            "CgroupPermissions": [letter(device, "read", "r"), letter(device, "write", "w")].concat(),
+            "CgroupPermissions": permissions,
         })
     };
     devices.as_array().into_iter().flatten().map(one).collect()
