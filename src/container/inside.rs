@@ -443,18 +443,23 @@ fn privileges(s: &mut Script<'_>, command: &Command<'_>) {
     }
     let identity = command.identity;
     s.during("becoming the user");
-    let remedy = "give the user a range of sub-ids (/etc/subuid, /etc/subgid) that reaches this id";
+    let remedy = "the container's ids don't reach this one: install newuidmap (Debian's package: uidmap) and give the user \
+        ranges in /etc/subuid and /etc/subgid that do (usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER)";
     if command.groups_allowed {
         let groups: Vec<u8> = identity.groups.iter().flat_map(|gid| gid.to_ne_bytes()).collect();
         let at = s.bytes(&groups);
-        s.op(n::__NR_setgroups, "setgroups", [identity.groups.len().into(), at.into()]).remedy(remedy);
+        s.op(n::__NR_setgroups, "setgroups", [identity.groups.len().into(), at.into()])
+            .kind(ErrorKind::Unsupported)
+            .remedy(remedy);
     }
     let (uid, gid) = (identity.uid, identity.gid);
     s.op(n::__NR_setresgid, "setresgid", [gid.into(), gid.into(), gid.into()])
         .path(gid.to_string())
+        .kind(ErrorKind::Unsupported)
         .remedy(remedy);
     s.op(n::__NR_setresuid, "setresuid", [uid.into(), uid.into(), uid.into()])
         .path(uid.to_string())
+        .kind(ErrorKind::Unsupported)
         .remedy(remedy);
     not_dumpable(s);
     // struct __user_cap_header, then two of __user_cap_data (effective, permitted, inheritable).

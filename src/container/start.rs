@@ -259,6 +259,13 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     }
     let map = warden.map().map_or_else(|| IdMap::range(record.base, super::ids::COUNT), IdMap::nested);
     let groups_allowed = !map.is_single();
+    if let (Some(group), Some(why)) = (spec.groups.first(), warden.single()) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("group {group:?} where only one id is mapped"),
+        )
+        .with_remedy(why.to_owned()));
+    }
     let capabilities = capabilities(spec)?;
     let masked: Vec<(PathBuf, bool)> = match &spec.masked {
         None => default_masked().to_vec(),

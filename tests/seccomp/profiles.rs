@@ -52,8 +52,8 @@ fn every_comparison() {
             assert_eq!(probe(&with(&image, &profile), &calls), expected, "{op} {index}");
         }
     }
-    let masked = json!([{"index": 1, "value": 0xf0_0000_000f_u64, "valueTwo": 0x10_0000_0003_u64, "op": "SCMP_CMP_MASKED_EQ"}]);
-    let calls = [0x10_0000_0003_u64, 0xfff1f_ffff_fff3, 0x10_0000_0002, 0x20_0000_0003]
+    let masked = json!([{"index": 1, "value": 0x00f0_0000_000f_u64, "valueTwo": 0x0010_0000_0003_u64, "op": "SCMP_CMP_MASKED_EQ"}]);
+    let calls = [0x0010_0000_0003_u64, 0x000f_ff1f_ffff_fff3, 0x0010_0000_0002, 0x0020_0000_0003]
         .map(|value| call(n::__NR_getppid, &[0, value]));
     let said = probe(&with(&image, &but(json!([errno("getppid", 77, masked)]))), &calls);
     assert_eq!(said, ["errno 77", "errno 77", "ok", "ok"]);
