@@ -59,6 +59,7 @@ pub use security::capability::{Capabilities, Capability};
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
 pub use store::Store;
+pub use store::clock::rfc3339;
 pub use volume::{Volume, VolumeBuilder};
 
 /// The README's code compiles.

@@ -207,7 +207,7 @@ fn listed(container: &Container, whole: bool) -> Result<Value> {
         "ID": if whole { container.id() } else { container.short_id() },
         "Image": familiar(&container.image_name()),
         "Command": format!("\"{command}\""),
-        "CreatedAt": format::timestamp(container.created()),
+        "CreatedAt": coracle::rfc3339(container.created()),
         "RunningFor": ago(container.created()),
         "State": container.state().to_string(),
         "Status": status(container),

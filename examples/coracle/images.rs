@@ -41,7 +41,7 @@ fn listed(image: &Image, name: Option<&Reference>, whole: bool) -> Value {
         "Tag": tag,
         "Digest": image.digest().to_string(),
         "ID": if whole { id.clone() } else { short(&image.id().hex()).to_owned() },
-        "CreatedAt": image.created().map(format::timestamp),
+        "CreatedAt": image.created().map(coracle::rfc3339),
         "CreatedSince": image.created().map_or("N/A".into(), ago),
         "Size": format::size(image.size()),
     })

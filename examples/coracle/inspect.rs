@@ -3,8 +3,9 @@
 
 use crate::args::{Args, Flag, flag, switch};
 use crate::fail::{Result, context, fail, usage};
-use crate::format::{line, shown, timestamp};
+use crate::format::{line, shown};
 use crate::run::record;
+use coracle::rfc3339;
 use coracle::{Container, ErrorKind, Image, State, Store, Volume};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
@@ -63,7 +64,7 @@ pub fn ports(container: &Container, record: &Value) -> Vec<(u16, SocketAddr)> {
 }
 
 fn time(time: Option<SystemTime>) -> String {
-    time.map_or_else(|| "0001-01-01T00:00:00Z".into(), timestamp)
+    time.map_or_else(|| "0001-01-01T00:00:00Z".into(), rfc3339)
 }
 
 fn state(container: &Container) -> Result<Value> {
@@ -134,7 +135,7 @@ pub fn container(container: &Container) -> Result<Value> {
     let report: Vec<_> = container.report().entries().iter().map(ToString::to_string).collect();
     Ok(json!({
         "Id": container.id(),
-        "Created": timestamp(container.created()),
+        "Created": rfc3339(container.created()),
         "Path": path,
         "Args": args,
         "State": state(container)?,
@@ -203,7 +204,7 @@ pub fn volume(volume: &Volume, size: bool) -> Result<Value> {
         "Name": volume.name(),
         "Driver": "local",
         "Mountpoint": volume.path(),
-        "CreatedAt": timestamp(volume.created()),
+        "CreatedAt": rfc3339(volume.created()),
         "Labels": volume.labels(),
         "Scope": "local",
         "Anonymous": volume.is_anonymous(),
