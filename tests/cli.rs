@@ -1,6 +1,9 @@
 //! The bundled command line (`examples/coracle`), run as a program: exit codes, flags, verbs between processes.
 #![forbid(unsafe_code)]
 
+#[path = "cli/forms.rs"]
+mod forms;
+
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;

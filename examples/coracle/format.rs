@@ -162,8 +162,26 @@ fn action_text(action: &str, value: &Value) -> Result<String> {
     })
 }
 
+/// What stands over a cell of a table that is given by a template.
+fn heading(cell: &str, columns: &[(&str, &str)]) -> String {
+    let field =
+        cell.split_once("{{.").and_then(|(_, rest)| rest.split_once("}}")).map_or(cell, |(name, _)| name);
+    let known = columns.iter().find(|(_, known)| *known == field).map(|(heading, _)| (*heading).to_owned());
+    known.unwrap_or_else(|| field.to_ascii_uppercase())
+}
+
 /// Values as lines in a format, or as a table of some of their fields.
 pub fn list(format: Option<&str>, columns: &[(&str, &str)], values: &[Value]) -> Result<()> {
+    if let Some(template) = format.and_then(|format| format.strip_prefix("table ")) {
+        let template = template.replace("\\t", "\t");
+        let cells: Vec<_> = template.split('\t').collect();
+        let headings: Vec<_> = cells.iter().map(|cell| heading(cell, columns)).collect();
+        let mut table = Table::new(&headings.iter().map(String::as_str).collect::<Vec<_>>());
+        for value in values {
+            table.row(cells.iter().map(|cell| shown(cell, value)).collect::<Result<Vec<_>>>()?);
+        }
+        return print(table.text());
+    }
     if let Some(format) = format.filter(|format| *format != "table") {
         return values.iter().try_for_each(|value| line(shown(format, value)?));
     }
