@@ -1,6 +1,6 @@
 //! A further command in a running container.
 //!
-//! Its plan joins all namespaces of the container's first process (setns(2) with its pidfd), joins the control
+//! Its plan joins all namespaces of the container's command (setns(2) with its pidfd), joins the control
 //! groups and executes. The process is a child of the warden's, as the container's own is.
 #![forbid(unsafe_code)]
 
@@ -170,7 +170,8 @@ impl<'a> Exec<'a> {
         let held = held.as_ref().ok_or_else(super::removed)?;
         let spec = &held.record.spec;
         let image = container.0.image.as_ref().ok_or_else(super::removed)?;
-        let root = root_of(&running)?;
+        let (member, member_fd) = running.member()?;
+        let root = root_of(member)?;
         let read = |path| {
             start::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX)
                 .map(Option::unwrap_or_default)
@@ -206,7 +207,7 @@ impl<'a> Exec<'a> {
         };
         let cgroup = lock(&running.cgroup);
         let mut s = Script::new();
-        let pidfd = s.fd(running.process.pidfd.as_fd());
+        let pidfd = s.fd(member_fd.as_fd());
         let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
         let joins: Vec<Cell> =
             cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).map(|fd| s.fd(fd)).collect();
@@ -237,10 +238,10 @@ impl<'a> Exec<'a> {
     }
 }
 
-/// The root directory of a running container, found through its first process.
-fn root_of(running: &super::Running) -> Result<OwnedFd> {
+/// The root directory of a running container, found through a process in it.
+fn root_of(pid: i32) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
-    let path = format!("/proc/{}/root", running.pid()?);
+    let path = format!("/proc/{pid}/root");
     rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .call_at("open", path)
 }

@@ -73,6 +73,30 @@ fn it_can_be_another_user() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
+/// An init may not be looked into by an ordinary user; commands join its child.
+#[test]
+fn it_runs_beside_an_init() {
+    let container = ready(&sh(&host(), "echo ready; exec sleep 1000").init(true));
+    let script =
+        "cat /proc/1/comm; for n in pid mnt uts ipc net user cgroup; do readlink /proc/self/ns/$n; done";
+    let out = container.exec(["sh", "-c", script]).output().unwrap();
+    assert!(text(&out.stdout).starts_with("coracle-init\n"), "{out:?}");
+    let command =
+        container.top().unwrap().into_iter().find(|process| process.command == "sleep 1000").unwrap();
+    for (link, name) in
+        text(&out.stdout).lines().skip(1).zip(["pid", "mnt", "uts", "ipc", "net", "user", "cgroup"])
+    {
+        let its = std::fs::read_link(format!("/proc/{}/ns/{name}", command.pid)).unwrap();
+        assert_eq!(its.to_string_lossy(), link);
+    }
+    // Nothing listens, which is known from inside only.
+    let error = container.connect(9).unwrap_err();
+    assert_ne!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    container.kill(Signal::SIGTERM).unwrap();
+    container.wait().unwrap();
+    assert_eq!(container.exec(["true"]).output().unwrap_err().kind(), ErrorKind::State);
+}
+
 #[test]
 fn what_cannot_be_executed_is_an_error() {
     let container = sleeper(&host());
