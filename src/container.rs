@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod devices;
 mod exec;
 mod host_root;
 mod ids;
@@ -19,12 +20,14 @@ mod spec;
 mod stages;
 mod start;
 mod status;
+mod terminal;
 mod users;
 mod volume_copy;
 mod volumes;
 
 pub use crate::sys::output::{Stdio, Stream};
 pub use builder::ContainerBuilder;
+pub use devices::Device;
 pub use exec::{Exec, Executed};
 pub use reach::Ready;
 pub use spec::Mount;
@@ -37,9 +40,9 @@ use crate::store::{Pins, Store, random_hex};
 use crate::sys::fork::Witness;
 // The modules below name them through here.
 use crate::sys::{output, script};
-use builder::Streams;
 use ids::Range;
 use nix::sys::signal::Signal;
+use output::Streams;
 use record::{Dir, Exited, Names, Record};
 use running::Running;
 use std::fmt;
@@ -447,16 +450,12 @@ impl Container {
     /// # Errors
     /// `State` for a container without one.
     pub fn terminal(&self) -> Result<std::fs::File> {
-        let running = self.running()?;
-        let master = running.terminal.as_ref();
-        let master = master.ok_or_else(|| Error::new(ErrorKind::State, "the container has no terminal"))?;
-        Ok(master.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?.into())
+        terminal::master(self.running()?.terminal.as_ref())
     }
 
     /// Sets the size of the container's terminal, in characters.
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(self.terminal()?, size).call("ioctl(TIOCSWINSZ)")
+        terminal::resize(self.terminal()?, columns, rows)
     }
 
     /// Prepares a further command in the running container.

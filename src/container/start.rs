@@ -1,8 +1,9 @@
 //! From a record to a running command: checks, plans, and the conversation with the warden.
 #![forbid(unsafe_code)]
 
+use super::devices;
 use super::inside::{self, Command, Inside};
-use super::output::{Log, OUTPUT_MAX, Pipes, Stdio};
+use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::record::{Dir, Exited, Record, RunningRecord, UPPER, WORK};
 use super::rootfs::{self, Base, Planned, Root, Shift, Source};
 use super::running::{Ending, Running};
@@ -238,8 +239,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let leases = volumes::leases(&inner.store, record)?;
     let (cgroup, mut report) = control_group(&inner.store, &record.id, spec)?;
     let streams = lock(&inner.streams).clone();
-    let inherit = |stdio: &Stdio| if spec.tty { Stdio::null() } else { stdio.clone() };
-    let pipes = Pipes::new(&inherit(&streams.stdin), &inherit(&streams.stdout), &inherit(&streams.stderr))?;
+    let pipes = if spec.tty { Pipes::none() } else { Pipes::new(&streams) }?;
     let userns = match held.range {
         Some(_) => Some(userns(&warden, record.base)?),
         None => None,
@@ -249,6 +249,13 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     }
     let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(record.base, super::ids::COUNT));
     let groups_allowed = !map.is_single();
+    if let (Some(group), Some(why)) = (spec.groups.first(), warden.single()) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("group {group:?} where only one id is mapped"),
+        )
+        .with_remedy(why.to_owned()));
+    }
     let capabilities = capabilities(spec)?;
     let masked: Vec<(PathBuf, bool)> = match &spec.masked {
         None => default_masked().to_vec(),
@@ -268,6 +275,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         // Only once it has joined its groups.
         namespaces = namespaces.without(NamespaceKind::Cgroup);
     }
+    let devices = devices::plan(&spec.devices)?;
     let inside = Inside {
         namespaces: &namespaces,
         shm_size: spec.mounts.iter().find_map(Mount::shm_size),
@@ -276,7 +284,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         masked_exist: spec.masked.is_none(),
         read_only: &read_only,
         sysctls: &spec.sysctls,
-        devices: &spec.devices,
+        devices: &devices,
         tty_group: map.group(5).is_some(),
         cgroup2: cgroup
             .as_ref()
@@ -320,6 +328,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     };
     inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let mount = rootfs::build(&mut s, &root);
+    let nodes = devices::nodes(&mut s, mount, &devices);
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
     two_stages(&mut s, mount, &namespaces, warden.map(), v2, |s| {
         if !joins.is_empty() {
@@ -330,14 +339,10 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
             s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()]);
         }
         inside::become_root(s, groups_allowed);
-        let slave = inside::mounts(s, &inside, terminal);
+        let slave = inside::mounts(s, &inside, &nodes, terminal);
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
-            s.op(
-                n::__NR_ioctl,
-                "ioctl(TIOCSCTTY)",
-                [slave.into(), linux_raw_sys::ioctl::TIOCSCTTY.into(), 0.into()],
-            );
+            inside::control(s, slave);
             let owner = [resolved.identity.uid.into(), if inside.tty_group { 5 } else { 0 }.into()];
             s.op(n::__NR_fchown, "fchown(terminal)", [slave.into(), owner[0], owner[1]]).tolerate_all();
         }
