@@ -35,6 +35,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Messages of plans: the process that was cloned (its pid, its pidfd); it is about to execute; a descriptor.
 pub(crate) const BORN: u32 = Status::PLAN;
@@ -371,11 +372,11 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
-    /// Listens until the command is executed or a step has failed; `other` is given what else the plan says.
-    pub fn of(started: &mut Started, mut other: impl FnMut(Told)) -> Self {
+    /// Listens until the command is executed, a step has failed or the deadline is over; `other` is given what else the plan says.
+    pub fn of(started: &mut Started, deadline: Option<Instant>, mut other: impl FnMut(Told)) -> Self {
         let mut heard = Self { process: None, ready: false, failed: None };
         loop {
-            match started.next() {
+            match started.next(deadline) {
                 Ok(None) => return heard,
                 Ok(Some(Told { kind: BORN, value, fds })) => {
                     let pidfd = fds.into_iter().next();
@@ -407,7 +408,7 @@ fn open(warden: &Arc<Warden>, process: impl AsFd, kinds: &[NamespaceKind]) -> Re
     }
     let mut started = warden.start_plan(s.plan)?;
     let mut opened = Vec::new();
-    while let Some(told) = started.next().map_err(explain)? {
+    while let Some(told) = started.next(None).map_err(explain)? {
         opened.extend(told.fds);
     }
     match opened.len() == kinds.len() {
@@ -457,7 +458,7 @@ pub(crate) fn for_mounts(warden: &Arc<Warden>, map: &IdMap) -> Result<OwnedFd> {
     s.op(n::__NR_read, "read", [read.into(), byte.into(), 1.into()]);
     s.place(end);
     let mut started = warden.start_plan(s.plan)?;
-    let told = started.next()?;
+    let told = started.next(None)?;
     let fd = told.and_then(|told| told.fds.into_iter().next());
     fd.ok_or_else(|| Error::new(ErrorKind::Setup, "the user namespace did not come"))
 }

@@ -139,7 +139,8 @@ impl Store {
     /// Half-made content of programs that are dead is swept away.
     ///
     /// # Errors
-    /// `InvalidInput` for a directory that holds other things; the errors of the file system.
+    /// `InvalidInput` for a directory that holds other things; `PermissionDenied` for one that belongs to another user, or
+    /// that everybody may write to; the errors of the file system.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_as(path.as_ref(), None)
     }
@@ -163,6 +164,7 @@ impl Store {
         }?;
         let path = path.canonicalize().call_at("realpath", path)?;
         let root = rustix::fs::open(&path, DIRECTORY, Mode::empty()).call_at("open", &path)?;
+        refuse_others(&root, &path)?;
         refuse_strangers(&root, &path)?;
         for room in ROOMS {
             match rustix::fs::mkdirat(&root, room, Mode::RWXU) {
@@ -295,6 +297,22 @@ pub(crate) fn list(dir: BorrowedFd<'_>) -> Result<Vec<std::ffi::OsString>> {
         }
     }
     Ok(names)
+}
+
+/// Who can write into a store says what is mounted into its containers, and with whose rights: nobody but its user.
+fn refuse_others(root: &OwnedFd, path: &Path) -> Result<()> {
+    let stat = rustix::fs::fstat(root).call_at("fstat", path)?;
+    let me = rustix::process::geteuid().as_raw();
+    let what = if stat.st_uid != me {
+        format!("the store belongs to the user {}, this program to {me}", stat.st_uid)
+    } else if Mode::from_raw_mode(stat.st_mode).contains(Mode::WOTH) {
+        "everybody may write into the store".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::PermissionDenied, what)
+        .with_path(path)
+        .with_remedy("each user has a store of their own: open it as its user, or name another directory"))
 }
 
 /// A directory with other things in it does not become a store: `Store::open("/tmp")` is a mistake.

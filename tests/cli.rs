@@ -591,3 +591,21 @@ fn info_is_json() {
     assert_eq!(info["CoracleRootDir"], root.to_str().unwrap());
     assert_eq!(w.ok(["version", "-f", "{{.Version}}"]).trim(), env!("CARGO_PKG_VERSION"));
 }
+
+#[test]
+fn tables_do_not_command_the_terminal() {
+    let world = World::new();
+    let script = r#"echo ready; exec -a "$(printf '\033[2Jmine\nFORGED 1\a')" sleep 1000"#;
+    let mut running = world.spawn(["run", "--rm", "--name", "named", "@host", "bash", "-c", script]);
+    // The name is changed after the line.
+    let top = loop {
+        let top = world.ok(["top", "named"]);
+        if !top.contains("bash") {
+            break top;
+        }
+    };
+    assert!(top.contains(r"\u{1b}[2Jmine\nFORGED 1\u{7} 1000"), "{top:?}");
+    assert_eq!((top.lines().count(), top.chars().filter(|c| c.is_control()).count()), (2, 2), "{top:?}");
+    world.ok(["kill", "named"]);
+    running.child.wait().unwrap();
+}

@@ -170,6 +170,7 @@ pub mod nr {
     pub const CHDIR: u32 = 80;
     pub const UMASK: u32 = 95;
     pub const SETSID: u32 = 112;
+    pub const KEYCTL: u32 = 250;
     pub const SETRESUID: u32 = 117;
     pub const SETRESGID: u32 = 119;
     pub const RT_SIGTIMEDWAIT: u32 = 128;
@@ -206,6 +207,7 @@ pub mod nr {
     pub const CHDIR: u32 = 49;
     pub const UMASK: u32 = 166;
     pub const SETSID: u32 = 157;
+    pub const KEYCTL: u32 = 219;
     pub const SETRESUID: u32 = 147;
     pub const SETRESGID: u32 = 149;
     pub const RT_SIGTIMEDWAIT: u32 = 137;

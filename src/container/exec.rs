@@ -114,7 +114,7 @@ impl<'a> Exec<'a> {
     /// `Exec` when it can't be executed, `State` when the container does not run, `TooLarge`, `TimedOut`.
     pub fn output(self) -> Result<Output> {
         let deadline = self.timeout.map(|time| Instant::now() + time);
-        self.spawn()?.collect(deadline)
+        self.spawn_by(deadline)?.collect(deadline)
     }
 
     /// Executes it with this program's streams and waits for its end.
@@ -127,8 +127,13 @@ impl<'a> Exec<'a> {
         self.output().map(|output| output.status)
     }
 
-    /// Executes it.
+    /// Executes it. A [`timeout`](Self::timeout) counts until it is executed.
     pub fn spawn(self) -> Result<Executed> {
+        let deadline = self.timeout.map(|time| Instant::now() + time);
+        self.spawn_by(deadline)
+    }
+
+    fn spawn_by(self, deadline: Option<Instant>) -> Result<Executed> {
         let container = self.container;
         let running = container.running()?;
         if self.words.is_empty() {
@@ -142,8 +147,8 @@ impl<'a> Exec<'a> {
             }
             (None, None) => return Err(Error::new(ErrorKind::State, "the container has no warden")),
         };
-        let held = lock(&container.0.held);
-        let held = held.as_ref().ok_or_else(super::removed)?;
+        let locked = lock(&container.0.held);
+        let held = locked.as_ref().ok_or_else(super::removed)?;
         let spec = &held.record.spec;
         let image = container.0.image.as_ref().ok_or_else(super::removed)?;
         let root = root_of(&running)?;
@@ -194,7 +199,14 @@ impl<'a> Exec<'a> {
         });
         let mut started = warden.start_plan(s.plan)?;
         drop(pipes.theirs);
-        let born = Born::hear(&mut started, cgroup.as_ref())?;
+        // It takes as long as the container's processes want: nothing else waits for that.
+        drop(cgroup);
+        drop(locked);
+        let born = Born::hear(
+            &mut started,
+            || lock(&running.cgroup).as_ref()?.oom_kills().ok().flatten(),
+            deadline,
+        )?;
         Ok(Executed {
             process: born.process,
             ours: Mutex::new(pipes.ours),

@@ -175,7 +175,7 @@ impl Reach {
         )
         .store(letter.fd);
         plan.post(letter);
-        let told = warden.start_plan(plan)?.next();
+        let told = warden.start_plan(plan)?.next(None);
         let told = told.map_err(|error| match error.raw_os_error() {
             Some(errno) if errno == Errno::SRCH.raw_os_error() => {
                 Error::new(ErrorKind::State, "the container is not running")

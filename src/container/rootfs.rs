@@ -32,6 +32,16 @@ pub(super) struct Root<'a> {
     pub volatile: bool,
 }
 
+impl Root<'_> {
+    /// Whether something has to be made below this directory, as a place to mount on or as a file.
+    fn has_place_in(&self, dir: &Path) -> bool {
+        let returned = |part: &Part| matches!(part, Part::Return { path, .. } if path.starts_with(dir));
+        self.base.parts.iter().any(returned)
+            || self.mounts.iter().any(|mount| mount.target.starts_with(dir))
+            || self.files.iter().any(|file| file.path.starts_with(dir))
+    }
+}
+
 pub(super) struct Base {
     /// Directories of layers, top first; none for a root that is all parts.
     pub layers: Vec<PathBuf>,
@@ -113,8 +123,13 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     // Over what was attached there before, which is not needed by path any more.
     s.attach(mount, dir, Path::new("/"));
     let mut parts_mounted = Vec::new();
+    let mut covers = Vec::new();
     for part in &root.base.parts {
-        parts_mounted.extend(host_part(s, root, mount, writable, part));
+        let open = host_part(s, root, mount, writable, part);
+        match part {
+            Part::HideDir { writable: false, .. } => covers.extend(open),
+            _ => parts_mounted.extend(open),
+        }
     }
     for name in [c"proc", c"sys", c"dev"] {
         let at = s.c_str(name);
@@ -137,6 +152,9 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         let path = Path::new("/etc").join(name);
         let target = s.mountpoint(mount, &path, false, root.shift.owner(0, 0));
         s.attach(file, target, &path);
+    }
+    for cover in covers {
+        s.set_attributes(cover, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
     }
     if root.read_only {
         // Only now: until here, places to mount on and files were made in it.
@@ -201,7 +219,7 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-/// Gives the mount, if it can be written.
+/// Gives the mount, if it can be written so far.
 fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, part: &Part) -> Option<Cell> {
     let owner = root.shift.owner(0, 0);
     match part {
@@ -248,13 +266,14 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             let absent = s.label();
             // It may have gone since it was found, unless it is one of the places that there have to be.
             let target = s.open_in(mount, relative(path), Links::Refuse, (!writable).then_some(absent));
+            let open = *writable || root.has_place_in(path);
             let flags =
-                n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *writable { 0 } else { n::MOUNT_ATTR_RDONLY };
+                n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if open { 0 } else { n::MOUNT_ATTR_RDONLY };
             let size = if *writable { super::spec::Mount::TMPFS_SIZE } else { 4096 };
             let cover = s.tmpfs(size, 65536, *mode, Some(owner), flags);
             s.attach(cover, target, path);
             s.place(absent);
-            writable.then_some(cover)
+            open.then_some(cover)
         }
         Part::HideFile { path } => {
             let absent = s.label();

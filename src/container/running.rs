@@ -81,8 +81,7 @@ impl Running {
             return self.process.wait(deadline);
         }
         // Another program's: its pidfd says when, its record says how.
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if !super::start::poll_readable(self.process.pidfd.as_fd(), left)? {
+        if !crate::sys::message::readable(&*self.process.pidfd, deadline)? {
             return Ok(None);
         }
         Ok(Some(Exit { how: 2, status: 9, user: Duration::ZERO, system: Duration::ZERO, peak_bytes: 0 }))
@@ -230,7 +229,7 @@ impl Running {
 
     /// The thread that takes a started container's output, keeps its time limit and cleans up when it ends.
     pub fn watch(self: Arc<Self>, inner: &Arc<Inner>) -> Result<()> {
-        let mut pump = lock(&self.ours).pump();
+        let mut pump = lock(&self.ours).pump().of_the_last();
         let end = inner.end.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let name = format!("coracle-{}", &self.dir.id[..6]);
         self.watched.store(true, Ordering::Relaxed);
@@ -276,7 +275,7 @@ impl Running {
 
     /// As [`watch`](Self::watch), in the calling thread, for `run`.
     pub fn collect(&self) -> Result<Output> {
-        let mut pump = lock(&self.ours).pump();
+        let mut pump = lock(&self.ours).pump().of_the_last();
         let pidfd = self.process.pidfd.as_fd();
         let stopped = pump.run(&self.log, self.callback.as_ref(), Some(pidfd), self.deadline, true);
         self.log.close();

@@ -3,7 +3,6 @@
 
 use super::lock;
 use super::script::Script;
-use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::{self, Heard, Namespaces};
 use crate::sys::idmap::IdMap;
@@ -39,14 +38,24 @@ pub(super) struct Born {
 }
 
 impl Born {
-    /// Listens until the command is executed or a step has failed.
-    pub fn hear(started: &mut warden::Started, cgroup: Option<&Cgroup>) -> Result<Self> {
+    /// Listens until the command is executed or a step has failed. Where others are in the container already, they
+    /// can stop the process before it is the command: `deadline` is for that.
+    pub fn hear(
+        started: &mut warden::Started,
+        oom_kills: impl Fn() -> Option<u64>,
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
         let mut terminal = None;
-        let Heard { process, ready, failed } = Heard::of(started, |told| {
+        let Heard { process, ready, failed } = Heard::of(started, deadline, |told| {
             if told.kind == TERMINAL {
                 terminal = told.fds.into_iter().next();
             }
         });
+        if let (Some(error), Some(process)) = (&failed, &process)
+            && error.kind() == ErrorKind::TimedOut
+        {
+            started.kill(process)?;
+        }
         // What failed after the birth ends by itself; it is waited for, so that it is reaped and its group empty.
         match (failed, process, ready) {
             (None, Some(process), true) => Ok(Self { process, terminal }),
@@ -55,9 +64,7 @@ impl Born {
                     Some(process) => process.wait(Some(Instant::now() + super::KILL_TIME))?,
                     None => None,
                 };
-                let oom = cgroup
-                    .and_then(|cgroup| cgroup.oom_kills().ok().flatten())
-                    .is_some_and(|kills| kills > 0);
+                let oom = oom_kills().is_some_and(|kills| kills > 0);
                 Err(match error {
                     Some(error) => error,
                     None if oom => Error::new(

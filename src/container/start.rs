@@ -3,7 +3,7 @@
 
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes, Stdio};
-use super::record::{Dir, Exited, Record, RunningRecord};
+use super::record::{Dir, Exited, Record, RunningRecord, UPPER, WORK};
 use super::rootfs::{self, Base, Planned, Root, Shift, Source};
 use super::running::{Ending, Running};
 use super::script::Script;
@@ -22,7 +22,6 @@ use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -58,21 +57,6 @@ pub(super) fn reopen_image(store: &Store, record: &Record) -> Result<Option<Imag
         None => {
             let host = Image::host(store)?;
             record.exposed.iter().try_fold(host, |image, path| image.expose(path)).map(Some)
-        }
-    }
-}
-
-/// Whether it becomes readable in time.
-pub(super) fn poll_readable(fd: BorrowedFd<'_>, time: Option<Duration>) -> Result<bool> {
-    let deadline = time.map(|time| Instant::now() + time);
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left =
-            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], left.as_ref()) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::os("poll", errno)),
         }
     }
 }
@@ -229,11 +213,16 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         .with_path(inner.store.path())
         .with_remedy("use writable_in_memory(true), or a store on a filesystem mounted with prjquota"));
     }
-    let base = prepare_writable(inner, dir, image, &layers, disk_owner, in_memory)?;
+    if !in_memory && !std::mem::take(&mut held.untouched) {
+        // Left by an earlier start: an overlay wants its own, and empty.
+        inner.store.remove_tree(dir.as_fd(), WORK)?;
+        dir.mkdir(WORK, 0o700, disk_owner)?;
+    }
+    let base = base(inner, dir, image, &layers, disk_owner, in_memory)?;
 
     let (upper, layer_fds): (Vec<OwnedFd>, Vec<BorrowedFd<'_>>) = match image.is_host() {
         false => {
-            (dir.open_dir("upper").into_iter().collect(), layers.iter().map(|layer| layer.dir()).collect())
+            (dir.open_dir(UPPER).into_iter().collect(), layers.iter().map(|layer| layer.dir()).collect())
         }
         true => (vec![host_root::open_root()?], Vec::new()),
     };
@@ -358,7 +347,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let started_at = SystemTime::now();
     let mut started = warden.start_plan(s.plan)?;
     drop(pipes.theirs);
-    let born = Born::hear(&mut started, cgroup.as_ref())?;
+    let born = Born::hear(&mut started, || cgroup.as_ref()?.oom_kills().ok().flatten(), None)?;
     drop(leases);
     let running = Arc::new(Running {
         process: born.process,
@@ -384,8 +373,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     Ok(running)
 }
 
-/// The writable layer's directories, and what lies below it.
-fn prepare_writable(
+/// What lies below the writable layer.
+fn base(
     inner: &Inner,
     dir: &Dir,
     image: &Image,
@@ -393,12 +382,6 @@ fn prepare_writable(
     owner: Option<(u32, u32)>,
     in_memory: bool,
 ) -> Result<Base> {
-    if !in_memory {
-        dir.mkdir("upper", 0o755, owner)?;
-        // Left by an earlier start: an overlay wants its own, and empty.
-        inner.store.remove_tree(dir.as_fd(), "work")?;
-        dir.mkdir("work", 0o700, owner)?;
-    }
     if let ImageSource::Host { exposed } = image.source() {
         return host_root::prepare(&inner.store, dir, exposed, owner, in_memory);
     }

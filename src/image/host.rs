@@ -5,7 +5,8 @@
 //!
 //! 1. the list [`HIDDEN`], and with it the store, the home directories of people and the directory for temporary files;
 //! 2. in `/etc`, at any depth, what others may not read: a regular file, or a directory as a whole;
-//! 3. directly in the directories of [`STATE`] (data of daemons, logs, queues), the same.
+//! 3. directly in the directories of [`STATE`] and [`DATA`] (data of daemons, logs, queues), the same; in `DATA` also
+//!    each directory that belongs to a daemon's own user.
 //!
 //! Paths are followed to where they lead (`/var/run` is `/run`), and that place is covered.
 //! [`Image::expose`](crate::Image::expose) gives back exactly the path it names: a covered path, or something
@@ -17,7 +18,7 @@
 
 mod hidden;
 
-use hidden::{HIDDEN, STATE};
+use hidden::{DATA, HIDDEN, STATE};
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::manifest::ImageConfig;
@@ -104,6 +105,13 @@ fn is_private(stat: &Stat) -> bool {
     }
 }
 
+/// Or whether it is the directory of a daemon that has a user of its own: what it keeps from others lies somewhere
+/// below (PostgreSQL's databases are three levels down).
+fn is_private_or_of_a_daemon(stat: &Stat) -> bool {
+    let own = [0, rustix::process::geteuid().as_raw()].contains(&stat.st_uid);
+    is_private(stat) || FileType::from_raw_mode(stat.st_mode) == FileType::Directory && !own
+}
+
 impl Root {
     fn open(path: &Path) -> Result<Self> {
         let dir = rustix::fs::open(path, crate::store::DIRECTORY, Mode::empty()).call_at("open", path)?;
@@ -123,9 +131,12 @@ impl Root {
             // Daemons live in `/`, `/var/lib` or `/usr/bin`, which nobody can do without.
             self.resolve(path)?.iter().filter(|found| !is_needed(&found.path)).for_each(&mut hide);
         }
-        self.private(Path::new("/etc"), usize::MAX, &mut hide)?;
+        self.private(Path::new("/etc"), usize::MAX, is_private, &mut hide)?;
         for state in STATE {
-            self.private(Path::new(state), 0, &mut hide)?;
+            self.private(Path::new(state), 0, is_private, &mut hide)?;
+        }
+        for data in DATA {
+            self.private(Path::new(data), 0, is_private_or_of_a_daemon, &mut hide)?;
         }
         let mut returned = BTreeMap::new();
         for path in exposed {
@@ -199,8 +210,14 @@ impl Root {
         }
     }
 
-    /// Hides what others may not read below `path`, down to `depth` directories below.
-    fn private(&self, path: &Path, depth: usize, hide: &mut impl FnMut(&Resolved)) -> Result<()> {
+    /// Hides what is a secret below `path`, down to `depth` directories below.
+    fn private(
+        &self,
+        path: &Path,
+        depth: usize,
+        is_secret: fn(&Stat) -> bool,
+        hide: &mut impl FnMut(&Resolved),
+    ) -> Result<()> {
         let Some(top) = self.resolve(path)? else { return Ok(()) };
         let mut todo = vec![(top, 0)];
         let mut seen = 0;
@@ -222,11 +239,11 @@ impl Root {
                 };
                 let kind = FileType::from_raw_mode(stat.st_mode);
                 let enter = kind == FileType::Directory && level < depth;
-                if kind != FileType::Symlink && !enter && !is_private(&stat) {
+                if kind != FileType::Symlink && !enter && !is_secret(&stat) {
                     continue;
                 }
                 let Some((fd, stat)) = self.look(&below)? else { continue };
-                if is_private(&stat) {
+                if is_secret(&stat) {
                     hide(&self.name(fd, stat)?);
                 } else if enter {
                     todo.push((Resolved { path: below, stat, fd }, level + 1));

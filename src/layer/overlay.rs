@@ -46,7 +46,8 @@ pub(crate) fn stack(s: &mut Script<'_>, stack: &Stack<'_>) -> Cell {
     for path in stack.lowers {
         let layer = s.open_path(path);
         let lower = s.clone_mount(layer, false, path);
-        s.set_attributes(lower, n::MOUNT_ATTR_NODEV, stack.userns, false, path);
+        let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_RDONLY;
+        s.set_attributes(lower, flags, stack.userns, false, path);
         if stack.lowers.len() > 100 {
             // Two descriptors for each would come near to what a process may have.
             s.op(n::__NR_close, "close", [layer.into()]);
@@ -227,7 +228,7 @@ impl Overlay {
         s.post(letter);
         let mut started = warden.start_plan(s.plan)?;
         let mut mounted = None;
-        while let Some(told) = started.next()? {
+        while let Some(told) = started.next(None)? {
             mounted = told.fds.into_iter().next();
         }
         let fd = mounted.ok_or_else(|| Error::new(ErrorKind::Gone, "the warden has sent no mount"))?;

@@ -225,7 +225,7 @@ impl<'a> Enter<'a> {
         })?;
         let mut started = warden.start_plan(s.plan).map_err(during)?;
         drop(pipes.theirs);
-        let process = match Heard::of(&mut started, |_| ()) {
+        let process = match Heard::of(&mut started, None, |_| ()) {
             Heard { process: Some(process), ready: true, failed: None } => process,
             Heard { process, failed, .. } => {
                 // It ends by itself and is waited for, so that nothing of it is left.

@@ -56,31 +56,38 @@ impl Store {
             tracing::warn!(%error, what, store = ?self.path(), "left over from a dead program");
         };
         let mut dead = BTreeSet::new();
+        let mut ephemeral = Vec::new();
         for id in list(self.containers_dir())? {
             let Some(name) = id.to_str() else { continue };
-            let sweep = || -> Result<bool> {
-                let _lease = match Lease::try_exclusive(self.containers_dir(), &id) {
+            let mut look = || -> Result<bool> {
+                let lease = match Lease::try_exclusive(self.containers_dir(), &id) {
                     Ok(Some(lease)) => lease,
                     Ok(None) => return Ok(false),
                     Err(error) if error.kind() == ErrorKind::InUse => return Ok(false),
                     Err(error) => return Err(error),
                 };
                 if self.container_part(name)?.is_some_and(|part| part.ephemeral) {
-                    self.discard(self.containers_dir(), &id)?;
+                    ephemeral.push((name.to_owned(), lease));
                 }
                 Ok(true)
             };
-            match sweep() {
+            match look() {
                 Ok(true) => drop(dead.insert(name.to_owned())),
                 Ok(false) => {}
                 Err(error) => left(name, error),
             }
         }
-        // Their processes went with their programs; only empty directories are left of their groups.
+        // Their processes went with their programs; only empty directories are left of their groups. These go first:
+        // without the container's directory nobody would know that the groups are dead, were this program killed now.
         if !dead.is_empty()
             && let Err(error) = self.cgroups().and_then(|groups| groups.sweep(|group| !dead.contains(group)))
         {
             left("control groups", error);
+        }
+        for (id, _lease) in ephemeral {
+            if let Err(error) = self.discard(self.containers_dir(), &id) {
+                left(&id, error);
+            }
         }
         Ok(all)
     }

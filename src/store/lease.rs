@@ -231,7 +231,11 @@ impl Store {
     pub(crate) fn discard(&self, parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<()> {
         let name = name.as_ref();
         let doomed = random_hex(8)?;
-        rustix::fs::renameat(parent, name, self.tmp_dir(), &doomed).call_at("renameat", name)?;
+        match rustix::fs::renameat(parent, name, self.tmp_dir(), &doomed) {
+            // Another program was faster.
+            Err(Errno::NOENT) => return Ok(()),
+            other => other.call_at("renameat", name)?,
+        }
         self.remove_tree(self.tmp_dir(), &doomed)
     }
 
@@ -239,7 +243,11 @@ impl Store {
     pub(crate) fn discard_later(&self, parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<()> {
         let name = name.as_ref();
         let doomed = random_hex(8)?;
-        rustix::fs::renameat(parent, name, self.tmp_dir(), &doomed).call_at("renameat", name)?;
+        match rustix::fs::renameat(parent, name, self.tmp_dir(), &doomed) {
+            // Another program was faster.
+            Err(Errno::NOENT) => return Ok(()),
+            other => other.call_at("renameat", name)?,
+        }
         let mut janitor = self.0.janitor.lock().unwrap_or_else(PoisonError::into_inner);
         if janitor.is_none() {
             let tmp = self.0.tmp.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;

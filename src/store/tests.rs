@@ -195,3 +195,23 @@ fn a_remover_helps_where_the_process_may_not() {
     assert!(tmp_is_empty(&store));
     assert!(!called.load(Ordering::Relaxed), "it helps only where it has to");
 }
+
+#[test]
+fn a_store_that_others_can_write_to_is_refused() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("store");
+    drop(Store::open(&path).unwrap());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(Store::open(&path).unwrap_err().kind(), ErrorKind::PermissionDenied);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    drop(Store::open(&path).unwrap());
+    // Whose it is can be changed by root alone; a user finds others' directories.
+    let other = match rustix::process::geteuid().is_root() {
+        true => chown(&path, Some(1), Some(1)).map(|()| path.clone()).unwrap(),
+        false => "/usr/bin".into(),
+    };
+    let error = Store::open(&other).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("belongs to the user"), "{error}");
+}

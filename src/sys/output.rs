@@ -289,13 +289,14 @@ impl Pipes {
 impl Ours {
     /// What somebody has to pump.
     pub fn pump(&mut self) -> Pump {
-        Pump { collect: std::mem::take(&mut self.collect) }
+        Pump { collect: std::mem::take(&mut self.collect), last: false }
     }
 }
 
 /// Moves bytes between the host's ends and where they belong.
 pub(crate) struct Pump {
     collect: [Option<OwnedFd>; 2],
+    last: bool,
 }
 
 /// Why a pump stopped.
@@ -309,6 +310,13 @@ pub(crate) enum Stopped {
 }
 
 impl Pump {
+    /// Of a process with which all others of its container end. Whoever holds a stream open then is somebody else, to
+    /// whom the container has given it, and is not waited for.
+    pub fn of_the_last(mut self) -> Self {
+        self.last = true;
+        self
+    }
+
     /// Pumps until the streams end, and `until` (a pidfd) is readable where one is given, or the deadline comes.
     /// With `strict`, more than the log keeps is an end too.
     pub fn run(
@@ -322,6 +330,8 @@ impl Pump {
         let mut chunk = vec![0; CHUNK];
         let mut ended = until.is_none();
         let mut total = [0usize; 2];
+        // What is still in the pipes at the end.
+        let mut left: Option<[u64; 2]> = None;
         loop {
             let mut polled = Vec::with_capacity(3);
             for fd in self.collect.iter().flatten() {
@@ -334,10 +344,10 @@ impl Pump {
             if let Some(until) = until.as_ref().filter(|_| !ended) {
                 polled.push(PollFd::new(until, PollFlags::IN));
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left
-                .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-            match poll(&mut polled, left.as_ref()) {
+            let time = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let time = time
+                .map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() });
+            match poll(&mut polled, time.as_ref()) {
                 Ok(0) => return Ok(Stopped::Deadline),
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
@@ -353,7 +363,8 @@ impl Pump {
                 if !ready[at - 1] {
                     continue;
                 }
-                let len = match rustix::io::read(fd, &mut chunk) {
+                let want = left.map_or(CHUNK, |left| left[stream as usize].min(CHUNK as u64) as usize);
+                let len = match rustix::io::read(fd, &mut chunk[..want]) {
                     Ok(len) => len,
                     Err(Errno::AGAIN | Errno::INTR) => continue,
                     Err(errno) => return Err(Error::os("read(output)", errno)),
@@ -370,6 +381,21 @@ impl Pump {
                 if strict && total[stream as usize] > log.max {
                     return Ok(Stopped::TooMuch(stream));
                 }
+                if let Some(left) = &mut left {
+                    left[stream as usize] = left[stream as usize].saturating_sub(len as u64);
+                }
+            }
+            if ended && self.last {
+                let mut rest = left.unwrap_or_default();
+                for (fd, rest) in self.collect.iter_mut().zip(&mut rest) {
+                    if let (Some(fd), None) = (&*fd, left) {
+                        *rest = rustix::io::ioctl_fionread(fd).call("ioctl(FIONREAD)")?;
+                    }
+                    if *rest == 0 {
+                        *fd = None;
+                    }
+                }
+                left = Some(rest);
             }
         }
     }

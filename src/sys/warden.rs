@@ -4,6 +4,7 @@
 
 use super::fork::Witness;
 use super::idmap::{self, IdMap};
+use super::message::Arrived;
 use super::plan::Plan;
 use super::plan::format::{Event, Request, Status};
 use super::{memfd, message};
@@ -63,19 +64,25 @@ impl Promise {
             self.changed.notify_all();
         }
     }
+
+    fn is_kept(&self) -> bool {
+        lock(&self.told).is_some()
+    }
 }
 
 /// A process that the warden is the parent of.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Process {
     promise: Arc<Promise>,
     pub pidfd: Arc<OwnedFd>,
+    /// Where its end is told.
+    shared: Option<Arc<Shared>>,
 }
 
 impl Process {
     /// A process that another program's warden is the parent of: nobody here is told how it ends.
     pub fn foreign(pidfd: OwnedFd) -> Self {
-        Self { promise: Arc::default(), pidfd: Arc::new(pidfd) }
+        Self { promise: Arc::default(), pidfd: Arc::new(pidfd), shared: None }
     }
 
     /// Its number in this program's PID namespace, as long as it has one.
@@ -88,6 +95,10 @@ impl Process {
 
     /// How it ended; waits for that until `deadline`, where one is given.
     pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<Exit>> {
+        if let Some(helper) = self.shared.as_deref().and_then(Helper::of) {
+            // Not with the promise locked: the helper keeps it.
+            while !self.promise.is_kept() && helper.take(deadline)? {}
+        }
         let mut told = lock(&self.promise.told);
         loop {
             if let Some(exit) = *told {
@@ -107,6 +118,34 @@ impl Process {
                 }
             };
         }
+    }
+}
+
+/// A waiting thread that takes what the warden tells by itself: to be woken by the listening thread, which is to be
+/// woken first, costs as much as a good part of a container's start. While there is one, nobody else takes anything.
+struct Helper<'a>(&'a Shared);
+
+impl<'a> Helper<'a> {
+    fn of(shared: &'a Shared) -> Option<Self> {
+        // Nothing is read for a forked copy of the program: it would be lost to the program itself.
+        if !shared.witness.is_here() {
+            return None;
+        }
+        let there_is_one = std::mem::replace(&mut *lock(&shared.helped), true);
+        // Made only where it is one: its end says that there is none.
+        if there_is_one { None } else { Some(Self(shared)) }
+    }
+
+    /// Waits for something to be told, and takes it; false at the deadline, and when the warden is gone.
+    fn take(&self, deadline: Option<Instant>) -> Result<bool> {
+        Ok(message::readable(&self.0.socket, deadline)? && self.0.take_all())
+    }
+}
+
+impl Drop for Helper<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.helped) = false;
+        self.0.unhelped.notify_all();
     }
 }
 
@@ -131,18 +170,27 @@ struct State {
     /// First stages and couriers: nobody asks how they end.
     stages: HashSet<i32>,
     promises: HashMap<i32, Arc<Promise>>,
-    /// Ends of processes whose starter has not come to claim them yet.
-    unclaimed: HashMap<i32, Exit>,
+    /// Ends of processes whose starter has not come to claim them yet, and when they were told. The warden tells all
+    /// that it tells to all: those of other programs' processes are never claimed.
+    unclaimed: HashMap<i32, (u64, Exit)>,
+    /// Plans on their way; each knows how many ends had been told before it.
+    starting: usize,
+    told: u64,
 }
 
+/// The connection to a warden, and what is known of its processes.
 struct Shared {
+    socket: OwnedFd,
+    /// There is a [`Helper`]. The listening thread holds it from a message's receipt to the end of its handling: what
+    /// one pid is told of has an order.
+    helped: Mutex<bool>,
+    unhelped: Condvar,
+    witness: Witness,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// The connection to the warden.
 pub(crate) struct Warden {
-    socket: OwnedFd,
     /// None of another program's.
     own: Option<Own>,
     shared: Arc<Shared>,
@@ -229,16 +277,16 @@ impl Warden {
         }
         drop(child.wait());
         let pidfd = up?;
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let shared = Shared::new(socket)?;
         let own = Some(Own { pidfd, _lock: lock });
         let doors = Mutex::default();
-        let warden = Self { socket, own, shared, next: AtomicU64::new(1), map, single, doors };
+        let warden = Self { own, shared, next: AtomicU64::new(1), map, single, doors };
         warden.listen()?;
         Ok(warden)
     }
 
     fn bring_up(socket: &OwnedFd, lock: &File, child: u32, map: Option<&IdMap>) -> Result<OwnedFd> {
-        const STEPS: [&str; 11] = [
+        const STEPS: [&str; 12] = [
             "",
             "close_range",
             "chdir(\"/\")",
@@ -250,6 +298,7 @@ impl Warden {
             "signalfd4",
             "clone",
             "mount(\"proc\", \"/proc\")",
+            "keyctl(KEYCTL_JOIN_SESSION_KEYRING)",
         ];
         let mut pidfd = None;
         let mut up = false;
@@ -291,17 +340,13 @@ impl Warden {
 
     /// A thread of the host takes what the warden tells.
     fn listen(&self) -> Result<()> {
-        let socket = self.socket.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let pidfd =
             self.own.as_ref().map(|own| own.pidfd.try_clone()).transpose().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let shared = self.shared.clone();
         let run = move || {
             // The host's signals are for the host's threads.
             let _ = nix::sys::signal::SigSet::all().thread_block();
-            let mut buffer = [0; size_of::<Event>()];
-            while let Ok(Some(_)) = message::receive(&socket, &mut buffer) {
-                shared.take(Event::from_bytes(&buffer));
-            }
+            while shared.listen() {}
             shared.end();
             // A host that is a subreaper or PID 1 has inherited the warden; elsewhere this is ECHILD.
             if let Some(pidfd) = pidfd {
@@ -331,7 +376,7 @@ impl Warden {
         }
         let socket = message::listen(dir, &name).map_err(|error| error.with_path(path.join(&name)))?;
         let request = Request { kind: Request::LISTEN, pad: 0, id: 0, size: 0 };
-        message::send(&self.socket, &request.to_bytes(), &[socket.as_fd()])?;
+        message::send(&self.shared.socket, &request.to_bytes(), &[socket.as_fd()])?;
         doors.insert(path.to_owned(), name.clone());
         Ok(name)
     }
@@ -339,9 +384,9 @@ impl Warden {
     /// Another program's warden, by its door.
     pub fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<Arc<Self>> {
         let socket = message::connect(dir, name).map_err(|error| error.with_path(name))?;
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let shared = Shared::new(socket)?;
         let (next, doors) = (AtomicU64::new(1), Mutex::default());
-        let warden = Self { socket, own: None, shared, next, map: None, single: None, doors };
+        let warden = Self { own: None, shared, next, map: None, single: None, doors };
         warden.listen()?;
         Ok(Arc::new(warden))
     }
@@ -370,13 +415,17 @@ impl Warden {
         let size = compiled.bytes.len().max(memory) as u64;
         let mut all: Vec<BorrowedFd<'_>> = vec![memfd.as_fd(), theirs.as_fd()];
         all.extend(fds);
-        lock(&self.shared.state).answers.insert(id, None);
+        let since = {
+            let mut state = lock(&self.shared.state);
+            state.answers.insert(id, None);
+            state.start()
+        };
+        let started = Started { warden: self.clone(), compiled, status, id, since };
         let request = Request { kind: Request::START, pad: 0, id, size };
-        if let Err(error) = message::send(&self.socket, &request.to_bytes(), &all) {
-            lock(&self.shared.state).answers.remove(&id);
+        if let Err(error) = message::send(&self.shared.socket, &request.to_bytes(), &all) {
             return Err(if lock(&self.shared.state).gone { gone() } else { error });
         }
-        Ok(Started { warden: self.clone(), compiled, status, id })
+        Ok(started)
     }
 
     /// The answer to a request: the pid of the child, or the errno.
@@ -394,15 +443,12 @@ impl Warden {
     }
 
     /// Takes on a process that a plan of this warden has announced.
-    pub fn adopt(&self, pid: i32, pidfd: OwnedFd) -> Process {
-        let mut state = lock(&self.shared.state);
-        let promise = Arc::new(Promise::default());
-        match state.unclaimed.remove(&pid) {
-            Some(exit) => promise.keep(Some(exit)),
-            None if state.gone => promise.keep(None),
-            None => drop(state.promises.insert(pid, promise.clone())),
+    fn adopt(&self, pid: i32, pidfd: OwnedFd, since: u64) -> Process {
+        Process {
+            promise: lock(&self.shared.state).adopt(pid, since),
+            pidfd: Arc::new(pidfd),
+            shared: Some(self.shared.clone()),
         }
-        Process { promise, pidfd: Arc::new(pidfd) }
     }
 
     /// Sends a signal with the warden's rights, for a host that has given up its own.
@@ -412,7 +458,7 @@ impl Warden {
         lock(&self.shared.state).answers.insert(id, None);
         let request = Request { kind: Request::SIGNAL, pad: 0, id, size: signal as u64 };
         let answer =
-            message::send(&self.socket, &request.to_bytes(), &[pidfd]).and_then(|()| self.answer(id));
+            message::send(&self.shared.socket, &request.to_bytes(), &[pidfd]).and_then(|()| self.answer(id));
         lock(&self.shared.state).answers.remove(&id);
         match answer? {
             Ok(_) | Err(0) => Ok(()),
@@ -421,7 +467,80 @@ impl Warden {
     }
 }
 
+impl State {
+    /// What was told before is of processes that have ended before, which may have had the same numbers.
+    fn start(&mut self) -> u64 {
+        self.starting += 1;
+        self.told
+    }
+
+    fn started(&mut self) {
+        self.starting -= 1;
+        if self.starting == 0 {
+            self.unclaimed.clear();
+        }
+    }
+
+    fn adopt(&mut self, pid: i32, since: u64) -> Arc<Promise> {
+        let promise = Arc::new(Promise::default());
+        match self.unclaimed.remove(&pid) {
+            Some((told, exit)) if told > since => promise.keep(Some(exit)),
+            _ if self.gone => promise.keep(None),
+            _ => drop(self.promises.insert(pid, promise.clone())),
+        }
+        promise
+    }
+
+    fn ended(&mut self, pid: i32, exit: Exit) {
+        self.told += 1;
+        match self.promises.remove(&pid) {
+            Some(promise) => promise.keep(Some(exit)),
+            // Nobody here has started anything that could be it.
+            None if self.starting == 0 => {}
+            None => drop(self.unclaimed.insert(pid, (self.told, exit))),
+        }
+    }
+}
+
 impl Shared {
+    fn new(socket: OwnedFd) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            socket,
+            helped: Mutex::default(),
+            unhelped: Condvar::new(),
+            witness: Witness::current()?,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// The listening thread's part; false once the warden is gone.
+    fn listen(&self) -> bool {
+        if message::readable(&self.socket, None).is_err() {
+            return false;
+        }
+        let mut helped = lock(&self.helped);
+        if !*helped {
+            return self.take_all();
+        }
+        while *helped {
+            helped = self.unhelped.wait(helped).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    /// Takes what has been told; false once the warden is gone.
+    fn take_all(&self) -> bool {
+        let mut buffer = [0; size_of::<Event>()];
+        loop {
+            match message::try_receive(&self.socket, &mut buffer) {
+                Ok(Arrived::Message) => self.take(Event::from_bytes(&buffer)),
+                Ok(Arrived::Nothing) => return true,
+                Ok(Arrived::End) | Err(_) => return false,
+            }
+        }
+    }
+
     fn take(&self, event: Event) {
         let mut state = lock(&self.state);
         match event.kind {
@@ -446,10 +565,7 @@ impl Shared {
                     system: Duration::from_micros(event.system_us),
                     peak_bytes: event.peak_kib << 10,
                 };
-                match state.promises.remove(&event.pid) {
-                    Some(promise) => promise.keep(Some(exit)),
-                    None => drop(state.unclaimed.insert(event.pid, exit)),
-                }
+                state.ended(event.pid, exit);
             }
             _ => {}
         }
@@ -531,6 +647,8 @@ pub(crate) struct Started {
     compiled: super::plan::Compiled,
     status: OwnedFd,
     id: u64,
+    /// How many ends had been told before.
+    since: u64,
 }
 
 /// What a plan's own operations send.
@@ -543,7 +661,13 @@ pub(crate) struct Told {
 impl Started {
     /// The next message of the plan; `None` once every process that had its socket has closed it or has become
     /// another program.
-    pub fn next(&mut self) -> Result<Option<Told>> {
+    ///
+    /// # Errors
+    /// `TimedOut` when none has come by the deadline, where one is given.
+    pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Told>> {
+        if deadline.is_some() && !message::readable(&self.status, deadline)? {
+            return Err(Error::new(ErrorKind::TimedOut, "its time was up before it was executed"));
+        }
         let mut buffer = [0; 64];
         let Some((_, fds)) = message::receive(&self.status, &mut buffer)? else {
             return self.end();
@@ -563,7 +687,16 @@ impl Started {
     }
 
     pub fn adopt(&self, pid: i32, pidfd: OwnedFd) -> Process {
-        self.warden.adopt(pid, pidfd)
+        self.warden.adopt(pid, pidfd, self.since)
+    }
+
+    /// Kills a process that it has announced, also one that has become somebody whom the host may not signal.
+    pub fn kill(&self, process: &Process) -> Result<()> {
+        const ESRCH: i32 = 3;
+        match self.warden.signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
+            Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
+            other => other,
+        }
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
@@ -575,13 +708,48 @@ impl Drop for Warden {
     fn drop(&mut self) {
         if self.own.is_none() {
             // Ends the listening thread.
-            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+            let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
         }
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        lock(&self.warden.shared.state).answers.remove(&self.id);
+        let mut state = lock(&self.warden.shared.state);
+        state.answers.remove(&self.id);
+        state.started();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_of_the_process_that_was_started_before_it() {
+        let exit = |status| {
+            let (user, system, peak_bytes) = Default::default();
+            Exit { how: 1, status, user, system, peak_bytes }
+        };
+        let claimed = |promise: Arc<Promise>| *lock(&promise.told);
+        let mut state = State::default();
+        // Of another program's command, long before: nothing of it stays.
+        state.ended(7, exit(1));
+        assert!(state.unclaimed.is_empty());
+        // The same while something is being started here; then a process gets the number.
+        let _courier = state.start();
+        state.ended(7, exit(2));
+        let since = state.start();
+        let promise = state.adopt(7, since);
+        assert_eq!(claimed(promise.clone()), None);
+        state.ended(7, exit(3));
+        assert_eq!(claimed(promise), Some(Some(exit(3))));
+        // One that has ended before it is claimed.
+        let since = state.start();
+        state.ended(8, exit(4));
+        assert_eq!(claimed(state.adopt(8, since)), Some(Some(exit(4))));
+        state.ended(9, exit(5));
+        (0..3).for_each(|_| state.started());
+        assert!(state.unclaimed.is_empty());
     }
 }

@@ -98,6 +98,37 @@ fn files_that_others_may_not_read() {
 }
 
 #[test]
+#[ignore = "needs root: puts secrets where they lie"]
+fn the_data_of_a_daemon() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    struct Dir(PathBuf);
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+    let image = host();
+    for dir in ["/var/lib", "/var/spool"] {
+        // As PostgreSQL has it: everybody may enter the upper two.
+        let dir = Dir(Path::new(dir).join(format!("coracle-canary-{}", std::process::id())));
+        let main = dir.0.join("15/main");
+        fs::create_dir_all(&main).unwrap();
+        let canary = canary_in(main.to_str().unwrap(), "secret").unwrap();
+        assert!(sees(&image, canary.path()), "root's own");
+        for path in [&dir.0, &dir.0.join("15"), &main] {
+            chown(path, Some(1), Some(1)).unwrap();
+        }
+        fs::set_permissions(&main, fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(!sees(&image, canary.path()), "{}", canary.path());
+        assert!(sees(&image.expose(&main).unwrap(), canary.path()), "{}", canary.path());
+        // What covers it has room for what is asked for, and for nothing else.
+        let own = dir.0.join("data");
+        let script = format!("cd {} && ls && echo x >data/x && ! echo x >y", dir.0.display());
+        assert_eq!(say(&sh(&image, &script).tmpfs(&own)), "data");
+    }
+}
+
+#[test]
 fn the_hosts_files_stay_as_they_are() {
     let image = host();
     let mut script = "rm /etc/passwd; echo x >/etc/new; echo x >/usr/new; echo x >/tmp/coracle-new; \

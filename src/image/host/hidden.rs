@@ -197,5 +197,8 @@ pub(super) const HIDDEN: &[&str] = &[
     "/var/log/installer",
 ];
 
-/// Directories of daemons' data: what others may not enter or read directly in them is hidden.
-pub(super) const STATE: [&str; 5] = ["/var/lib", "/var/log", "/var/cache", "/var/spool", "/var/opt"];
+/// Of what daemons leave: what others may not enter or read directly in them is hidden.
+pub(super) const STATE: [&str; 2] = ["/var/log", "/var/cache"];
+
+/// Of daemons' data: so is the directory of each daemon that has a user of its own.
+pub(super) const DATA: [&str; 3] = ["/var/lib", "/var/spool", "/var/opt"];

@@ -1,0 +1,64 @@
+//! What many containers leave behind in the program that had them.
+use super::*;
+
+const ROUNDS: &str = "CORACLE_TEST_ROUNDS";
+
+/// Descriptors and threads of this process, and the children of its warden.
+fn held() -> [usize; 3] {
+    let warden = fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
+        // The host's pidfd is its second descriptor, which only the warden has.
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/1")).ok()?;
+        let of = info.lines().find_map(|line| line.strip_prefix("Pid:\t"))?.parse::<u32>().ok()?;
+        (of == std::process::id()
+            && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n != "sleep\n"))
+        .then_some(pid)
+    });
+    assert!(warden.is_some() || !is_root(), "the warden");
+    let children = warden.map_or(0, |pid| {
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        fs::read_to_string(path).unwrap_or_default().split_whitespace().count()
+    });
+    [count("/proc/self/fd"), count("/proc/self/task"), children]
+}
+
+fn round(image: &coracle::Image, number: usize) {
+    let volume = coracle::Volume::create(image.store(), &format!("v{number}")).unwrap();
+    let container = ready(&sh(image, "echo ready; sleep 1000").volume(&volume, "/v").init(number % 2 == 0));
+    assert!(container.exec(["true"]).output().unwrap().status.success());
+    assert!(container.exec(["/no-program"]).output().is_err());
+    assert!(container.connect(9).is_err());
+    container.top().unwrap();
+    if number % 3 == 0 {
+        container.remove().unwrap();
+    }
+    assert!(Container::builder(image).command(["/no-program"]).run().is_err());
+    assert!(sh(image, "true").working_dir("/etc/passwd").run().is_err());
+}
+
+/// Not a test when run by itself.
+#[test]
+fn host_program() {
+    let Some(rounds) = std::env::var(ROUNDS).ok().and_then(|n| n.parse::<usize>().ok()) else { return };
+    let image = host();
+    // What is made once and kept: the warden, its threads, namespaces of id ranges.
+    (0..5).for_each(|number| round(&image, number));
+    let before = held();
+    (5..5 + rounds).for_each(|number| round(&image, number));
+    // Threads may still be on their way out.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut after = held();
+    while after != before && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+        after = held();
+    }
+    assert_eq!(after, before, "descriptors, threads, children of the warden");
+    assert_eq!(count(image.store().path().join("containers")), 0);
+}
+
+#[test]
+fn many_containers_leave_nothing_in_their_program() {
+    let rounds = std::env::var_os(ROUNDS).unwrap_or_else(|| "25".into());
+    let status = child("leaks::host_program", &[(ROUNDS, &rounds)]).status().unwrap();
+    assert!(status.success(), "{status}");
+}
