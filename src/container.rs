@@ -11,6 +11,7 @@ mod ids;
 mod inside;
 mod names;
 mod output;
+mod quota;
 mod reach;
 mod record;
 mod rootfs;
@@ -149,6 +150,7 @@ impl Container {
             exposed: start::exposed(image),
             spec,
             base: range.as_ref().map_or(0, |range| range.base),
+            project: None,
             exited: None,
         };
         volumes::attach(store, image, &mut record)?;
@@ -558,6 +560,7 @@ impl Inner {
             other => other.map(drop),
         };
         drop(dir);
+        let freed = store.clear_quota(record.project);
         let discarded = if wait {
             store.discard(store.containers_dir(), &record.id)
         } else {
@@ -566,7 +569,7 @@ impl Inner {
         let named = Names::release(store, &record.name, &record.id);
         let released = range.map_or(Ok(()), Range::release);
         let volumes = volumes::remove_anonymous(store, &record);
-        ended.and(discarded).and(named).and(released).and(volumes).and(left)
+        ended.and(freed).and(discarded).and(named).and(released).and(volumes).and(left)
     }
 
     fn keep(&self) -> Result<()> {

@@ -9,4 +9,5 @@ pub(crate) mod message;
 pub(crate) mod open;
 pub(crate) mod owners;
 pub(crate) mod plan;
+pub(crate) mod quota;
 pub(crate) mod warden;

@@ -49,6 +49,9 @@ pub(crate) struct Record {
     pub spec: Spec,
     /// First id of its range on the host; 0 as an ordinary user.
     pub base: u32,
+    /// Of the project quota that bounds the writable layer, from the first start on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<u32>,
     #[serde(default)]
     pub exited: Option<Exited>,
 }

@@ -11,7 +11,7 @@ use super::settings::{capabilities, hostname, joined, path_of, resolve, seccomp,
 use super::spec::{Mount, MountKind, Spec};
 use super::stages::{Born, READY, TERMINAL, two_stages, userns};
 use super::users;
-use super::{ExitStatus, Held, Inner, host_root, lock, removed, volumes};
+use super::{ExitStatus, Held, Inner, host_root, lock, quota, removed, volumes};
 use crate::cgroup::{Cgroup, LimitKind, Limits, Report, Requirement};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
@@ -213,6 +213,9 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
 }
 
 fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden>) -> Result<Arc<Running>> {
+    let disk_max = held.record.spec.disk_max.filter(|_| !held.record.spec.in_memory);
+    let bound = disk_max.map(|max| quota::bound(&inner.store, held, max).map(|project| (project, max)));
+    let bound = bound.transpose()?;
     let record = &held.record;
     let (spec, dir) = (&record.spec, &held.dir);
     // As an ordinary user stage A is root of the warden's namespace and names ids as the container does.
@@ -220,14 +223,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let disk_owner = held.range.is_some().then_some((record.base, record.base));
     let layers = image.layer_dirs()?;
     let in_memory = spec.in_memory;
-    if spec.disk_max.is_some() && !in_memory {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "disk_max on this filesystem: it has no project quotas",
-        )
-        .with_path(inner.store.path())
-        .with_remedy("use writable_in_memory(true), or a store on a filesystem mounted with prjquota"));
-    }
     let base = prepare_writable(inner, dir, image, &layers, disk_owner, in_memory)?;
 
     let (upper, layer_fds): (Vec<OwnedFd>, Vec<BorrowedFd<'_>>) = match image.is_host() {
@@ -247,6 +242,9 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
     let (cgroup, mut report) = control_group(&inner.store, &record.id, spec)?;
+    if let Some((project, max)) = bound {
+        quota::count(&inner.store, dir, project, max, &mut report)?;
+    }
     let streams = lock(&inner.streams).clone();
     let inherit = |stdio: &Stdio| if spec.tty { Stdio::null() } else { stdio.clone() };
     let pipes = Pipes::new(&inherit(&streams.stdin), &inherit(&streams.stdout), &inherit(&streams.stderr))?;

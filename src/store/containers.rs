@@ -7,6 +7,7 @@
 use super::{Lease, Store, list};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::quota;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -47,6 +48,16 @@ impl Store {
         Ok(lease)
     }
 
+    /// Takes away the bounds of a container's project quota. What is still counted is on its way out.
+    pub(crate) fn clear_quota(&self, project: Option<u32>) -> Result<()> {
+        let Some(project) = project else { return Ok(()) };
+        match quota::set(self.containers_dir(), project, 0, 0) {
+            // Mounted without quotas meanwhile, or moved.
+            Ok(()) | Err(Errno::SRCH | Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(Error::os("quotactl_fd(Q_SETQUOTA)", errno).with_path(self.path())),
+        }
+    }
+
     /// Removes the ephemeral containers of dead programs, and the control groups of all that nobody has open. What
     /// can't be removed is reported and stays.
     pub(super) fn sweep_containers(&self) -> Result<bool> {
@@ -65,7 +76,8 @@ impl Store {
                     Err(error) if error.kind() == ErrorKind::InUse => return Ok(false),
                     Err(error) => return Err(error),
                 };
-                if self.container_part(name)?.is_some_and(|part| part.ephemeral) {
+                if let Some(part) = self.container_part(name)?.filter(|part| part.ephemeral) {
+                    self.clear_quota(part.project)?;
                     self.discard(self.containers_dir(), &id)?;
                 }
                 Ok(true)
