@@ -9,10 +9,10 @@ use super::running::{Ending, Running};
 use super::script::Script;
 use super::settings::{capabilities, hostname, joined, path_of, resolve, seccomp, words};
 use super::spec::{Mount, MountKind, Spec};
-use super::stages::{Born, READY, TERMINAL, two_stages, userns};
+use super::stages::{Born, Fence, READY, TERMINAL, two_stages, userns};
 use super::users;
 use super::{ExitStatus, Held, Inner, host_root, lock, quota, removed, volumes};
-use crate::cgroup::{Cgroup, LimitKind, Limits, Report, Requirement};
+use crate::cgroup::{Cgroup, LimitKind, Limits, Outcome, Report, Requirement};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
@@ -169,20 +169,56 @@ fn default_masked() -> &'static [(PathBuf, bool)] {
     &EXISTING
 }
 
+/// What holds the container to its limits, as far as it can be had.
+struct Bounds {
+    cgroup: Option<Cgroup>,
+    report: Report,
+    /// Of processes, without a control group.
+    fence: Option<Fence>,
+}
+
 /// The control group, where one can be had. The default limit on processes is only a best effort.
-fn control_group(store: &Store, id: &str, spec: &Spec) -> Result<(Option<Cgroup>, Report)> {
+fn bounds(store: &Store, id: &str, spec: &Spec) -> Result<Bounds> {
     let mut limits: Limits = spec.limits.clone();
-    let asked = limits.kinds().any(|kind| limits.requirement_of(kind) == Requirement::Required);
+    let is_asked = |limits: &Limits, kind| limits.requirement_of(kind) == Requirement::Required;
     if !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
         limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
     }
-    match store.cgroups()?.create(id, &limits) {
+    let pids_asked = is_asked(&limits, LimitKind::PidsMax);
+    // There is a second way to it.
+    let limits = limits.best_effort(LimitKind::PidsMax);
+    let asked = limits.kinds().any(|kind| is_asked(&limits, kind));
+    let (cgroup, mut report, refused) = match store.cgroups()?.create(id, &limits) {
         Ok(cgroup) => {
             let report = cgroup.report().clone();
-            Ok((Some(cgroup), report))
+            (Some(cgroup), report, None)
         }
-        Err(error) if asked => Err(error),
-        Err(error) => Ok((None, Report::none(&limits, &error.to_string()))),
+        Err(error) if asked || error.kind() == ErrorKind::InvalidInput => return Err(error),
+        Err(error) => (None, Report::none(&limits, &error.to_string()), Some(error)),
+    };
+    let lacking = match report.get("pids_max").map(|entry| entry.outcome()) {
+        Some(Outcome::NotEnforced(why)) => Some(why.clone()),
+        _ => None,
+    };
+    let Some(lacking) = lacking else { return Ok(Bounds { cgroup, report, fence: None }) };
+    let why_not = || match refused {
+        Some(error) => error,
+        None => Error::new(ErrorKind::Unsupported, lacking),
+    };
+    let pids = limits.asked(LimitKind::PidsMax).and_then(|pids| pids.parse().ok()).unwrap_or(PIDS_MAX);
+    let fence = match cfg!(feature = "cgroups") {
+        true => Fence::new(pids),
+        // Whoever asks for a limit is to know that this build has none.
+        false => Err(why_not()),
+    };
+    match fence {
+        Ok(fence) => {
+            let how = "by RLIMIT_NPROC: no control group for it can be had";
+            report.enforced("pids_max", format!("{}, {how}", fence.max));
+            Ok(Bounds { cgroup, report, fence: Some(fence) })
+        }
+        Err(error) if pids_asked => Err(error.during("setting the limit pids_max")),
+        Err(_) => Ok(Bounds { cgroup, report, fence: None }),
     }
 }
 
@@ -241,7 +277,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
 
     let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
-    let (cgroup, mut report) = control_group(&inner.store, &record.id, spec)?;
+    let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec)?;
     if let Some((project, max)) = bound {
         quota::count(&inner.store, dir, project, max, &mut report)?;
     }
@@ -333,7 +369,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         | if inside.own_network { n::CLONE_NEWNET } else { 0 }
         | if joins.is_empty() { n::CLONE_NEWCGROUP } else { 0 };
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
-    two_stages(&mut s, mount, namespaces, v2, &map, |s| {
+    two_stages(&mut s, mount, namespaces, v2, &map, fence, |s| {
         if !joins.is_empty() {
             s.during("joining the control groups");
             for join in &joins {
