@@ -1,6 +1,6 @@
 //! Ways for a container to end.
 use super::*;
-use coracle::Outcome;
+use coracle::{LimitKind, Outcome, Requirement};
 
 #[test]
 fn one_thread_waits_while_another_stops() {
@@ -91,6 +91,40 @@ fn paused_containers_stand_still() {
     container.remove().unwrap();
     assert!(ends(&handle, Duration::ZERO));
     assert_soon(from);
+}
+
+#[test]
+fn a_limit_that_can_not_be_had_says_what_to_do() {
+    let image = host();
+    type Ask = fn(coracle::ContainerBuilder) -> coracle::ContainerBuilder;
+    let asks: [(&str, LimitKind, Ask); 4] = [
+        ("memory_max", LimitKind::MemoryMax, |b| b.memory_max(64 << 20)),
+        ("cpu_max", LimitKind::CpuMax, |b| b.cpus(0.5)),
+        ("cpu_weight", LimitKind::CpuWeight, |b| b.cpu_weight(50)),
+        ("cpuset_cpus", LimitKind::CpusetCpus, |b| b.cpuset_cpus("0")),
+    ];
+    for (name, kind, ask) in asks {
+        match ask(sh(&image, "true")).run() {
+            Ok(out) => assert!(out.status.success(), "{name}: {}", out.status),
+            Err(error) => {
+                assert!(!is_root(), "{error}");
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+                let remedy = error.remedy().unwrap_or_else(|| panic!("no remedy: {error}"));
+                assert!(remedy.contains("as root") && remedy.contains("Delegate=yes"), "{error}");
+                let container = ready(
+                    &ask(sh(&image, "echo; cat"))
+                        .stdin(Stdio::piped())
+                        .requirement(kind, Requirement::BestEffort),
+                );
+                let report = container.report();
+                let line = report.get(name).unwrap();
+                assert!(
+                    matches!(line.outcome(), Outcome::NotEnforced(why) if why.contains("Delegate=yes")),
+                    "{line}"
+                );
+            }
+        }
+    }
 }
 
 /// By a control group, or without one by RLIMIT_NPROC.
