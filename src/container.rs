@@ -253,7 +253,7 @@ impl Container {
     /// Starts the command. A container that has ended may be started again, with its changes.
     ///
     /// # Errors
-    /// `State` when it runs; see [`ContainerBuilder::start`].
+    /// `State` when it runs, also when another program has just started it; see [`ContainerBuilder::start`].
     pub fn start(&self) -> Result<()> {
         self.0.witness.check()?;
         let mut phase = lock(&self.0.phase);
@@ -262,6 +262,7 @@ impl Container {
         {
             return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
         }
+        let starting = self.0.store.starting(&self.0.id)?;
         let running = self.launch()?;
         // Before anybody can see that it has ended, which takes the record away again.
         match running.publish_record(reach::published(&running)) {
@@ -271,6 +272,7 @@ impl Container {
             }
             _ => {}
         }
+        drop(starting);
         *phase = Phase::Running(running.clone());
         drop(phase);
         running.watch(&self.0)

@@ -12,7 +12,26 @@ use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
+/// Keeps everybody else from starting a container; see [`Store::starting`].
+#[derive(Debug)]
+pub(crate) struct Starting(Lease);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        // By word: a forked copy of the program may hold the descriptor, and with it the lock, for long. That this fails
+        // is not to be expected, and closing follows.
+        let _ = self.0.file().unlock();
+    }
+}
+
 impl Store {
+    /// Waits until nobody starts the container of this id (or one of the few that share its lock), in this program or
+    /// another. Whoever starts it holds this from the look whether it runs until its record says that it does.
+    pub(crate) fn starting(&self, id: &str) -> Result<Starting> {
+        let name = format!("start-{}", id.get(..2).unwrap_or(id));
+        Lease::exclusive_file(self.locks_dir(), name).map(Starting)
+    }
+
     /// Where this program's control groups go.
     pub(crate) fn cgroups(&self) -> Result<&CgroupParent> {
         if let Some(parent) = self.0.cgroups.get() {
