@@ -6,7 +6,7 @@ use super::script::Script;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::idmap::IdMap;
-use crate::sys::plan::format::Status;
+use crate::sys::plan::format::{OP_END, OP_ROAM, OP_STAY, Status};
 use crate::sys::plan::{At, Cell, Plan};
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
@@ -220,8 +220,9 @@ pub(super) fn two_stages(
         s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [cgroup.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
             .store(Cell(args.0 + 80));
     }
+    s.op(OP_STAY, "stay", []);
     s.op(n::__NR_clone3, "clone3", [args.into(), 88.into()])
-        .call(format!("clone3({namespaces:#x})"))
+        .detail(format!("{namespaces:#x}"))
         .remedy("see /proc/sys/user/max_*_namespaces, and what confines this program")
         .store(born.value);
     let child = s.label();
@@ -232,8 +233,9 @@ pub(super) fn two_stages(
         sync.go(s);
     }
     s.post(born);
-    s.op(crate::sys::plan::format::OP_END, "end", [0.into()]);
+    s.op(OP_END, "end", [0.into()]);
     s.place(child);
+    s.op(OP_ROAM, "roam", []);
     sync.wait(s);
     if let Some(fence) = fence {
         fence.lift(s);
@@ -275,6 +277,7 @@ fn between(s: &mut Script<'_>, map: &IdMap, fence: Fence, sync: Pipe) {
     s.during("entering a user namespace that bounds the number of processes");
     let mapped = pipe(s);
     let args = s.words64(&[u64::from(n::CLONE_NEWUSER), 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0]);
+    s.op(OP_STAY, "stay", []);
     let pid = s
         .op(n::__NR_clone3, "clone3(CLONE_NEWUSER)", [args.into(), 88.into()])
         .remedy("see /proc/sys/user/max_user_namespaces, and what confines this program")
@@ -288,10 +291,10 @@ fn between(s: &mut Script<'_>, map: &IdMap, fence: Fence, sync: Pipe) {
     let done = s.label();
     s.jump_if_zero(status, done);
     // It has told what failed.
-    s.op(crate::sys::plan::format::OP_END, "end", [0.into()]);
+    s.op(OP_END, "end", [0.into()]);
     s.place(done);
     sync.go(s);
-    s.op(crate::sys::plan::format::OP_END, "end", [0.into()]);
+    s.op(OP_END, "end", [0.into()]);
     s.place(child);
     mapped.wait(s);
     s.op(n::__NR_setresgid, "setresgid", [0.into(), 0.into(), 0.into()]);

@@ -440,11 +440,7 @@ fn prepare_writable(
         return host_root::prepare(&inner.store, dir, exposed, owner, in_memory);
     }
     let mut layers: Vec<PathBuf> = layers.iter().map(|layer| layer.fs_path()).collect();
-    if layers.is_empty() {
-        // An image without files: an overlay needs a lower directory all the same.
-        dir.mkdir("empty", 0o755, None)?;
-        layers.push(dir.path().join("empty"));
-    }
+    layers.push(inner.store.mountpoints()?);
     Ok(Base { layers, parts: Vec::new() })
 }
 
