@@ -18,6 +18,7 @@ mod meta;
 mod owner;
 mod path;
 mod pax;
+mod root;
 mod sparse;
 pub(crate) mod tar;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use compression::Compression;
 pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
 pub use entry::{Entry, EntryKind};
+pub(crate) use root::{RootDir, root_dir};
 // For commits and exports, and for a helper that gives files to sub-uids.
 #[allow(unused_imports)]
 pub(crate) use {

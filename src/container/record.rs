@@ -179,6 +179,10 @@ impl Dir {
         rustix::fs::openat(self, name, flags, Mode::empty()).ok()
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        rustix::fs::accessat(self, name, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+    }
+
     pub fn unlink(&self, name: &str) -> Result<()> {
         match rustix::fs::unlinkat(self, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),

@@ -15,9 +15,10 @@ use super::{ExitStatus, Held, Inner, host_root, lock, quota, removed, volumes};
 use crate::cgroup::{Cgroup, LimitKind, Limits, Outcome, Report, Requirement};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
+use crate::layer::{RootDir, root_dir};
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
-use crate::sys::idmap::IdMap;
+use crate::sys::idmap::{Extent, IdMap};
 use crate::sys::plan::Cell;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::{general as n, prctl};
@@ -259,7 +260,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let disk_owner = held.range.is_some().then_some((record.base, record.base));
     let layers = image.layer_dirs()?;
     let in_memory = spec.in_memory;
-    let base = prepare_writable(inner, dir, image, &layers, disk_owner, in_memory)?;
+    let base = prepare_writable(inner, record, dir, image, &layers, disk_owner, warden.map())?;
 
     let (upper, layer_fds): (Vec<OwnedFd>, Vec<BorrowedFd<'_>>) = match image.is_host() {
         false => {
@@ -424,14 +425,20 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
 /// The writable layer's directories, and what lies below it.
 fn prepare_writable(
     inner: &Inner,
+    record: &Record,
     dir: &Dir,
     image: &Image,
     layers: &[crate::store::UnpackedLayer],
     owner: Option<(u32, u32)>,
-    in_memory: bool,
+    map: Option<&IdMap>,
 ) -> Result<Base> {
+    let in_memory = record.spec.in_memory;
+    // An overlay that was mounted once has left a directory; what a run made of the root directory itself then stays.
+    let is_new = in_memory || record.exited.is_none() && !dir.has("work/work");
     if !in_memory {
-        dir.mkdir("upper", 0o755, owner)?;
+        if is_new {
+            dir.mkdir("upper", 0o755, owner)?;
+        }
         // Left by an earlier start: an overlay wants its own, and empty.
         inner.store.remove_tree(dir.as_fd(), "work")?;
         dir.mkdir("work", 0o700, owner)?;
@@ -439,9 +446,22 @@ fn prepare_writable(
     if let ImageSource::Host { exposed } = image.source() {
         return host_root::prepare(&inner.store, dir, exposed, owner, in_memory);
     }
+    let root_dir = if is_new { root_dir(layers)?.map(|dir| in_container(dir, map)) } else { None };
     let mut layers: Vec<PathBuf> = layers.iter().map(|layer| layer.fs_path()).collect();
     layers.push(inner.store.mountpoints()?);
-    Ok(Base { layers, parts: Vec::new() })
+    Ok(Base { root_dir, layers, parts: Vec::new() })
+}
+
+/// With the owner as the container names it; nobody where it has none.
+fn in_container(dir: RootDir, map: Option<&IdMap>) -> RootDir {
+    let id = |extents: Option<&[Extent]>, id| match extents {
+        Some(extents) => crate::sys::owners::inside(extents, id),
+        None if id < super::ids::COUNT => id,
+        None => 65534,
+    };
+    let uid = id(map.map(|map| &*map.users), dir.uid);
+    let gid = id(map.map(|map| &*map.groups), dir.gid);
+    RootDir { uid, gid, ..dir }
 }
 
 /// The files of /etc, but for those that the caller mounts.
