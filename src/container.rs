@@ -6,6 +6,7 @@
 
 mod builder;
 mod exec;
+mod hierarchies;
 mod host_root;
 mod ids;
 mod inside;

@@ -1,6 +1,7 @@
 //! From a record to a running command: checks, plans, and the conversation with the warden.
 #![forbid(unsafe_code)]
 
+use super::hierarchies::Hierarchies;
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes, Stdio};
 use super::record::{Dir, Exited, Record, RunningRecord};
@@ -316,9 +317,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         sysctls: &spec.sysctls,
         devices: &spec.devices,
         tty_group: map.group(5).is_some(),
-        cgroup2: cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.v2_dir().is_some() && cgroup.tasks_fds().next().is_none()),
+        hierarchies: Hierarchies::of(cgroup.as_ref()),
     };
     let command = Command {
         words: &words,
