@@ -24,7 +24,8 @@ fn held() -> [usize; 3] {
 
 fn round(image: &coracle::Image, number: usize) {
     let volume = coracle::Volume::create(image.store(), &format!("v{number}")).unwrap();
-    let container = ready(&sh(image, "echo ready; sleep 1000").volume(&volume, "/v").init(number.is_multiple_of(2)));
+    let container =
+        ready(&sh(image, "echo ready; sleep 1000").volume(&volume, "/v").init(number.is_multiple_of(2)));
     assert!(container.exec(["true"]).output().unwrap().status.success());
     assert!(container.exec(["/no-program"]).output().is_err());
     assert!(container.connect(9).is_err());
