@@ -380,36 +380,3 @@ impl Drop for Started {
         state.started();
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_end_is_of_the_process_that_was_started_before_it() {
-        let exit = |status| {
-            let (user, system, peak_bytes) = Default::default();
-            Exit { how: 1, status, user, system, peak_bytes }
-        };
-        let claimed = |promise: Arc<Promise>| *lock(&promise.told);
-        let mut state = State::default();
-        // Of another program's command, long before: nothing of it stays.
-        state.ended(7, exit(1));
-        assert!(state.unclaimed.is_empty());
-        // The same while something is being started here; then a process gets the number.
-        let _courier = state.start();
-        state.ended(7, exit(2));
-        let since = state.start();
-        let promise = state.adopt(7, since);
-        assert_eq!(claimed(promise.clone()), None);
-        state.ended(7, exit(3));
-        assert_eq!(claimed(promise), Some(Some(exit(3))));
-        // One that has ended before it is claimed.
-        let since = state.start();
-        state.ended(8, exit(4));
-        assert_eq!(claimed(state.adopt(8, since)), Some(Some(exit(4))));
-        state.ended(9, exit(5));
-        (0..3).for_each(|_| state.started());
-        assert!(state.unclaimed.is_empty());
-    }
-}
