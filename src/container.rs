@@ -5,11 +5,14 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod devices;
 mod exec;
+mod hierarchies;
 mod host_root;
 mod ids;
 mod inside;
 mod names;
+mod quota;
 mod reach;
 mod record;
 mod rootfs;
@@ -19,12 +22,14 @@ mod spec;
 mod stages;
 mod start;
 mod status;
+mod terminal;
 mod users;
 mod volume_copy;
 mod volumes;
 
 pub use crate::sys::output::{Stdio, Stream};
 pub use builder::ContainerBuilder;
+pub use devices::Device;
 pub use exec::{Exec, Executed};
 pub use reach::Ready;
 pub use spec::Mount;
@@ -37,9 +42,9 @@ use crate::store::{Pins, Store, random_hex};
 use crate::sys::fork::Witness;
 // The modules below name them through here.
 use crate::sys::{output, script};
-use builder::Streams;
 use ids::Range;
 use nix::sys::signal::Signal;
+use output::Streams;
 use record::{Dir, Exited, Names, Record};
 use running::Running;
 use std::fmt;
@@ -80,8 +85,6 @@ pub(crate) struct Held {
     /// As root; an ordinary user's containers share the user's ids.
     range: Option<Range>,
     kept: bool,
-    /// Never started: the directories of its writable layer are as they were made.
-    untouched: bool,
 }
 
 enum Phase {
@@ -151,6 +154,7 @@ impl Container {
             exposed: start::exposed(image),
             spec,
             base: range.as_ref().map_or(0, |range| range.base),
+            project: None,
             exited: None,
         };
         volumes::attach(store, image, &mut record)?;
@@ -160,7 +164,7 @@ impl Container {
         let dir = Dir::make(store, &record, owner)?;
         drop(leases);
         let named = if record.spec.name.is_some() { take_name(store, &record) } else { Ok(()) };
-        let held = Held { dir: Arc::new(dir), record, range, kept: false, untouched: true };
+        let held = Held { dir: Arc::new(dir), record, range, kept: false };
         // From here on its Drop removes what was made.
         let container =
             Self::new(held, Some(image.clone()), builder.streams.clone(), Phase::Created, end_event()?)?;
@@ -254,7 +258,7 @@ impl Container {
     /// Starts the command. A container that has ended may be started again, with its changes.
     ///
     /// # Errors
-    /// `State` when it runs; see [`ContainerBuilder::start`].
+    /// `State` when it runs, also when another program has just started it; see [`ContainerBuilder::start`].
     pub fn start(&self) -> Result<()> {
         self.0.witness.check()?;
         let mut phase = lock(&self.0.phase);
@@ -263,6 +267,7 @@ impl Container {
         {
             return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
         }
+        let starting = self.0.store.starting(&self.0.id)?;
         let running = self.launch()?;
         // Before anybody can see that it has ended, which takes the record away again.
         match running.publish_record(reach::published(&running)) {
@@ -272,6 +277,7 @@ impl Container {
             }
             _ => {}
         }
+        drop(starting);
         *phase = Phase::Running(running.clone());
         drop(phase);
         running.watch(&self.0)
@@ -447,16 +453,12 @@ impl Container {
     /// # Errors
     /// `State` for a container without one.
     pub fn terminal(&self) -> Result<std::fs::File> {
-        let running = self.running()?;
-        let master = running.terminal.as_ref();
-        let master = master.ok_or_else(|| Error::new(ErrorKind::State, "the container has no terminal"))?;
-        Ok(master.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?.into())
+        terminal::master(self.running()?.terminal.as_ref())
     }
 
     /// Sets the size of the container's terminal, in characters.
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(self.terminal()?, size).call("ioctl(TIOCSWINSZ)")
+        terminal::resize(self.terminal()?, columns, rows)
     }
 
     /// Prepares a further command in the running container.
@@ -561,6 +563,7 @@ impl Inner {
             other => other.map(drop),
         };
         drop(dir);
+        let freed = store.clear_quota(record.project);
         let discarded = if wait {
             store.discard(store.containers_dir(), &record.id)
         } else {
@@ -569,7 +572,7 @@ impl Inner {
         let named = Names::release(store, &record.name, &record.id);
         let released = range.map_or(Ok(()), Range::release);
         let volumes = volumes::remove_anonymous(store, &record);
-        ended.and(discarded).and(named).and(released).and(volumes).and(left)
+        ended.and(freed).and(discarded).and(named).and(released).and(volumes).and(left)
     }
 
     fn keep(&self) -> Result<()> {
@@ -683,7 +686,7 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
         // Read anew: it may just have ended.
         None => dir.record()?.and_then(|record| record.exited).map_or(Phase::Created, Phase::Exited),
     };
-    let held = Held { dir: Arc::new(dir), record, range: None, kept: true, untouched: false };
+    let held = Held { dir: Arc::new(dir), record, range: None, kept: true };
     let end = match &phase {
         Phase::Running(running) => running.process.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?,
         Phase::Created | Phase::Exited(_) => end_event()?,

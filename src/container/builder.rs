@@ -1,8 +1,9 @@
 //! The builder: docker's settings in Rust's manners.
 #![forbid(unsafe_code)]
 
-use super::output::{Callback, Stdio, Stream};
-use super::spec::{Device, FileContent, Mount, Publish, SeccompChoice, Spec};
+use super::devices::Device;
+use super::output::{Stdio, Stream, Streams};
+use super::spec::{FileContent, Mount, Publish, SeccompChoice, Spec};
 use super::{Container, Output};
 use crate::cgroup::{LimitKind, Limits, Requirement};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,23 +43,6 @@ pub struct ContainerBuilder {
     pub(super) streams: Streams,
     /// The first setting that can't be: reported when the container is made.
     pub(super) wrong: Option<Arc<Error>>,
-}
-
-/// What binds a container to this program: its streams.
-#[derive(Clone, Default)]
-pub(crate) struct Streams {
-    pub stdin: Stdio,
-    pub stdout: Stdio,
-    pub stderr: Stdio,
-    pub on_output: Option<Callback>,
-    /// What is collected at most, in bytes for each stream.
-    pub output_max: Option<usize>,
-}
-
-impl std::fmt::Debug for Streams {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Streams").field("stdin", &self.stdin).finish_non_exhaustive()
-    }
 }
 
 impl ContainerBuilder {
@@ -196,16 +180,9 @@ impl ContainerBuilder {
         self
     }
 
-    /// A device of the host at the same path. Its owner and mode are the host's: most devices of root stay closed
-    /// to the container's root.
-    pub fn device(self, path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        self.device_at(path.clone(), path)
-    }
-
-    /// A device of the host at another path.
-    pub fn device_at(mut self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
-        self.spec.devices.push(Device { source: source.into(), target: target.into(), read_only: false });
+    /// A device of the host: its path, or a [`Device`] that says more.
+    pub fn device(mut self, device: impl Into<Device>) -> Self {
+        self.spec.devices.push(device.into());
         self
     }
 
@@ -315,7 +292,7 @@ impl ContainerBuilder {
         self
     }
 
-    /// Gives the command a terminal: its own PTY as stdin, stdout and stderr.
+    /// Gives the command a terminal: its own PTY as stdin, stdout and stderr, whatever was said of these.
     pub fn tty(mut self, yes: bool) -> Self {
         self.spec.tty = yes;
         self
@@ -333,8 +310,11 @@ impl ContainerBuilder {
         self
     }
 
-    /// At most so many bytes can be written to the root filesystem. In memory always; on disk where the filesystem
-    /// has project quotas, else an error of kind `Unsupported`.
+    /// At most so many bytes can be written to the root filesystem, and 1048576 files. In memory always; on disk, as
+    /// root, where the store's filesystem has project quotas (ext4 with the features `quota` and `project`, or xfs, mounted
+    /// with `prjquota`), else an error of kind `Unsupported`. A write beyond is ENOSPC in memory and EDQUOT on disk; what
+    /// is removed is free again. Directories count, of which an empty layer on disk has some (64 KiB are enough for them);
+    /// volumes and other mounts don't.
     pub fn disk_max(mut self, bytes: u64) -> Self {
         self.spec.disk_max = Some(bytes);
         self
@@ -370,7 +350,10 @@ impl ContainerBuilder {
         self.limit(|limits| limits.cpuset_cpus(cpus))
     }
 
-    /// Processes and threads; 2048 (best effort) by default.
+    /// Processes and threads, of all users of the container together; 2048 (best effort) by default.
+    ///
+    /// Where no control group can be had, as for most ordinary users, it is enforced by RLIMIT_NPROC of a user namespace of
+    /// the container's own (2 at least), and the report says so.
     pub fn pids_max(self, pids: u64) -> Self {
         self.limit(|limits| limits.pids_max(pids))
     }

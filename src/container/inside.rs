@@ -4,9 +4,11 @@
 //! the covers over their dangerous parts) belongs to the container.
 #![forbid(unsafe_code)]
 
+use super::devices;
+use super::hierarchies::Hierarchies;
 use super::script::{CWD, EEXIST, ENOENT, Links, Script};
-use super::spec::Device;
 use super::users::Identity;
+use crate::error::ErrorKind;
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::capability::Capabilities;
 use crate::security::limit::{Sysctl, Ulimit};
@@ -46,11 +48,11 @@ pub(super) struct Inside<'a> {
     pub masked_exist: bool,
     pub read_only: &'a [PathBuf],
     pub sysctls: &'a [Sysctl],
-    pub devices: &'a [Device],
+    pub devices: &'a [devices::Planned],
     /// The group of terminals, where it exists in the user namespace.
     pub tty_group: bool,
-    /// Mount the cgroup v2 hierarchy, read-only.
-    pub cgroup2: bool,
+    /// What is seen in /sys/fs/cgroup.
+    pub hierarchies: Hierarchies,
     /// Of /dev/shm, where it is not the default, in bytes.
     pub shm_size: Option<u64>,
 }
@@ -68,7 +70,12 @@ pub(super) fn become_root(s: &mut Script<'_>, groups_allowed: bool) {
 }
 
 /// Everything up to and including the new root; the working directory was the root's mount.
-pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<Letter>) -> Option<Cell> {
+pub(super) fn mounts(
+    s: &mut Script<'_>,
+    inside: &Inside<'_>,
+    nodes: &[Option<Cell>],
+    terminal: Option<Letter>,
+) -> Option<Cell> {
     inside.namespaces.settle(s);
     s.during("entering the root filesystem");
     // pivot_root refuses a locked mount: a copy of the whole tree on top of itself is not one, while the mounts in
@@ -97,7 +104,7 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
     let dev = s.tmpfs(DEV_SIZE, 64, 0o755, None, n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
     let target = mountable(s, root, "dev");
     s.attach(dev, target, Path::new("/dev"));
-    let slave = devices(s, inside, dev, terminal);
+    let slave = fill_dev(s, inside, dev, nodes, terminal);
 
     s.during("mounting /sys");
     let target = mountable(s, root, "sys");
@@ -105,12 +112,6 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
         let fs = s.fsopen(c"sysfs");
         let sys = s.fsmount(fs, "sysfs", plain | n::MOUNT_ATTR_RDONLY);
         s.attach(sys, target, Path::new("/sys"));
-        if inside.cgroup2 {
-            let fs = s.fsopen(c"cgroup2");
-            let cgroup = s.fsmount(fs, "cgroup2", plain | n::MOUNT_ATTR_RDONLY);
-            let target = s.open_in(root, Path::new("sys/fs/cgroup"), Links::Refuse, None);
-            s.attach(cgroup, target, Path::new("/sys/fs/cgroup"));
-        }
     } else {
         // A new sysfs shows a network namespace's devices; the host's is not ours to show anew.
         let source = s.open_path(Path::new("/sys"));
@@ -118,6 +119,7 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
         s.set_attributes(sys, plain | n::MOUNT_ATTR_RDONLY, None, true, Path::new("/sys"));
         s.attach(sys, target, Path::new("/sys"));
     }
+    inside.hierarchies.mount(s, root, !inside.namespaces.has(NamespaceKind::Net));
 
     s.during("setting kernel parameters");
     for sysctl in inside.sysctls {
@@ -158,15 +160,20 @@ fn mountable(s: &mut Script<'_>, root: Cell, name: &str) -> Cell {
         .result()
 }
 
-/// Fills /dev: bound devices of the host (no node is ever made), links, terminals, shared memory, queues.
-fn devices(s: &mut Script<'_>, inside: &Inside<'_>, dev: Cell, terminal: Option<Letter>) -> Option<Cell> {
+/// Fills /dev: bound devices (no node is ever made here), links, terminals, shared memory, queues.
+fn fill_dev(
+    s: &mut Script<'_>,
+    inside: &Inside<'_>,
+    dev: Cell,
+    nodes: &[Option<Cell>],
+    terminal: Option<Letter>,
+) -> Option<Cell> {
     let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-        bind_device(s, dev, &Path::new("/dev").join(name), Path::new(name), false);
+        devices::bind_own(s, dev, name);
     }
-    for device in inside.devices {
-        let name = device.target.strip_prefix("/dev").unwrap_or(&device.target);
-        bind_device(s, dev, &device.source, name, device.read_only);
+    for (device, node) in inside.devices.iter().zip(nodes) {
+        devices::bind(s, dev, device, *node);
     }
     for (link, target) in [
         (c"fd", c"/proc/self/fd"),
@@ -202,28 +209,6 @@ fn attach_new_dir(s: &mut Script<'_>, dev: Cell, name: &str, mount: Cell) {
     s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()]).path(&path);
     let target = s.open_in(dev, Path::new(name), Links::Refuse, None);
     s.attach(mount, target, &path);
-}
-
-fn bind_device(s: &mut Script<'_>, dev: Cell, source: &Path, name: &Path, read_only: bool) {
-    let shown = Path::new("/dev").join(name);
-    let mut dir = PathBuf::new();
-    for part in name.parent().into_iter().flat_map(Path::components) {
-        dir.push(part);
-        let at = s.string(&dir);
-        s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()])
-            .path(&shown)
-            .tolerate(&[EEXIST]);
-    }
-    let at = s.string(name);
-    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
-    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), at.into(), flags.into(), 0o666.into()]).path(&shown);
-    let from = s.open_path(source);
-    let copy = s.clone_mount(from, false, source);
-    if read_only {
-        s.set_attributes(copy, n::MOUNT_ATTR_RDONLY, None, false, source);
-    }
-    let target = s.open_in(dev, name, Links::Refuse, None);
-    s.attach(copy, target, &shown);
 }
 
 /// A PTY of the container's own devpts; its master goes to the host, its slave is /dev/console and stdio.
@@ -282,12 +267,17 @@ fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
     }
 }
 
-/// Gives pipes to the command's user, as docker does: `/dev/stdout` is opened again by many programs. Done by who names
+/// Gives pipes (or a terminal) to the command's user, as docker does: `/dev/stdout` is opened again by many programs. Done by who names
 /// ids as [`Shift`](super::rootfs::Shift) does; where it can't be done, they work by descriptor as ever.
 pub(super) fn give_pipes(s: &mut Script<'_>, stdio: [Cell; 3], made: [bool; 3], (uid, gid): (u32, u32)) {
     for (fd, _) in stdio.into_iter().zip(made).filter(|(_, made)| *made) {
-        s.op(n::__NR_fchown, "fchown(pipe)", [fd.into(), uid.into(), gid.into()]).tolerate_all();
+        s.op(n::__NR_fchown, "fchown(stdio)", [fd.into(), uid.into(), gid.into()]).tolerate_all();
     }
+}
+
+/// Makes a terminal the controlling one of this process, which leads a session.
+pub(super) fn control(s: &mut Script<'_>, terminal: Cell) {
+    s.op(n::__NR_ioctl, "ioctl(TIOCSCTTY)", [terminal.into(), ioctl::TIOCSCTTY.into(), 0.into()]);
 }
 
 /// From a process in its place to the command itself. `ready` is told at the last moment before.
@@ -371,18 +361,23 @@ fn privileges(s: &mut Script<'_>, command: &Command<'_>) {
     }
     let identity = command.identity;
     s.during("becoming the user");
-    let remedy = "give the user a range of sub-ids (/etc/subuid, /etc/subgid) that reaches this id";
+    let remedy = "the container's ids don't reach this one: install newuidmap (Debian's package: uidmap) and give the user \
+        ranges in /etc/subuid and /etc/subgid that do (usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER)";
     if command.groups_allowed {
         let groups: Vec<u8> = identity.groups.iter().flat_map(|gid| gid.to_ne_bytes()).collect();
         let at = s.bytes(&groups);
-        s.op(n::__NR_setgroups, "setgroups", [identity.groups.len().into(), at.into()]).remedy(remedy);
+        s.op(n::__NR_setgroups, "setgroups", [identity.groups.len().into(), at.into()])
+            .kind(ErrorKind::Unsupported)
+            .remedy(remedy);
     }
     let (uid, gid) = (identity.uid, identity.gid);
     s.op(n::__NR_setresgid, "setresgid", [gid.into(), gid.into(), gid.into()])
         .path(gid.to_string())
+        .kind(ErrorKind::Unsupported)
         .remedy(remedy);
     s.op(n::__NR_setresuid, "setresuid", [uid.into(), uid.into(), uid.into()])
         .path(uid.to_string())
+        .kind(ErrorKind::Unsupported)
         .remedy(remedy);
     s.dumpable(false);
     // struct __user_cap_header, then two of __user_cap_data (effective, permitted, inheritable).

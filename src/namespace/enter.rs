@@ -4,7 +4,7 @@
 use super::{Heard, KILL_TIME, NamespaceKind, Namespaces, READY, clone_into, open};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;
-use crate::sys::output::{Log, OUTPUT_MAX, Ours, Pipes, Stdio, Stopped, Stream};
+use crate::sys::output::{Log, OUTPUT_MAX, Ours, Pipes, Stdio, Stopped, Stream, Streams};
 use crate::sys::plan::Cell;
 use crate::sys::script::Script;
 use crate::sys::warden::{self, Warden};
@@ -43,7 +43,7 @@ pub struct Enter<'a> {
     cleared: bool,
     env: Vec<(OsString, OsString)>,
     working_dir: Option<PathBuf>,
-    streams: [Stdio; 3],
+    streams: Streams,
     groups: Vec<BorrowedFd<'a>>,
     init: bool,
 }
@@ -88,19 +88,19 @@ impl<'a> Enter<'a> {
 
     /// Where its input comes from; by default this program's, for [`output`](Self::output) nowhere.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
-        self.streams[0] = stdin.into();
+        self.streams.stdin = stdin.into();
         self
     }
 
     /// Where its output goes; by default to this program's, for [`output`](Self::output) it is collected.
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
-        self.streams[1] = stdout.into();
+        self.streams.stdout = stdout.into();
         self
     }
 
     /// Where its errors go; by default to this program's, for [`output`](Self::output) they are collected.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
-        self.streams[2] = stderr.into();
+        self.streams.stderr = stderr.into();
         self
     }
 
@@ -148,7 +148,8 @@ impl<'a> Enter<'a> {
     /// or an ordinary user asks for what only root may have. `Exec` when the command can't be executed. What fails in
     /// between names the system call. Nothing of it runs then.
     pub fn spawn(mut self) -> Result<Entered> {
-        for stream in self.streams.iter_mut().filter(|stream| stream.is_default()) {
+        let Streams { stdin, stdout, stderr, .. } = &mut self.streams;
+        for stream in [stdin, stdout, stderr].into_iter().filter(|stream| stream.is_default()) {
             *stream = Stdio::inherit();
         }
         self.start()
@@ -166,8 +167,7 @@ impl<'a> Enter<'a> {
             None => std::env::current_dir().call("getcwd")?,
         };
         self.validate(&env, &working_dir)?;
-        let [stdin, stdout, stderr] = &self.streams;
-        let pipes = Pipes::new(stdin, stdout, stderr)?;
+        let pipes = Pipes::new(&self.streams)?;
         let map = namespaces.has(NamespaceKind::User).then(|| namespaces.new_map());
         let first = map.as_ref().map(|map| map.first());
 
@@ -198,7 +198,7 @@ impl<'a> Enter<'a> {
             s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
         }
         namespaces.join_all(&mut s, &joined);
-        clone_into(&mut s, namespaces, warden.map(), None, Some(proc), |s| {
+        clone_into(&mut s, namespaces, warden.map(), None, Some(proc), None, |s| {
             let joins = namespaces.joins(NamespaceKind::User);
             if let Some(first) = first.or(joins.then_some(namespaces.first)) {
                 become_first(s, first, map.as_ref().map(|map| !map.is_single()));

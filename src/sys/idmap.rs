@@ -4,7 +4,6 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::process::{getegid, geteuid};
 use std::fs;
 use std::io::Read;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// One line of a map: `count` ids from `inside` on are `outside` and on in the parent namespace.
@@ -166,7 +165,7 @@ fn own_name(uid: u32) -> Option<String> {
 }
 
 /// The map that an ordinary user can have: itself as root, its sub-ids (at most 65535 of them) as the others.
-/// Without newuidmap or sub-ids only itself, and why.
+/// Without sub-ids, or a newuidmap that may do what it is for, only itself, and why.
 pub(crate) fn of_caller() -> (IdMap, Option<String>) {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let single = |why: String| (IdMap::single(uid, gid), Some(why));
@@ -185,6 +184,9 @@ pub(crate) fn of_caller() -> (IdMap, Option<String>) {
     if let Some(tool) = missing {
         return single(format!("{tool} is not installed (Debian's package: uidmap)"));
     }
+    if let Some(why) = tools_are_bound() {
+        return single(why.into());
+    }
     let extents = |own, (first, count): (u32, u32)| {
         vec![
             Extent { inside: 0, outside: own, count: 1 },
@@ -192,6 +194,27 @@ pub(crate) fn of_caller() -> (IdMap, Option<String>) {
         ]
     };
     (IdMap { users: extents(uid, users), groups: extents(gid, groups) }, None)
+}
+
+/// A program that is set-user-id root, or has file capabilities, gets them only where its caller is not bound.
+fn tools_are_bound() -> Option<&'static str> {
+    const WANTED: u64 = 1 << 7 | 1 << 6; // SETUID, SETGID
+    let status = status();
+    if field(&status, "NoNewPrivs:") == Some("1") {
+        return Some("newuidmap can't work: this program has given up to gain privileges (no_new_privs)");
+    }
+    let bounding = field(&status, "CapBnd:").and_then(|set| u64::from_str_radix(set, 16).ok());
+    (bounding.unwrap_or(0) & WANTED != WANTED)
+        .then_some("newuidmap can't work: this program's bounding set lacks CAP_SETUID or CAP_SETGID")
+}
+
+/// proc_pid_status(5) of the calling thread.
+fn status() -> String {
+    fs::read_to_string("/proc/thread-self/status").unwrap_or_default()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 fn in_path(tool: &str) -> bool {
@@ -205,7 +228,13 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
     if map.is_single() {
         let put = |name: &str, text: &str| fs::write(file(name), text).call_at("write", file(name));
         put("setgroups", "deny")?;
-        put("uid_map", &IdMap::text(&map.users))?;
+        put("uid_map", &IdMap::text(&map.users)).map_err(|error| match geteuid().is_root() {
+            true => error.with_kind(ErrorKind::Unsupported).with_remedy(
+                "uid 0 is let into a user namespace only by CAP_SETFCAP (since Linux 5.12): give this program that \
+                 capability, all that containers need (SYS_ADMIN, SETUID, SETGID, CHOWN), or another user",
+            ),
+            false => error,
+        })?;
         return put("gid_map", &IdMap::text(&map.groups));
     }
     for (tool, name, extents) in [("newuidmap", "uid_map", &map.users), ("newgidmap", "gid_map", &map.groups)]
@@ -236,11 +265,8 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
 /// Whether this process may do in its user namespace what only root may.
 pub(crate) fn is_privileged() -> bool {
     const WANTED: u64 = 1 << 21 | 1 << 7 | 1 << 6 | 1 << 0; // SYS_ADMIN, SETUID, SETGID, CHOWN
-    let status = fs::read_to_string(Path::new("/proc/thread-self/status")).unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-        .unwrap_or(0);
+    let effective =
+        field(&status(), "CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
     geteuid().is_root() && effective & WANTED == WANTED
 }
 

@@ -122,6 +122,23 @@ impl From<&str> for Stdio {
     }
 }
 
+/// What binds a command to this program: its streams.
+#[derive(Clone, Default)]
+pub(crate) struct Streams {
+    pub stdin: Stdio,
+    pub stdout: Stdio,
+    pub stderr: Stdio,
+    pub on_output: Option<Callback>,
+    /// What is collected at most, in bytes for each stream.
+    pub output_max: Option<usize>,
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams").field("stdin", &self.stdin).finish_non_exhaustive()
+    }
+}
+
 /// What was kept of a container's output, shared with whoever waits for a line of it.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -238,7 +255,8 @@ fn own(number: u32) -> Result<OwnedFd> {
 }
 
 impl Pipes {
-    pub fn new(stdin: &Stdio, stdout: &Stdio, stderr: &Stdio) -> Result<Self> {
+    pub fn new(streams: &Streams) -> Result<Self> {
+        let Streams { stdin, stdout, stderr, .. } = streams;
         let mut ours = Ours::default();
         // Of stdin the default is /dev/null.
         let piped = |stdio: &Stdio| matches!(stdio.0, Kind::Default | Kind::Pipe);
@@ -283,6 +301,19 @@ impl Pipes {
         let [stdout, stderr] =
             <[OwnedFd; 2]>::try_from(outputs).map_err(|_| Error::new(ErrorKind::Io, "two outputs"))?;
         Ok(Self { theirs: [input, stdout, stderr], made, ours })
+    }
+}
+
+impl Pipes {
+    /// For a command whose streams are all its terminal, which the command's plan opens: nothing.
+    pub fn none() -> Result<Self> {
+        Ok(Self { theirs: [null()?, null()?, null()?], made: [false; 3], ours: Ours::default() })
+    }
+
+    /// For a command whose streams are all this side of a terminal.
+    pub fn terminal(slave: OwnedFd) -> Result<Self> {
+        let again = || slave.try_clone().call("fcntl(F_DUPFD_CLOEXEC)").and_then(above_stdio);
+        Ok(Self { theirs: [again()?, again()?, slave], made: [true, false, false], ours: Ours::default() })
     }
 }
 

@@ -16,7 +16,6 @@ use std::path::{Component, Path};
 
 pub(crate) const CWD: i32 = n::AT_FDCWD;
 pub(crate) const ENOENT: u32 = 2;
-pub(crate) const EAGAIN: u32 = 11;
 pub(crate) const EEXIST: u32 = 17;
 
 /// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
@@ -69,26 +68,15 @@ impl Script<'_> {
     fn open_into(&mut self, found: Cell, root: Cell, path: &Path, links: Links, missing: Option<Label>) {
         let at = if path.as_os_str().is_empty() { self.string(".") } else { self.string(path) };
         let how = if links == Links::Follow { self.follow } else { self.refuse };
-        let failed = self.label();
-        let again = self.label();
-        let done = self.label();
-        self.place(again);
-        let mut tolerated = vec![EAGAIN];
-        tolerated.extend(missing.map(|_| ENOENT));
-        // A rename somewhere in the tree makes the kernel give up (EAGAIN): once more then.
-        self.op(n::__NR_openat2, "openat2(RESOLVE_IN_ROOT)", [root.into(), at.into(), how.into(), 24.into()])
+        // A rename anywhere on the machine makes the kernel give up (EAGAIN) where there is a `..` on the way.
+        let op = self
+            .plan
+            .op(n::__NR_openat2, "openat2(RESOLVE_IN_ROOT)", [root.into(), at.into(), how.into(), 24.into()])
             .path(Path::new("/").join(path))
             .store(found)
-            .tolerate(&tolerated)
-            .otherwise(missing.map_or(again, |_| failed));
+            .again();
         if let Some(missing) = missing {
-            self.jump(done);
-            self.place(failed);
-            self.jump(missing);
-            self.place(done);
-        } else {
-            self.place(failed);
-            self.place(done);
+            op.tolerate(&[ENOENT]).otherwise(missing);
         }
     }
 
