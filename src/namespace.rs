@@ -37,12 +37,15 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Messages of plans: the process that was cloned (its pid, its pidfd); it is about to execute; a descriptor.
 pub(crate) const BORN: u32 = Status::PLAN;
 pub(crate) const READY: u32 = Status::PLAN + 2;
 const DESCRIPTOR: u32 = Status::PLAN + 3;
+
+/// How long a kill may take until it is an error of its own.
+const KILL_TIME: Duration = Duration::from_secs(10);
 
 /// The kernel's longest host name, in bytes.
 const HOSTNAME_MAX: usize = 64;
@@ -384,21 +387,34 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
-    /// Listens until the command is executed, a step has failed or the deadline is over; `other` is given what else the plan says.
-    pub fn of(started: &mut Started, deadline: Option<Instant>, mut other: impl FnMut(Told)) -> Self {
+    /// Listens until the command is executed or a step has failed; `other` is given what else the plan says. What is
+    /// not ready by the deadline is killed.
+    pub fn of(
+        started: &mut Started,
+        mut deadline: Option<Instant>,
+        mut other: impl FnMut(Told),
+    ) -> Result<Self> {
         let mut heard = Self { process: None, ready: false, failed: None };
         loop {
             match started.next(deadline) {
-                Ok(None) => return heard,
+                Ok(None) => return Ok(heard),
                 Ok(Some(Told { kind: BORN, value, fds })) => {
                     let pidfd = fds.into_iter().next();
                     heard.process = pidfd.map(|pidfd| started.adopt(value as i32, pidfd));
                 }
                 Ok(Some(Told { kind: READY, .. })) => heard.ready = true,
                 Ok(Some(told)) => other(told),
-                // Both processes end then. Of the second one's birth may still be told.
-                Err(error) if heard.failed.is_none() => heard.failed = Some(error),
-                Err(_) => return heard,
+                Err(_) if heard.failed.is_some() => return Ok(heard),
+                Err(error) => {
+                    let late = error.kind() == ErrorKind::TimedOut;
+                    heard.failed = Some(error);
+                    if late {
+                        heard.process.iter().try_for_each(|process| started.kill(process))?;
+                        return Ok(heard);
+                    }
+                    // Both processes end now. That the second one was born may still be told.
+                    deadline = Some(Instant::now() + KILL_TIME);
+                }
             }
         }
     }

@@ -50,12 +50,7 @@ impl Born {
             if told.kind == TERMINAL {
                 terminal = told.fds.into_iter().next();
             }
-        });
-        if let (Some(error), Some(process)) = (&failed, &process)
-            && error.kind() == ErrorKind::TimedOut
-        {
-            started.kill(process)?;
-        }
+        })?;
         // What failed after the birth ends by itself; it is waited for, so that it is reaped and its group empty.
         match (failed, process, ready) {
             (None, Some(process), true) => Ok(Self { process, terminal }),

@@ -1,7 +1,7 @@
 //! A command in namespaces, from the builder to the handle on its process.
 #![forbid(unsafe_code)]
 
-use super::{Heard, NamespaceKind, Namespaces, READY, clone_into, open};
+use super::{Heard, KILL_TIME, NamespaceKind, Namespaces, READY, clone_into, open};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;
 use crate::sys::output::{Log, OUTPUT_MAX, Ours, Pipes, Stdio, Stopped, Stream, Streams};
@@ -19,8 +19,6 @@ use std::process::{ExitStatus, Output};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a kill may take until it is an error of its own.
-const KILL_TIME: Duration = Duration::from_secs(10);
 /// Where a command is looked for if its environment has no PATH.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -206,15 +204,15 @@ impl<'a> Enter<'a> {
                 become_first(s, first, map.as_ref().map(|map| !map.is_single()));
             }
             s.dumpable(false);
-            s.op(n::__NR_setsid, "setsid", []).tolerate(&[1]);
+            s.session();
             if namespaces.has(NamespaceKind::Mount) {
                 mounts(s, namespaces.has(NamespaceKind::Pid) || namespaces.joins(NamespaceKind::Pid));
             }
             namespaces.settle(s);
+            s.stdio(stdio);
             if self.init {
                 s.init();
             }
-            s.stdio(stdio);
             s.during("entering the working directory");
             let at = s.string(&working_dir);
             s.op(n::__NR_chdir, "chdir", [at.into()])
@@ -225,7 +223,7 @@ impl<'a> Enter<'a> {
         })?;
         let mut started = warden.start_plan(s.plan).map_err(during)?;
         drop(pipes.theirs);
-        let process = match Heard::of(&mut started, None, |_| ()) {
+        let process = match Heard::of(&mut started, None, |_| ())? {
             Heard { process: Some(process), ready: true, failed: None } => process,
             Heard { process, failed, .. } => {
                 // It ends by itself and is waited for, so that nothing of it is left.

@@ -368,11 +368,29 @@ impl Script<'_> {
         self.op(OP_INIT, "clone", []);
     }
 
+    /// A session of its own, and a keyring of it. Where the quota for keys is used up that stays the warden's, which has
+    /// no keys.
+    pub fn session(&mut self) {
+        const EPERM: u32 = 1;
+        const KEYCTL_JOIN_SESSION_KEYRING: u32 = 1;
+        self.op(n::__NR_setsid, "setsid", []).tolerate(&[EPERM]);
+        self.op(n::__NR_keyctl, "keyctl", [KEYCTL_JOIN_SESSION_KEYRING.into(), 0.into()]).tolerate_all();
+    }
+
+    /// Makes these the descriptors 0 to 2 and closes all others but the status socket. From here on paths are the image's
+    /// and the caller's, and `/proc/self/fd/N` as working directory or program would lead through a descriptor of the
+    /// set-up: a layer, a control group, the host's root.
     pub fn stdio(&mut self, stdio: [Cell; 3]) {
+        const EINVAL: u32 = 22; // it has this number already
         self.during("setting up stdio");
         for (i, fd) in stdio.into_iter().enumerate() {
             self.op(n::__NR_dup3, "dup3", [fd.into(), i.into(), 0.into()]);
         }
+        let status = self.status();
+        self.op(n::__NR_dup3, "dup3", [status.into(), 3.into(), n::O_CLOEXEC.into()])
+            .tolerate(&[EINVAL])
+            .store(status);
+        self.op(n::__NR_close_range, "close_range", [4.into(), u32::MAX.into(), 0.into()]);
     }
 
     /// Says `ready` and executes `words`; a word without a slash is looked for in `path`, as execvp(3) does it.
