@@ -80,6 +80,8 @@ pub(crate) struct Held {
     /// As root; an ordinary user's containers share the user's ids.
     range: Option<Range>,
     kept: bool,
+    /// Never started: the directories of its writable layer are as they were made.
+    untouched: bool,
 }
 
 enum Phase {
@@ -154,10 +156,11 @@ impl Container {
         volumes::attach(store, image, &mut record)?;
         // Nobody removes them before the record says that they are needed.
         let leases = volumes::leases(store, &record)?;
-        let dir = Dir::make(store, &record)?;
+        let owner = range.as_ref().map(|range| (range.base, range.base));
+        let dir = Dir::make(store, &record, owner)?;
         drop(leases);
         let named = if record.spec.name.is_some() { take_name(store, &record) } else { Ok(()) };
-        let held = Held { dir: Arc::new(dir), record, range, kept: false };
+        let held = Held { dir: Arc::new(dir), record, range, kept: false, untouched: true };
         // From here on its Drop removes what was made.
         let container =
             Self::new(held, Some(image.clone()), builder.streams.clone(), Phase::Created, end_event()?)?;
@@ -680,7 +683,7 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
         // Read anew: it may just have ended.
         None => dir.record()?.and_then(|record| record.exited).map_or(Phase::Created, Phase::Exited),
     };
-    let held = Held { dir: Arc::new(dir), record, range: None, kept: true };
+    let held = Held { dir: Arc::new(dir), record, range: None, kept: true, untouched: false };
     let end = match &phase {
         Phase::Running(running) => running.process.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?,
         Phase::Created | Phase::Exited(_) => end_event()?,

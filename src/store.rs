@@ -10,6 +10,7 @@
 //! │   └── meta.json           what the filesystem can't hold (written by the layer room)
 //! ├── containers/ID/          records and writable layers (written by the container room)
 //! ├── volumes/NAME/           data/ and volume.json
+//! ├── mountpoints/            the lowest layer of every container: places to mount on
 //! ├── ids/                    ranges of user ids that containers have
 //! ├── locks/                  files that are only locked, never read
 //! └── tmp/                    whatever is half made
@@ -47,6 +48,7 @@ mod janitor;
 mod layers;
 mod lease;
 mod mapped;
+mod mountpoints;
 pub(crate) mod pins;
 mod remove;
 mod temp;

@@ -31,6 +31,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+/// The writable layer, and the directory that an overlay wants beside it.
+pub(crate) const UPPER: &str = "upper";
+pub(crate) const WORK: &str = "work";
+
 const RUNNING: &str = "running.json";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -114,14 +118,20 @@ impl AsFd for Dir {
 }
 
 impl Dir {
-    /// A new one, with its record.
-    pub fn make(store: &Store, record: &Record) -> Result<Self> {
+    /// A new one, with its record and the directories of its writable layer, which belong to `owner`.
+    pub fn make(store: &Store, record: &Record, owner: Option<(u32, u32)>) -> Result<Self> {
         let text = encode(record)?;
+        let path = store.path().join("containers").join(&record.id);
         let lease = store.new_container(&record.id, |dir| {
-            put_in(dir, RECORD, &text).map_err(|(step, errno)| {
-                Error::os(step, errno)
-                    .with_path(store.path().join("containers").join(&record.id).join(RECORD))
-            })
+            put_in(dir, RECORD, &text)
+                .map_err(|(step, errno)| Error::os(step, errno).with_path(path.join(RECORD)))?;
+            if !record.spec.in_memory {
+                for (name, mode) in [(UPPER, 0o755), (WORK, 0o700)] {
+                    make_dir(dir, name.as_ref(), mode, owner)
+                        .map_err(|(step, errno)| Error::os(step, errno).with_path(path.join(name)))?;
+                }
+            }
+            Ok(())
         })?;
         Ok(Self {
             store: store.clone(),
@@ -184,16 +194,8 @@ impl Dir {
     }
 
     pub fn mkdir(&self, name: impl AsRef<OsStr>, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
-        let name = name.as_ref();
-        match rustix::fs::mkdirat(self, name, Mode::from(mode)) {
-            // From an earlier start.
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(Error::os("mkdirat", errno).with_path(self.path().join(name))),
-        }
-        // Whatever the caller's umask is.
-        rustix::fs::chmodat(self, name, Mode::from(mode), AtFlags::empty())
-            .call_at("fchmodat", self.path().join(name))?;
-        self.own(name, owner)
+        make_dir(self.as_fd(), name.as_ref(), mode, owner)
+            .map_err(|(step, errno)| Error::os(step, errno).with_path(self.path().join(name.as_ref())))
     }
 
     pub fn own(&self, name: impl AsRef<OsStr>, owner: Option<(u32, u32)>) -> Result<()> {
@@ -228,6 +230,25 @@ impl Dir {
     pub fn is_ephemeral(&self) -> bool {
         self.ephemeral.load(Ordering::Relaxed)
     }
+}
+
+/// A directory, which may be there from an earlier start.
+fn make_dir(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    mode: u32,
+    owner: Option<(u32, u32)>,
+) -> std::result::Result<(), (&'static str, Errno)> {
+    use rustix::fs::{Gid, Uid, chmodat, chownat, mkdirat};
+    match mkdirat(parent, name, Mode::from(mode)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(("mkdirat", errno)),
+    }
+    // Whatever the caller's umask is.
+    chmodat(parent, name, Mode::from(mode), AtFlags::empty()).map_err(|errno| ("fchmodat", errno))?;
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|errno| ("fchownat", errno))
 }
 
 impl RunningRecord {

@@ -82,7 +82,7 @@ impl Running {
         }
         // Another program's: its pidfd says when, its record says how.
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if !super::start::poll_readable(self.process.pidfd.as_fd(), left)? {
+        if !crate::sys::message::readable(&*self.process.pidfd, left)? {
             return Ok(None);
         }
         Ok(Some(Exit { how: 2, status: 9, user: Duration::ZERO, system: Duration::ZERO, peak_bytes: 0 }))

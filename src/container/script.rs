@@ -127,7 +127,7 @@ impl Script<'_> {
             "fsconfig",
             [fs.into(), command.into(), key_at.into(), value.into(), 0.into()],
         )
-        .call(format!("fsconfig({})", key.to_string_lossy()))
+        .detail(key.to_bytes())
         .path(what);
     }
 
@@ -140,7 +140,7 @@ impl Script<'_> {
         let key_at = self.c_str(key);
         let command = n::fsconfig_command::FSCONFIG_SET_FLAG as u32;
         self.op(n::__NR_fsconfig, "fsconfig", [fs.into(), command.into(), key_at.into(), 0.into(), 0.into()])
-            .call(format!("fsconfig({})", key.to_string_lossy()));
+            .detail(key.to_bytes());
     }
 
     /// Creates the filesystem and gives its mount, attached nowhere yet.

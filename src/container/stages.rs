@@ -5,7 +5,7 @@ use super::lock;
 use super::script::Script;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::idmap::IdMap;
-use crate::sys::plan::format::Status;
+use crate::sys::plan::format::{OP_END, OP_ROAM, OP_STAY, Status};
 use crate::sys::plan::{Cell, Plan};
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
@@ -173,8 +173,9 @@ pub(super) fn two_stages(
         s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [cgroup.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
             .store(Cell(args.0 + 80));
     }
+    s.op(OP_STAY, "stay", []);
     s.op(n::__NR_clone3, "clone3", [args.into(), 88.into()])
-        .call(format!("clone3({namespaces:#x})"))
+        .detail(format!("{namespaces:#x}"))
         .remedy("see /proc/sys/user/max_*_namespaces, and what confines this program")
         .store(born.value);
     let child = s.label();
@@ -184,8 +185,9 @@ pub(super) fn two_stages(
     let byte = s.bytes(b"x");
     s.op(n::__NR_write, "write(sync)", [write.into(), byte.into(), 1.into()]);
     s.post(born);
-    s.op(crate::sys::plan::format::OP_END, "end", [0.into()]);
+    s.op(OP_END, "end", [0.into()]);
     s.place(child);
+    s.op(OP_ROAM, "roam", []);
     s.op(n::__NR_close, "close", [write.into()]);
     let byte = s.space(8);
     s.op(n::__NR_read, "read(sync)", [read.into(), byte.into(), 1.into()]).full();

@@ -3,7 +3,7 @@
 
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes, Stdio};
-use super::record::{Dir, Exited, Record, RunningRecord};
+use super::record::{Dir, Exited, Record, RunningRecord, UPPER, WORK};
 use super::rootfs::{self, Base, Planned, Root, Shift, Source};
 use super::running::{Ending, Running};
 use super::script::Script;
@@ -21,7 +21,6 @@ use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::{general as n, prctl};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -57,21 +56,6 @@ pub(super) fn reopen_image(store: &Store, record: &Record) -> Result<Option<Imag
         None => {
             let host = Image::host(store)?;
             record.exposed.iter().try_fold(host, |image, path| image.expose(path)).map(Some)
-        }
-    }
-}
-
-/// Whether it becomes readable in time.
-pub(super) fn poll_readable(fd: BorrowedFd<'_>, time: Option<Duration>) -> Result<bool> {
-    let deadline = time.map(|time| Instant::now() + time);
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left =
-            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], left.as_ref()) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::os("poll", errno)),
         }
     }
 }
@@ -228,11 +212,16 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         .with_path(inner.store.path())
         .with_remedy("use writable_in_memory(true), or a store on a filesystem mounted with prjquota"));
     }
-    let base = prepare_writable(inner, dir, image, &layers, disk_owner, in_memory)?;
+    if !in_memory && !std::mem::take(&mut held.untouched) {
+        // Left by an earlier start: an overlay wants its own, and empty.
+        inner.store.remove_tree(dir.as_fd(), WORK)?;
+        dir.mkdir(WORK, 0o700, disk_owner)?;
+    }
+    let base = base(inner, dir, image, &layers, disk_owner, in_memory)?;
 
     let (upper, layer_fds): (Vec<OwnedFd>, Vec<BorrowedFd<'_>>) = match image.is_host() {
         false => {
-            (dir.open_dir("upper").into_iter().collect(), layers.iter().map(|layer| layer.dir()).collect())
+            (dir.open_dir(UPPER).into_iter().collect(), layers.iter().map(|layer| layer.dir()).collect())
         }
         true => (vec![host_root::open_root()?], Vec::new()),
     };
@@ -387,8 +376,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     Ok(running)
 }
 
-/// The writable layer's directories, and what lies below it.
-fn prepare_writable(
+/// What lies below the writable layer.
+fn base(
     inner: &Inner,
     dir: &Dir,
     image: &Image,
@@ -396,21 +385,11 @@ fn prepare_writable(
     owner: Option<(u32, u32)>,
     in_memory: bool,
 ) -> Result<Base> {
-    if !in_memory {
-        dir.mkdir("upper", 0o755, owner)?;
-        // Left by an earlier start: an overlay wants its own, and empty.
-        inner.store.remove_tree(dir.as_fd(), "work")?;
-        dir.mkdir("work", 0o700, owner)?;
-    }
     if let ImageSource::Host { exposed } = image.source() {
         return host_root::prepare(&inner.store, dir, exposed, owner, in_memory);
     }
     let mut layers: Vec<PathBuf> = layers.iter().map(|layer| layer.fs_path()).collect();
-    if layers.is_empty() {
-        // An image without files: an overlay needs a lower directory all the same.
-        dir.mkdir("empty", 0o755, None)?;
-        layers.push(dir.path().join("empty"));
-    }
+    layers.push(inner.store.mountpoints()?);
     Ok(Base { layers, parts: Vec::new() })
 }
 

@@ -4,6 +4,7 @@ use super::memfd::above_stdio;
 use super::plan::format::{Event, FDS_MAX, Request, Status};
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -11,7 +12,7 @@ use rustix::net::{
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -54,38 +55,60 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
     }
     loop {
         match sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             sent => return sent.map(drop).call("sendmsg"),
         }
     }
 }
 
-/// Waits until there is a message, or the end.
-///
-/// # Errors
-/// `TimedOut` at the deadline.
-pub(crate) fn wait(socket: impl AsFd, deadline: Instant) -> Result<()> {
+/// Waits until there is something to read, or the end; false when the time is up before.
+pub(crate) fn readable(fd: impl AsFd, time: Option<Duration>) -> Result<bool> {
+    let deadline = time.map(|time| Instant::now() + time);
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&left)) {
-            Ok(0) => return Err(Error::new(ErrorKind::TimedOut, "its time was up before it was executed")),
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::os("poll", errno)),
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left =
+            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], left.as_ref()) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready.call("poll")? > 0),
         }
     }
 }
 
 /// Receives one message; `None` at the end.
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
+    receive_with(socket, buffer, RecvFlags::empty())
+}
+
+/// A message that has come already.
+pub(crate) fn try_receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Arrived> {
+    match receive_with(socket, buffer, RecvFlags::DONTWAIT) {
+        Ok(None) => Ok(Arrived::End),
+        Ok(Some(_)) => Ok(Arrived::Message),
+        Err(error) if error.raw_os_error() == Some(nix::libc::EAGAIN) => Ok(Arrived::Nothing),
+        Err(error) => Err(error),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrived {
+    Message,
+    Nothing,
+    End,
+}
+
+fn receive_with(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> Result<Option<(usize, Vec<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
         let iov = &mut [IoSliceMut::new(buffer)];
-        match recvmsg(&socket, iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+        match recvmsg(&socket, iov, &mut control, flags | RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => continue,
+            Err(Errno::CONNRESET) => return Ok(None),
             got => break got.call("recvmsg")?,
         }
     };

@@ -10,11 +10,11 @@ pub(crate) mod format;
 use super::memfd;
 use crate::error::{Error, ErrorKind, Result};
 use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_FULL, Header, MAGIC, Op};
-use std::borrow::Cow;
 use std::ffi::{CStr, OsStr};
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// An address in the plan's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,20 +52,25 @@ impl From<Cell> for Arg {
     }
 }
 
-/// The words for a failure.
-#[derive(Debug, Default, Clone)]
+/// The words for a failure. A plan has hundreds of these and needs one of them at most: no text has memory of its own.
+#[derive(Default)]
 struct Words {
-    call: Cow<'static, str>,
-    path: Option<PathBuf>,
-    remedy: Option<Cow<'static, str>>,
+    call: &'static str,
+    /// What it is called on, in [`Compiled::text`]: none if empty.
+    detail: Range<u32>,
+    /// Likewise.
+    path: Range<u32>,
+    remedy: Option<&'static str>,
     during: Option<&'static str>,
     kind: Option<ErrorKind>,
 }
 
 pub(crate) struct Plan<'fd> {
+    /// The memory from BASE on, without the operations.
     data: Vec<u8>,
     ops: Vec<Op>,
     words: Vec<Words>,
+    text: Vec<u8>,
     fds: Vec<BorrowedFd<'fd>>,
     labels: Vec<usize>,
     /// Of operations whose `otherwise` or argument is a label: (operation, argument or none, label).
@@ -78,15 +83,20 @@ pub(crate) struct Plan<'fd> {
 pub(crate) struct Compiled {
     pub bytes: Vec<u8>,
     words: Vec<Words>,
+    text: Vec<u8>,
 }
 
 impl<'fd> Plan<'fd> {
     /// An empty plan. Cell 0, the status socket, is filled in by whoever starts it.
     pub fn new() -> Self {
+        // As large as the plan of a usual container.
+        let mut data = Vec::with_capacity(48 << 10);
+        data.resize(DATA_AT, 0);
         Self {
-            data: Vec::with_capacity(16 << 10),
-            ops: Vec::with_capacity(192),
-            words: Vec::with_capacity(192),
+            data,
+            ops: Vec::with_capacity(384),
+            words: Vec::with_capacity(384),
+            text: Vec::with_capacity(4 << 10),
             fds: Vec::new(),
             labels: Vec::new(),
             jumps: Vec::new(),
@@ -114,7 +124,7 @@ impl<'fd> Plan<'fd> {
     /// Bytes at an address that is a multiple of 8.
     pub fn bytes(&mut self, bytes: &[u8]) -> At {
         self.data.resize(self.data.len().next_multiple_of(8), 0);
-        let at = BASE + DATA_AT + self.data.len();
+        let at = BASE + self.data.len();
         self.data.extend_from_slice(bytes);
         At(at as u64)
     }
@@ -143,8 +153,9 @@ impl<'fd> Plan<'fd> {
 
     /// 64-bit words: arrays of pointers, structures of the kernel.
     pub fn words64(&mut self, words: &[u64]) -> At {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        self.bytes(&bytes)
+        let at = self.bytes(&[]);
+        words.iter().for_each(|word| self.data.extend_from_slice(&word.to_ne_bytes()));
+        at
     }
 
     /// A NULL-terminated array of C strings, as for `execve`.
@@ -168,7 +179,7 @@ impl<'fd> Plan<'fd> {
             }
         }
         self.ops.push(op);
-        self.words.push(Words { call: call.into(), during: self.during, ..Words::default() });
+        self.words.push(Words { call, during: self.during, ..Words::default() });
         Added(self)
     }
 
@@ -231,10 +242,11 @@ impl<'fd> Plan<'fd> {
                 None => self.ops[*op].otherwise = target,
             }
         }
-        self.data.resize(self.data.len().next_multiple_of(8), 0);
-        let ops_at = DATA_AT + self.data.len();
+        let mut bytes = self.data;
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let ops_at = bytes.len();
         let size = ops_at + self.ops.len() * size_of::<Op>();
-        let mut bytes = Vec::with_capacity(size);
+        bytes.reserve_exact(size - ops_at);
         let header = Header {
             magic: MAGIC,
             size: size as u64,
@@ -244,17 +256,12 @@ impl<'fd> Plan<'fd> {
             reply_at: self.reply.0,
             reply_len: self.reply.1,
         };
-        for word in [header.magic, header.size, header.ops_at] {
-            bytes.extend_from_slice(&word.to_ne_bytes());
+        let counts = u64::from_ne_bytes(both(header.ops, header.fds));
+        let words = [header.magic, header.size, header.ops_at, counts, header.reply_at, header.reply_len];
+        for (word, place) in words.into_iter().zip(bytes.chunks_exact_mut(8)) {
+            place.copy_from_slice(&word.to_ne_bytes());
         }
-        bytes.extend_from_slice(&header.ops.to_ne_bytes());
-        bytes.extend_from_slice(&header.fds.to_ne_bytes());
-        for word in [header.reply_at, header.reply_len] {
-            bytes.extend_from_slice(&word.to_ne_bytes());
-        }
-        debug_assert_eq!(bytes.len(), CELLS_AT);
-        bytes.resize(DATA_AT, 0);
-        bytes.extend_from_slice(&self.data);
+        debug_assert_eq!(words.len() * 8, CELLS_AT);
         for op in &self.ops {
             bytes.extend_from_slice(&op.nr.to_ne_bytes());
             bytes.extend_from_slice(&[op.loads, op.flags, 0, 0]);
@@ -266,7 +273,7 @@ impl<'fd> Plan<'fd> {
             }
         }
         debug_assert_eq!(bytes.len(), size);
-        Ok((Compiled { bytes, words: self.words }, self.fds))
+        Ok((Compiled { bytes, words: self.words, text: self.text }, self.fds))
     }
 }
 
@@ -282,21 +289,34 @@ impl Compiled {
             return Error::errno("the warden could not take the plan", errno as i32)
                 .with_kind(ErrorKind::Setup);
         };
-        let mut error = Error::errno(words.call.clone(), errno as i32);
-        if let Some(path) = &words.path {
-            error = error.with_path(path);
+        let text = |range: &Range<u32>| &self.text[range.start as usize..range.end as usize];
+        let mut error = match words.detail.is_empty() {
+            true => Error::errno(words.call, errno as i32),
+            false => {
+                let detail = String::from_utf8_lossy(text(&words.detail));
+                Error::errno(format!("{}({detail})", words.call), errno as i32)
+            }
+        };
+        if !words.path.is_empty() {
+            error = error.with_path(OsStr::from_bytes(text(&words.path)));
         }
         if let Some(during) = words.during {
             error = error.during(during);
         }
-        if let Some(remedy) = &words.remedy {
-            error = error.with_remedy(remedy.clone());
+        if let Some(remedy) = words.remedy {
+            error = error.with_remedy(remedy);
         }
         match words.kind {
             Some(kind) => error.with_kind(kind),
             None => error,
         }
     }
+}
+
+/// Two 32-bit fields of a structure, as they lie side by side.
+fn both(first: u32, second: u32) -> [u8; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    [a, b, c, d, e, f, g, h]
 }
 
 /// The operation just added, to say more about it.
@@ -311,6 +331,12 @@ impl Added<'_, '_> {
     fn words(&mut self) -> &mut Words {
         let n = self.0.words.len() - 1;
         &mut self.0.words[n]
+    }
+
+    fn text(&mut self, text: &[u8]) -> Range<u32> {
+        let start = self.0.text.len() as u32;
+        self.0.text.extend_from_slice(text);
+        start..self.0.text.len() as u32
     }
 
     /// Keeps the result.
@@ -353,18 +379,26 @@ impl Added<'_, '_> {
         self
     }
 
+    /// The path that its error names.
     pub fn path(mut self, path: impl AsRef<Path>) -> Self {
-        self.words().path = Some(path.as_ref().to_owned());
+        self.words().path = self.text(path.as_ref().as_os_str().as_bytes());
         self
     }
 
-    pub fn call(mut self, call: impl Into<Cow<'static, str>>) -> Self {
-        self.words().call = call.into();
+    /// What stands in parentheses behind the call's name in its error.
+    pub fn detail(mut self, detail: impl AsRef<[u8]>) -> Self {
+        self.words().detail = self.text(detail.as_ref());
         self
     }
 
-    pub fn remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Self {
-        self.words().remedy = Some(remedy.into());
+    /// Another name of the call.
+    pub fn call(mut self, call: &'static str) -> Self {
+        self.words().call = call;
+        self
+    }
+
+    pub fn remedy(mut self, remedy: &'static str) -> Self {
+        self.words().remedy = Some(remedy);
         self
     }
 

@@ -4,6 +4,7 @@
 
 use super::fork::Witness;
 use super::idmap::{self, IdMap};
+use super::message::Arrived;
 use super::plan::Plan;
 use super::plan::format::{Event, Request, Status};
 use super::{memfd, message};
@@ -51,23 +52,33 @@ impl Promise {
             self.changed.notify_all();
         }
     }
+
+    fn is_kept(&self) -> bool {
+        lock(&self.told).is_some()
+    }
 }
 
 /// A process that the warden is the parent of.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Process {
     promise: Arc<Promise>,
     pub pidfd: Arc<OwnedFd>,
+    /// Where its end is told.
+    shared: Option<Arc<Shared>>,
 }
 
 impl Process {
     /// A process that another program's warden is the parent of: nobody here is told how it ends.
     pub fn foreign(pidfd: OwnedFd) -> Self {
-        Self { promise: Arc::default(), pidfd: Arc::new(pidfd) }
+        Self { promise: Arc::default(), pidfd: Arc::new(pidfd), shared: None }
     }
 
     /// How it ended; waits for that until `deadline`, where one is given.
     pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<Exit>> {
+        if let Some(helper) = self.shared.as_deref().and_then(Helper::of) {
+            // Not with the promise locked: the helper keeps it.
+            while !self.promise.is_kept() && helper.take(deadline)? {}
+        }
         let mut told = lock(&self.promise.told);
         loop {
             if let Some(exit) = *told {
@@ -87,6 +98,35 @@ impl Process {
                 }
             };
         }
+    }
+}
+
+/// A waiting thread that takes what the warden tells by itself: to be woken by the listening thread, which is to be
+/// woken first, costs as much as a good part of a container's start. While there is one, nobody else takes anything.
+struct Helper<'a>(&'a Shared);
+
+impl<'a> Helper<'a> {
+    fn of(shared: &'a Shared) -> Option<Self> {
+        // Nothing is read for a forked copy of the program: it would be lost to the program itself.
+        if !shared.witness.is_here() {
+            return None;
+        }
+        let there_is_one = std::mem::replace(&mut *lock(&shared.helped), true);
+        // Made only where it is one: its end says that there is none.
+        if there_is_one { None } else { Some(Self(shared)) }
+    }
+
+    /// Waits for something to be told, and takes it; false at the deadline, and when the warden is gone.
+    fn take(&self, deadline: Option<Instant>) -> Result<bool> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        Ok(message::readable(&self.0.socket, left)? && self.0.take_all())
+    }
+}
+
+impl Drop for Helper<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.helped) = false;
+        self.0.unhelped.notify_all();
     }
 }
 
@@ -119,14 +159,19 @@ struct State {
     told: u64,
 }
 
+/// The connection to a warden, and what is known of its processes.
 struct Shared {
+    socket: OwnedFd,
+    /// There is a [`Helper`]. The listening thread holds it from a message's receipt to the end of its handling: what
+    /// one pid is told of has an order.
+    helped: Mutex<bool>,
+    unhelped: Condvar,
+    witness: Witness,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// The connection to the warden.
 pub(crate) struct Warden {
-    socket: OwnedFd,
     /// None of another program's.
     own: Option<Own>,
     shared: Arc<Shared>,
@@ -213,10 +258,10 @@ impl Warden {
         }
         drop(child.wait());
         let pidfd = up?;
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let shared = Shared::new(socket)?;
         let own = Some(Own { pidfd, _lock: lock });
         let doors = Mutex::default();
-        let warden = Self { socket, own, shared, next: AtomicU64::new(1), map, single, doors };
+        let warden = Self { own, shared, next: AtomicU64::new(1), map, single, doors };
         warden.listen()?;
         Ok(warden)
     }
@@ -276,17 +321,13 @@ impl Warden {
 
     /// A thread of the host takes what the warden tells.
     fn listen(&self) -> Result<()> {
-        let socket = self.socket.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let pidfd =
             self.own.as_ref().map(|own| own.pidfd.try_clone()).transpose().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let shared = self.shared.clone();
         let run = move || {
             // The host's signals are for the host's threads.
             let _ = nix::sys::signal::SigSet::all().thread_block();
-            let mut buffer = [0; size_of::<Event>()];
-            while let Ok(Some(_)) = message::receive(&socket, &mut buffer) {
-                shared.take(Event::from_bytes(&buffer));
-            }
+            while shared.listen() {}
             shared.end();
             // A host that is a subreaper or PID 1 has inherited the warden; elsewhere this is ECHILD.
             if let Some(pidfd) = pidfd {
@@ -316,7 +357,7 @@ impl Warden {
         }
         let socket = message::listen(dir, &name).map_err(|error| error.with_path(path.join(&name)))?;
         let request = Request { kind: Request::LISTEN, pad: 0, id: 0, size: 0 };
-        message::send(&self.socket, &request.to_bytes(), &[socket.as_fd()])?;
+        message::send(&self.shared.socket, &request.to_bytes(), &[socket.as_fd()])?;
         doors.insert(path.to_owned(), name.clone());
         Ok(name)
     }
@@ -324,9 +365,9 @@ impl Warden {
     /// Another program's warden, by its door.
     pub fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<Arc<Self>> {
         let socket = message::connect(dir, name).map_err(|error| error.with_path(name))?;
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let shared = Shared::new(socket)?;
         let (next, doors) = (AtomicU64::new(1), Mutex::default());
-        let warden = Self { socket, own: None, shared, next, map: None, single: None, doors };
+        let warden = Self { own: None, shared, next, map: None, single: None, doors };
         warden.listen()?;
         Ok(Arc::new(warden))
     }
@@ -362,7 +403,7 @@ impl Warden {
         };
         let started = Started { warden: self.clone(), compiled, status, id, since };
         let request = Request { kind: Request::START, pad: 0, id, size };
-        if let Err(error) = message::send(&self.socket, &request.to_bytes(), &all) {
+        if let Err(error) = message::send(&self.shared.socket, &request.to_bytes(), &all) {
             return Err(if lock(&self.shared.state).gone { gone() } else { error });
         }
         Ok(started)
@@ -384,7 +425,8 @@ impl Warden {
 
     /// Takes on a process that a plan of this warden has announced.
     fn adopt(&self, pid: i32, pidfd: OwnedFd, since: u64) -> Process {
-        Process { promise: lock(&self.shared.state).adopt(pid, since), pidfd: Arc::new(pidfd) }
+        let promise = lock(&self.shared.state).adopt(pid, since);
+        Process { promise, pidfd: Arc::new(pidfd), shared: Some(self.shared.clone()) }
     }
 
     /// Sends a signal with the warden's rights, for a host that has given up its own.
@@ -394,7 +436,7 @@ impl Warden {
         lock(&self.shared.state).answers.insert(id, None);
         let request = Request { kind: Request::SIGNAL, pad: 0, id, size: signal as u64 };
         let answer =
-            message::send(&self.socket, &request.to_bytes(), &[pidfd]).and_then(|()| self.answer(id));
+            message::send(&self.shared.socket, &request.to_bytes(), &[pidfd]).and_then(|()| self.answer(id));
         lock(&self.shared.state).answers.remove(&id);
         match answer? {
             Ok(_) | Err(0) => Ok(()),
@@ -439,6 +481,44 @@ impl State {
 }
 
 impl Shared {
+    fn new(socket: OwnedFd) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            socket,
+            helped: Mutex::default(),
+            unhelped: Condvar::new(),
+            witness: Witness::current()?,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// The listening thread's part; false once the warden is gone.
+    fn listen(&self) -> bool {
+        if message::readable(&self.socket, None).is_err() {
+            return false;
+        }
+        let mut helped = lock(&self.helped);
+        if !*helped {
+            return self.take_all();
+        }
+        while *helped {
+            helped = self.unhelped.wait(helped).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    /// Takes what has been told; false once the warden is gone.
+    fn take_all(&self) -> bool {
+        let mut buffer = [0; size_of::<Event>()];
+        loop {
+            match message::try_receive(&self.socket, &mut buffer) {
+                Ok(Arrived::Message) => self.take(Event::from_bytes(&buffer)),
+                Ok(Arrived::Nothing) => return true,
+                Ok(Arrived::End) | Err(_) => return false,
+            }
+        }
+    }
+
     fn take(&self, event: Event) {
         let mut state = lock(&self.state);
         match event.kind {
@@ -563,8 +643,10 @@ impl Started {
     /// # Errors
     /// `TimedOut` when none has come by the deadline, where one is given.
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Told>> {
-        if let Some(deadline) = deadline {
-            message::wait(&self.status, deadline)?;
+        if let Some(deadline) = deadline
+            && !message::readable(&self.status, Some(deadline.saturating_duration_since(Instant::now())))?
+        {
+            return Err(Error::new(ErrorKind::TimedOut, "its time was up before it was executed"));
         }
         let mut buffer = [0; 64];
         let Some((_, fds)) = message::receive(&self.status, &mut buffer)? else {
@@ -606,7 +688,7 @@ impl Drop for Warden {
     fn drop(&mut self) {
         if self.own.is_none() {
             // Ends the listening thread.
-            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+            let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
         }
     }
 }

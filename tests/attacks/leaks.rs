@@ -24,12 +24,12 @@ fn held() -> [usize; 3] {
 
 fn round(image: &coracle::Image, number: usize) {
     let volume = coracle::Volume::create(image.store(), &format!("v{number}")).unwrap();
-    let container = ready(&sh(image, "echo ready; sleep 1000").volume(&volume, "/v").init(number % 2 == 0));
+    let container = ready(&sh(image, "echo ready; sleep 1000").volume(&volume, "/v").init(number.is_multiple_of(2)));
     assert!(container.exec(["true"]).output().unwrap().status.success());
     assert!(container.exec(["/no-program"]).output().is_err());
     assert!(container.connect(9).is_err());
     container.top().unwrap();
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         container.remove().unwrap();
     }
     assert!(Container::builder(image).command(["/no-program"]).run().is_err());

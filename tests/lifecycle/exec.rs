@@ -54,6 +54,21 @@ fn it_has_the_same_rights_and_namespaces() {
 }
 
 #[test]
+fn all_run_on_any_processor() {
+    let image = host();
+    let allowed = "grep Cpus_allowed_list /proc/self/status";
+    // The host's own first process is not held to any.
+    let all = std::fs::read_to_string("/proc/1/status").unwrap();
+    let all = all.lines().find(|line| line.starts_with("Cpus_allowed_list")).unwrap();
+    let container = sleeper(&image);
+    let exec = container.exec(["sh", "-c", allowed]).output().unwrap();
+    assert_eq!(text(&exec.stdout), all);
+    for builder in [sh(&image, allowed), sh(&image, allowed).init(true)] {
+        assert_eq!(say(&builder), all);
+    }
+}
+
+#[test]
 fn it_can_be_another_user() {
     let image = host();
     let container = sleeper(&image);

@@ -4,7 +4,7 @@
 use super::Reach;
 use crate::container::output::{Found, Stream};
 use crate::container::running::Running;
-use crate::container::{Container, Phase, lock, start};
+use crate::container::{Container, Phase, lock};
 use crate::error::{Call, Error, ErrorKind, Result};
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -160,7 +160,7 @@ impl Container {
                 Err(error) => error,
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            if start::poll_readable(running.process.pidfd.as_fd(), Some(pause.min(left)))? {
+            if crate::sys::message::readable(&*running.process.pidfd, Some(pause.min(left)))? {
                 return Err(Not::Ended);
             }
             if left <= pause {

@@ -7,7 +7,8 @@
 //! ```
 //! The tree is a binary search over *ranges* of numbers with the same answer: a call is decided in about eight
 //! comparisons. Its leaves return constants wherever no argument matters, which lets the kernel remember
-//! the answer for a number and skip the program (`seccomp_cache_prepare`).
+//! the answer for a number and skip the program (`seccomp_cache_prepare`). Loading it is part of each start, and the
+//! kernel takes longer the more instructions there are: leaves with the same answer share one return.
 //!
 //! **Numbers beyond the profile.** A call that is newer than the newest one the profile names can't have been
 //! considered by its author. It fails with ENOSYS where the default action refuses, because a libc that
@@ -322,27 +323,94 @@ fn answer<'a>(rules: &[(&'a [Condition], Action)], default: Action) -> Result<An
 
 /// A search tree; the number is in the accumulator.
 fn tree(ranges: &[(u32, Answer<'_>)]) -> Vec<Insn> {
-    match ranges {
-        [] => Vec::new(),
-        [(_, answer)] => leaf(answer),
-        _ => {
-            let (low, high) = ranges.split_at(ranges.len() / 2);
-            let (below, above) = (tree(low), tree(high));
-            let mut code = Vec::with_capacity(below.len() + above.len() + 2);
-            match u8::try_from(below.len()) {
-                Ok(skip) => code.push(insn(JGE, high[0].0, skip, 0)),
-                // A conditional jump reaches 255 instructions, a plain one all.
-                Err(_) => {
-                    code.push(insn(JGE, high[0].0, 0, 1));
-                    code.push(insn(JA, below.len() as u32, 0, 0));
-                }
+    let mut tree = Tree { reversed: Vec::new(), returns: HashMap::new() };
+    let root = tree.node(ranges, NUMBERS);
+    tree.lead_to(root);
+    tree.reversed.reverse();
+    tree.reversed
+}
+
+/// Numbers of calls are below this, but for a few. The kernel runs a new filter once for each of them, so each counts
+/// the same for the tree's balance.
+const NUMBERS: u32 = 512;
+
+/// A program that is written from its end, where the targets of its jumps are: places are counted from there.
+struct Tree {
+    reversed: Vec<Insn>,
+    /// Where the nearest return of an answer is.
+    returns: HashMap<u32, usize>,
+}
+
+impl Tree {
+    fn push(&mut self, insn: Insn) -> usize {
+        self.reversed.push(insn);
+        self.reversed.len() - 1
+    }
+
+    /// How far the next instruction would have to jump.
+    fn distance(&self, place: usize) -> usize {
+        self.reversed.len() - place - 1
+    }
+
+    /// Writes what decides among `ranges`, the last of which ends before `end`, and gives its place.
+    fn node(&mut self, ranges: &[(u32, Answer<'_>)], end: u32) -> usize {
+        let first = match ranges {
+            [] => return 0,
+            [(_, answer)] => return self.leaf(answer),
+            [(first, _), ..] => *first,
+        };
+        let middle = first + end.saturating_sub(first) / 2;
+        let half = ranges.partition_point(|(start, _)| *start <= middle).clamp(1, ranges.len() - 1);
+        let (low, high) = ranges.split_at(half);
+        let above = self.node(high, end);
+        let below = self.node(low, high[0].0);
+        let above = self.near(above);
+        let below = self.near(below);
+        let (above, below) = (self.distance(above) as u8, self.distance(below) as u8);
+        self.push(insn(JGE, high[0].0, above, below))
+    }
+
+    fn leaf(&mut self, answer: &Answer<'_>) -> usize {
+        if answer.branches.is_empty() {
+            return self.answer(answer.last);
+        }
+        let code = leaf(answer);
+        self.reversed.extend(code.into_iter().rev());
+        self.reversed.len() - 1
+    }
+
+    /// A return, the same for all that are near enough.
+    fn answer(&mut self, code: u32) -> usize {
+        match self.returns.get(&code) {
+            Some(&place) if self.distance(place) <= REACH => place,
+            _ => {
+                let place = self.push(insn(RET, code, 0, 0));
+                self.returns.insert(code, place);
+                place
             }
-            code.extend(below);
-            code.extend(above);
-            code
+        }
+    }
+
+    /// A place that the next but one instruction reaches with a conditional jump, and that leads to `place`.
+    fn near(&mut self, place: usize) -> usize {
+        match self.reversed[place] {
+            _ if self.distance(place) <= REACH => place,
+            Insn { code: RET, k, .. } => self.answer(k),
+            _ => self.lead_to(place),
+        }
+    }
+
+    /// Has the program go on at `place`: the next instruction, or a jump.
+    fn lead_to(&mut self, place: usize) -> usize {
+        match self.distance(place) {
+            0 => place,
+            distance => self.push(insn(JA, distance as u32, 0, 0)),
         }
     }
 }
+
+/// A conditional jump passes over 255 instructions at most, a plain one over all; one may still come in between.
+const REACH: usize = 254;
 
 fn leaf(answer: &Answer<'_>) -> Vec<Insn> {
     let mut code = Vec::new();
