@@ -5,29 +5,30 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod devices;
 mod exec;
 mod host_root;
 mod ids;
 mod inside;
 mod names;
-mod output;
 mod reach;
 mod record;
 mod rootfs;
 mod running;
-mod script;
 mod settings;
 mod spec;
 mod stages;
 mod start;
 mod status;
+mod terminal;
 mod users;
 mod volume_copy;
 mod volumes;
 
+pub use crate::sys::output::{Stdio, Stream};
 pub use builder::ContainerBuilder;
+pub use devices::Device;
 pub use exec::{Exec, Executed};
-pub use output::{Stdio, Stream};
 pub use reach::Ready;
 pub use spec::Mount;
 pub use status::{ExitStatus, Output};
@@ -37,9 +38,11 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::store::{Pins, Store, random_hex};
 use crate::sys::fork::Witness;
-use builder::Streams;
+// The modules below name them through here.
+use crate::sys::{output, script};
 use ids::Range;
 use nix::sys::signal::Signal;
+use output::Streams;
 use record::{Dir, Exited, Names, Record};
 use running::Running;
 use std::fmt;
@@ -447,16 +450,12 @@ impl Container {
     /// # Errors
     /// `State` for a container without one.
     pub fn terminal(&self) -> Result<std::fs::File> {
-        let running = self.running()?;
-        let master = running.terminal.as_ref();
-        let master = master.ok_or_else(|| Error::new(ErrorKind::State, "the container has no terminal"))?;
-        Ok(master.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?.into())
+        terminal::master(self.running()?.terminal.as_ref())
     }
 
     /// Sets the size of the container's terminal, in characters.
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(self.terminal()?, size).call("ioctl(TIOCSWINSZ)")
+        terminal::resize(self.terminal()?, columns, rows)
     }
 
     /// Prepares a further command in the running container.

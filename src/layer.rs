@@ -15,6 +15,7 @@ mod entry;
 mod flow;
 mod mapped;
 mod meta;
+pub(crate) mod overlay;
 mod owner;
 mod path;
 mod pax;
@@ -31,6 +32,7 @@ pub use compression::Compression;
 pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
 pub use entry::{Entry, EntryKind};
+pub use overlay::{Overlay, OverlayMount};
 // For commits and exports, and for a helper that gives files to sub-uids.
 #[allow(unused_imports)]
 pub(crate) use {
@@ -199,6 +201,11 @@ impl Layer {
     /// `InvalidData`, `TooLarge` or `Unsupported` for an archive that is broken, hostile or beyond the limits; `InvalidInput` when
     /// one of `below` is of another store.
     pub fn unpack(&self, below: &[Layer]) -> Result<PathBuf> {
+        Ok(self.unpacked(below)?[0].fs_path())
+    }
+
+    /// The same with all those below it, the topmost first.
+    fn unpacked(&self, below: &[Layer]) -> Result<Vec<UnpackedLayer>> {
         let _writing = self.0.store.writing()?;
         let mut lowers: Vec<UnpackedLayer> = Vec::new();
         let mut parent = None;
@@ -215,7 +222,7 @@ impl Layer {
             lowers.insert(0, unpacked);
             parent = Some(chain_id);
         }
-        Ok(lowers[0].fs_path())
+        Ok(lowers)
     }
 }
 

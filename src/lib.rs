@@ -17,6 +17,8 @@
 //!   its handle, and with the program, however that ends, unless it is [kept](Container::keep).
 //! - What this host can't enforce is an [`Error`] that says why and what to do, or, by explicit choice, a line in the
 //!   container's [`Report`].
+//! - What a container is made of is usable alone: [`Namespaces`] runs a program of the host in namespaces, [`Cgroup`] limits
+//!   processes, [`Overlay`] shows directories as one.
 //!
 //! The program that uses this crate may have threads, be of any size and under any allocator: nothing is ever forked in it
 //! and no state of it is changed. All processes are made by its **warden**, a small process that this crate carries along.
@@ -44,14 +46,17 @@ mod volume;
 
 pub use cgroup::{Cgroup, CgroupParent, LimitKind, Limits, Outcome, Report, ReportEntry, Requirement, Stats};
 pub use container::{
-    Container, ContainerBuilder, Exec, Executed, ExitStatus, Mount, Output, Process, Ready, State, Stdio,
-    Stream,
+    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Ready, State,
+    Stdio, Stream,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, Import, Removed};
-pub use layer::{Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile};
+pub use layer::{
+    Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile, Overlay, OverlayMount,
+};
 pub use manifest::{Descriptor, Healthcheck, History, ImageConfig, Platform};
+pub use namespace::{Enter, Entered, NamespaceKind, Namespaces};
 pub use network::Network;
 pub use nix::sys::signal::Signal;
 pub use reference::Reference;
@@ -59,6 +64,8 @@ pub use security::capability::{Capabilities, Capability};
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
 pub use store::Store;
+pub use store::clock::rfc3339;
+pub use sys::idmap::{Extent, IdMap};
 pub use volume::{Volume, VolumeBuilder};
 
 /// The README's code compiles.

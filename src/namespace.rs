@@ -1,1 +1,464 @@
+//! Namespaces: what a process has of its own of the system, namespaces(7).
+//!
+//! [`Namespaces`] is the value that says which; a container's first process gets its own by it, and with
+//! [`Namespaces::command`] it is usable alone, without an image or a store: the command is the host's and sees the host's
+//! files. As everything here it is made by the program's warden, so nothing is forked in this program, and it
+//! is gone with it.
+//!
+//! | kind | what the command has of its own | without it |
+//! |---|---|---|
+//! | `Pid` | it is process 1 of a new namespace and all others in it end with it | the warden's processes |
+//! | `Mount` | a mount table that is cut off from the host's; with `Pid`, a /proc of its own | a copy that receives the host's mounts and gives none back |
+//! | `Net` | a network with a loopback interface that is up | the host's |
+//! | `Uts` | a host name | the host's |
+//! | `Ipc` | System V IPC and POSIX message queues | the host's |
+//! | `Cgroup` | its control group looks like the root of all | the host's |
+//! | `User` | user ids, and all capabilities over what else is its own | the caller's, as root |
+//!
+//! A stage of the plan joins what is to be joined, clones the command into what is to be new ([`clone_into`]), writes its
+//! maps and ends; the command's process makes itself at home ([`Namespaces::settle`]) and executes.
 #![forbid(unsafe_code)]
+
+mod enter;
+
+pub use enter::{Enter, Entered};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::courier::Letter;
+use crate::sys::idmap::IdMap;
+use crate::sys::plan::Cell;
+use crate::sys::plan::format::{OP_END, OP_ROAM, OP_STAY, Status};
+use crate::sys::script::{CWD, Script};
+use crate::sys::warden::{self, Started, Told, Warden};
+use linux_raw_sys::general as n;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Messages of plans: the process that was cloned (its pid, its pidfd); it is about to execute; a descriptor.
+pub(crate) const BORN: u32 = Status::PLAN;
+pub(crate) const READY: u32 = Status::PLAN + 2;
+const DESCRIPTOR: u32 = Status::PLAN + 3;
+
+/// The kernel's longest host name, in bytes.
+const HOSTNAME_MAX: usize = 64;
+
+/// One kind of namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum NamespaceKind {
+    /// Control groups, cgroup_namespaces(7).
+    Cgroup,
+    /// System V IPC and POSIX message queues, ipc_namespaces(7).
+    Ipc,
+    /// Mounts, mount_namespaces(7).
+    Mount,
+    /// Network interfaces, addresses, ports, network_namespaces(7).
+    Net,
+    /// Process ids, pid_namespaces(7).
+    Pid,
+    /// User ids and capabilities, user_namespaces(7).
+    User,
+    /// Host name, uts_namespaces(7).
+    Uts,
+}
+
+impl NamespaceKind {
+    const ALL: [Self; 7] =
+        [Self::Cgroup, Self::Ipc, Self::Mount, Self::Net, Self::Pid, Self::User, Self::Uts];
+
+    /// The name in /proc/PID/ns, and `PIDFD_GET_*_NAMESPACE` of linux/pidfd.h.
+    fn name(self) -> (&'static str, u32) {
+        match self {
+            Self::Cgroup => ("cgroup", 1),
+            Self::Ipc => ("ipc", 2),
+            Self::Mount => ("mnt", 3),
+            Self::Net => ("net", 4),
+            Self::Pid => ("pid", 5),
+            Self::User => ("user", 9),
+            Self::Uts => ("uts", 10),
+        }
+    }
+
+    fn flag(self) -> u32 {
+        match self {
+            Self::Cgroup => n::CLONE_NEWCGROUP,
+            Self::Ipc => n::CLONE_NEWIPC,
+            Self::Mount => n::CLONE_NEWNS,
+            Self::Net => n::CLONE_NEWNET,
+            Self::Pid => n::CLONE_NEWPID,
+            Self::User => n::CLONE_NEWUSER,
+            Self::Uts => n::CLONE_NEWUTS,
+        }
+    }
+}
+
+impl std::fmt::Display for NamespaceKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name().0)
+    }
+}
+
+/// Which namespaces a command is to have of its own, which ones it shares with another process, and what they are like.
+/// What is not named is the host's, but for two that belong to the program's warden: the PID namespace in which
+/// everything of this program lives, and a mount namespace that gives nothing back to the host.
+///
+/// ```
+/// use coracle::Namespaces;
+/// let out = Namespaces::new()
+///     .user() // its root is whoever calls
+///     .pid()
+///     .mount()
+///     .net()
+///     .hostname("ark")
+///     .command(["/bin/sh", "-c", "echo $$ $(id -u) $(cat /proc/sys/kernel/hostname)"])
+///     .output()?;
+/// assert_eq!(String::from_utf8_lossy(&out.stdout), "1 0 ark\n");
+/// # Ok::<(), coracle::Error>(())
+/// ```
+///
+/// Namespaces alone are not a sandbox: the command has the host's files, no seccomp filter and no limits, and without a
+/// user namespace of its own, root's capabilities where the caller is root. That is what a
+/// [`Container`](crate::Container) is for.
+#[derive(Clone, Debug, Default)]
+pub struct Namespaces {
+    /// `CLONE_NEW*` flags.
+    new: u32,
+    joined: Vec<(NamespaceKind, Arc<OwnedFd>)>,
+    /// Of a new user namespace; by default root is the caller.
+    map: Option<IdMap>,
+    /// Who the command is in a user namespace that it joins.
+    first: (u32, u32),
+    hostname: Option<OsString>,
+}
+
+impl Namespaces {
+    /// None but the warden's.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All kinds, new.
+    pub fn all() -> Self {
+        NamespaceKind::ALL.into_iter().fold(Self::new(), Self::with)
+    }
+
+    /// A new namespace of this kind.
+    pub fn with(mut self, kind: NamespaceKind) -> Self {
+        self.joined.retain(|(joined, _)| *joined != kind);
+        self.new |= kind.flag();
+        self
+    }
+
+    /// No namespace of this kind, after all.
+    pub fn without(mut self, kind: NamespaceKind) -> Self {
+        self.joined.retain(|(joined, _)| *joined != kind);
+        self.new &= !kind.flag();
+        self
+    }
+
+    /// Whether there is a new one of this kind.
+    pub fn has(&self, kind: NamespaceKind) -> bool {
+        self.new & kind.flag() != 0
+    }
+
+    /// The command is process 1 of a new PID namespace. Signals that it does not handle do not reach it from inside, and
+    /// orphans are its to reap, unless an [init process](Enter::init) is in front of it. When it ends, all others in there
+    /// are killed.
+    pub fn pid(self) -> Self {
+        self.with(NamespaceKind::Pid)
+    }
+
+    /// Mounts of its own: neither side sees what the other mounts from then on. With a PID namespace that is new or
+    /// joined, /proc is mounted anew.
+    pub fn mount(self) -> Self {
+        self.with(NamespaceKind::Mount)
+    }
+
+    /// A host name of its own.
+    pub fn uts(self) -> Self {
+        self.with(NamespaceKind::Uts)
+    }
+
+    /// System V IPC and message queues of its own.
+    pub fn ipc(self) -> Self {
+        self.with(NamespaceKind::Ipc)
+    }
+
+    /// A network of its own, with a loopback interface that is up and nothing else. /sys stays the host's.
+    pub fn net(self) -> Self {
+        self.with(NamespaceKind::Net)
+    }
+
+    /// A user namespace of its own, in which root is the caller and nobody else exists. An ordinary user needs one for
+    /// anything else to be new.
+    pub fn user(self) -> Self {
+        self.with(NamespaceKind::User)
+    }
+
+    /// A user namespace with these ids: [`IdMap::range`], [`IdMap::single`], [`IdMap::available`] or any other. The command
+    /// begins as user and group 0 where these are mapped, else as the first that are, and without supplementary groups
+    /// unless only one user is mapped.
+    ///
+    /// The kernel and [`command`](Self::command)'s methods refuse ids that are not the caller's to give.
+    pub fn user_map(mut self, map: IdMap) -> Self {
+        self.map = Some(map);
+        self.user()
+    }
+
+    /// The control group that the command is in looks like the root to it.
+    pub fn cgroup(self) -> Self {
+        self.with(NamespaceKind::Cgroup)
+    }
+
+    /// A host name, in a new UTS namespace: 64 bytes at most.
+    pub fn hostname(mut self, name: impl Into<OsString>) -> Self {
+        self.hostname = Some(name.into());
+        self.uts()
+    }
+
+    /// Shares a namespace that exists already, by a descriptor of it (a file of /proc/PID/ns,
+    /// [`Entered::namespace`], a bind mount of one).
+    ///
+    /// The kernel checks that it is of that kind. In a user namespace the command is its root.
+    pub fn join(mut self, kind: NamespaceKind, namespace: impl Into<OwnedFd>) -> Self {
+        self = self.without(kind);
+        self.joined.push((kind, Arc::new(namespace.into())));
+        self
+    }
+
+    /// The namespaces of a process, given by a pidfd, to be shared by a further command. They exist for as long as the
+    /// value does, whatever becomes of the process; but nothing can be started in a PID namespace whose process 1 is gone.
+    ///
+    /// # Errors
+    /// `State` when the process has ended; `PermissionDenied` for one that this program may not look into; `Unsupported`
+    /// before Linux 6.11.
+    pub fn of(process: impl AsFd, kinds: impl IntoIterator<Item = NamespaceKind>) -> Result<Self> {
+        let kinds: Vec<_> = kinds.into_iter().collect();
+        let opened = open(&warden::warden()?, process, &kinds)?;
+        Ok(kinds.into_iter().zip(opened).fold(Self::new(), |all, (kind, fd)| all.join(kind, fd)))
+    }
+
+    /// A command that is to run in them: a program of the host and its arguments.
+    pub fn command(&self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Enter<'static> {
+        Enter::new(self.clone(), words.into_iter().map(Into::into).collect())
+    }
+
+    /// The new ones, as clone(2) and setns(2) take them.
+    pub(crate) fn flags(&self) -> u32 {
+        self.new
+    }
+
+    fn joins(&self, kind: NamespaceKind) -> bool {
+        self.joined.iter().any(|(joined, _)| *joined == kind)
+    }
+
+    /// What a plan can't be made of.
+    fn validate(&self, warden: &Warden) -> Result<()> {
+        let invalid = |what: String| Err(Error::new(ErrorKind::InvalidInput, what));
+        if let Some(name) = self.hostname.as_deref().filter(|_| self.has(NamespaceKind::Uts))
+            && (name.is_empty() || name.len() > HOSTNAME_MAX || name.as_bytes().contains(&0))
+        {
+            return invalid(format!("host name {name:?}: 1 to {HOSTNAME_MAX} bytes"));
+        }
+        if self.map.as_ref().is_some_and(|map| map.users.is_empty() || map.groups.is_empty()) {
+            return invalid("an id map without a user or without a group".into());
+        }
+        let own_user = self.has(NamespaceKind::User) || self.joins(NamespaceKind::User);
+        if warden.map().is_some() && !own_user {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "an ordinary user's command without a user namespace of its own",
+            )
+            .with_remedy("add Namespaces::user, or run as root"));
+        }
+        Ok(())
+    }
+
+    /// The map of the new user namespace, in this program's ids.
+    fn new_map(&self) -> IdMap {
+        self.map.clone().unwrap_or_else(|| {
+            IdMap::single(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+        })
+    }
+
+    /// In a process that is in them: what belongs to new namespaces and is not mounted.
+    pub(crate) fn settle(&self, s: &mut Script<'_>) {
+        if let Some(name) = self.hostname.as_deref().filter(|_| self.has(NamespaceKind::Uts)) {
+            s.during("setting the host name");
+            let at = s.string(name);
+            s.op(n::__NR_sethostname, "sethostname", [at.into(), name.len().into()]).path(name);
+        }
+        if self.has(NamespaceKind::Net) {
+            s.loopback();
+        }
+    }
+
+    /// Joins what is to be joined, the user namespace last: the rights over all of them are the warden's.
+    fn join_all(&self, s: &mut Script<'_>, fds: &[(NamespaceKind, Cell)]) {
+        s.during("joining the namespaces");
+        let (user, others): (Vec<_>, Vec<_>) = fds.iter().partition(|(kind, _)| *kind == NamespaceKind::User);
+        for (kind, fd) in others.into_iter().chain(user) {
+            s.op(n::__NR_setns, "setns", [fd.into(), kind.flag().into()]).detail(kind.name().0);
+        }
+    }
+}
+
+/// The last operations of a process that clones another into its new namespaces, writes its maps and ends. The other one
+/// goes on with `inside`, as a child of the warden's.
+///
+/// `outer` is the map of the warden's own user namespace; `cgroup` the v2 group to be born in; `proc` where /proc is, unless
+/// it is at its place.
+pub(crate) fn clone_into(
+    s: &mut Script<'_>,
+    namespaces: &Namespaces,
+    outer: Option<&IdMap>,
+    cgroup: Option<Cell>,
+    proc: Option<Cell>,
+    inside: impl FnOnce(&mut Script<'_>),
+) -> Result<()> {
+    s.during("entering the namespaces");
+    let pipe = s.space(8);
+    s.op(n::__NR_pipe2, "pipe2", [pipe.into(), n::O_CLOEXEC.into()]);
+    let (read, write) = (Cell(pipe.0), Cell(pipe.0 + 4));
+    let born: Letter = s.letter(BORN);
+    const CLONE_PARENT: u32 = 0x8000;
+    let flags = u64::from(namespaces.new | n::CLONE_PIDFD | CLONE_PARENT);
+    let flags = flags | if cgroup.is_some() { n::CLONE_INTO_CGROUP } else { 0 };
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+    // set_tid_size, cgroup.
+    let args = s.words64(&[flags, born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    if let Some(cgroup) = cgroup {
+        s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [cgroup.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
+            .store(Cell(args.0 + 80));
+    }
+    let remedy = match namespaces.joins(NamespaceKind::Pid) {
+        true => "a PID namespace whose first process has ended takes no other",
+        false => "see /proc/sys/user/max_*_namespaces, and what confines this program",
+    };
+    s.op(OP_STAY, "stay", []);
+    s.op(n::__NR_clone3, "clone3", [args.into(), 88.into()])
+        .detail(format!("{:#x}", namespaces.new))
+        .remedy(remedy)
+        .store(born.value);
+    let child = s.label();
+    s.jump_if_zero(born.value, child);
+    if namespaces.has(NamespaceKind::User) {
+        let map = namespaces.new_map();
+        s.write_maps(proc, born.value, &outer.map_or(Ok(map.clone()), |outer| map.beneath(outer))?);
+        s.during("entering the namespaces");
+    }
+    let byte = s.bytes(b"x");
+    s.op(n::__NR_write, "write(sync)", [write.into(), byte.into(), 1.into()]);
+    s.post(born);
+    s.op(OP_END, "end", [0.into()]);
+    s.place(child);
+    s.op(OP_ROAM, "roam", []);
+    s.op(n::__NR_close, "close", [write.into()]);
+    let byte = s.space(8);
+    s.op(n::__NR_read, "read(sync)", [read.into(), byte.into(), 1.into()]).full();
+    inside(s);
+    Ok(())
+}
+
+/// What was heard of a plan that ends with [`clone_into`].
+pub(crate) struct Heard {
+    pub process: Option<warden::Process>,
+    /// Whether it came to executing its command.
+    pub ready: bool,
+    pub failed: Option<Error>,
+}
+
+impl Heard {
+    /// Listens until the command is executed, a step has failed or the deadline is over; `other` is given what else the plan says.
+    pub fn of(started: &mut Started, deadline: Option<Instant>, mut other: impl FnMut(Told)) -> Self {
+        let mut heard = Self { process: None, ready: false, failed: None };
+        loop {
+            match started.next(deadline) {
+                Ok(None) => return heard,
+                Ok(Some(Told { kind: BORN, value, fds })) => {
+                    let pidfd = fds.into_iter().next();
+                    heard.process = pidfd.map(|pidfd| started.adopt(value as i32, pidfd));
+                }
+                Ok(Some(Told { kind: READY, .. })) => heard.ready = true,
+                Ok(Some(told)) => other(told),
+                // Both processes end then. Of the second one's birth may still be told.
+                Err(error) if heard.failed.is_none() => heard.failed = Some(error),
+                Err(_) => return heard,
+            }
+        }
+    }
+}
+
+/// Opens namespaces of a process with the warden's rights.
+fn open(warden: &Arc<Warden>, process: impl AsFd, kinds: &[NamespaceKind]) -> Result<Vec<OwnedFd>> {
+    const PIDFD_GET_NAMESPACE: u32 = 0xff00;
+    let mut s = Script::new();
+    s.during("opening the namespaces of a process");
+    let pidfd = s.fd(process.as_fd());
+    for kind in kinds {
+        let (name, number) = kind.name();
+        let letter = s.letter(DESCRIPTOR);
+        s.op(n::__NR_ioctl, "ioctl", [pidfd.into(), (PIDFD_GET_NAMESPACE | number).into(), 0.into()])
+            .detail(format!("PIDFD_GET_{}_NAMESPACE", name.to_uppercase()))
+            .store(letter.fd);
+        s.post(letter);
+    }
+    let mut started = warden.start_plan(s.plan)?;
+    let mut opened = Vec::new();
+    while let Some(told) = started.next(None).map_err(explain)? {
+        opened.extend(told.fds);
+    }
+    match opened.len() == kinds.len() {
+        true => Ok(opened),
+        false => Err(Error::new(ErrorKind::Gone, "the warden has sent too few namespaces")),
+    }
+}
+
+fn explain(error: Error) -> Error {
+    use linux_raw_sys::errno as e;
+    match error.raw_os_error().map(|errno| errno as u32) {
+        Some(e::ESRCH) => error.with_kind(ErrorKind::State).with_remedy("the process has ended"),
+        Some(e::ENOTTY | e::EINVAL) => {
+            error.with_kind(ErrorKind::Unsupported).with_remedy("this takes a pidfd, and Linux 6.11")
+        }
+        Some(e::EACCES | e::EPERM) => error.with_remedy("this program may not look into that process"),
+        _ => error,
+    }
+}
+
+/// A user namespace with this map (in the warden's ids) and nobody in it, for id-mapped mounts.
+pub(crate) fn for_mounts(warden: &Arc<Warden>, map: &IdMap) -> Result<OwnedFd> {
+    let mut s = Script::new();
+    s.during("making a user namespace");
+    let pipe = s.space(8);
+    s.op(n::__NR_pipe2, "pipe2", [pipe.into(), n::O_CLOEXEC.into()]);
+    let (read, write) = (Cell(pipe.0), Cell(pipe.0 + 4));
+    const SIGCHLD: u64 = 17;
+    let args = s.words64(&[u64::from(n::CLONE_NEWUSER), 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0]);
+    let pid = s.op(n::__NR_clone3, "clone3(CLONE_NEWUSER)", [args.into(), 88.into()]).result();
+    let child = s.label();
+    s.jump_if_zero(pid, child);
+    s.write_maps(None, pid, map);
+    let path = s.decimal("/proc/", pid, c"/ns/user");
+    let letter = s.letter(DESCRIPTOR);
+    s.op(n::__NR_openat, "openat(ns/user)", [CWD.into(), path.into(), n::O_CLOEXEC.into(), 0.into()])
+        .store(letter.fd);
+    s.op(n::__NR_close, "close", [write.into()]);
+    const WALL: u64 = 0x4000_0000;
+    s.op(n::__NR_wait4, "wait4", [pid.into(), 0.into(), WALL.into(), 0.into()]);
+    s.post(letter);
+    let end = s.label();
+    s.jump(end);
+    s.place(child);
+    s.op(n::__NR_close, "close", [write.into()]);
+    let byte = s.space(8);
+    s.op(n::__NR_read, "read", [read.into(), byte.into(), 1.into()]);
+    s.place(end);
+    let mut started = warden.start_plan(s.plan)?;
+    let told = started.next(None)?;
+    let fd = told.and_then(|told| told.fds.into_iter().next());
+    fd.ok_or_else(|| Error::new(ErrorKind::Setup, "the user namespace did not come"))
+}

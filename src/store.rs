@@ -107,7 +107,7 @@ const ROOMS: [&str; 8] = ["tmp", "locks", "blobs", "layers", "containers", "volu
 const LAYOUT: &str = "oci-layout";
 
 impl Store {
-    /// Opens the user's own store and makes it where there is none: `/var/lib/coracle` for root, else
+    /// Opens the user's own store and makes it where there is none: `/var/lib/coracle` for root (with its capabilities), else
     /// `$XDG_DATA_HOME/coracle` or `~/.local/share/coracle`.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ impl Store {
 
     /// Where [`Store::open_default`] opens.
     pub fn default_path() -> Result<PathBuf> {
-        if rustix::process::geteuid().is_root() {
+        if crate::sys::idmap::is_privileged() {
             return Ok("/var/lib/coracle".into());
         }
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

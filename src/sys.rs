@@ -7,6 +7,8 @@ pub(crate) mod map;
 pub(crate) mod memfd;
 pub(crate) mod message;
 pub(crate) mod open;
+pub(crate) mod output;
 pub(crate) mod owners;
 pub(crate) mod plan;
+pub(crate) mod script;
 pub(crate) mod warden;

@@ -267,7 +267,17 @@ impl Volume {
                 .with_path(self.path())
                 .with_remedy("remove the container first")
         };
-        let lease = match Lease::try_exclusive(store.volumes_dir(), self.name()) {
+        let user = || -> Result<Option<String>> {
+            let pins = store.pins()?;
+            let mut users =
+                pins.iter().filter(|(_, pins)| pins.volumes.iter().any(|name| name == self.name()));
+            Ok(users.next().map(|(id, _)| format!("container {id}")))
+        };
+        // Before the lock, as that is waited for; and once more when nobody can come any more.
+        if let Some(user) = user()? {
+            return Err(in_use(user));
+        }
+        let lease = match Lease::exclusive_soon(store.volumes_dir(), self.name()) {
             Err(error) if error.kind() == ErrorKind::InUse => {
                 return Err(in_use("a running container".into()));
             }
@@ -276,10 +286,8 @@ impl Volume {
         let Some(_lease) = lease else {
             return Err(Error::new(ErrorKind::NotFound, "no such volume").with_path(self.path()));
         };
-        if let Some((id, _)) =
-            store.pins()?.iter().find(|(_, pins)| pins.volumes.iter().any(|name| name == self.name()))
-        {
-            return Err(in_use(format!("container {id}")));
+        if let Some(user) = user()? {
+            return Err(in_use(user));
         }
         store.discard(store.volumes_dir(), self.name())
     }

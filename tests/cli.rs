@@ -1,8 +1,12 @@
 //! The bundled command line (`examples/coracle`), run as a program: exit codes, flags, verbs between processes.
 #![forbid(unsafe_code)]
 
+#[path = "cli/forms.rs"]
+mod forms;
+
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
@@ -447,6 +451,17 @@ fn a_killed_command_line_takes_its_container_along() {
     w.ok(["rm", "one"]);
 }
 
+/// The two sides of a terminal of this machine.
+fn terminal() -> (File, File) {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+    (master.into(), slave.into())
+}
+
 #[test]
 fn exec_in_another_processes_container() {
     let w = World::new();
@@ -468,6 +483,40 @@ fn exec_in_another_processes_container() {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"through").unwrap();
     assert_eq!(child.wait_with_output().unwrap().stdout, b"through");
+    // A terminal of the container's own; it is to be typed on only from one.
+    let said =
+        w.ok(["exec", "-t", "-e", "X=1", "one", "sh", "-c", "tty; test -c $(tty) && echo $TERM >/dev/tty"]);
+    assert!(said.starts_with("/dev/pts/") && said.ends_with("\r\nxterm\r\n"), "{said:?}");
+    assert!(w.run(["exec", "-it", "one", "true"]).err.contains("not a TTY"));
+    let (mut typed, slave) = terminal();
+    rustix::termios::tcsetwinsize(
+        &slave,
+        rustix::termios::Winsize { ws_row: 33, ws_col: 77, ws_xpixel: 0, ws_ypixel: 0 },
+    )
+    .unwrap();
+    let mut child = w
+        .command([
+            "exec",
+            "-it",
+            "one",
+            "sh",
+            "-c",
+            "trap 'stty size; exit 9' INT; echo ready; while :; do read x; done",
+        ])
+        .stdin(slave.try_clone().unwrap())
+        .stdout(slave)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(typed.try_clone().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), "ready");
+    // ^C is the container's: this side is raw.
+    typed.write_all(&[3]).unwrap();
+    line.clear();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line.trim_start_matches("^C").trim_end(), "33 77");
+    assert_eq!(child.wait().unwrap().code(), Some(9));
     w.ok(["stop", "one"]);
     assert_eq!(running.end().0, Some(7));
     assert_eq!(w.run(["exec", "one", "true"]).code, 1, "it does not run");

@@ -85,3 +85,28 @@ fn many_threads_make_one_volume() {
     assert_eq!(Volume::open(&store, "one").unwrap().size().unwrap(), 8);
     assert_eq!(store.volumes().unwrap().len(), 1);
 }
+
+/// Between fork and exec a program that is being started has a copy of every descriptor, and so holds every lock.
+#[test]
+fn a_volume_is_free_at_once_although_programs_are_started() {
+    let store = Store::temp().unwrap();
+    let image = coracle::Image::host(&store).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(std::process::Command::new("true").status().unwrap().success());
+                }
+            });
+        }
+        let removed = (0..100).try_for_each(|_| {
+            let volume = Volume::create(&store, "site")?;
+            let container = coracle::Container::builder(&image).volume(&volume, "/mnt").create()?;
+            container.remove()?;
+            volume.remove()
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        removed.unwrap();
+    });
+}

@@ -8,6 +8,7 @@ use crate::sys::{Control, close, exit, fork, receive, roam, send, set_mask, stay
 const EIO: i64 = 5;
 const EINVAL: i64 = 22;
 const EMFILE: i64 = 24;
+const EAGAIN: i64 = 11;
 const EPIPE: i64 = 32;
 const ENOSYS: i64 = 38;
 
@@ -130,6 +131,10 @@ fn execute() -> End {
             if op.store != 0 {
                 set_cell(op.store as usize, result as i32);
             }
+            continue;
+        }
+        if errno == EAGAIN && op.flags & FLAG_AGAIN != 0 {
+            at -= 1;
             continue;
         }
         if errno >= 128 || op.tolerate[errno as usize / 64] & 1 << (errno % 64) == 0 {

@@ -22,7 +22,8 @@ pub const RM: &[Flag] = &[
 ];
 pub const PS: &[Flag] = &[
     switch("all", "Also those that don't run").short('a'),
-    flag("filter", "KEY=VALUE", "name=, id=, status=, label=, exited=, ancestor=").short('f'),
+    flag("filter", "KEY=VALUE", "name=, id=, status=, label=, exited=, ancestor=, before=, since=")
+        .short('f'),
     flag("format", "FORMAT", "json, or {{.ID}}, {{.Names}}, …"),
     flag("last", "N", "The last ones made, in any state").short('n'),
     switch("latest", "The last one made, in any state").short('l'),
@@ -115,7 +116,10 @@ pub fn rm(store: &Store, args: &Args) -> Result<u8> {
     let force = args.has("force");
     each(args.names()?, |name| {
         let container = match store.container(name) {
-            Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if force && error.kind() == ErrorKind::NotFound => {
+                eprintln!("coracle: {error}");
+                return Ok(());
+            }
             other => other?,
         };
         if runs(&container) && !force {
@@ -207,7 +211,7 @@ fn listed(container: &Container, whole: bool) -> Result<Value> {
         "ID": if whole { container.id() } else { container.short_id() },
         "Image": familiar(&container.image_name()),
         "Command": format!("\"{command}\""),
-        "CreatedAt": format::timestamp(container.created()),
+        "CreatedAt": coracle::rfc3339(container.created()),
         "RunningFor": ago(container.created()),
         "State": container.state().to_string(),
         "Status": status(container),
@@ -222,13 +226,30 @@ pub fn familiar(name: &str) -> String {
     name.parse::<coracle::Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
 }
 
+/// Docker's. Some can't be here.
+const STATES: [&str; 7] = ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
+
 /// Whether a container passes `--filter`: all keys, each with any of its values.
-fn passes(container: &Container, filters: &[(&str, &str)]) -> Result<bool> {
+fn passes(store: &Store, container: &Container, filters: &[(&str, &str)]) -> Result<bool> {
     let matches = |key: &str, value: &str| -> Result<bool> {
         Ok(match key {
-            "name" => container.name().contains(value.trim_start_matches('/')),
+            "name" => {
+                // Docker's is an expression; people use its two anchors.
+                let (from, value) = value.strip_prefix('^').map_or((false, value), |value| (true, value));
+                let (to, value) = value.strip_suffix('$').map_or((false, value), |value| (true, value));
+                let (name, value) = (container.name(), value.trim_start_matches('/'));
+                match (from, to) {
+                    (false, false) => name.contains(value),
+                    (true, false) => name.starts_with(value),
+                    (false, true) => name.ends_with(value),
+                    (true, true) => name == value,
+                }
+            }
+            "before" => container.created() < store.container(value)?.created(),
+            "since" => container.created() > store.container(value)?.created(),
             "id" => container.id().starts_with(value),
-            "status" => container.state().to_string() == value,
+            "status" if STATES.contains(&value) => container.state().to_string() == value,
+            "status" => return Err(usage(format!("invalid filter status={value:?}"))),
             "ancestor" => {
                 let name = container.image_name();
                 name == value || familiar(&name) == familiar(value)
@@ -274,7 +295,7 @@ pub fn ps(store: &Store, args: &Args) -> Result<u8> {
         || filters.iter().any(|(key, _)| matches!(*key, "status" | "exited"));
     let mut found = Vec::new();
     for container in store.containers()?.into_iter().rev() {
-        if (all || runs(&container)) && passes(&container, &filters)? {
+        if (all || runs(&container)) && passes(store, &container, &filters)? {
             found.push(container);
         }
     }

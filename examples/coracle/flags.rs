@@ -2,13 +2,14 @@
 #![forbid(unsafe_code)]
 
 use crate::args::{Args, Flag, flag, pair, parse, switch, text};
-use crate::fail::{Fail, Result, context, fail, usage};
+use crate::fail::{Result, context, fail, usage};
 use crate::format::bytes;
-use crate::mounts;
-use coracle::{Container, ContainerBuilder, Image, Limits, Network, Seccomp, Signal, Store};
+use crate::{mounts, ports};
+use coracle::{
+    Container, ContainerBuilder, Device, Image, ImageConfig, Limits, Network, Seccomp, Signal, Store,
+};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 pub const CONTAINER: &[Flag] = &[
@@ -26,6 +27,7 @@ pub const CONTAINER: &[Flag] = &[
     flag("entrypoint", "COMMAND", "Replace the image's ENTRYPOINT"),
     flag("env", "NAME[=VALUE]", "Set an environment variable; without a value, the caller's").short('e'),
     flag("env-file", "FILE", "Set the environment variables of a file"),
+    flag("expose", "PORT", "A port that --publish-all forwards to"),
     flag("group-add", "GROUP", "A supplementary group"),
     flag("hostname", "NAME", "Host name in the container").short('h'),
     switch("init", "PID 1 is a small init that reaps and passes signals on"),
@@ -41,6 +43,7 @@ pub const CONTAINER: &[Flag] = &[
     flag("pids-limit", "N", "Limit of processes and threads; -1 for no limit"),
     flag("publish", "[IP:][HOST:]PORT", "Forward a port of the host to a TCP port of the container")
         .short('p'),
+    switch("publish-all", "Forward free ports of the host to all that the image exposes").short('P'),
     switch("read-only", "The root filesystem can't be written"),
     switch("rm", "Remove the container when it has ended"),
     flag("security-opt", "OPT", "seccomp=unconfined|FILE, no-new-privileges[=BOOL], systempaths=unconfined"),
@@ -66,7 +69,8 @@ pub fn image(store: &Store, name: &str) -> Result<Image> {
 /// The builder that a command line asks for.
 pub fn builder(store: &Store, args: &Args) -> Result<ContainerBuilder> {
     let (name, words) = args.operands.split_first().ok_or_else(|| usage("no image"))?;
-    let mut b = Container::builder(&image(store, text("image", name)?)?);
+    let image = image(store, text("image", name)?)?;
+    let mut b = Container::builder(&image);
     if let Some(entrypoint) = args.raw("entrypoint") {
         let words = Some(entrypoint).filter(|word| !word.is_empty());
         b = b.entrypoint(words.map(OsStr::to_owned));
@@ -78,7 +82,7 @@ pub fn builder(store: &Store, args: &Args) -> Result<ContainerBuilder> {
     b = identity(b, args)?;
     b = security(b, args)?;
     b = b.limits(limits(args)?);
-    b = network(b, args)?;
+    b = network(b, image.config(), args)?;
     for mount in mounts::all(args)? {
         b = b.mount(mount);
     }
@@ -97,7 +101,7 @@ fn variable(word: &OsStr) -> Result<Option<(OsString, OsString)>> {
 /// The lines of a file that are neither empty nor comments.
 fn lines(path: &str) -> Result<Vec<String>> {
     let text = fs::read_to_string(path).map_err(context(path))?;
-    let lines = text.lines().map(str::trim_start);
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim_start);
     Ok(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
 }
 
@@ -111,6 +115,10 @@ pub fn variables(args: &Args) -> Result<Vec<(OsString, OsString)>> {
     let mut all = Vec::new();
     for path in args.all("env-file")? {
         for line in lines(path)? {
+            let name = line.split('=').next().unwrap_or_default();
+            if name.contains(char::is_whitespace) {
+                return Err(usage(format!("{path}: variable {name:?} contains whitespace")));
+            }
             all.extend(variable(OsStr::new(&line))?);
         }
     }
@@ -212,6 +220,8 @@ fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
             ("systempaths", Some("unconfined")) => {
                 b.masked_paths(Vec::<&str>::new()).read_only_paths(Vec::<&str>::new())
             }
+            // There is no such confinement to be had, so this is what is.
+            ("apparmor", Some("unconfined")) | ("label", Some("disable")) => b,
             _ => return Err(usage(format!("invalid --security-opt: {option:?}"))),
         };
     }
@@ -232,12 +242,19 @@ fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
             (Some(target), access, None) => (target, access.unwrap_or("rwm")),
             _ => return Err(usage(format!("invalid --device: {option:?}"))),
         };
-        if !access.contains('r') || !access.contains('w') || !access.bytes().all(|b| b"rwm".contains(&b)) {
-            return Err(usage(format!(
-                "--device {option:?}: only rw can be had; the device's own mode decides"
-            )));
+        if access.is_empty() || !access.bytes().all(|b| b"rwm".contains(&b)) {
+            return Err(usage(format!("invalid --device: {option:?}")));
         }
-        b = b.device_at(source, target);
+        let device = Device::new(source).at(target);
+        // No container can make nodes, with m or without.
+        b = b.device(match (access.contains('r'), access.contains('w')) {
+            (true, true) => device,
+            (true, false) => device.read_only(),
+            (false, true) => device.write_only(),
+            (false, false) => {
+                return Err(usage(format!("--device {option:?}: nodes can't be made in containers")));
+            }
+        });
     }
     Ok(b)
 }
@@ -291,7 +308,7 @@ fn limits(args: &Args) -> Result<Limits> {
     Ok(limits)
 }
 
-fn network(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
+fn network(mut b: ContainerBuilder, image: &ImageConfig, args: &Args) -> Result<ContainerBuilder> {
     match args.get("network")?.or(args.get("net")?) {
         None | Some("none") => {}
         Some("host") => b = b.network(Network::host()),
@@ -305,43 +322,5 @@ fn network(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
         let address = address.trim_start_matches('[').trim_end_matches(']');
         b = b.host(name, address.parse().map_err(|_| wrong())?);
     }
-    for option in args.all("publish")? {
-        let (address, port) = publish(option)?;
-        b = b.publish_at(address, port);
-    }
-    Ok(b)
-}
-
-/// `80`, `8080:80`, `127.0.0.1:8080:80`, `[::1]::80`, each with `/tcp` or without. As docker has it, without an address
-/// it is every one of the host's.
-fn publish(option: &str) -> Result<(SocketAddr, u16)> {
-    let wrong = || usage(format!("invalid --publish {option:?}: [IP:][HOST:]PORT[/tcp]"));
-    let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
-    let plain = match option.rsplit_once('/') {
-        Some((plain, "tcp")) => plain,
-        Some((_, protocol)) => {
-            return Err(fail(format!("--publish: {protocol:?}: only TCP can be forwarded")));
-        }
-        None => option,
-    };
-    let (rest, container) = match plain.rsplit_once(':') {
-        Some((rest, container)) => (Some(rest), container),
-        None => (None, plain),
-    };
-    let (address, host) = match rest {
-        None => (None, 0),
-        Some(rest) => match rest.rsplit_once(':') {
-            Some((address, "")) => (Some(address), 0),
-            Some((address, host)) => (Some(address), port(host)?),
-            None => (None, port(rest)?),
-        },
-    };
-    let address: IpAddr = match address {
-        None => Ipv4Addr::UNSPECIFIED.into(),
-        Some(address) => {
-            address.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| wrong())?
-        }
-    };
-    let container = port(container)?;
-    if container == 0 { Err::<_, Fail>(wrong()) } else { Ok((SocketAddr::new(address, host), container)) }
+    ports::publish(b, image, args)
 }

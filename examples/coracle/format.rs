@@ -75,23 +75,6 @@ pub fn ago(time: SystemTime) -> String {
     format!("{} ago", human(SystemTime::now().duration_since(time).unwrap_or_default()))
 }
 
-/// RFC 3339, in UTC.
-pub fn timestamp(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
-    // Years begin in March, so that the leap day is their last; 400 of them have 146097 days.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
-}
-
 /// What a container or an image has written, for a terminal that shall not take orders from it.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -191,8 +174,26 @@ fn action_text(action: &str, value: &Value) -> Result<String> {
     })
 }
 
+/// What stands over a cell of a table that is given by a template.
+fn heading(cell: &str, columns: &[(&str, &str)]) -> String {
+    let field =
+        cell.split_once("{{.").and_then(|(_, rest)| rest.split_once("}}")).map_or(cell, |(name, _)| name);
+    let known = columns.iter().find(|(_, known)| *known == field).map(|(heading, _)| (*heading).to_owned());
+    known.unwrap_or_else(|| field.to_ascii_uppercase())
+}
+
 /// Values as lines in a format, or as a table of some of their fields.
 pub fn list(format: Option<&str>, columns: &[(&str, &str)], values: &[Value]) -> Result<()> {
+    if let Some(template) = format.and_then(|format| format.strip_prefix("table ")) {
+        let template = template.replace("\\t", "\t");
+        let cells: Vec<_> = template.split('\t').collect();
+        let headings: Vec<_> = cells.iter().map(|cell| heading(cell, columns)).collect();
+        let mut table = Table::new(&headings.iter().map(String::as_str).collect::<Vec<_>>());
+        for value in values {
+            table.row(cells.iter().map(|cell| shown(cell, value)).collect::<Result<Vec<_>>>()?);
+        }
+        return print(table.text());
+    }
     if let Some(format) = format.filter(|format| *format != "table") {
         return values.iter().try_for_each(|value| line(shown(format, value)?));
     }

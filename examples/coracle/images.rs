@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 pub const IMAGES: &[Flag] = &[
     switch("all", "The same: there are no images in between").short('a'),
     switch("digests", "Show the manifests' digests"),
+    flag("filter", "KEY=VALUE", "reference=, label=, dangling=, before=, since=").short('f'),
     flag("format", "FORMAT", "json, or {{.Repository}}, {{.ID}}, …"),
     switch("no-trunc", "Whole ids"),
     switch("quiet", "Ids only").short('q'),
@@ -41,13 +42,52 @@ fn listed(image: &Image, name: Option<&Reference>, whole: bool) -> Value {
         "Tag": tag,
         "Digest": image.digest().to_string(),
         "ID": if whole { id.clone() } else { short(&image.id().hex()).to_owned() },
-        "CreatedAt": image.created().map(format::timestamp),
+        "CreatedAt": image.created().map(coracle::rfc3339),
         "CreatedSince": image.created().map_or("N/A".into(), ago),
         "Size": format::size(image.size()),
     })
 }
 
+/// Whether a text is as a pattern says; `*` is anything within a part of a name.
+fn like(text: &str, pattern: &str) -> bool {
+    match pattern.split_once('*') {
+        None => text == pattern,
+        Some((start, rest)) => text.strip_prefix(start).is_some_and(|text| {
+            let within = text.find('/').unwrap_or(text.len());
+            (0..=within).filter(|at| text.is_char_boundary(*at)).any(|at| like(&text[at..], rest))
+        }),
+    }
+}
+
+/// Whether an image under one of its names, or none, passes one `--filter`.
+fn passes(
+    store: &Store,
+    image: &Image,
+    name: Option<&Reference>,
+    (key, value): (&str, &str),
+) -> Result<bool> {
+    Ok(match (key, value) {
+        ("dangling", "true" | "1") => name.is_none(),
+        ("dangling", "false" | "0") => name.is_some(),
+        ("reference", pattern) => name.map(Reference::familiar).is_some_and(|name| {
+            let without = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
+            like(&name, pattern) || without.is_some_and(|(path, _)| like(path, pattern))
+        }),
+        ("label", wanted) => match wanted.split_once('=') {
+            Some((key, value)) => image.config().labels().get(key).is_some_and(|found| found == value),
+            None => image.config().labels().contains_key(wanted),
+        },
+        ("before", other) => image.created() < store.image(other)?.created(),
+        ("since", other) => image.created() > store.image(other)?.created(),
+        _ => return Err(usage(format!("invalid filter {key:?}"))),
+    })
+}
+
 pub fn images(store: &Store, args: &Args) -> Result<u8> {
+    let filters = crate::containers::filters(args)?;
+    let passed = |image: &Image, name: Option<&Reference>| -> Result<bool> {
+        filters.iter().try_fold(true, |all, filter| Ok(all && passes(store, image, name, *filter)?))
+    };
     let wanted = args.names()?.first().map(|name| familiar(name));
     let untagged = wanted.as_deref().map(|name| match name.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') => path.to_owned(),
@@ -71,11 +111,11 @@ pub fn images(store: &Store, args: &Args) -> Result<u8> {
                 (_, Some(path)) => full.rsplit_once(':').is_some_and(|(own, _)| own == path),
                 _ => true,
             };
-            if fits {
+            if fits && passed(image, Some(name))? {
                 values.push(listed(image, Some(name), whole));
             }
         }
-        if names.is_empty() && wanted.is_none() {
+        if names.is_empty() && wanted.is_none() && passed(image, None)? {
             values.push(listed(image, None, whole));
         }
     }

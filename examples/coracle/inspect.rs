@@ -3,8 +3,9 @@
 
 use crate::args::{Args, Flag, flag, switch};
 use crate::fail::{Result, context, fail, usage};
-use crate::format::{line, shown, timestamp};
+use crate::format::{line, shown};
 use crate::run::record;
+use coracle::rfc3339;
 use coracle::{Container, ErrorKind, Image, State, Store, Volume};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
@@ -63,7 +64,7 @@ pub fn ports(container: &Container, record: &Value) -> Vec<(u16, SocketAddr)> {
 }
 
 fn time(time: Option<SystemTime>) -> String {
-    time.map_or_else(|| "0001-01-01T00:00:00Z".into(), timestamp)
+    time.map_or_else(|| "0001-01-01T00:00:00Z".into(), rfc3339)
 }
 
 fn state(container: &Container) -> Result<Value> {
@@ -134,7 +135,7 @@ pub fn container(container: &Container) -> Result<Value> {
     let report: Vec<_> = container.report().entries().iter().map(ToString::to_string).collect();
     Ok(json!({
         "Id": container.id(),
-        "Created": timestamp(container.created()),
+        "Created": rfc3339(container.created()),
         "Path": path,
         "Args": args,
         "State": state(container)?,
@@ -163,7 +164,7 @@ pub fn container(container: &Container) -> Result<Value> {
             "Limits": spec["limits"],
             "Ulimits": spec["ulimits"],
             "Sysctls": spec["sysctls"],
-            "Devices": spec["devices"],
+            "Devices": devices(&spec["devices"]),
             "ExtraHosts": spec["hosts"],
             "PortBindings": spec["publish"],
             "NoNewPrivileges": !spec["new_privileges"].as_bool().unwrap_or(false),
@@ -203,7 +204,7 @@ pub fn volume(volume: &Volume, size: bool) -> Result<Value> {
         "Name": volume.name(),
         "Driver": "local",
         "Mountpoint": volume.path(),
-        "CreatedAt": timestamp(volume.created()),
+        "CreatedAt": rfc3339(volume.created()),
         "Labels": volume.labels(),
         "Scope": "local",
         "Anonymous": volume.is_anonymous(),
@@ -271,4 +272,18 @@ pub fn inspect(store: &Store, args: &Args) -> Result<u8> {
         return Err(usage(format!("--type {kind:?}: container, image or volume")));
     }
     show(&args.names()?, args.get("format")?, |name| any(store, name, kind, args.has("size")))
+}
+
+/// As docker has them.
+fn devices(devices: &Value) -> Value {
+    let letter = |device: &Value, right, letter| if device[right] == true { letter } else { "" };
+    let one = |device: &Value| {
+        let permissions = letter(device, "read", "r").to_owned() + letter(device, "write", "w");
+        json!({
+            "PathOnHost": device["source"],
+            "PathInContainer": device["target"],
+            "CgroupPermissions": permissions,
+        })
+    };
+    devices.as_array().into_iter().flatten().map(one).collect()
 }

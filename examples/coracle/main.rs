@@ -17,6 +17,7 @@ mod format;
 mod images;
 mod inspect;
 mod mounts;
+mod ports;
 mod run;
 mod system;
 mod volumes;

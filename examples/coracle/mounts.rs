@@ -55,23 +55,42 @@ fn volume(option: &str) -> Result<Mount> {
     options.split(',').filter(|option| !option.is_empty()).try_fold(mount, |mount, option| match option {
         "ro" => Ok(mount.read_only()),
         // Nothing here propagates, and there are no SELinux labels: the defaults.
-        "rw" | "z" | "Z" | "private" | "rprivate" => Ok(mount),
+        "rw" | "z" | "Z" | "private" | "rprivate" | "consistent" | "cached" | "delegated" => Ok(mount),
         other => Err(usage(format!("--volume: unknown option {other:?}"))),
     })
+}
+
+/// The fields of a line of CSV, as docker reads it: one in quotation marks may hold commas, and `""` is one of them.
+fn fields(line: &str) -> Option<Vec<String>> {
+    let mut all = vec![String::new()];
+    let mut quoted = false;
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        let field = all.last_mut()?;
+        match c {
+            '"' if quoted && chars.next_if_eq(&'"').is_some() => field.push('"'),
+            '"' if quoted || field.is_empty() => quoted = !quoted,
+            ',' if !quoted => all.push(String::new()),
+            _ => field.push(c),
+        }
+    }
+    (!quoted).then_some(all)
 }
 
 /// `type=bind,source=/a,target=/b,readonly`.
 fn mount(option: &str) -> Result<Mount> {
     let wrong = |what: &str| usage(format!("invalid --mount {option:?}: {what}"));
-    let (mut kind, mut source, mut target) = ("volume", None, None);
+    let (mut kind, mut source, mut target) = ("volume".to_owned(), None, None);
     let (mut read_only, mut size, mut mode) = (false, None, None);
-    for field in option.split(',') {
+    for field in fields(option).ok_or_else(|| wrong("a quotation mark is missing"))? {
+        let field = field.as_str();
         let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
         match (key, value) {
-            ("type", Some(value)) => kind = value,
-            ("source" | "src", Some(value)) => source = Some(value),
-            ("target" | "dst" | "destination", Some(value)) => target = Some(value),
+            ("type", Some(value)) => kind = value.to_ascii_lowercase(),
+            ("source" | "src", Some(value)) => source = Some(value.to_owned()),
+            ("target" | "dst" | "destination", Some(value)) => target = Some(value.to_owned()),
             ("readonly" | "ro", None | Some("true" | "1")) => read_only = true,
+            ("consistency", Some("default" | "consistent" | "cached" | "delegated")) => {}
             ("readonly" | "ro", Some("false" | "0")) => read_only = false,
             ("tmpfs-size", Some(value)) => size = Some(bytes("mount", value)?),
             ("tmpfs-mode", Some(value)) => {
@@ -82,7 +101,7 @@ fn mount(option: &str) -> Result<Mount> {
         }
     }
     let target = target.ok_or_else(|| wrong("no target"))?;
-    let mut mount = match (kind, source) {
+    let mut mount = match (kind.as_str(), source.as_deref()) {
         ("bind", Some(source)) => {
             let path = absolute(source)?;
             if !path.exists() {

@@ -140,37 +140,14 @@ pub fn exec(store: &Store, args: &Args) -> Result<u8> {
     if let Some(text) = args.get("timeout")? {
         exec = exec.timeout(flags::seconds("timeout", text)?);
     }
-    let mut terminal = None;
-    if wanted.tty {
-        let (master, slave) = pty()?;
-        let side = || slave.try_clone().map(Stdio::from);
-        exec = exec.stdin(side()?).stdout(side()?).stderr(side()?);
-        if args.raw("env").is_none() {
-            exec = exec.env("TERM", "xterm");
-        }
-        terminal = Some(master);
-    } else {
-        exec = exec.stdin(wanted.stdin()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    }
+    exec = exec.tty(wanted.tty).stdin(wanted.stdin()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let signals = Signals::take(wanted.proxy)?;
     let executed = exec.spawn()?;
     let streams = Streams {
         stdin: executed.take_stdin(),
         stdout: executed.take_stdout(),
         stderr: executed.take_stderr(),
-        terminal,
+        terminal: wanted.tty.then(|| executed.terminal()).transpose()?,
     };
     attach::follow(&executed, streams, wanted, &signals).map(attach::code)
-}
-
-/// A terminal of the host for a further command: the library gives containers one, not yet further commands.
-/// It is not the command's controlling terminal.
-fn pty() -> Result<(File, File)> {
-    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = openpt(flags).map_err(context("open(/dev/ptmx)"))?;
-    grantpt(&master).map_err(context("grantpt"))?;
-    unlockpt(&master).map_err(context("ioctl(TIOCSPTLCK)"))?;
-    let slave = ioctl_tiocgptpeer(&master, flags).map_err(context("ioctl(TIOCGPTPEER)"))?;
-    Ok((master.into(), slave.into()))
 }

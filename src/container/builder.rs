@@ -1,8 +1,9 @@
 //! The builder: docker's settings in Rust's manners.
 #![forbid(unsafe_code)]
 
-use super::output::{Callback, Stdio, Stream};
-use super::spec::{Device, FileContent, Mount, Publish, SeccompChoice, Spec};
+use super::devices::Device;
+use super::output::{Stdio, Stream, Streams};
+use super::spec::{FileContent, Mount, Publish, SeccompChoice, Spec};
 use super::{Container, Output};
 use crate::cgroup::{LimitKind, Limits, Requirement};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,23 +43,6 @@ pub struct ContainerBuilder {
     pub(super) streams: Streams,
     /// The first setting that can't be: reported when the container is made.
     pub(super) wrong: Option<Arc<Error>>,
-}
-
-/// What binds a container to this program: its streams.
-#[derive(Clone, Default)]
-pub(crate) struct Streams {
-    pub stdin: Stdio,
-    pub stdout: Stdio,
-    pub stderr: Stdio,
-    pub on_output: Option<Callback>,
-    /// What is collected at most, in bytes for each stream.
-    pub output_max: Option<usize>,
-}
-
-impl std::fmt::Debug for Streams {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Streams").field("stdin", &self.stdin).finish_non_exhaustive()
-    }
 }
 
 impl ContainerBuilder {
@@ -196,16 +180,9 @@ impl ContainerBuilder {
         self
     }
 
-    /// A device of the host at the same path. Its owner and mode are the host's: most devices of root stay closed
-    /// to the container's root.
-    pub fn device(self, path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        self.device_at(path.clone(), path)
-    }
-
-    /// A device of the host at another path.
-    pub fn device_at(mut self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
-        self.spec.devices.push(Device { source: source.into(), target: target.into(), read_only: false });
+    /// A device of the host: its path, or a [`Device`] that says more.
+    pub fn device(mut self, device: impl Into<Device>) -> Self {
+        self.spec.devices.push(device.into());
         self
     }
 
@@ -315,7 +292,7 @@ impl ContainerBuilder {
         self
     }
 
-    /// Gives the command a terminal: its own PTY as stdin, stdout and stderr.
+    /// Gives the command a terminal: its own PTY as stdin, stdout and stderr, whatever was said of these.
     pub fn tty(mut self, yes: bool) -> Self {
         self.spec.tty = yes;
         self

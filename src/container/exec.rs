@@ -1,21 +1,22 @@
 //! A further command in a running container.
 //!
-//! Its plan joins all namespaces of the container's first process (setns(2) with its pidfd), joins the control
+//! Its plan joins all namespaces of the container's command (setns(2) with its pidfd), joins the control
 //! groups and executes. The process is a child of the warden's, as the container's own is.
 #![forbid(unsafe_code)]
 
-use super::builder::Streams;
 use super::inside::{self, Command};
-use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped};
+use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped, Streams};
 use super::script::Script;
 use super::stages::{BORN, Born, READY};
-use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, users};
+use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, terminal, users};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::namespace::{NamespaceKind, Namespaces};
 use crate::sys::plan::Cell;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use nix::sys::signal::Signal;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -38,6 +39,7 @@ pub struct Exec<'a> {
     user: Option<String>,
     timeout: Option<Duration>,
     streams: Streams,
+    tty: bool,
 }
 
 impl<'a> Exec<'a> {
@@ -50,6 +52,7 @@ impl<'a> Exec<'a> {
             user: None,
             timeout: None,
             streams: Streams::default(),
+            tty: false,
         }
     }
 
@@ -95,6 +98,14 @@ impl<'a> Exec<'a> {
         self
     }
 
+    /// Gives it a terminal of the container: a PTY as stdin, stdout and stderr and as the controlling terminal of its
+    /// own session, and `TERM=xterm` where nothing else is said. [`spawn`](Self::spawn) it and talk to
+    /// [`Executed::terminal`]. What was said of the three streams has no effect then.
+    pub fn tty(mut self, yes: bool) -> Self {
+        self.tty = yes;
+        self
+    }
+
     /// It is killed after this time, and `output` and `status` fail with kind `TimedOut`.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = Some(time);
@@ -110,13 +121,24 @@ impl<'a> Exec<'a> {
     /// Executes it, waits for its end and collects its output.
     ///
     /// # Errors
-    /// `Exec` when it can't be executed, `State` when the container does not run, `TooLarge`, `TimedOut`.
+    /// `Exec` when it can't be executed, `State` when the container does not run, `TooLarge`, `TimedOut`,
+    /// `InvalidInput` with a terminal, which somebody has to talk to.
     pub fn output(self) -> Result<Output> {
+        if self.tty {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "output() with a terminal has nobody to talk to",
+            )
+            .with_remedy("use spawn() and Executed::terminal()"));
+        }
         let deadline = self.timeout.map(|time| Instant::now() + time);
         self.spawn_by(deadline)?.collect(deadline)
     }
 
     /// Executes it with this program's streams and waits for its end.
+    ///
+    /// # Errors
+    /// As [`output`](Self::output).
     pub fn status(mut self) -> Result<ExitStatus> {
         for stream in [&mut self.streams.stdin, &mut self.streams.stdout, &mut self.streams.stderr] {
             if stream.is_default() {
@@ -127,6 +149,10 @@ impl<'a> Exec<'a> {
     }
 
     /// Executes it. A [`timeout`](Self::timeout) counts until it is executed.
+    ///
+    /// # Errors
+    /// `Exec` when it can't be executed, `State` when the container does not run, `TimedOut`, `Setup` when a terminal is
+    /// wanted and the container has hidden its devpts.
     pub fn spawn(self) -> Result<Executed> {
         let deadline = self.timeout.map(|time| Instant::now() + time);
         self.spawn_by(deadline)
@@ -150,7 +176,8 @@ impl<'a> Exec<'a> {
         let held = locked.as_ref().ok_or_else(super::removed)?;
         let spec = &held.record.spec;
         let image = container.0.image.as_ref().ok_or_else(super::removed)?;
-        let root = root_of(&running)?;
+        let (member, member_fd) = running.member()?;
+        let root = root_of(member)?;
         let read = |path| {
             start::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX)
                 .map(Option::unwrap_or_default)
@@ -160,7 +187,8 @@ impl<'a> Exec<'a> {
         let resolved = settings::resolve(&held.record, image.config(), identity)?;
         let own = self.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let pairs = resolved.pairs.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
-        let pairs = settings::environment(pairs.chain(own));
+        let term = self.tty.then_some((OsStr::new("TERM"), OsStr::new("xterm")));
+        let pairs = settings::environment(term.into_iter().chain(pairs).chain(own));
         let path = settings::path_of(&pairs);
         let env = settings::joined(&pairs);
         let capabilities = settings::capabilities(spec)?;
@@ -177,23 +205,29 @@ impl<'a> Exec<'a> {
             init: false,
             groups_allowed: !running.single,
         };
-        let pipes = Pipes::new(&self.streams.stdin, &self.streams.stdout, &self.streams.stderr)?;
+        let (master, pipes) = if self.tty {
+            let (master, slave) = terminal::open(&root)?;
+            (Some(master), Pipes::terminal(slave)?)
+        } else {
+            (None, Pipes::new(&self.streams)?)
+        };
         let cgroup = lock(&running.cgroup);
         let mut s = Script::new();
-        let pidfd = s.fd(running.process.pidfd.as_fd());
+        let pidfd = s.fd(member_fd.as_fd());
         let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
         let joins: Vec<Cell> =
             cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).map(|fd| s.fd(fd)).collect();
         let theirs = life.as_ref().map(|(_, theirs)| s.fd(theirs.as_fd()));
         let shift = super::rootfs::Shift(held.record.base);
-        inside::give_pipes(
-            &mut s,
-            stdio,
-            pipes.made,
-            shift.owner(command.identity.uid, command.identity.gid),
-        );
+        let (uid, gid) = shift.owner(command.identity.uid, command.identity.gid);
+        // A terminal's group is its devpts' affair.
+        let gid = if self.tty { u32::MAX } else { gid };
+        inside::give_pipes(&mut s, stdio, pipes.made, (uid, gid));
         join(&mut s, pidfd, spec.network.is_host(), &joins, theirs, |s| {
             inside::become_root(s, command.groups_allowed);
+            if self.tty {
+                inside::control(s, stdio[0]);
+            }
             inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
         });
         let mut started = warden.start_plan(s.plan)?;
@@ -211,15 +245,16 @@ impl<'a> Exec<'a> {
             ours: Mutex::new(pipes.ours),
             log: Log::new(self.streams.output_max.unwrap_or(OUTPUT_MAX)),
             warden,
+            terminal: master,
             _life: life.map(|(ours, _)| ours),
         })
     }
 }
 
-/// The root directory of a running container, found through its first process.
-fn root_of(running: &super::Running) -> Result<OwnedFd> {
+/// The root directory of a running container, found through a process in it.
+fn root_of(pid: i32) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
-    let path = format!("/proc/{}/root", running.pid()?);
+    let path = format!("/proc/{pid}/root");
     rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .call_at("open", path)
 }
@@ -244,14 +279,11 @@ fn join(
     for join in joins {
         s.write(*join, b"0", Path::new("cgroup.procs"));
     }
-    let namespaces = n::CLONE_NEWUSER
-        | n::CLONE_NEWNS
-        | n::CLONE_NEWPID
-        | n::CLONE_NEWUTS
-        | n::CLONE_NEWIPC
-        | n::CLONE_NEWCGROUP
-        | if host_network { 0 } else { n::CLONE_NEWNET };
-    s.op(n::__NR_setns, "setns(pidfd)", [pidfd.into(), namespaces.into()]);
+    let mut namespaces = Namespaces::all();
+    if host_network {
+        namespaces = namespaces.without(NamespaceKind::Net);
+    }
+    s.op(n::__NR_setns, "setns(pidfd)", [pidfd.into(), namespaces.flags().into()]);
     let born = s.letter(BORN);
     const CLONE_PARENT: u32 = 0x8000;
     let args = s.words64(&[u64::from(n::CLONE_PIDFD | CLONE_PARENT), born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -292,6 +324,7 @@ pub struct Executed {
     ours: Mutex<Ours>,
     log: Arc<Log>,
     warden: Arc<Warden>,
+    terminal: Option<OwnedFd>,
     /// In another program's container: at its end the command is killed.
     _life: Option<OwnedFd>,
 }
@@ -331,6 +364,23 @@ impl Executed {
     /// The other end of a piped stderr.
     pub fn take_stderr(&self) -> Option<std::io::PipeReader> {
         lock(&self.ours).stderr.take()
+    }
+
+    /// The host's side of its terminal: what is written to it was typed, what is read was printed. When nobody has it
+    /// any more, the command gets SIGHUP.
+    ///
+    /// # Errors
+    /// `State` for a command without one.
+    pub fn terminal(&self) -> Result<File> {
+        terminal::master(self.terminal.as_ref())
+    }
+
+    /// Sets the size of its terminal, in characters.
+    ///
+    /// # Errors
+    /// `State` for a command without one.
+    pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        terminal::resize(self.terminal()?, columns, rows)
     }
 
     /// Collects its output and waits for its end.

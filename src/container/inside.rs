@@ -4,19 +4,18 @@
 //! the covers over their dangerous parts) belongs to the container.
 #![forbid(unsafe_code)]
 
+use super::devices;
 use super::script::{CWD, EEXIST, ENOENT, Links, Script};
-use super::spec::Device;
 use super::users::Identity;
 use crate::error::ErrorKind;
+use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::capability::Capabilities;
 use crate::security::limit::{Sysctl, Ulimit};
 use crate::security::seccomp::Program;
 use crate::sys::courier::Letter;
-use crate::sys::plan::format::{OP_FAIL, OP_INIT};
-use crate::sys::plan::{Cell, Plan};
+use crate::sys::plan::Cell;
 use linux_raw_sys::{general as n, ioctl, prctl};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,14 +41,13 @@ pub(super) struct Command<'a> {
 
 /// The filesystems of a container that belong to it.
 pub(super) struct Inside<'a> {
-    pub hostname: &'a str,
-    pub own_network: bool,
+    pub namespaces: &'a Namespaces,
     pub masked: &'a [(PathBuf, bool)],
     /// Each of them is known to be there.
     pub masked_exist: bool,
     pub read_only: &'a [PathBuf],
     pub sysctls: &'a [Sysctl],
-    pub devices: &'a [Device],
+    pub devices: &'a [devices::Planned],
     /// The group of terminals, where it exists in the user namespace.
     pub tty_group: bool,
     /// Mount the cgroup v2 hierarchy, read-only.
@@ -66,29 +64,21 @@ pub(super) fn become_root(s: &mut Script<'_>, groups_allowed: bool) {
     if groups_allowed {
         s.op(n::__NR_setgroups, "setgroups", [0.into(), 0.into()]);
     }
-    not_dumpable(s);
+    s.dumpable(false);
     s.op(n::__NR_setsid, "setsid", []).tolerate(&[1]);
     // A session keyring of its own. Where the quota for keys is used up it stays the warden's, which has none.
     const KEYCTL_JOIN_SESSION_KEYRING: u32 = 1;
     s.op(n::__NR_keyctl, "keyctl", [KEYCTL_JOIN_SESSION_KEYRING.into(), 0.into()]).tolerate_all();
 }
 
-fn not_dumpable(s: &mut Plan<'_>) {
-    s.op(
-        n::__NR_prctl,
-        "prctl(PR_SET_DUMPABLE)",
-        [prctl::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()],
-    );
-}
-
 /// Everything up to and including the new root; the working directory was the root's mount.
-pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<Letter>) -> Option<Cell> {
-    s.during("setting the host name");
-    let name = s.string(inside.hostname);
-    s.op(n::__NR_sethostname, "sethostname", [name.into(), inside.hostname.len().into()]);
-    if inside.own_network {
-        loopback(s);
-    }
+pub(super) fn mounts(
+    s: &mut Script<'_>,
+    inside: &Inside<'_>,
+    nodes: &[Option<Cell>],
+    terminal: Option<Letter>,
+) -> Option<Cell> {
+    inside.namespaces.settle(s);
     s.during("entering the root filesystem");
     // pivot_root refuses a locked mount: a copy of the whole tree on top of itself is not one, while the mounts in
     // it stay locked to each other.
@@ -116,11 +106,11 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
     let dev = s.tmpfs(DEV_SIZE, 64, 0o755, None, n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
     let target = mountable(s, root, "dev");
     s.attach(dev, target, Path::new("/dev"));
-    let slave = devices(s, inside, dev, terminal);
+    let slave = fill_dev(s, inside, dev, nodes, terminal);
 
     s.during("mounting /sys");
     let target = mountable(s, root, "sys");
-    if inside.own_network {
+    if inside.namespaces.has(NamespaceKind::Net) {
         let fs = s.fsopen(c"sysfs");
         let sys = s.fsmount(fs, "sysfs", plain | n::MOUNT_ATTR_RDONLY);
         s.attach(sys, target, Path::new("/sys"));
@@ -177,31 +167,20 @@ fn mountable(s: &mut Script<'_>, root: Cell, name: &str) -> Cell {
         .result()
 }
 
-fn loopback(s: &mut Script<'_>) {
-    const AF_INET: u32 = 2;
-    const SOCK_DGRAM_CLOEXEC: u32 = 2 | 0o2000000;
-    const IFF_UP_RUNNING: u64 = 1 | 1 << 6;
-    s.during("bringing up the loopback interface");
-    let socket =
-        s.op(n::__NR_socket, "socket", [AF_INET.into(), SOCK_DGRAM_CLOEXEC.into(), 0.into()]).result();
-    // struct ifreq: name (16 bytes), then flags.
-    let request = s.words64(&[u64::from_le_bytes(*b"lo\0\0\0\0\0\0"), 0, IFF_UP_RUNNING, 0, 0]);
-    s.op(
-        n::__NR_ioctl,
-        "ioctl(SIOCSIFFLAGS, lo)",
-        [socket.into(), ioctl::SIOCSIFFLAGS.into(), request.into()],
-    );
-}
-
-/// Fills /dev: bound devices of the host (no node is ever made), links, terminals, shared memory, queues.
-fn devices(s: &mut Script<'_>, inside: &Inside<'_>, dev: Cell, terminal: Option<Letter>) -> Option<Cell> {
+/// Fills /dev: bound devices (no node is ever made here), links, terminals, shared memory, queues.
+fn fill_dev(
+    s: &mut Script<'_>,
+    inside: &Inside<'_>,
+    dev: Cell,
+    nodes: &[Option<Cell>],
+    terminal: Option<Letter>,
+) -> Option<Cell> {
     let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-        bind_device(s, dev, &Path::new("/dev").join(name), Path::new(name), false);
+        devices::bind_own(s, dev, name);
     }
-    for device in inside.devices {
-        let name = device.target.strip_prefix("/dev").unwrap_or(&device.target);
-        bind_device(s, dev, &device.source, name, device.read_only);
+    for (device, node) in inside.devices.iter().zip(nodes) {
+        devices::bind(s, dev, device, *node);
     }
     for (link, target) in [
         (c"fd", c"/proc/self/fd"),
@@ -237,28 +216,6 @@ fn attach_new_dir(s: &mut Script<'_>, dev: Cell, name: &str, mount: Cell) {
     s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()]).path(&path);
     let target = s.open_in(dev, Path::new(name), Links::Refuse, None);
     s.attach(mount, target, &path);
-}
-
-fn bind_device(s: &mut Script<'_>, dev: Cell, source: &Path, name: &Path, read_only: bool) {
-    let shown = Path::new("/dev").join(name);
-    let mut dir = PathBuf::new();
-    for part in name.parent().into_iter().flat_map(Path::components) {
-        dir.push(part);
-        let at = s.string(&dir);
-        s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()])
-            .path(&shown)
-            .tolerate(&[EEXIST]);
-    }
-    let at = s.string(name);
-    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
-    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), at.into(), flags.into(), 0o666.into()]).path(&shown);
-    let from = s.open_path(source);
-    let copy = s.clone_mount(from, false, source);
-    if read_only {
-        s.set_attributes(copy, n::MOUNT_ATTR_RDONLY, None, false, source);
-    }
-    let target = s.open_in(dev, name, Links::Refuse, None);
-    s.attach(copy, target, &shown);
 }
 
 /// A PTY of the container's own devpts; its master goes to the host, its slave is /dev/console and stdio.
@@ -317,30 +274,25 @@ fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
     }
 }
 
-/// Gives pipes to the command's user, as docker does: `/dev/stdout` is opened again by many programs. Done by who names
+/// Gives pipes (or a terminal) to the command's user, as docker does: `/dev/stdout` is opened again by many programs. Done by who names
 /// ids as [`Shift`](super::rootfs::Shift) does; where it can't be done, they work by descriptor as ever.
 pub(super) fn give_pipes(s: &mut Script<'_>, stdio: [Cell; 3], made: [bool; 3], (uid, gid): (u32, u32)) {
     for (fd, _) in stdio.into_iter().zip(made).filter(|(_, made)| *made) {
-        s.op(n::__NR_fchown, "fchown(pipe)", [fd.into(), uid.into(), gid.into()]).tolerate_all();
+        s.op(n::__NR_fchown, "fchown(stdio)", [fd.into(), uid.into(), gid.into()]).tolerate_all();
     }
+}
+
+/// Makes a terminal the controlling one of this process, which leads a session.
+pub(super) fn control(s: &mut Script<'_>, terminal: Cell) {
+    s.op(n::__NR_ioctl, "ioctl(TIOCSCTTY)", [terminal.into(), ioctl::TIOCSCTTY.into(), 0.into()]);
 }
 
 /// From a process in its place to the command itself. `ready` is told at the last moment before.
 pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3], ready: &[u64; 2]) {
-    s.during("setting up stdio");
-    for (i, fd) in stdio.into_iter().enumerate() {
-        s.op(n::__NR_dup3, "dup3", [fd.into(), i.into(), 0.into()]);
-    }
+    s.stdio(stdio);
     only_stdio(s);
     if command.init {
-        s.during("starting the init process");
-        let name = s.c_str(c"coracle-init");
-        s.op(
-            n::__NR_prctl,
-            "prctl(PR_SET_NAME)",
-            [prctl::PR_SET_NAME.into(), name.into(), 0.into(), 0.into(), 0.into()],
-        );
-        s.op(OP_INIT, "clone", []);
+        s.init();
     }
     s.during("setting resource limits");
     for limit in command.ulimits {
@@ -374,45 +326,8 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
         );
         load(s);
     }
-    s.during("executing the command");
-    let message = s.words64(ready);
-    let status = s.status();
-    s.op(n::__NR_write, "write(status)", [status.into(), message.into(), 16.into()]);
-    let argv = s.vector(command.words);
-    let envp = s.vector(command.env);
-    let word = command.words.first().map(OsString::as_os_str).unwrap_or_default();
-    if word.as_bytes().contains(&b'/') {
-        let at = s.string(word);
-        s.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()])
-            .path(word)
-            .kind(ErrorKind::Exec);
-        return;
-    }
-    const EACCES: u32 = 13;
-    const ENOTDIR: u32 = 20;
-    for dir in std::env::split_paths(command.path) {
-        let candidate = if dir.as_os_str().is_empty() { Path::new(".").join(word) } else { dir.join(word) };
-        let at = s.string(&candidate);
-        s.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()])
-            .path(&candidate)
-            .kind(ErrorKind::Exec)
-            .tolerate(&[ENOENT, EACCES, ENOTDIR]);
-    }
-    // As execvp(3) has it: what is there but may not be executed matters more than what is not there.
-    const F_OK: u32 = 0;
-    for dir in std::env::split_paths(command.path) {
-        let candidate = dir.join(word);
-        let at = s.string(&candidate);
-        let absent = s.label();
-        s.op(n::__NR_faccessat, "faccessat", [CWD.into(), at.into(), F_OK.into()])
-            .tolerate_all()
-            .otherwise(absent);
-        s.op(OP_FAIL, "execve", [EACCES.into()]).path(&candidate).kind(ErrorKind::Exec);
-        s.place(absent);
-    }
-    s.op(OP_FAIL, "execve: not found in the PATH of the container", [ENOENT.into()])
-        .path(word)
-        .kind(ErrorKind::Exec);
+    let missing = "execve: not found in the PATH of the container";
+    s.execute(command.words, command.env, command.path, ready, missing);
 }
 
 /// Closes all but stdio and the status socket. From here on paths are the image's and the caller's, and
@@ -466,20 +381,25 @@ fn privileges(s: &mut Script<'_>, command: &Command<'_>) {
     }
     let identity = command.identity;
     s.during("becoming the user");
-    let remedy = "give the user a range of sub-ids (/etc/subuid, /etc/subgid) that reaches this id";
+    let remedy = "the container's ids don't reach this one: install newuidmap (Debian's package: uidmap) and give the user \
+        ranges in /etc/subuid and /etc/subgid that do (usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER)";
     if command.groups_allowed {
         let groups: Vec<u8> = identity.groups.iter().flat_map(|gid| gid.to_ne_bytes()).collect();
         let at = s.bytes(&groups);
-        s.op(n::__NR_setgroups, "setgroups", [identity.groups.len().into(), at.into()]).remedy(remedy);
+        s.op(n::__NR_setgroups, "setgroups", [identity.groups.len().into(), at.into()])
+            .kind(ErrorKind::Unsupported)
+            .remedy(remedy);
     }
     let (uid, gid) = (identity.uid, identity.gid);
     s.op(n::__NR_setresgid, "setresgid", [gid.into(), gid.into(), gid.into()])
         .path(gid.to_string())
+        .kind(ErrorKind::Unsupported)
         .remedy(remedy);
     s.op(n::__NR_setresuid, "setresuid", [uid.into(), uid.into(), uid.into()])
         .path(uid.to_string())
+        .kind(ErrorKind::Unsupported)
         .remedy(remedy);
-    not_dumpable(s);
+    s.dumpable(false);
     // struct __user_cap_header, then two of __user_cap_data (effective, permitted, inheritable).
     let header = s.words64(&[u64::from(n::_LINUX_CAPABILITY_VERSION_3)]);
     let bits = if uid == 0 { command.capabilities.bits() } else { 0 };

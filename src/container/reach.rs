@@ -19,7 +19,7 @@ use crate::sys::fork::Witness;
 use crate::sys::memfd::above_stdio;
 use crate::sys::plan::Plan;
 use crate::sys::plan::format::Status;
-use crate::sys::warden::{self, Warden};
+use crate::sys::warden::Warden;
 use linux_raw_sys::general as n;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -114,7 +114,8 @@ pub(super) fn publish(running: &Running, spec: &Spec, witness: Witness) -> Resul
 pub(super) struct Reach {
     /// None for the host's network.
     warden: Option<Arc<Warden>>,
-    process: warden::Process,
+    /// A process in it.
+    member: Arc<OwnedFd>,
 }
 
 impl Reach {
@@ -126,7 +127,13 @@ impl Reach {
             (None, Some(door)) => Some(Warden::connect(running.dir.store.locks_dir(), door)?),
             (None, None) => return Err(Error::new(ErrorKind::State, "the container has no warden")),
         };
-        Ok(Self { warden, process: running.process.clone() })
+        let member = match warden.as_ref().map(|_| running.member()) {
+            Some(Ok((_, member))) => member,
+            Some(Err(error)) if error.kind() != ErrorKind::State => return Err(error),
+            // It has ended: whoever goes there is told how.
+            _ => running.process.pidfd.clone(),
+        };
+        Ok(Self { warden, member })
     }
 
     /// Connects to 127.0.0.1, and to ::1 where nothing listens there. Ends early when `stop` becomes readable.
@@ -162,7 +169,7 @@ impl Reach {
         };
         let mut plan = Plan::new();
         plan.during("making a socket in the container's network");
-        let pidfd = plan.fd(self.process.pidfd.as_fd());
+        let pidfd = plan.fd(self.member.as_fd());
         // The user namespace stays the warden's, whose root may enter the networks below it: nothing of the
         // container's ever has a hold on this process.
         plan.op(n::__NR_setns, "setns(pidfd, CLONE_NEWNET)", [pidfd.into(), n::CLONE_NEWNET.into()]);

@@ -7,6 +7,7 @@
 
 use super::script::{CWD, Links, Script};
 use super::spec::FileContent;
+use crate::layer::overlay::{self, Stack};
 use crate::sys::plan::Cell;
 use linux_raw_sys::general as n;
 use std::path::{Path, PathBuf};
@@ -201,35 +202,17 @@ fn overlay(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], writable: Ce
 }
 
 fn overlay_of(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], upper: Cell, work: Cell) -> Cell {
-    let lowers: Vec<_> = layers
-        .iter()
-        .map(|path| {
-            let layer = s.open_path(path);
-            let lower = s.clone_mount(layer, false, path);
-            let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_RDONLY;
-            s.set_attributes(lower, flags, root.userns, false, path);
-            (lower, path)
-        })
-        .collect();
-    let fs = s.fsopen(c"overlay");
-    if root.userns.is_none() {
-        s.set_flag(fs, c"userxattr");
-    } else {
+    let as_root = root.userns.is_some();
+    let stack = Stack {
+        lowers: layers,
+        upper: Some((upper, work, root.dir)),
+        userns: root.userns,
+        userxattr: !as_root,
         // Renaming a directory of a lower layer is a copy then, as everywhere else; a layer needs no redirects.
-        s.set(fs, c"redirect_dir", "off");
-    }
-    if root.volatile {
-        s.set_flag(fs, c"volatile");
-    }
-    for (lower, path) in lowers {
-        let at = s.magic(lower);
-        s.set_string(fs, c"lowerdir+", at, path);
-    }
-    for (key, fd) in [(c"upperdir", upper), (c"workdir", work)] {
-        let at = s.magic(fd);
-        s.set_string(fs, key, at, root.dir);
-    }
-    s.fsmount(fs, "overlay", n::MOUNT_ATTR_NODEV)
+        redirect_dir: as_root.then_some(false),
+        volatile: root.volatile,
+    };
+    overlay::stack(s, &stack)
 }
 
 fn relative(path: &Path) -> &Path {

@@ -10,7 +10,7 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::warden::{self, Exit, Warden};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -81,8 +81,7 @@ impl Running {
             return self.process.wait(deadline);
         }
         // Another program's: its pidfd says when, its record says how.
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if !crate::sys::message::readable(&*self.process.pidfd, left)? {
+        if !crate::sys::message::readable(&*self.process.pidfd, deadline)? {
             return Ok(None);
         }
         Ok(Some(Exit { how: 2, status: 9, user: Duration::ZERO, system: Duration::ZERO, peak_bytes: 0 }))
@@ -196,34 +195,48 @@ impl Running {
 
     /// The number of the first process here (pidfd's fdinfo, pidfd_open(2)).
     pub fn pid(&self) -> Result<i32> {
-        let path = format!("/proc/thread-self/fdinfo/{}", self.process.pidfd.as_raw_fd());
-        let text = fs::read_to_string(&path).call_at("read", &path)?;
-        let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-        match pid {
-            Some(pid) if pid > 0 => Ok(pid),
-            _ => Err(Error::new(ErrorKind::State, "the container is not running")),
+        let pid = self.process.pid()?;
+        pid.ok_or_else(|| Error::new(ErrorKind::State, "the container is not running"))
+    }
+
+    /// A process whose namespaces and root this program may enter, or have entered: the first one, unless that is an
+    /// init. It has never executed anything in the container, so an ordinary user may not look into it (ptrace(2),
+    /// access mode checking), while its child, the command, is alive as long as it is.
+    pub fn member(&self) -> Result<(i32, Arc<OwnedFd>)> {
+        let first = self.pid()?;
+        match namespace(first) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            other => {
+                other.call_at("readlink", format!("/proc/{first}/ns/pid"))?;
+                return Ok((first, self.process.pidfd.clone()));
+            }
         }
+        let path = format!("/proc/{first}/task/{first}/children");
+        let children = fs::read_to_string(&path).call_at("read", path)?;
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let Some(Ok(pidfd)) = rustix::process::Pid::from_raw(pid)
+                .map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()))
+            else {
+                continue;
+            };
+            // Only now the number is known to be the child's, and not of one that came after it.
+            if process(pid).is_some_and(|process| process.parent == first) && namespace(pid).is_ok() {
+                return Ok((pid, Arc::new(pidfd)));
+            }
+        }
+        Err(not_running(&self.dir.id))
     }
 
     /// All processes in the PID namespace of the first one.
     pub fn top(&self) -> Result<Vec<Process>> {
         let first = self.pid()?;
-        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
-        let own = match namespace(first) {
-            // An init may not be looked into by an ordinary user; its children may.
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                let path = format!("/proc/{first}/task/{first}/children");
-                let children = fs::read_to_string(&path).call_at("read", path)?;
-                let mut children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-                children.find_map(|pid| namespace(pid).ok())
-            }
-            other => Some(other.call_at("readlink", format!("/proc/{first}/ns/pid"))?),
-        };
+        let own =
+            self.member().and_then(|(pid, _)| namespace(pid).call_at("readlink", "/proc/PID/ns/pid"))?;
         let mut all = Vec::new();
         for entry in fs::read_dir("/proc").call_at("open", "/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             // Others' processes can't be looked at, and those that have just ended.
-            if (pid == first || namespace(pid).is_ok_and(|found| Some(found) == own))
+            if (pid == first || namespace(pid).is_ok_and(|found| found == own))
                 && let Some(process) = process(pid)
             {
                 all.push(process);
@@ -341,6 +354,10 @@ fn no_cgroup() -> Error {
 pub(super) fn named(signal: Signal) -> Result<rustix::process::Signal> {
     rustix::process::Signal::from_named_raw(signal as i32)
         .ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("signal {signal}")))
+}
+
+fn namespace(pid: i32) -> std::io::Result<std::path::PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/pid"))
 }
 
 /// proc_pid_stat(5), proc_pid_status(5), proc_pid_cmdline(5).

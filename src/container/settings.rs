@@ -68,12 +68,14 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
         }
     }
     for device in &spec.devices {
-        let inside = device.target.strip_prefix("/dev").is_ok_and(|name| {
+        let inside = device.target().strip_prefix("/dev").is_ok_and(|name| {
             name.components().next().is_some()
                 && name.components().all(|part| matches!(part, Component::Normal(_)))
         });
         if !inside {
-            return Err(invalid("a device must be in /dev of the container".into()).with_path(&device.target));
+            return Err(
+                invalid("a device must be in /dev of the container".into()).with_path(device.target())
+            );
         }
     }
     let own = crate::security::limit::OwnNamespaces { net: !spec.network.is_host(), ipc: true };

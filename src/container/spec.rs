@@ -1,6 +1,7 @@
 //! What a container shall be: plain data, kept with it in the store.
 #![forbid(unsafe_code)]
 
+use super::devices::Device;
 use crate::cgroup::Limits;
 use crate::network::Network;
 use crate::security::limit::{Sysctl, Ulimit};
@@ -210,14 +211,6 @@ pub(crate) struct FileContent {
     pub path: PathBuf,
     pub bytes: Vec<u8>,
     pub mode: u32,
-}
-
-/// A device of the host, shown to the container.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Device {
-    pub source: PathBuf,
-    pub target: PathBuf,
-    pub read_only: bool,
 }
 
 /// A port of the container that the host forwards to.

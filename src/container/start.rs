@@ -1,8 +1,9 @@
 //! From a record to a running command: checks, plans, and the conversation with the warden.
 #![forbid(unsafe_code)]
 
+use super::devices;
 use super::inside::{self, Command, Inside};
-use super::output::{Log, OUTPUT_MAX, Pipes, Stdio};
+use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::record::{Dir, Exited, Record, RunningRecord, UPPER, WORK};
 use super::rootfs::{self, Base, Planned, Root, Shift, Source};
 use super::running::{Ending, Running};
@@ -15,12 +16,13 @@ use super::{ExitStatus, Held, Inner, host_root, lock, removed, volumes};
 use crate::cgroup::{Cgroup, LimitKind, Limits, Report, Requirement};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
+use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::warden::{self, Warden};
-use linux_raw_sys::{general as n, prctl};
+use linux_raw_sys::general as n;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -237,8 +239,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let leases = volumes::leases(&inner.store, record)?;
     let (cgroup, mut report) = control_group(&inner.store, &record.id, spec)?;
     let streams = lock(&inner.streams).clone();
-    let inherit = |stdio: &Stdio| if spec.tty { Stdio::null() } else { stdio.clone() };
-    let pipes = Pipes::new(&inherit(&streams.stdin), &inherit(&streams.stdout), &inherit(&streams.stderr))?;
+    let pipes = if spec.tty { Pipes::none() } else { Pipes::new(&streams) }?;
     let userns = match held.range {
         Some(_) => Some(userns(&warden, record.base)?),
         None => None,
@@ -246,8 +247,15 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     if let Some(why) = warden.single() {
         report.add_single_id(why);
     }
-    let map = warden.map().map_or_else(|| IdMap::range(record.base, super::ids::COUNT), IdMap::nested);
+    let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(record.base, super::ids::COUNT));
     let groups_allowed = !map.is_single();
+    if let (Some(group), Some(why)) = (spec.groups.first(), warden.single()) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("group {group:?} where only one id is mapped"),
+        )
+        .with_remedy(why.to_owned()));
+    }
     let capabilities = capabilities(spec)?;
     let masked: Vec<(PathBuf, bool)> = match &spec.masked {
         None => default_masked().to_vec(),
@@ -259,16 +267,24 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         None => READ_ONLY.iter().map(PathBuf::from).collect(),
         Some(paths) => paths.clone(),
     };
+    let mut namespaces = Namespaces::all().user_map(map.clone()).hostname(hostname(record));
+    if spec.network.is_host() {
+        namespaces = namespaces.without(NamespaceKind::Net);
+    }
+    if cgroup.as_ref().is_some_and(|cgroup| cgroup.tasks_fds().next().is_some()) {
+        // Only once it has joined its groups.
+        namespaces = namespaces.without(NamespaceKind::Cgroup);
+    }
+    let devices = devices::plan(&spec.devices)?;
     let inside = Inside {
-        hostname: hostname(record),
+        namespaces: &namespaces,
         shm_size: spec.mounts.iter().find_map(Mount::shm_size),
-        own_network: !spec.network.is_host(),
         masked: &masked,
         // The kernel's own lists are the same in every container, but for a /sys of the host's network.
         masked_exist: spec.masked.is_none(),
         read_only: &read_only,
         sysctls: &spec.sysctls,
-        devices: &spec.devices,
+        devices: &devices,
         tty_group: map.group(5).is_some(),
         cgroup2: cgroup
             .as_ref()
@@ -291,11 +307,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let mut s = Script::new();
     if warden.map().is_some() {
         // Else /proc/PID/uid_map of stage B would belong to the host's root.
-        s.op(
-            n::__NR_prctl,
-            "prctl(PR_SET_DUMPABLE)",
-            [prctl::PR_SET_DUMPABLE.into(), 1.into(), 0.into(), 0.into(), 0.into()],
-        );
+        s.dumpable(true);
     }
     let userns_cell = userns.as_ref().map(|fd| s.fd(fd.as_fd()));
     let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
@@ -316,15 +328,9 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     };
     inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let mount = rootfs::build(&mut s, &root);
-    let namespaces = n::CLONE_NEWUSER
-        | n::CLONE_NEWNS
-        | n::CLONE_NEWPID
-        | n::CLONE_NEWUTS
-        | n::CLONE_NEWIPC
-        | if inside.own_network { n::CLONE_NEWNET } else { 0 }
-        | if joins.is_empty() { n::CLONE_NEWCGROUP } else { 0 };
+    let nodes = devices::nodes(&mut s, mount, &devices);
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
-    two_stages(&mut s, mount, namespaces, v2, &map, |s| {
+    two_stages(&mut s, mount, &namespaces, warden.map(), v2, |s| {
         if !joins.is_empty() {
             s.during("joining the control groups");
             for join in &joins {
@@ -333,19 +339,15 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
             s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()]);
         }
         inside::become_root(s, groups_allowed);
-        let slave = inside::mounts(s, &inside, terminal);
+        let slave = inside::mounts(s, &inside, &nodes, terminal);
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
-            s.op(
-                n::__NR_ioctl,
-                "ioctl(TIOCSCTTY)",
-                [slave.into(), linux_raw_sys::ioctl::TIOCSCTTY.into(), 0.into()],
-            );
+            inside::control(s, slave);
             let owner = [resolved.identity.uid.into(), if inside.tty_group { 5 } else { 0 }.into()];
             s.op(n::__NR_fchown, "fchown(terminal)", [slave.into(), owner[0], owner[1]]).tolerate_all();
         }
         inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
-    });
+    })?;
 
     let started_at = SystemTime::now();
     let mut started = warden.start_plan(s.plan)?;

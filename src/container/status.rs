@@ -25,13 +25,7 @@ struct Used {
 
 impl ExitStatus {
     pub(crate) fn new(exit: Exit, oom_killed: bool) -> Self {
-        const CLD_EXITED: u32 = 1;
-        const CLD_DUMPED: u32 = 3;
-        let raw = match exit.how {
-            CLD_EXITED => exit.status << 8,
-            CLD_DUMPED => exit.status | 0x80,
-            _ => exit.status,
-        };
+        let raw = std::process::ExitStatus::from(exit).into_raw();
         let used = Used {
             user_us: exit.user.as_micros() as u64,
             system_us: exit.system.as_micros() as u64,

@@ -118,7 +118,7 @@ impl<'a> Copier<'a> {
             false => Some(idmap::of_caller().0).filter(|map| !map.is_single()),
         };
         // How layers of this user are unpacked.
-        let opaque = match rustix::process::geteuid().is_root() {
+        let opaque = match privileged {
             true => c"trusted.overlay.opaque",
             false => c"user.overlay.opaque",
         };

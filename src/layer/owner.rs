@@ -103,7 +103,7 @@ impl Owners for Recorded {
 
 /// How this process gives files away.
 pub(crate) fn for_caller() -> Box<dyn Owners> {
-    if rustix::process::geteuid().is_root() {
+    if crate::sys::idmap::is_privileged() {
         return Box::new(Direct);
     }
     match crate::sys::idmap::of_caller() {

@@ -69,10 +69,10 @@ pub(crate) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// For this process's effective user; `owners` counts for ordinary users.
+    /// For this process; `owners` counts for ordinary users, and root without capabilities.
     pub(crate) fn for_caller(owners: &'a dyn Owners) -> Self {
-        let is_root = rustix::process::geteuid().is_root();
-        Self { user_xattr: !is_root, owners: (!is_root).then_some(owners), limits: Limits::default() }
+        let privileged = crate::sys::idmap::is_privileged();
+        Self { user_xattr: !privileged, owners: (!privileged).then_some(owners), limits: Limits::default() }
     }
 }
 

@@ -5,8 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: u64 = 86_400;
 
-/// `2026-11-20T20:35:00.000000001Z`; what is before 1970 counts as 1970.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
+/// A time as OCI documents and docker's write it ([RFC 3339](https://www.rfc-editor.org/rfc/rfc3339), UTC, to the
+/// nanosecond); what is before 1970 counts as 1970.
+///
+/// ```
+/// use std::time::{Duration, UNIX_EPOCH};
+/// let time = UNIX_EPOCH + Duration::new(1_700_000_000, 1);
+/// assert_eq!(coracle::rfc3339(time), "2023-11-14T22:13:20.000000001Z");
+/// ```
+pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / DAY, since.as_secs() % DAY);
     let (year, month, day) = civil(days);

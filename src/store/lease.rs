@@ -16,6 +16,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// A locked file or directory. The lock goes with the last descriptor, also when the program dies.
 #[derive(Debug)]
@@ -52,6 +53,23 @@ impl Lease {
             }
             if leads_to(parent, name, &file)? {
                 return Ok(Some(Self(file)));
+            }
+        }
+    }
+
+    /// The same with some patience: when a thread of a program starts another one, that has for a moment, until it is
+    /// executed, all descriptors of the first and with them its locks, also those that are dropped meanwhile.
+    ///
+    /// # Errors
+    /// `InUse` when somebody has kept one for a fifth of a second.
+    pub(crate) fn exclusive_soon(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Option<Self>> {
+        let deadline = Instant::now() + Duration::from_millis(200);
+        loop {
+            match Self::try_exclusive(parent, name.as_ref()) {
+                Err(error) if error.kind() == ErrorKind::InUse && Instant::now() < deadline => {
+                    std::thread::park_timeout(Duration::from_millis(1));
+                }
+                other => return other,
             }
         }
     }

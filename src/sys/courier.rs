@@ -136,4 +136,28 @@ mod tests {
         assert_eq!(error.step(), "chdir");
         assert_eq!(courier.call(Plan::new()).unwrap().fds.len(), 0);
     }
+
+    #[test]
+    fn a_call_is_repeated_where_the_kernel_says_so() {
+        let courier = of_warden(&warden().unwrap()).unwrap();
+        let read = |again: bool| {
+            let mut plan = Plan::new();
+            let flags = n::TFD_NONBLOCK | n::TFD_CLOEXEC;
+            let timer = plan.op(n::__NR_timerfd_create, "timerfd_create", [1.into(), flags.into()]).result();
+            // Every 0 s, first in 20 ms.
+            let when = plan.words64(&[0, 0, 0, 20_000_000]);
+            let settime = [timer.into(), 0.into(), when.into(), 0.into()];
+            plan.op(n::__NR_timerfd_settime, "timerfd_settime", settime);
+            let times = plan.space(8);
+            let read = plan.op(n::__NR_read, "read", [timer.into(), times.into(), 8.into()]).full();
+            if again {
+                read.again();
+            }
+            plan.op(n::__NR_close, "close", [timer.into()]);
+            plan.reply(times, 8);
+            courier.call(plan)
+        };
+        assert_eq!(read(false).unwrap_err().raw_os_error(), Some(11));
+        assert_eq!(read(true).unwrap().bytes, 1u64.to_ne_bytes());
+    }
 }

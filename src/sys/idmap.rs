@@ -4,7 +4,6 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::process::{getegid, geteuid};
 use std::fs;
 use std::io::Read;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// One line of a map: `count` ids from `inside` on are `outside` and on in the parent namespace.
@@ -18,7 +17,13 @@ pub struct Extent {
     pub count: u32,
 }
 
-/// The maps of one user namespace.
+/// The maps of one user namespace, or of a mount: which ids of this program's namespace its ids are.
+///
+/// ```
+/// use coracle::IdMap;
+/// let map = IdMap::range(100_000, 65536);
+/// assert_eq!((map.user(0), map.group(33), map.user(65536)), (Some(100_000), Some(100_033), None));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct IdMap {
     /// Of users.
@@ -28,23 +33,60 @@ pub struct IdMap {
 }
 
 impl IdMap {
-    /// Ids 0 to `count` are `base` and on.
+    /// The first `count` ids are `base` and on, of users and of groups.
     pub fn range(base: u32, count: u32) -> Self {
         let extents = vec![Extent { inside: 0, outside: base, count }];
         Self { users: extents.clone(), groups: extents }
     }
 
-    /// Only id 0, which is the caller.
+    /// Only root, which is this user and this group.
     pub fn single(user: u32, group: u32) -> Self {
         let one = |outside| vec![Extent { inside: 0, outside, count: 1 }];
         Self { users: one(user), groups: one(group) }
     }
 
-    /// The map of a namespace inside this one that keeps all its ids. It must follow the outer map's extents:
-    /// a line over two of them is refused.
-    pub fn nested(&self) -> Self {
-        let same = |extents: &[Extent]| extents.iter().map(|e| Extent { outside: e.inside, ..*e }).collect();
-        Self { users: same(&self.users), groups: same(&self.groups) }
+    /// All ids that this program may map. Root: every id as itself. An ordinary user: itself as root, and its
+    /// sub-ids (subuid(5)) from 1 on; only itself without sub-ids or newuidmap(1).
+    pub fn available() -> Self {
+        if !is_privileged() {
+            return of_caller().0;
+        }
+        let own = |file: &str| {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let line = |line: &str| {
+                let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+                let (inside, _, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
+                Some(Extent { inside, outside: inside, count })
+            };
+            text.lines().filter_map(line).collect()
+        };
+        Self { users: own("/proc/thread-self/uid_map"), groups: own("/proc/thread-self/gid_map") }
+    }
+
+    /// The same ids as they are called in a namespace whose map is `outer`. Lines are cut where those of `outer`
+    /// end: the kernel refuses one over two of them.
+    pub(crate) fn beneath(&self, outer: &Self) -> Result<Self> {
+        let through = |extents: &[Extent], outer: &[Extent], what: &str| {
+            beneath(extents, outer).map_err(|id| {
+                Error::new(ErrorKind::PermissionDenied, format!("{what} {id} is not this user's to map"))
+                    .with_remedy(
+                        "use ids of IdMap::available(); /etc/subuid and /etc/subgid give a user more",
+                    )
+            })
+        };
+        Ok(Self {
+            users: through(&self.users, &outer.users, "user")?,
+            groups: through(&self.groups, &outer.groups, "group")?,
+        })
+    }
+
+    /// The user and group that a command begins as: 0 where that is mapped, else the first that is.
+    pub(crate) fn first(&self) -> (u32, u32) {
+        let first = |extents: &[Extent]| match outside(extents, 0) {
+            Some(_) => 0,
+            None => extents.first().map_or(0, |extent| extent.inside),
+        };
+        (first(&self.users), first(&self.groups))
     }
 
     /// Whether only one user exists in it.
@@ -63,7 +105,7 @@ impl IdMap {
     }
 
     /// As `/proc/PID/uid_map` takes it.
-    pub fn text(extents: &[Extent]) -> String {
+    pub(crate) fn text(extents: &[Extent]) -> String {
         extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect()
     }
 }
@@ -71,6 +113,27 @@ impl IdMap {
 fn outside(extents: &[Extent], id: u32) -> Option<u32> {
     let extent = extents.iter().find(|e| id >= e.inside && id - e.inside < e.count)?;
     extent.outside.checked_add(id - extent.inside)
+}
+
+/// Gives the id that `outer` lacks, where it lacks one.
+fn beneath(extents: &[Extent], outer: &[Extent]) -> Result<Vec<Extent>, u32> {
+    let mut cut = Vec::with_capacity(extents.len());
+    for extent in extents {
+        let mut rest = *extent;
+        while rest.count > 0 {
+            let id = rest.outside;
+            let found = outer.iter().find(|o| id >= o.outside && id - o.outside < o.count).ok_or(id)?;
+            let skipped = id - found.outside;
+            let count = rest.count.min(found.count - skipped);
+            cut.push(Extent { inside: rest.inside, outside: found.inside + skipped, count });
+            rest.count -= count;
+            if rest.count > 0 {
+                rest.inside = rest.inside.checked_add(count).ok_or(id)?;
+                rest.outside = rest.outside.checked_add(count).ok_or(id)?;
+            }
+        }
+    }
+    Ok(cut)
 }
 
 /// The largest share of /etc/subuid or /etc/subgid that belongs to a user: lines `name-or-id:first:count`
@@ -102,7 +165,7 @@ fn own_name(uid: u32) -> Option<String> {
 }
 
 /// The map that an ordinary user can have: itself as root, its sub-ids (at most 65535 of them) as the others.
-/// Without newuidmap or sub-ids only itself, and why.
+/// Without sub-ids, or a newuidmap that may do what it is for, only itself, and why.
 pub(crate) fn of_caller() -> (IdMap, Option<String>) {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let single = |why: String| (IdMap::single(uid, gid), Some(why));
@@ -121,6 +184,9 @@ pub(crate) fn of_caller() -> (IdMap, Option<String>) {
     if let Some(tool) = missing {
         return single(format!("{tool} is not installed (Debian's package: uidmap)"));
     }
+    if let Some(why) = tools_are_bound() {
+        return single(why.into());
+    }
     let extents = |own, (first, count): (u32, u32)| {
         vec![
             Extent { inside: 0, outside: own, count: 1 },
@@ -128,6 +194,27 @@ pub(crate) fn of_caller() -> (IdMap, Option<String>) {
         ]
     };
     (IdMap { users: extents(uid, users), groups: extents(gid, groups) }, None)
+}
+
+/// A program that is set-user-id root, or has file capabilities, gets them only where its caller is not bound.
+fn tools_are_bound() -> Option<&'static str> {
+    const WANTED: u64 = 1 << 7 | 1 << 6; // SETUID, SETGID
+    let status = status();
+    if field(&status, "NoNewPrivs:") == Some("1") {
+        return Some("newuidmap can't work: this program has given up to gain privileges (no_new_privs)");
+    }
+    let bounding = field(&status, "CapBnd:").and_then(|set| u64::from_str_radix(set, 16).ok());
+    (bounding.unwrap_or(0) & WANTED != WANTED)
+        .then_some("newuidmap can't work: this program's bounding set lacks CAP_SETUID or CAP_SETGID")
+}
+
+/// proc_pid_status(5) of the calling thread.
+fn status() -> String {
+    fs::read_to_string("/proc/thread-self/status").unwrap_or_default()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 fn in_path(tool: &str) -> bool {
@@ -141,7 +228,13 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
     if map.is_single() {
         let put = |name: &str, text: &str| fs::write(file(name), text).call_at("write", file(name));
         put("setgroups", "deny")?;
-        put("uid_map", &IdMap::text(&map.users))?;
+        put("uid_map", &IdMap::text(&map.users)).map_err(|error| match geteuid().is_root() {
+            true => error.with_kind(ErrorKind::Unsupported).with_remedy(
+                "uid 0 is let into a user namespace only by CAP_SETFCAP (since Linux 5.12): give this program that \
+                 capability, all that containers need (SYS_ADMIN, SETUID, SETGID, CHOWN), or another user",
+            ),
+            false => error,
+        })?;
         return put("gid_map", &IdMap::text(&map.groups));
     }
     for (tool, name, extents) in [("newuidmap", "uid_map", &map.users), ("newgidmap", "gid_map", &map.groups)]
@@ -172,11 +265,8 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
 /// Whether this process may do in its user namespace what only root may.
 pub(crate) fn is_privileged() -> bool {
     const WANTED: u64 = 1 << 21 | 1 << 7 | 1 << 6 | 1 << 0; // SYS_ADMIN, SETUID, SETGID, CHOWN
-    let status = fs::read_to_string(Path::new("/proc/thread-self/status")).unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-        .unwrap_or(0);
+    let effective =
+        field(&status(), "CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
     geteuid().is_root() && effective & WANTED == WANTED
 }
 
@@ -201,7 +291,25 @@ mod tests {
             ],
             groups: vec![Extent { inside: 0, outside: 1000, count: 1 }],
         };
-        assert_eq!(IdMap::text(&outer.nested().users), "0 0 1\n1 1 65535\n");
+        assert_eq!(IdMap::text(&outer.beneath(&outer).unwrap().users), "0 0 1\n1 1 65535\n");
+        let users = |extents: &[(u32, u32, u32)]| IdMap {
+            users: extents
+                .iter()
+                .map(|&(inside, outside, count)| Extent { inside, outside, count })
+                .collect(),
+            groups: Vec::new(),
+        };
+        let map = users(&[(5, 100_010, 20), (0, 1000, 1)]).beneath(&outer).unwrap();
+        assert_eq!(IdMap::text(&map.users), "5 11 20\n0 0 1\n");
+        let two = users(&[(0, 0, 1000), (1000, 5000, 10)]);
+        let over_both = users(&[(0, 990, 10), (10, 5002, 3)]).beneath(&two).unwrap();
+        assert_eq!(IdMap::text(&over_both.users), "0 990 10\n10 1002 3\n");
+        let cut = users(&[(0, 10, 20)]).beneath(&users(&[(0, 10, 5), (5, 15, 100)])).unwrap();
+        assert_eq!(IdMap::text(&cut.users), "0 0 5\n5 5 15\n");
+        for foreign in [(0, 999, 1), (0, 1000, 2), (0, 165_530, 10), (0, u32::MAX, 2)] {
+            let error = users(&[foreign]).beneath(&outer).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{foreign:?}: {error}");
+        }
         assert_eq!((outer.user(0), outer.user(33), outer.group(1)), (Some(1000), Some(100032), None));
     }
 }

@@ -12,7 +12,7 @@ use rustix::net::{
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -61,9 +61,8 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
     }
 }
 
-/// Waits until there is something to read, or the end; false when the time is up before.
-pub(crate) fn readable(fd: impl AsFd, time: Option<Duration>) -> Result<bool> {
-    let deadline = time.map(|time| Instant::now() + time);
+/// Waits until there is something to read, or the end; false at the deadline, where one is given.
+pub(crate) fn readable(fd: impl AsFd, deadline: Option<Instant>) -> Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left =

@@ -9,7 +9,7 @@ pub(crate) mod format;
 
 use super::memfd;
 use crate::error::{Error, ErrorKind, Result};
-use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_FULL, Header, MAGIC, Op};
+use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_AGAIN, FLAG_FULL, Header, MAGIC, Op};
 use std::ffi::{CStr, OsStr};
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -376,6 +376,12 @@ impl Added<'_, '_> {
     /// The result must be the third argument: nothing may be read or written partly.
     pub fn full(mut self) -> Self {
         self.last().flags |= FLAG_FULL;
+        self
+    }
+
+    /// Calls again as long as the answer is EAGAIN.
+    pub fn again(mut self) -> Self {
+        self.last().flags |= FLAG_AGAIN;
         self
     }
 

@@ -37,6 +37,18 @@ pub(crate) struct Exit {
     pub peak_bytes: u64,
 }
 
+impl From<Exit> for std::process::ExitStatus {
+    fn from(exit: Exit) -> Self {
+        const CLD_EXITED: u32 = 1;
+        const CLD_DUMPED: u32 = 3;
+        std::os::unix::process::ExitStatusExt::from_raw(match exit.how {
+            CLD_EXITED => exit.status << 8,
+            CLD_DUMPED => exit.status | 0x80,
+            _ => exit.status,
+        })
+    }
+}
+
 /// A promise of a process's end. `None` inside once the warden is gone without having told.
 #[derive(Debug, Default)]
 struct Promise {
@@ -71,6 +83,14 @@ impl Process {
     /// A process that another program's warden is the parent of: nobody here is told how it ends.
     pub fn foreign(pidfd: OwnedFd) -> Self {
         Self { promise: Arc::default(), pidfd: Arc::new(pidfd), shared: None }
+    }
+
+    /// Its number in this program's PID namespace, as long as it has one.
+    pub fn pid(&self) -> Result<Option<i32>> {
+        let path = format!("/proc/thread-self/fdinfo/{}", self.pidfd.as_raw_fd());
+        let text = std::fs::read_to_string(&path).call_at("read", &path)?;
+        let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        Ok(pid.filter(|pid| *pid > 0))
     }
 
     /// How it ended; waits for that until `deadline`, where one is given.
@@ -118,8 +138,7 @@ impl<'a> Helper<'a> {
 
     /// Waits for something to be told, and takes it; false at the deadline, and when the warden is gone.
     fn take(&self, deadline: Option<Instant>) -> Result<bool> {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        Ok(message::readable(&self.0.socket, left)? && self.0.take_all())
+        Ok(message::readable(&self.0.socket, deadline)? && self.0.take_all())
     }
 }
 
@@ -425,8 +444,11 @@ impl Warden {
 
     /// Takes on a process that a plan of this warden has announced.
     fn adopt(&self, pid: i32, pidfd: OwnedFd, since: u64) -> Process {
-        let promise = lock(&self.shared.state).adopt(pid, since);
-        Process { promise, pidfd: Arc::new(pidfd), shared: Some(self.shared.clone()) }
+        Process {
+            promise: lock(&self.shared.state).adopt(pid, since),
+            pidfd: Arc::new(pidfd),
+            shared: Some(self.shared.clone()),
+        }
     }
 
     /// Sends a signal with the warden's rights, for a host that has given up its own.
@@ -643,9 +665,7 @@ impl Started {
     /// # Errors
     /// `TimedOut` when none has come by the deadline, where one is given.
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Told>> {
-        if let Some(deadline) = deadline
-            && !message::readable(&self.status, Some(deadline.saturating_duration_since(Instant::now())))?
-        {
+        if deadline.is_some() && !message::readable(&self.status, deadline)? {
             return Err(Error::new(ErrorKind::TimedOut, "its time was up before it was executed"));
         }
         let mut buffer = [0; 64];

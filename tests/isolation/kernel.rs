@@ -1,6 +1,9 @@
 //! Namespaces, /proc, /sys, devices, mounts.
 use super::*;
+use coracle::Device;
 use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::Command;
 
 fn namespace(of: &str, name: &str) -> String {
     fs::read_link(format!("/proc/{of}/ns/{name}")).unwrap().to_string_lossy().into_owned()
@@ -91,6 +94,63 @@ fn no_device_can_be_made_or_used() {
         say(&sh(&image, "echo x >/dev/null; head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c")),
         "3\n3"
     );
+}
+
+/// A mount that is read-only keeps nobody from writing to a device, so there is more to it.
+#[test]
+fn a_device_can_be_had_with_fewer_rights() {
+    let image = host();
+    let says = "r() { head -c 2 $1 2>/dev/null | wc -c; }; w() { (echo x >$1) 2>/dev/null && echo w || echo -; }; \
+        rw() { (: <>$1) 2>/dev/null && echo b || echo -; }; \
+        try() { for d in /dev/a /dev/sub/b /dev/c; do echo $(r $d) $(w $d) $(rw $d); done; }; try; \
+        chmod 666 /dev/[a-c] 2>/dev/null && echo chmod; chown 0 /dev/[a-c] 2>/dev/null && echo chown; \
+        mount -o remount,bind,rw /dev/a 2>/dev/null; umount /dev/a; echo x 2>/dev/null >/dev/a; test -c /dev/a; try";
+    let all = Device::new("/dev/zero");
+    let builder = sh(&image, says).device(all.clone().at("/dev/a").read_only());
+    let builder = builder.device(all.clone().at("/dev/sub/b").write_only()).device(all.at("/dev/c"));
+    for cap in ["KILL", "ALL"] {
+        let builder = builder.clone().cap_add(cap).seccomp(coracle::Seccomp::Unconfined);
+        if !is_root() {
+            // No node can be made, so it is refused rather than given with all rights.
+            let error = builder.run().unwrap_err();
+            assert_eq!(
+                (error.kind(), error.path()),
+                (ErrorKind::Unsupported, Some(Path::new("/dev/zero"))),
+                "{error}"
+            );
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains("CAP_MKNOD")));
+            continue;
+        }
+        let said = say(&builder.clone());
+        let expected = "2 - -\n0 w -\n2 w b";
+        // Of the node in /dev/a there may be nothing left, but a file, when it has been unmounted.
+        let lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines[..3].join("\n"), expected, "{cap}");
+        assert!(lines.iter().all(|line| !line.starts_with("ch")), "{cap}: {said}");
+        assert_eq!(lines[lines.len() - 2..], ["0 w -", "2 w b"], "{cap}: {said}");
+    }
+    let plain = sh(&image, "head -c 2 /dev/zz | wc -c; echo x >/dev/zz; : <>/dev/zz");
+    assert_eq!(say(&plain.device(Device::new("/dev/zero").at("/dev/zz"))), "2");
+    if is_root() {
+        // What the host's own node keeps to itself stays so.
+        let dir = tempfile::tempdir().unwrap();
+        let node = dir.path().join("zero");
+        assert!(
+            Command::new("mknod")
+                .args(["-m", "660"])
+                .arg(&node)
+                .args(["c", "1", "5"])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let closed = sh(&image, "stat -c %a /dev/zz; head -c 1 /dev/zz 2>/dev/null || echo closed");
+        assert_eq!(say(&closed.device(Device::new(node).at("/dev/zz").read_only())), "0\nclosed");
+    }
+    for (device, kind) in [("/etc/passwd", ErrorKind::InvalidInput), ("/dev/no-such", ErrorKind::NotFound)] {
+        let error = sh(&image, "true").device(Device::new(device).at("/dev/x")).run().unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
 }
 
 /// Even with CAP_SYS_ADMIN and no filter, what is read-only or without devices stays so.

@@ -1,5 +1,7 @@
 //! Further commands in a running container.
 use super::*;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 
 fn sleeper(image: &Image) -> Container {
     ready(
@@ -74,7 +76,7 @@ fn it_can_be_another_user() {
     let container = sleeper(&image);
     let out = container.exec(["id", "-u"]).user("0").output().unwrap();
     assert_eq!(text(&out.stdout), "0");
-    let single = container.report().get("ids").is_some();
+    let single = container.report().get("id_range").is_some();
     if !single {
         let out = container
             .exec(["sh", "-c", "id -u; id -g; grep CapEff /proc/self/status"])
@@ -84,6 +86,30 @@ fn it_can_be_another_user() {
     }
     let error = container.exec(["id"]).user("nobody-of-this-name").output().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+/// An init may not be looked into by an ordinary user; commands join its child.
+#[test]
+fn it_runs_beside_an_init() {
+    let container = ready(&sh(&host(), "echo ready; exec sleep 1000").init(true));
+    let script =
+        "cat /proc/1/comm; for n in pid mnt uts ipc net user cgroup; do readlink /proc/self/ns/$n; done";
+    let out = container.exec(["sh", "-c", script]).output().unwrap();
+    assert!(text(&out.stdout).starts_with("coracle-init\n"), "{out:?}");
+    let command =
+        container.top().unwrap().into_iter().find(|process| process.command == "sleep 1000").unwrap();
+    for (link, name) in
+        text(&out.stdout).lines().skip(1).zip(["pid", "mnt", "uts", "ipc", "net", "user", "cgroup"])
+    {
+        let its = std::fs::read_link(format!("/proc/{}/ns/{name}", command.pid)).unwrap();
+        assert_eq!(its.to_string_lossy(), link);
+    }
+    // Nothing listens, which is known from inside only.
+    let error = container.connect(9).unwrap_err();
+    assert_ne!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    container.kill(Signal::SIGTERM).unwrap();
+    container.wait().unwrap();
+    assert_eq!(container.exec(["true"]).output().unwrap_err().kind(), ErrorKind::State);
 }
 
 #[test]
@@ -138,4 +164,74 @@ fn many_at_once() {
         }
     });
     assert_alone(&container);
+}
+
+/// Reads a terminal's lines until one has this in it.
+#[track_caller]
+fn until(terminal: &mut BufReader<std::fs::File>, wanted: &str) -> String {
+    let mut said = String::new();
+    while !said.contains(wanted) {
+        // EIO is a terminal's end of file.
+        assert!(terminal.read_line(&mut said).is_ok_and(|n| n > 0), "no {wanted:?} in {said:?}");
+    }
+    said
+}
+
+#[test]
+fn a_terminal_of_the_container() {
+    let container = sleeper(&host());
+    // Session, foreground group and terminal of the shell itself (proc_pid_stat(5)), by its own controlling terminal.
+    let script = "read wait; tty; set -- $(cat /proc/$$/stat); echo \"own $(($6 == $$)) $(($7 != 0)) $(($8 == $$))\"; \
+        echo \"size $(stty size) TERM=$TERM\" >/dev/tty; stat -c 'owner %u mode %a' $(tty); \
+        trap 'echo interrupted; exit 7' INT; echo ready; while :; do read x; done";
+    let spawned = container.exec(["sh", "-c", script]).tty(true).spawn().unwrap();
+    spawned.resize(100, 40).unwrap();
+    assert!(spawned.take_stdout().is_none());
+    let mut terminal = BufReader::new(spawned.terminal().unwrap());
+    terminal.get_mut().write_all(b"\n").unwrap();
+    let said = until(&mut terminal, "ready");
+    for wanted in ["/dev/pts/", "own 1 1 1", "size 40 100 TERM=xterm", "owner 0 mode 620"] {
+        assert!(said.contains(wanted), "no {wanted:?} in {said:?}");
+    }
+    // ^C is a signal to the foreground group: only a controlling terminal does that.
+    terminal.get_mut().write_all(&[3]).unwrap();
+    until(&mut terminal, "interrupted");
+    assert_eq!(spawned.wait().unwrap().code(), Some(7));
+    let mut rest = Vec::new();
+    let _ = terminal.read_to_end(&mut rest);
+    assert_alone(&container);
+}
+
+#[test]
+fn a_terminal_is_the_users_and_ends_the_command_when_it_goes() {
+    let container = sleeper(&host());
+    let user = if container.report().get("id_range").is_some() { "0:0" } else { "33:44" };
+    let script = "stat -c %u $(tty); : <>/dev/stdout && echo ready; exec sleep 1000";
+    let spawned =
+        container.exec(["sh", "-c", script]).user(user).env("TERM", "vt100").tty(true).spawn().unwrap();
+    let mut terminal = BufReader::new(spawned.terminal().unwrap());
+    let said = until(&mut terminal, "ready");
+    assert_eq!(said.lines().next(), user.split(':').next(), "{said:?}");
+    let process = spawned.as_fd().try_clone_to_owned().unwrap();
+    drop((spawned, terminal));
+    assert!(ends(&process, LONG), "SIGHUP");
+    assert_alone(&container);
+    assert_eq!(container.state(), State::Running);
+    let error = container.exec(["true"]).tty(true).output().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let without = container.exec(["true"]).spawn().unwrap();
+    assert_eq!(without.terminal().unwrap_err().kind(), ErrorKind::State);
+}
+
+#[test]
+fn a_terminal_is_not_taken_from_what_hides_the_devpts() {
+    let script =
+        "mount -t tmpfs none /dev/pts && mkfifo -m 666 /dev/pts/ptmx && echo ready && exec sleep 1000";
+    let container = ready(&sh(&host(), script).cap_add("SYS_ADMIN"));
+    let error = container.exec(["true"]).tty(true).spawn().unwrap_err();
+    assert_eq!(
+        (error.kind(), error.path()),
+        (ErrorKind::Setup, Some(std::path::Path::new("/dev/pts"))),
+        "{error}"
+    );
 }

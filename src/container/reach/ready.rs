@@ -159,11 +159,11 @@ impl Container {
                 }
                 Err(error) => error,
             };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if crate::sys::message::readable(&*running.process.pidfd, Some(pause.min(left)))? {
+            let again = deadline.min(Instant::now() + pause);
+            if crate::sys::message::readable(&*running.process.pidfd, Some(again))? {
                 return Err(Not::Ended);
             }
-            if left <= pause {
+            if again == deadline {
                 return Err(Not::TimedOut(Some(failed)));
             }
             pause = (pause * 2).min(PAUSES.1);

@@ -231,10 +231,15 @@ impl Profile {
             ),
             _ => return Err(invalid("it has both architectures and archMap")),
         };
-        let default = action(&raw.default_action, raw.default_errno_ret, raw.default_errno.as_deref())?;
+        let default = action(
+            &raw.default_action,
+            raw.default_errno_ret,
+            raw.default_errno.as_deref(),
+            ["defaultAction", "defaultErrnoRet"],
+        )?;
         let mut rules = Vec::new();
-        for raw in raw.syscalls.unwrap_or_default() {
-            rule(raw, &mut rules)?;
+        for (i, raw) in raw.syscalls.unwrap_or_default().into_iter().enumerate() {
+            rule(raw, &format!("syscalls[{i}]"), &mut rules)?;
         }
         let mut flags = 0;
         for flag in raw.flags.unwrap_or_default() {
@@ -243,7 +248,7 @@ impl Profile {
                 "SECCOMP_FILTER_FLAG_TSYNC" => 0,
                 "SECCOMP_FILTER_FLAG_LOG" => 2,
                 "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => 4,
-                other => return Err(unsupported(other)),
+                other => return Err(unsupported(&format!("flags: {other:.40?}"))),
             };
         }
         Ok(Self { default, arches, rules, flags })
@@ -251,10 +256,11 @@ impl Profile {
 }
 
 fn unsupported(what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("seccomp profile: {what:.60} is not supported"))
+    Error::new(ErrorKind::Unsupported, format!("seccomp profile: {what} is not supported"))
 }
 
-fn action(name: &str, number: Option<u32>, errno_name: Option<&str>) -> Result<Action> {
+/// `fields` are the names of the action's and the number's.
+fn action(name: &str, number: Option<u32>, errno_name: Option<&str>, fields: [&str; 2]) -> Result<Action> {
     use linux_raw_sys::errno as e;
     let errno = match (number, errno_name) {
         (Some(errno), _) => errno,
@@ -264,12 +270,12 @@ fn action(name: &str, number: Option<u32>, errno_name: Option<&str>) -> Result<A
             "ENOSYS" => e::ENOSYS,
             "EACCES" => e::EACCES,
             "EINVAL" => e::EINVAL,
-            _ => return Err(invalid(format!("errno {name:.40?} has no errnoRet beside it"))),
+            _ => return Err(invalid(format!("errno {name:.40?} has no {} beside it", fields[1]))),
         },
     };
     let within = |most: u16| match u16::try_from(errno) {
         Ok(errno) if errno <= most => Ok(errno),
-        _ => Err(invalid(format!("errnoRet {errno} is above {most}"))),
+        _ => Err(invalid(format!("{}: {errno} is above {most}", fields[1]))),
     };
     Ok(match name {
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Action::KillThread,
@@ -280,28 +286,30 @@ fn action(name: &str, number: Option<u32>, errno_name: Option<&str>) -> Result<A
         "SCMP_ACT_TRACE" => Action::Trace(within(u16::MAX)?),
         "SCMP_ACT_LOG" => Action::Log,
         "SCMP_ACT_ALLOW" => Action::Allow,
-        "SCMP_ACT_NOTIFY" => return Err(unsupported(name)),
-        other => return Err(invalid(format!("action {other:.40?} is not known"))),
+        "SCMP_ACT_NOTIFY" => return Err(unsupported(&format!("{}: {name}", fields[0]))),
+        other => return Err(invalid(format!("{}: {other:.40?} is not known", fields[0]))),
     })
 }
 
 /// One entry of `syscalls`. Conditions on *different* arguments must all hold; where two name the same argument
 /// each stands for itself, as runc has it for the sake of old profiles.
-fn rule(raw: RawRule, rules: &mut Vec<Rule>) -> Result<()> {
+fn rule(raw: RawRule, at: &str, rules: &mut Vec<Rule>) -> Result<()> {
     let names = match (raw.names.unwrap_or_default(), raw.name) {
         (names, None) => names,
         (names, Some(name)) if names.is_empty() => vec![name],
-        _ => return Err(invalid("a rule has both name and names")),
+        _ => return Err(invalid(format!("{at} has both name and names"))),
     };
     if names.is_empty() {
-        return Err(invalid("a rule names no system call"));
+        return Err(invalid(format!("{at} names no system call")));
     }
     let mut conditions = Vec::new();
     let (mut seen, mut repeated) = (0u8, false);
-    for arg in raw.args.unwrap_or_default() {
+    for (i, arg) in raw.args.unwrap_or_default().into_iter().enumerate() {
         let index = match u8::try_from(arg.index) {
             Ok(index @ 0..=5) => index,
-            _ => return Err(invalid(format!("argument {} does not exist, 0 to 5 do", arg.index))),
+            _ => {
+                return Err(invalid(format!("{at}.args[{i}].index: {} is not one of 0 to 5", arg.index)));
+            }
         };
         repeated |= seen & 1 << index != 0;
         seen |= 1 << index;
@@ -313,12 +321,15 @@ fn rule(raw: RawRule, rules: &mut Vec<Rule>) -> Result<()> {
             "SCMP_CMP_GE" => Op::Ge(arg.value),
             "SCMP_CMP_GT" => Op::Gt(arg.value),
             "SCMP_CMP_MASKED_EQ" => Op::MaskedEq { mask: arg.value, value: arg.value_two & arg.value },
-            other => return Err(invalid(format!("comparison {other:.40?} is not known"))),
+            other => return Err(invalid(format!("{at}.args[{i}].op: {other:.40?} is not known"))),
         };
         conditions.push(Condition { index, op });
     }
-    let action = action(&raw.action, raw.errno_ret, raw.errno.as_deref())?;
-    let (includes, excludes) = (filter(raw.includes)?, filter(raw.excludes)?);
+    let fields = [format!("{at}.action"), format!("{at}.errnoRet")];
+    let action =
+        action(&raw.action, raw.errno_ret, raw.errno.as_deref(), fields.each_ref().map(String::as_str))?;
+    let includes = filter(raw.includes, &format!("{at}.includes"))?;
+    let excludes = filter(raw.excludes, &format!("{at}.excludes"))?;
     let whole = Rule { names, action, conditions, includes, excludes };
     if repeated {
         rules.extend(whole.conditions.iter().map(|one| Rule { conditions: vec![*one], ..whole.clone() }));
@@ -328,14 +339,14 @@ fn rule(raw: RawRule, rules: &mut Vec<Rule>) -> Result<()> {
     Ok(())
 }
 
-fn filter(raw: Option<RawFilter>) -> Result<Filter> {
+fn filter(raw: Option<RawFilter>, at: &str) -> Result<Filter> {
     let raw = raw.unwrap_or_default();
     let min_kernel = match raw.min_kernel.as_deref() {
         None | Some("") => None,
         Some(text) => Some(
             text.split_once('.')
                 .and_then(|(major, minor)| Some(KernelVersion(major.parse().ok()?, minor.parse().ok()?)))
-                .ok_or_else(|| invalid(format!("minKernel {text:.40?} is not <kernel>.<major>")))?,
+                .ok_or_else(|| invalid(format!("{at}.minKernel: {text:.40?} is not <kernel>.<major>")))?,
         ),
     };
     Ok(Filter {

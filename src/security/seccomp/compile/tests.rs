@@ -253,6 +253,85 @@ fn every_comparison_in_all_64_bits() {
     compare(&parse(masked), &target("arm64", Capabilities::NONE), &[Abi::Aarch64]);
 }
 
+/// Random profiles, those that contradict themselves apart.
+#[test]
+fn random_profiles_do_what_they_say() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move |below: u64| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % below
+    };
+    const NAMES: [&str; 8] =
+        ["read", "getppid", "socket", "clone", "openat2", "set_tls", "socketcall", "no_such_call"];
+    const ACTIONS: [&str; 6] = [
+        "SCMP_ACT_ALLOW",
+        "SCMP_ACT_ERRNO",
+        "SCMP_ACT_ERRNO",
+        "SCMP_ACT_KILL_PROCESS",
+        "SCMP_ACT_LOG",
+        "SCMP_ACT_TRAP",
+    ];
+    const OPS: [&str; 7] = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
+    const VALUES: [u64; 6] = [0, 1, 2, 1 << 32, (1 << 32) | 1, u64::MAX];
+    let mut compiled = 0;
+    for _ in 0..400 {
+        let mut rules = Vec::new();
+        for _ in 0..random(8) {
+            let mut args = Vec::new();
+            for index in (0..6).filter(|_| random(5) == 0).collect::<Vec<_>>() {
+                args.push(serde_json::json!({
+                    "index": index, "op": format!("SCMP_CMP_{}", OPS[random(7) as usize]),
+                    "value": VALUES[random(6) as usize], "valueTwo": VALUES[random(6) as usize],
+                }));
+            }
+            let action = ACTIONS[random(6) as usize];
+            rules.push(serde_json::json!({
+                "names": [NAMES[random(8) as usize], NAMES[random(7) as usize]], "action": action,
+                "errnoRet": (action == "SCMP_ACT_ERRNO").then(|| random(4096)), "args": args,
+                "includes": {"caps": if random(4) == 0 { vec!["CAP_SYS_ADMIN"] } else { vec![] }},
+                "excludes": {"arches": if random(4) == 0 { vec!["arm64"] } else { vec![] }},
+            }));
+        }
+        let profile = serde_json::json!({
+            "defaultAction": ACTIONS[random(6) as usize], "syscalls": rules,
+            "archMap": [
+                {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]},
+                {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]},
+            ],
+        });
+        let profile = parse(&profile.to_string());
+        for (machine, abis) in [("amd64", [Abi::X86_64, Abi::X86]), ("arm64", [Abi::Aarch64, Abi::Arm])] {
+            for caps in [Capabilities::DEFAULT, Capabilities::ALL] {
+                let target = target(machine, caps);
+                match compile(&profile, &target) {
+                    Ok(program) => {
+                        assert!(program.len() <= MAX_INSTRUCTIONS);
+                        check(&program);
+                        compiled += 1;
+                        for abi in abis {
+                            let naive = Naive::new(&profile, &target, abi);
+                            for _ in 0..100 {
+                                let named = abi.number(NAMES[random(8) as usize]);
+                                let nr = named.filter(|_| random(8) > 0).unwrap_or(random(600) as u32);
+                                let args = std::array::from_fn(|_| VALUES[random(6) as usize]);
+                                assert_eq!(
+                                    run(&program, abi.audit(), nr, args),
+                                    naive.answer(nr, &naive.of(nr), args),
+                                    "{abi:?} {nr} {args:x?} {target:?} {profile:?}"
+                                );
+                            }
+                        }
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}"),
+                }
+            }
+        }
+    }
+    assert!(compiled > 400, "{compiled}");
+}
+
 #[test]
 fn a_large_profile_jumps_far_and_a_huge_one_is_refused() {
     let rules = |conditions: u64| {

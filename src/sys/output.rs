@@ -5,8 +5,8 @@
 //! kept is bounded.
 #![forbid(unsafe_code)]
 
+use super::memfd::{self, above_stdio};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::sys::memfd::{self, above_stdio};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -37,7 +37,7 @@ pub enum Stream {
 
 /// Where a stream of a container comes from or goes to.
 ///
-/// The default is nowhere for stdin; output is collected ([`Container::logs`](super::Container::logs), `run`).
+/// The default is nowhere for stdin; output is collected ([`Container::logs`](crate::Container::logs), `run`).
 #[derive(Clone, Default)]
 pub struct Stdio(Kind);
 
@@ -119,6 +119,23 @@ impl From<String> for Stdio {
 impl From<&str> for Stdio {
     fn from(text: &str) -> Self {
         text.as_bytes().into()
+    }
+}
+
+/// What binds a command to this program: its streams.
+#[derive(Clone, Default)]
+pub(crate) struct Streams {
+    pub stdin: Stdio,
+    pub stdout: Stdio,
+    pub stderr: Stdio,
+    pub on_output: Option<Callback>,
+    /// What is collected at most, in bytes for each stream.
+    pub output_max: Option<usize>,
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams").field("stdin", &self.stdin).finish_non_exhaustive()
     }
 }
 
@@ -238,7 +255,8 @@ fn own(number: u32) -> Result<OwnedFd> {
 }
 
 impl Pipes {
-    pub fn new(stdin: &Stdio, stdout: &Stdio, stderr: &Stdio) -> Result<Self> {
+    pub fn new(streams: &Streams) -> Result<Self> {
+        let Streams { stdin, stdout, stderr, .. } = streams;
         let mut ours = Ours::default();
         // Of stdin the default is /dev/null.
         let piped = |stdio: &Stdio| matches!(stdio.0, Kind::Default | Kind::Pipe);
@@ -283,6 +301,19 @@ impl Pipes {
         let [stdout, stderr] =
             <[OwnedFd; 2]>::try_from(outputs).map_err(|_| Error::new(ErrorKind::Io, "two outputs"))?;
         Ok(Self { theirs: [input, stdout, stderr], made, ours })
+    }
+}
+
+impl Pipes {
+    /// For a command whose streams are all its terminal, which the command's plan opens: nothing.
+    pub fn none() -> Result<Self> {
+        Ok(Self { theirs: [null()?, null()?, null()?], made: [false; 3], ours: Ours::default() })
+    }
+
+    /// For a command whose streams are all this side of a terminal.
+    pub fn terminal(slave: OwnedFd) -> Result<Self> {
+        let again = || slave.try_clone().call("fcntl(F_DUPFD_CLOEXEC)").and_then(above_stdio);
+        Ok(Self { theirs: [again()?, again()?, slave], made: [true, false, false], ours: Ours::default() })
     }
 }
 

@@ -1,30 +1,32 @@
-//! The idioms of plans: mounts through descriptors, resolution inside a root.
+//! The idioms of plans: mounts through descriptors, resolution inside a root, from a process to a command.
 //!
 //! Descriptors that a plan opens are never closed by it: all are close-on-exec, and the process that opened them
 //! ends or becomes the container's program soon.
 #![forbid(unsafe_code)]
 
-use crate::sys::plan::{At, Cell, Label, Plan};
-use linux_raw_sys::general as n;
-use std::ffi::{CStr, OsStr};
+use super::idmap::IdMap;
+use super::plan::format::{OP_FAIL, OP_INIT};
+use super::plan::{At, Cell, Label, Plan};
+use crate::error::ErrorKind;
+use linux_raw_sys::{general as n, ioctl, prctl};
+use std::ffi::{CStr, OsStr, OsString};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-pub(super) const CWD: i32 = n::AT_FDCWD;
-pub(super) const ENOENT: u32 = 2;
-pub(super) const EAGAIN: u32 = 11;
-pub(super) const EEXIST: u32 = 17;
+pub(crate) const CWD: i32 = n::AT_FDCWD;
+pub(crate) const ENOENT: u32 = 2;
+pub(crate) const EEXIST: u32 = 17;
 
 /// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Links {
+pub(crate) enum Links {
     Follow,
     /// A link anywhere in the path is an error.
     Refuse,
 }
 
-pub(super) struct Script<'fd> {
+pub(crate) struct Script<'fd> {
     pub plan: Plan<'fd>,
     empty: At,
     follow: At,
@@ -66,26 +68,15 @@ impl Script<'_> {
     fn open_into(&mut self, found: Cell, root: Cell, path: &Path, links: Links, missing: Option<Label>) {
         let at = if path.as_os_str().is_empty() { self.string(".") } else { self.string(path) };
         let how = if links == Links::Follow { self.follow } else { self.refuse };
-        let failed = self.label();
-        let again = self.label();
-        let done = self.label();
-        self.place(again);
-        let mut tolerated = vec![EAGAIN];
-        tolerated.extend(missing.map(|_| ENOENT));
-        // A rename somewhere in the tree makes the kernel give up (EAGAIN): once more then.
-        self.op(n::__NR_openat2, "openat2(RESOLVE_IN_ROOT)", [root.into(), at.into(), how.into(), 24.into()])
+        // A rename anywhere on the machine makes the kernel give up (EAGAIN) where there is a `..` on the way.
+        let op = self
+            .plan
+            .op(n::__NR_openat2, "openat2(RESOLVE_IN_ROOT)", [root.into(), at.into(), how.into(), 24.into()])
             .path(Path::new("/").join(path))
             .store(found)
-            .tolerate(&tolerated)
-            .otherwise(missing.map_or(again, |_| failed));
+            .again();
         if let Some(missing) = missing {
-            self.jump(done);
-            self.place(failed);
-            self.jump(missing);
-            self.place(done);
-        } else {
-            self.place(failed);
-            self.place(done);
+            op.tolerate(&[ENOENT]).otherwise(missing);
         }
     }
 
@@ -313,5 +304,124 @@ impl Script<'_> {
     pub fn write(&mut self, fd: Cell, bytes: &[u8], path: &Path) {
         let at = self.bytes(bytes);
         self.op(n::__NR_write, "write", [fd.into(), at.into(), bytes.len().into()]).full().path(path);
+    }
+
+    pub fn dumpable(&mut self, dumpable: bool) {
+        let value = u32::from(dumpable);
+        self.op(
+            n::__NR_prctl,
+            "prctl(PR_SET_DUMPABLE)",
+            [prctl::PR_SET_DUMPABLE.into(), value.into(), 0.into(), 0.into(), 0.into()],
+        );
+    }
+
+    /// Writes the maps of the process in `pid`, from one that has the rights to. `proc` is where /proc is, unless it
+    /// is at its place.
+    pub fn write_maps(&mut self, proc: Option<Cell>, pid: Cell, map: &IdMap) {
+        self.during("writing the maps of the user namespace");
+        let mut put = |suffix: &CStr, text: &str| {
+            let shown = format!("/proc/PID{}", suffix.to_string_lossy());
+            let path = self.decimal(if proc.is_some() { "" } else { "/proc/" }, pid, suffix);
+            let open = [
+                proc.map_or(CWD.into(), Into::into),
+                path.into(),
+                (n::O_WRONLY | n::O_CLOEXEC).into(),
+                0.into(),
+            ];
+            let fd = self.op(n::__NR_openat, "openat", open).path(&shown).result();
+            self.write(fd, text.as_bytes(), Path::new(&shown));
+            self.op(n::__NR_close, "close", [fd.into()]);
+        };
+        if map.is_single() {
+            put(c"/setgroups", "deny");
+        }
+        put(c"/uid_map", &IdMap::text(&map.users));
+        put(c"/gid_map", &IdMap::text(&map.groups));
+    }
+
+    /// Brings up the loopback interface of the process's network.
+    pub fn loopback(&mut self) {
+        const AF_INET: u32 = 2;
+        const SOCK_DGRAM_CLOEXEC: u32 = 2 | 0o2000000;
+        const IFF_UP_RUNNING: u64 = 1 | 1 << 6;
+        self.during("bringing up the loopback interface");
+        let socket =
+            self.op(n::__NR_socket, "socket", [AF_INET.into(), SOCK_DGRAM_CLOEXEC.into(), 0.into()]).result();
+        // struct ifreq: name (16 bytes), then flags.
+        let request = self.words64(&[u64::from_le_bytes(*b"lo\0\0\0\0\0\0"), 0, IFF_UP_RUNNING, 0, 0]);
+        self.op(
+            n::__NR_ioctl,
+            "ioctl(SIOCSIFFLAGS, lo)",
+            [socket.into(), ioctl::SIOCSIFFLAGS.into(), request.into()],
+        );
+    }
+
+    /// The warden's own code stays as the parent, passes signals on and reaps; a child goes on.
+    pub fn init(&mut self) {
+        self.during("starting the init process");
+        let name = self.c_str(c"coracle-init");
+        self.op(
+            n::__NR_prctl,
+            "prctl(PR_SET_NAME)",
+            [prctl::PR_SET_NAME.into(), name.into(), 0.into(), 0.into(), 0.into()],
+        );
+        self.op(OP_INIT, "clone", []);
+    }
+
+    pub fn stdio(&mut self, stdio: [Cell; 3]) {
+        self.during("setting up stdio");
+        for (i, fd) in stdio.into_iter().enumerate() {
+            self.op(n::__NR_dup3, "dup3", [fd.into(), i.into(), 0.into()]);
+        }
+    }
+
+    /// Says `ready` and executes `words`; a word without a slash is looked for in `path`, as execvp(3) does it.
+    /// `missing` is the error's step when it is nowhere there.
+    pub fn execute(
+        &mut self,
+        words: &[OsString],
+        env: &[OsString],
+        path: &OsStr,
+        ready: &[u64; 2],
+        missing: &'static str,
+    ) {
+        self.during("executing the command");
+        let message = self.words64(ready);
+        let status = self.status();
+        self.op(n::__NR_write, "write(status)", [status.into(), message.into(), 16.into()]);
+        let argv = self.vector(words);
+        let envp = self.vector(env);
+        let word = words.first().map(OsString::as_os_str).unwrap_or_default();
+        if word.as_bytes().contains(&b'/') {
+            let at = self.string(word);
+            self.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()])
+                .path(word)
+                .kind(ErrorKind::Exec);
+            return;
+        }
+        const EACCES: u32 = 13;
+        const ENOTDIR: u32 = 20;
+        for dir in std::env::split_paths(path) {
+            let candidate =
+                if dir.as_os_str().is_empty() { Path::new(".").join(word) } else { dir.join(word) };
+            let at = self.string(&candidate);
+            self.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()])
+                .path(&candidate)
+                .kind(ErrorKind::Exec)
+                .tolerate(&[ENOENT, EACCES, ENOTDIR]);
+        }
+        // What is there but may not be executed matters more than what is not there.
+        const F_OK: u32 = 0;
+        for dir in std::env::split_paths(path) {
+            let candidate = dir.join(word);
+            let at = self.string(&candidate);
+            let absent = self.label();
+            self.op(n::__NR_faccessat, "faccessat", [CWD.into(), at.into(), F_OK.into()])
+                .tolerate_all()
+                .otherwise(absent);
+            self.op(OP_FAIL, "execve", [EACCES.into()]).path(&candidate).kind(ErrorKind::Exec);
+            self.place(absent);
+        }
+        self.op(OP_FAIL, missing, [ENOENT.into()]).path(word).kind(ErrorKind::Exec);
     }
 }

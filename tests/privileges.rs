@@ -1,0 +1,179 @@
+//! Programs with fewer privileges than the two lanes have: a user without sub-ids, root without capabilities.
+//!
+//! Each is this test program again, with one test, as setpriv(1) makes it.
+#![forbid(unsafe_code)]
+
+mod common;
+
+use common::*;
+use coracle::{Container, ErrorKind, Image, Outcome, Store};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const ROLE: &str = "CORACLE_TEST_ROLE";
+
+/// An id that /etc/passwd and /etc/subuid don't know.
+const NOBODYS: &str = "54321";
+
+/// Runs `test` again under `setpriv FLAGS`, where it finds `true`. It ends, too.
+fn is_under(test: &str, flags: &[&str]) -> bool {
+    if std::env::var_os(ROLE).is_some() {
+        return true;
+    }
+    // Where every user finds it.
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("program");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(flags).arg(&program).args(["--exact", test, "--nocapture", "--include-ignored"]);
+    command.env(ROLE, "1").env("HOME", dir.path()).env_remove("XDG_DATA_HOME");
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let process = pidfd(child.id() as i32);
+    let said = std::thread::spawn(|| child.wait_with_output().unwrap());
+    if !ends(&process, Duration::from_secs(100)) {
+        rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).unwrap();
+        panic!("it hangs: {:?}", said.join().unwrap());
+    }
+    let out = said.join().unwrap();
+    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stdout).contains("1 passed"), "no test {test}");
+    false
+}
+
+/// As an ordinary user who has no sub-ids, or may not use them.
+fn is_single(test: &str) -> bool {
+    let user = [&format!("--reuid={NOBODYS}"), &format!("--regid={NOBODYS}"), "--clear-groups"];
+    is_under(test, if is_root() { &user } else { &["--no-new-privs"] })
+}
+
+/// Only the caller is in the container, the report says why, and all else is refused with the same remedy.
+#[track_caller]
+fn assert_single(image: &Image, why: &[&str]) {
+    let container = ready(&sh(image, "id -u; exec sleep 1000"));
+    let report = container.report();
+    let entry = report.get("id_range").unwrap();
+    let Outcome::NotEnforced(reason) = entry.outcome() else { panic!("{report:?}") };
+    assert!(why.iter().any(|word| reason.contains(word)), "{reason}");
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let maps = container.exec(["cat", "/proc/self/uid_map", "/proc/self/gid_map"]).output().unwrap();
+    let maps: Vec<Vec<u32>> = maps
+        .stdout_text()
+        .lines()
+        .map(|line| line.split_whitespace().map(|word| word.parse().unwrap()).collect())
+        .collect();
+    // As the container sees it: its own user namespace in the warden's, which maps this user.
+    assert_eq!(maps, [[0, 0, 1], [0, 0, 1]]);
+    assert_eq!(say(&sh(image, "echo $(id -u) $(id -g); touch /srv/x; stat -c %u:%g /srv/x")), "0 0\n0:0");
+    // What it writes is the caller's on the host.
+    let dir = tempfile::tempdir().unwrap();
+    say(&sh(image, "touch /shared/x").bind(dir.path(), "/shared"));
+    let written = fs::metadata(dir.path().join("x")).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!((written.uid(), written.gid()), (uid, gid));
+    let refused = [
+        sh(image, "true").user("1000").run().unwrap_err(),
+        sh(image, "true").user("0:1000").run().unwrap_err(),
+        container.exec(["true"]).user("1000").output().unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let remedy = error.remedy().unwrap();
+        assert!(remedy.contains("uidmap") && remedy.contains("/etc/subuid"), "{remedy}");
+    }
+    let error = sh(image, "true").group("1000").run().unwrap_err();
+    assert_eq!((error.kind(), error.remedy()), (ErrorKind::Unsupported, Some(reason.as_str())));
+}
+
+#[test]
+fn a_user_with_one_id() {
+    if is_single("a_user_with_one_id") {
+        assert_single(&host(), &["no sub-ids", "no_new_privs"]);
+    }
+}
+
+/// An image with files of many owners.
+fn owners(store: &Store) -> Image {
+    let program = fs::read("/bin/busybox").expect("busybox-static, which this test needs");
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, data, mode, uid) in [
+        ("bin/busybox", &program[..], 0o755, 0),
+        ("theirs", b"of 33", 0o640, 33),
+        ("private", b"of 70000", 0o600, 70_000),
+        ("dir/file", b"below", 0o400, 1000),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(mode);
+        header.set_uid(uid);
+        header.set_gid(uid);
+        header.set_size(data.len() as u64);
+        archive.append_data(&mut header, path, data).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.tar");
+    fs::write(&path, archive.into_inner().unwrap()).unwrap();
+    Image::import(store, &path, "owners:1").unwrap()
+}
+
+fn assert_reads(image: &Image) {
+    let cat = Container::builder(image).command(["/bin/busybox", "cat", "/theirs", "/private", "/dir/file"]);
+    assert_eq!(say(&cat), "of 33of 70000below");
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_user_with_one_id_reads_what_others_own_in_an_image() {
+    if is_single("a_user_with_one_id_reads_what_others_own_in_an_image") {
+        let store = Store::temp().unwrap();
+        let image = owners(&store);
+        assert_reads(&image);
+        // The image's own owners are not lost: a committed or exported layer would have them.
+        let layer = image.layers().unwrap().remove(0);
+        let mut uids: Vec<_> = layer.entries().unwrap().map(|entry| entry.unwrap().uid()).collect();
+        uids.sort_unstable();
+        uids.dedup();
+        assert_eq!(uids, [0, 33, 1000, 70_000]);
+    }
+}
+
+const NONE: [&str; 2] = ["--bounding-set=-all", "--inh-caps=-all"];
+
+/// The kernel lets uid 0 into a user namespace by CAP_SETFCAP only.
+#[test]
+#[ignore = "needs root: its capabilities are taken away"]
+fn root_without_capabilities() {
+    if is_under("root_without_capabilities", &NONE) {
+        assert_ne!(Store::default_path().unwrap(), Path::new("/var/lib/coracle"), "a user's");
+        let image = host();
+        let error = sh(&image, "true").run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("CAP_SETFCAP")), "{error:?}");
+        // Nothing hangs, nor is anything left for the next try.
+        assert_eq!(sh(&image, "true").start().unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+}
+
+#[test]
+#[ignore = "needs root: most of its capabilities are taken away"]
+fn root_that_may_map_itself() {
+    let flags = ["--bounding-set=-all,+setfcap", "--inh-caps=-all"];
+    if is_under("root_that_may_map_itself", &flags) {
+        assert_single(&host(), &["no sub-ids", "bounding set"]);
+        assert_reads(&owners(&Store::temp().unwrap()));
+    }
+}
+
+/// As in other engines' containers: much, but not SYS_ADMIN.
+#[test]
+#[ignore = "needs root: some of its capabilities are taken away"]
+fn root_with_a_containers_capabilities() {
+    let caps = "--bounding-set=-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,\
+        +net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
+    if is_under("root_with_a_containers_capabilities", &[caps, "--inh-caps=-all"]) {
+        assert_single(&host(), &["no sub-ids"]);
+        assert_reads(&owners(&Store::temp().unwrap()));
+    }
+}
