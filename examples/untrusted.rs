@@ -131,10 +131,12 @@ fn forks(attacker: ContainerBuilder) -> std::result::Result<Became, coracle::Err
     let container = attacker.pids_max(PIDS).requirement(LimitKind::PidsMax, Requirement::Required).start()?;
     container.wait_until(Ready::log("fork refused"), TIME)?;
     let processes = container.top()?.len() as u64;
+    // A control group, or what a user without one has.
+    let how = container.report().get("pids_max").map(ToString::to_string).unwrap_or_default();
     let begun = Instant::now();
     container.remove()?;
     Ok(match processes <= PIDS {
-        true => Contained(format!("{processes} processes of at most {PIDS}, ended in {:?}", begun.elapsed())),
+        true => Contained(format!("{processes} processes, ended in {:?}; {how}", begun.elapsed())),
         false => Loose(format!("{processes} processes")),
     })
 }

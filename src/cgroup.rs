@@ -40,6 +40,10 @@ use std::time::{Duration, Instant};
 /// The directory in which all groups of this crate lie.
 const ROOM: &str = "coracle";
 
+/// What lets this user make groups.
+const REMEDY: &str = "run as root, or where control groups v2 are delegated to this user: \
+    systemd-run --user --scope -p Delegate=yes PROGRAM";
+
 /// A control group with its limits. Removed when it goes, if nothing is left in it.
 ///
 /// Drop removes quietly and never kills: what still runs in the group stays, and the directory with it, until
@@ -141,7 +145,7 @@ impl Cgroup {
                 group.refused(
                     limits,
                     kind,
-                    error.with_remedy("mount control groups, v2 below /sys/fs/cgroup"),
+                    error.with_remedy("mount control groups: mount -t cgroup2 none /sys/fs/cgroup"),
                 )?;
             }
         }
@@ -272,6 +276,8 @@ impl Cgroup {
     /// A limit that can't be had: an error if it is required, else a line of the report.
     fn refused(&mut self, limits: &Limits, kind: LimitKind, error: Error) -> Result<()> {
         let asked = limits.asked(kind).unwrap_or_default();
+        let denied = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnly);
+        let error = if denied && error.remedy().is_none() { error.with_remedy(REMEDY) } else { error };
         match limits.requirement_of(kind) {
             // A taken name is no matter of what this machine can enforce.
             _ if error.kind() == ErrorKind::AlreadyExists => Err(error),
@@ -290,7 +296,7 @@ impl Cgroup {
     fn unified(&self) -> Result<&Unified> {
         self.unified.as_ref().map_err(|why| {
             Error::new(ErrorKind::Unsupported, format!("the control group has no v2 directory: {why}"))
-                .with_remedy("mount cgroup2, also beside v1, and run as root or in a delegated subtree")
+                .with_remedy(format!("mount cgroup2, also beside v1; {REMEDY}"))
         })
     }
 

@@ -11,6 +11,7 @@ mod host_root;
 mod ids;
 mod inside;
 mod names;
+mod quota;
 mod reach;
 mod record;
 mod rootfs;
@@ -83,8 +84,6 @@ pub(crate) struct Held {
     /// As root; an ordinary user's containers share the user's ids.
     range: Option<Range>,
     kept: bool,
-    /// Never started: the directories of its writable layer are as they were made.
-    untouched: bool,
 }
 
 enum Phase {
@@ -154,6 +153,7 @@ impl Container {
             exposed: start::exposed(image),
             spec,
             base: range.as_ref().map_or(0, |range| range.base),
+            project: None,
             exited: None,
         };
         volumes::attach(store, image, &mut record)?;
@@ -163,7 +163,7 @@ impl Container {
         let dir = Dir::make(store, &record, owner)?;
         drop(leases);
         let named = if record.spec.name.is_some() { take_name(store, &record) } else { Ok(()) };
-        let held = Held { dir: Arc::new(dir), record, range, kept: false, untouched: true };
+        let held = Held { dir: Arc::new(dir), record, range, kept: false };
         // From here on its Drop removes what was made.
         let container =
             Self::new(held, Some(image.clone()), builder.streams.clone(), Phase::Created, end_event()?)?;
@@ -257,7 +257,7 @@ impl Container {
     /// Starts the command. A container that has ended may be started again, with its changes.
     ///
     /// # Errors
-    /// `State` when it runs; see [`ContainerBuilder::start`].
+    /// `State` when it runs, also when another program has just started it; see [`ContainerBuilder::start`].
     pub fn start(&self) -> Result<()> {
         self.0.witness.check()?;
         let mut phase = lock(&self.0.phase);
@@ -266,6 +266,7 @@ impl Container {
         {
             return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
         }
+        let starting = self.0.store.starting(&self.0.id)?;
         let running = self.launch()?;
         // Before anybody can see that it has ended, which takes the record away again.
         match running.publish_record(reach::published(&running)) {
@@ -275,6 +276,7 @@ impl Container {
             }
             _ => {}
         }
+        drop(starting);
         *phase = Phase::Running(running.clone());
         drop(phase);
         running.watch(&self.0)
@@ -560,6 +562,7 @@ impl Inner {
             other => other.map(drop),
         };
         drop(dir);
+        let freed = store.clear_quota(record.project);
         let discarded = if wait {
             store.discard(store.containers_dir(), &record.id)
         } else {
@@ -568,7 +571,7 @@ impl Inner {
         let named = Names::release(store, &record.name, &record.id);
         let released = range.map_or(Ok(()), Range::release);
         let volumes = volumes::remove_anonymous(store, &record);
-        ended.and(discarded).and(named).and(released).and(volumes).and(left)
+        ended.and(freed).and(discarded).and(named).and(released).and(volumes).and(left)
     }
 
     fn keep(&self) -> Result<()> {
@@ -682,7 +685,7 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
         // Read anew: it may just have ended.
         None => dir.record()?.and_then(|record| record.exited).map_or(Phase::Created, Phase::Exited),
     };
-    let held = Held { dir: Arc::new(dir), record, range: None, kept: true, untouched: false };
+    let held = Held { dir: Arc::new(dir), record, range: None, kept: true };
     let end = match &phase {
         Phase::Running(running) => running.process.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?,
         Phase::Created | Phase::Exited(_) => end_event()?,

@@ -19,6 +19,7 @@ pub(crate) mod overlay;
 mod owner;
 mod path;
 mod pax;
+mod root;
 mod sparse;
 pub(crate) mod tar;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
 pub use entry::{Entry, EntryKind};
 pub use overlay::{Overlay, OverlayMount};
+pub(crate) use root::{RootDir, root_dir};
 // For commits and exports, and for a helper that gives files to sub-uids.
 #[allow(unused_imports)]
 pub(crate) use {

@@ -20,8 +20,10 @@
 #![forbid(unsafe_code)]
 
 mod enter;
+mod fence;
 
 pub use enter::{Enter, Entered};
+pub(crate) use fence::Fence;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::courier::Letter;
@@ -317,12 +319,21 @@ pub(crate) fn clone_into(
     outer: Option<&IdMap>,
     cgroup: Option<Cell>,
     proc: Option<Cell>,
+    fence: Option<Fence>,
     inside: impl FnOnce(&mut Script<'_>),
 ) -> Result<()> {
     s.during("entering the namespaces");
-    let pipe = s.space(8);
-    s.op(n::__NR_pipe2, "pipe2", [pipe.into(), n::O_CLOEXEC.into()]);
-    let (read, write) = (Cell(pipe.0), Cell(pipe.0 + 4));
+    let map = namespaces.has(NamespaceKind::User).then(|| namespaces.new_map());
+    let mut beneath = match (&map, outer) {
+        (Some(map), Some(outer)) => Some(map.beneath(outer)?),
+        _ => map.clone(),
+    };
+    let sync = fence::pipe(s);
+    if let (Some(fence), Some(map)) = (fence, &map) {
+        fence::between(s, beneath.as_ref().unwrap_or(map), proc, fence, sync);
+        s.during("entering the namespaces");
+        beneath = Some(map.beneath(map)?);
+    }
     let born: Letter = s.letter(BORN);
     const CLONE_PARENT: u32 = 0x8000;
     let flags = u64::from(namespaces.new | n::CLONE_PIDFD | CLONE_PARENT);
@@ -345,20 +356,21 @@ pub(crate) fn clone_into(
         .store(born.value);
     let child = s.label();
     s.jump_if_zero(born.value, child);
-    if namespaces.has(NamespaceKind::User) {
-        let map = namespaces.new_map();
-        s.write_maps(proc, born.value, &outer.map_or(Ok(map.clone()), |outer| map.beneath(outer))?);
+    if let Some(map) = &beneath {
+        s.write_maps(proc, born.value, map);
         s.during("entering the namespaces");
     }
-    let byte = s.bytes(b"x");
-    s.op(n::__NR_write, "write(sync)", [write.into(), byte.into(), 1.into()]);
+    if fence.is_none() {
+        sync.go(s);
+    }
     s.post(born);
     s.op(OP_END, "end", [0.into()]);
     s.place(child);
     s.op(OP_ROAM, "roam", []);
-    s.op(n::__NR_close, "close", [write.into()]);
-    let byte = s.space(8);
-    s.op(n::__NR_read, "read(sync)", [read.into(), byte.into(), 1.into()]).full();
+    sync.wait(s);
+    if let Some(fence) = fence {
+        fence.lift(s);
+    }
     inside(s);
     Ok(())
 }

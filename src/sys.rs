@@ -10,5 +10,6 @@ pub(crate) mod open;
 pub(crate) mod output;
 pub(crate) mod owners;
 pub(crate) mod plan;
+pub(crate) mod quota;
 pub(crate) mod script;
 pub(crate) mod warden;

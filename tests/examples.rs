@@ -41,7 +41,7 @@ fn untrusted() {
     let said = run("untrusted");
     assert_eq!(said.lines().count(), 5, "{said}");
     // What every host can enforce.
-    for attack in ["endless loop", "disk filler", "flood of output"] {
+    for attack in ["fork bomb", "endless loop", "disk filler", "flood of output"] {
         assert!(said.contains(&format!("{attack:16} contained")), "{said}");
     }
     assert!(!said.contains("NOT CONTAINED"), "{said}");

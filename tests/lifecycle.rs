@@ -219,3 +219,52 @@ fn what_one_container_writes_the_next_does_not_see() {
     say(&sh(&image, "test ! -e /usr/new; grep -q root /etc/passwd; ! grep -q changed /etc/motd"));
     assert!(!std::path::Path::new("/usr/new").exists());
 }
+
+const STARTER: &str = "CORACLE_TEST_STARTER";
+
+/// Several programs have the same kept container open and start it at the same moment: one of them does.
+#[test]
+fn one_of_several_programs_starts_a_kept_container() {
+    use std::io::{BufRead, BufReader, Write};
+    if let Some(path) = std::env::var_os(STARTER) {
+        let container = Store::open(path).unwrap().container("shared").unwrap();
+        println!("\nopen");
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).unwrap();
+        match container.start() {
+            Ok(()) => println!("started"),
+            Err(error) => println!("{:?}: {error}", error.kind()),
+        }
+        // Until all have tried: it ends with its program.
+        while std::io::stdin().read_line(&mut line).unwrap() > 0 {}
+        return;
+    }
+    let image = host();
+    sh(&image, "exec sleep 1000").name("shared").create().unwrap().keep().unwrap();
+    for _ in 0..3 {
+        let mut programs: Vec<_> = (0..4)
+            .map(|_| {
+                let path = image.store().path().as_os_str();
+                let mut command =
+                    child("one_of_several_programs_starts_a_kept_container", &[(STARTER, path)]);
+                let piped = std::process::Stdio::piped;
+                let mut program = command.stdin(piped()).stdout(piped()).spawn().unwrap();
+                let mut said = BufReader::new(program.stdout.take().unwrap()).lines();
+                assert!(said.any(|line| line.unwrap() == "open"));
+                (program, said)
+            })
+            .collect();
+        for (program, _) in &mut programs {
+            program.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        }
+        let mut said: Vec<_> = programs.iter_mut().map(|(_, said)| said.next().unwrap().unwrap()).collect();
+        for (program, _) in &mut programs {
+            drop(program.stdin.take());
+            program.wait().unwrap();
+        }
+        said.sort();
+        assert_eq!(said.pop().unwrap(), "started");
+        assert!(said.iter().all(|line| line.starts_with("State: ")), "{said:?}");
+    }
+    image.store().container("shared").unwrap().remove().unwrap();
+}

@@ -297,7 +297,8 @@ fn limits(args: &Args) -> Result<Limits> {
         limits = limits.cpuset_mems(list);
     }
     match args.number::<i64>("pids-limit")? {
-        Some(-1 | 0) => limits = limits.pids_max(Limits::UNLIMITED),
+        // As many as the kernel has numbers for.
+        Some(-1 | 0) => limits = limits.pids_max(4_194_304),
         Some(pids) => {
             let pids =
                 pids.try_into().map_err(|_| usage(format!("invalid argument {pids} for --pids-limit")))?;

@@ -215,7 +215,7 @@ impl Limits {
     }
 
     /// What was asked, as text for a report; `None` where nothing was.
-    pub(super) fn asked(&self, kind: LimitKind) -> Option<String> {
+    pub(crate) fn asked(&self, kind: LimitKind) -> Option<String> {
         match kind {
             LimitKind::MemoryMax => self.memory_max.map(|bytes| bytes.to_string()),
             LimitKind::MemorySwapMax => self.memory_swap_max.map(|bytes| match bytes {

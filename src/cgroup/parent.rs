@@ -3,7 +3,7 @@
 
 use super::layout::{Hierarchy, Layout};
 use super::limits::Limits;
-use super::{Cgroup, ROOM, process, valid_name};
+use super::{Cgroup, REMEDY, ROOM, process, valid_name};
 use crate::error::{Call, Error, ErrorKind, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -169,9 +169,7 @@ impl CgroupParent {
         }
         let error =
             nearest.unwrap_or_else(|| Error::new(ErrorKind::Unsupported, "no control group to be below"));
-        Err(error.with_remedy(
-            "run as root, or in a delegated subtree: systemd-run --user --scope -p Delegate=yes PROGRAM",
-        ))
+        Err(error.with_remedy(REMEDY))
     }
 
     /// Makes the directory `room`, from which groups can be joined and in which they have `controllers`.
@@ -235,9 +233,9 @@ impl Drop for Inner {
 fn refused(error: io::Error, dir: &Path) -> Error {
     let error = Error::os("mkdir", error).with_path(dir);
     match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnly => error
-            .with_kind(ErrorKind::Unsupported)
-            .with_remedy("run as root, or in a group that was delegated to this user"),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnly => {
+            error.with_kind(ErrorKind::Unsupported).with_remedy(REMEDY)
+        }
         _ => error,
     }
 }

@@ -21,7 +21,8 @@ pub struct ReportEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It binds. The value is the kernel's own, read back: rounded to pages, for example.
+    /// It binds. The value is the kernel's own, read back: rounded to pages, for example. Where the kernel has
+    /// several ways, the one that was taken is named.
     Enforced(String),
     /// It does not, for this reason. Only what was asked as best effort ends so.
     NotEnforced(String),
@@ -59,6 +60,13 @@ impl Report {
     /// Why a container has one user id only.
     pub(crate) fn add_single_id(&mut self, why: &str) {
         self.push("id_range", "65536", Outcome::NotEnforced(why.to_owned()));
+    }
+
+    /// What is enforced after all, in another way.
+    pub(crate) fn enforced(&mut self, name: &str, how: String) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.name == name) {
+            entry.outcome = Outcome::Enforced(how.clone());
+        }
     }
 
     pub(crate) fn push(&mut self, name: &'static str, asked: impl Into<String>, outcome: Outcome) {

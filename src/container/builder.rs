@@ -310,8 +310,11 @@ impl ContainerBuilder {
         self
     }
 
-    /// At most so many bytes can be written to the root filesystem. In memory always; on disk where the filesystem
-    /// has project quotas, else an error of kind `Unsupported`.
+    /// At most so many bytes can be written to the root filesystem, and 1048576 files. In memory always; on disk, as
+    /// root, where the store's filesystem has project quotas (ext4 with the features `quota` and `project`, or xfs, mounted
+    /// with `prjquota`), else an error of kind `Unsupported`. A write beyond is ENOSPC in memory and EDQUOT on disk; what
+    /// is removed is free again. Directories count, of which an empty layer on disk has some (64 KiB are enough for them);
+    /// volumes and other mounts don't.
     pub fn disk_max(mut self, bytes: u64) -> Self {
         self.spec.disk_max = Some(bytes);
         self
@@ -347,7 +350,10 @@ impl ContainerBuilder {
         self.limit(|limits| limits.cpuset_cpus(cpus))
     }
 
-    /// Processes and threads; 2048 (best effort) by default.
+    /// Processes and threads, of all users of the container together; 2048 (best effort) by default.
+    ///
+    /// Where no control group can be had, as for most ordinary users, it is enforced by RLIMIT_NPROC of a user namespace of
+    /// the container's own (2 at least), and the report says so.
     pub fn pids_max(self, pids: u64) -> Self {
         self.limit(|limits| limits.pids_max(pids))
     }

@@ -128,7 +128,7 @@ pub(super) fn prepare(
             }
         });
     }
-    Ok(Base { layers, parts: planner.parts })
+    Ok(Base { root_dir: None, layers, parts: planner.parts })
 }
 
 /// Filesystems that hold a system's own files and can be id-mapped.

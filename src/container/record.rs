@@ -53,6 +53,9 @@ pub(crate) struct Record {
     pub spec: Spec,
     /// First id of its range on the host; 0 as an ordinary user.
     pub base: u32,
+    /// Of the project quota that bounds the writable layer, from the first start on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<u32>,
     #[serde(default)]
     pub exited: Option<Exited>,
 }
@@ -184,6 +187,10 @@ impl Dir {
     pub fn open_dir(&self, name: &str) -> Option<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(self, name, flags, Mode::empty()).ok()
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        rustix::fs::accessat(self, name, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
     pub fn unlink(&self, name: &str) -> Result<()> {

@@ -7,9 +7,12 @@
 
 use super::script::{CWD, Links, Script};
 use super::spec::FileContent;
+use crate::layer::RootDir;
 use crate::layer::overlay::{self, Stack};
 use crate::sys::plan::Cell;
 use linux_raw_sys::general as n;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What to mount, with host paths already resolved.
@@ -43,6 +46,8 @@ impl Root<'_> {
 }
 
 pub(super) struct Base {
+    /// What the root directory itself is to be, where the writable layer is new and the image says.
+    pub root_dir: Option<RootDir>,
     /// Directories of layers, top first; none for a root that is all parts.
     pub layers: Vec<PathBuf>,
     /// What lies on it, of this machine's own root.
@@ -118,6 +123,9 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         s.set_attributes(mount, n::MOUNT_ATTR_NODEV, None, false, root.dir);
         mount
     } else {
+        if let Some(dir) = &root.base.root_dir {
+            dress_root(s, root, writable, dir);
+        }
         overlay(s, root, &root.base.layers, writable)
     };
     // Over what was attached there before, which is not needed by path any more.
@@ -169,6 +177,33 @@ fn make_dir(s: &mut Script<'_>, parent: Cell, name: &std::ffi::CStr, mode: u32, 
     let at = s.c_str(name);
     s.op(n::__NR_mkdirat, "mkdirat", [parent.into(), at.into(), mode.into()]).path(root.dir);
     s.chown(parent, at, root.shift.owner(0, 0), root.dir);
+}
+
+/// An overlay shows of its topmost directory what the writable layer's is like.
+fn dress_root(s: &mut Script<'_>, root: &Root<'_>, writable: Cell, dir: &RootDir) {
+    const EOPNOTSUPP: u32 = 95;
+    s.during("giving the root directory its attributes");
+    let (upper, path) = (s.c_str(c"upper"), Path::new("/"));
+    s.chown(writable, upper, root.shift.owner(dir.uid, dir.gid), path);
+    s.op(n::__NR_fchmodat, "fchmodat", [writable.into(), upper.into(), dir.mode.into()]).path(path);
+    if !dir.xattrs.is_empty() {
+        let opened = s.open_dir_at(writable, c"upper");
+        let opened = s.magic(opened);
+        for (name, value) in &dir.xattrs {
+            let name = s.string(OsStr::from_bytes(name));
+            let at = s.bytes(value);
+            s.op(
+                n::__NR_setxattr,
+                "setxattr",
+                [opened.into(), name.into(), at.into(), value.len().into(), 0.into()],
+            )
+            .path(path)
+            .tolerate(&[EOPNOTSUPP]);
+        }
+    }
+    // struct timespec of the last access, which stays, and of the last change.
+    let times = s.words64(&[0, n::UTIME_OMIT.into(), dir.mtime.0 as u64, dir.mtime.1]);
+    s.op(n::__NR_utimensat, "utimensat", [writable.into(), upper.into(), times.into(), 0.into()]).path(path);
 }
 
 /// Writes them into a small tmpfs of their own; gives each as a mount that is attached nowhere yet.

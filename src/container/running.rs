@@ -347,8 +347,10 @@ fn not_running(id: &str) -> Error {
 }
 
 fn no_cgroup() -> Error {
-    Error::new(ErrorKind::Unsupported, "the container has no control group")
-        .with_remedy("see its report for the reason; an ordinary user needs a delegated group")
+    Error::new(ErrorKind::Unsupported, "the container has no control group").with_remedy(
+        "see its report for the reason; an ordinary user needs a delegated group: \
+             systemd-run --user --scope -p Delegate=yes PROGRAM",
+    )
 }
 
 pub(super) fn named(signal: Signal) -> Result<rustix::process::Signal> {

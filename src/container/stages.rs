@@ -4,7 +4,7 @@
 use super::lock;
 use super::script::Script;
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::{self, Heard, Namespaces};
+use crate::namespace::{self, Fence, Heard, Namespaces};
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::plan::format::Status;
@@ -86,10 +86,11 @@ pub(super) fn two_stages(
     namespaces: &Namespaces,
     outer: Option<&IdMap>,
     cgroup: Option<Cell>,
+    fence: Option<Fence>,
     inside: impl FnOnce(&mut Script<'_>),
 ) -> Result<()> {
     s.during("entering the namespaces");
     // The working directory is what finds the root's mount again in the new mount namespace.
     s.op(n::__NR_fchdir, "fchdir", [mount.into()]);
-    namespace::clone_into(s, namespaces, outer, cgroup, None, inside)
+    namespace::clone_into(s, namespaces, outer, cgroup, None, fence, inside)
 }

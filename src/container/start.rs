@@ -12,14 +12,15 @@ use super::settings::{capabilities, hostname, joined, path_of, resolve, seccomp,
 use super::spec::{Mount, MountKind, Spec};
 use super::stages::{Born, READY, TERMINAL, two_stages, userns};
 use super::users;
-use super::{ExitStatus, Held, Inner, host_root, lock, removed, volumes};
-use crate::cgroup::{Cgroup, LimitKind, Limits, Report, Requirement};
+use super::{ExitStatus, Held, Inner, host_root, lock, quota, removed, volumes};
+use crate::cgroup::{Cgroup, LimitKind, Limits, Outcome, Report, Requirement};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
-use crate::namespace::{NamespaceKind, Namespaces};
+use crate::layer::{RootDir, root_dir};
+use crate::namespace::{Fence, NamespaceKind, Namespaces};
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
-use crate::sys::idmap::IdMap;
+use crate::sys::idmap::{Extent, IdMap};
 use crate::sys::plan::Cell;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
@@ -155,20 +156,56 @@ fn default_masked() -> &'static [(PathBuf, bool)] {
     &EXISTING
 }
 
+/// What holds the container to its limits, as far as it can be had.
+struct Bounds {
+    cgroup: Option<Cgroup>,
+    report: Report,
+    /// Of processes, without a control group.
+    fence: Option<Fence>,
+}
+
 /// The control group, where one can be had. The default limit on processes is only a best effort.
-fn control_group(store: &Store, id: &str, spec: &Spec) -> Result<(Option<Cgroup>, Report)> {
+fn bounds(store: &Store, id: &str, spec: &Spec) -> Result<Bounds> {
     let mut limits: Limits = spec.limits.clone();
-    let asked = limits.kinds().any(|kind| limits.requirement_of(kind) == Requirement::Required);
+    let is_asked = |limits: &Limits, kind| limits.requirement_of(kind) == Requirement::Required;
     if !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
         limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
     }
-    match store.cgroups()?.create(id, &limits) {
+    let pids_asked = is_asked(&limits, LimitKind::PidsMax);
+    // There is a second way to it.
+    let limits = limits.best_effort(LimitKind::PidsMax);
+    let asked = limits.kinds().any(|kind| is_asked(&limits, kind));
+    let (cgroup, mut report, refused) = match store.cgroups()?.create(id, &limits) {
         Ok(cgroup) => {
             let report = cgroup.report().clone();
-            Ok((Some(cgroup), report))
+            (Some(cgroup), report, None)
         }
-        Err(error) if asked => Err(error),
-        Err(error) => Ok((None, Report::none(&limits, &error.to_string()))),
+        Err(error) if asked || error.kind() == ErrorKind::InvalidInput => return Err(error),
+        Err(error) => (None, Report::none(&limits, &error.to_string()), Some(error)),
+    };
+    let lacking = match report.get("pids_max").map(|entry| entry.outcome()) {
+        Some(Outcome::NotEnforced(why)) => Some(why.clone()),
+        _ => None,
+    };
+    let Some(lacking) = lacking else { return Ok(Bounds { cgroup, report, fence: None }) };
+    let why_not = || match refused {
+        Some(error) => error,
+        None => Error::new(ErrorKind::Unsupported, lacking),
+    };
+    let pids = limits.asked(LimitKind::PidsMax).and_then(|pids| pids.parse().ok()).unwrap_or(PIDS_MAX);
+    let fence = match cfg!(feature = "cgroups") {
+        true => Fence::new(pids),
+        // Whoever asks for a limit is to know that this build has none.
+        false => Err(why_not()),
+    };
+    match fence {
+        Ok(fence) => {
+            let how = "by RLIMIT_NPROC: no control group for it can be had";
+            report.enforced("pids_max", format!("{}, {how}", fence.max));
+            Ok(Bounds { cgroup, report, fence: Some(fence) })
+        }
+        Err(error) if pids_asked => Err(error.during("setting the limit pids_max")),
+        Err(_) => Ok(Bounds { cgroup, report, fence: None }),
     }
 }
 
@@ -199,6 +236,9 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
 }
 
 fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden>) -> Result<Arc<Running>> {
+    let disk_max = held.record.spec.disk_max.filter(|_| !held.record.spec.in_memory);
+    let bound = disk_max.map(|max| quota::bound(&inner.store, held, max).map(|project| (project, max)));
+    let bound = bound.transpose()?;
     let record = &held.record;
     let (spec, dir) = (&record.spec, &held.dir);
     // As an ordinary user stage A is root of the warden's namespace and names ids as the container does.
@@ -206,20 +246,18 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let disk_owner = held.range.is_some().then_some((record.base, record.base));
     let layers = image.layer_dirs()?;
     let in_memory = spec.in_memory;
-    if spec.disk_max.is_some() && !in_memory {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "disk_max on this filesystem: it has no project quotas",
-        )
-        .with_path(inner.store.path())
-        .with_remedy("use writable_in_memory(true), or a store on a filesystem mounted with prjquota"));
-    }
-    if !in_memory && !std::mem::take(&mut held.untouched) {
-        // Left by an earlier start: an overlay wants its own, and empty.
+    // An overlay that was mounted once has left a directory; what a run made of the root directory itself then stays.
+    let was_mounted = !in_memory && dir.has("work/work");
+    if was_mounted {
+        // An overlay wants its own, and empty.
         inner.store.remove_tree(dir.as_fd(), WORK)?;
         dir.mkdir(WORK, 0o700, disk_owner)?;
     }
-    let base = base(inner, dir, image, &layers, disk_owner, in_memory)?;
+    let is_new = in_memory || !was_mounted && record.exited.is_none();
+    let mut base = base(inner, dir, image, &layers, disk_owner, in_memory)?;
+    if is_new && !image.is_host() {
+        base.root_dir = root_dir(&layers)?.map(|dir| in_container(dir, warden.map()));
+    }
 
     let (upper, layer_fds): (Vec<OwnedFd>, Vec<BorrowedFd<'_>>) = match image.is_host() {
         false => {
@@ -237,7 +275,10 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
 
     let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
-    let (cgroup, mut report) = control_group(&inner.store, &record.id, spec)?;
+    let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec)?;
+    if let Some((project, max)) = bound {
+        quota::count(&inner.store, dir, project, max, &mut report)?;
+    }
     let streams = lock(&inner.streams).clone();
     let pipes = if spec.tty { Pipes::none() } else { Pipes::new(&streams) }?;
     let userns = match held.range {
@@ -330,7 +371,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let mount = rootfs::build(&mut s, &root);
     let nodes = devices::nodes(&mut s, mount, &devices);
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
-    two_stages(&mut s, mount, &namespaces, warden.map(), v2, |s| {
+    two_stages(&mut s, mount, &namespaces, warden.map(), v2, fence, |s| {
         if !joins.is_empty() {
             s.during("joining the control groups");
             for join in &joins {
@@ -392,7 +433,19 @@ fn base(
     }
     let mut layers: Vec<PathBuf> = layers.iter().map(|layer| layer.fs_path()).collect();
     layers.push(inner.store.mountpoints()?);
-    Ok(Base { layers, parts: Vec::new() })
+    Ok(Base { root_dir: None, layers, parts: Vec::new() })
+}
+
+/// With the owner as the container names it; nobody where it has none.
+fn in_container(dir: RootDir, map: Option<&IdMap>) -> RootDir {
+    let id = |extents: Option<&[Extent]>, id| match extents {
+        Some(extents) => crate::sys::owners::inside(extents, id),
+        None if id < super::ids::COUNT => id,
+        None => 65534,
+    };
+    let uid = id(map.map(|map| &*map.users), dir.uid);
+    let gid = id(map.map(|map| &*map.groups), dir.gid);
+    RootDir { uid, gid, ..dir }
 }
 
 /// The files of /etc, but for those that the caller mounts.

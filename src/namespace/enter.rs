@@ -200,7 +200,7 @@ impl<'a> Enter<'a> {
             s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
         }
         namespaces.join_all(&mut s, &joined);
-        clone_into(&mut s, namespaces, warden.map(), None, Some(proc), |s| {
+        clone_into(&mut s, namespaces, warden.map(), None, Some(proc), None, |s| {
             let joins = namespaces.joins(NamespaceKind::User);
             if let Some(first) = first.or(joins.then_some(namespaces.first)) {
                 become_first(s, first, map.as_ref().map(|map| !map.is_single()));

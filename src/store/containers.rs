@@ -7,11 +7,31 @@
 use super::{Lease, Store, list};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::quota;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
+/// Keeps everybody else from starting a container; see [`Store::starting`].
+#[derive(Debug)]
+pub(crate) struct Starting(Lease);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        // By word: a forked copy of the program may hold the descriptor, and with it the lock, for long. That this fails
+        // is not to be expected, and closing follows.
+        let _ = self.0.file().unlock();
+    }
+}
+
 impl Store {
+    /// Waits until nobody starts the container of this id (or one of the few that share its lock), in this program or
+    /// another. Whoever starts it holds this from the look whether it runs until its record says that it does.
+    pub(crate) fn starting(&self, id: &str) -> Result<Starting> {
+        let name = format!("start-{}", id.get(..2).unwrap_or(id));
+        Lease::exclusive_file(self.locks_dir(), name).map(Starting)
+    }
+
     /// Where this program's control groups go.
     pub(crate) fn cgroups(&self) -> Result<&CgroupParent> {
         if let Some(parent) = self.0.cgroups.get() {
@@ -47,6 +67,16 @@ impl Store {
         Ok(lease)
     }
 
+    /// Takes away the bounds of a container's project quota. What is still counted is on its way out.
+    pub(crate) fn clear_quota(&self, project: Option<u32>) -> Result<()> {
+        let Some(project) = project else { return Ok(()) };
+        match quota::set(self.containers_dir(), project, 0, 0) {
+            // Mounted without quotas meanwhile, or moved.
+            Ok(()) | Err(Errno::SRCH | Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(Error::os("quotactl_fd(Q_SETQUOTA)", errno).with_path(self.path())),
+        }
+    }
+
     /// Removes the ephemeral containers of dead programs, and the control groups of all that nobody has open. What
     /// can't be removed is reported and stays.
     pub(super) fn sweep_containers(&self) -> Result<bool> {
@@ -66,8 +96,8 @@ impl Store {
                     Err(error) if error.kind() == ErrorKind::InUse => return Ok(false),
                     Err(error) => return Err(error),
                 };
-                if self.container_part(name)?.is_some_and(|part| part.ephemeral) {
-                    ephemeral.push((name.to_owned(), lease));
+                if let Some(part) = self.container_part(name)?.filter(|part| part.ephemeral) {
+                    ephemeral.push((name.to_owned(), part.project, lease));
                 }
                 Ok(true)
             };
@@ -84,8 +114,9 @@ impl Store {
         {
             left("control groups", error);
         }
-        for (id, _lease) in ephemeral {
-            if let Err(error) = self.discard(self.containers_dir(), &id) {
+        for (id, project, _lease) in ephemeral {
+            let cleared = self.clear_quota(project);
+            if let Err(error) = cleared.and_then(|()| self.discard(self.containers_dir(), &id)) {
                 left(&id, error);
             }
         }

@@ -110,7 +110,6 @@ impl UnpackedLayer {
     }
 
     /// Under what it is filed: its diff_id or its chain_id.
-    #[cfg(test)]
     pub(crate) fn key(&self) -> &Digest {
         &self.0.key
     }
@@ -158,7 +157,14 @@ impl Store {
     /// The unpacked layer under `key`, leased; `None` where there is none.
     pub(crate) fn layer(&self, key: &Digest) -> Result<Option<UnpackedLayer>> {
         let Some(lease) = Lease::shared(self.0.layers.as_fd(), key.hex())? else { return Ok(None) };
-        let fs = super::open_dir(lease.as_fd(), "fs")?;
+        let fs = match super::open_dir(lease.as_fd(), "fs") {
+            // An ordinary user's, whose root directory belongs to a sub-id and is closed to others: for paths in it.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&lease, "fs", flags, Mode::empty()).call_at("openat", "fs")?
+            }
+            other => other?,
+        };
         Ok(Some(UnpackedLayer(Arc::new(Unpacked { lease, fs, key: *key, store: self.clone() }))))
     }
 

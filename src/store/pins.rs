@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Read;
 
-/// The record of a container; all but these two fields is its own room's business.
+/// The record of a container; all but these fields is its own room's business.
 pub(crate) const RECORD: &str = "container.json";
 pub(crate) const RECORD_MAX: u64 = 64 << 20;
 
@@ -37,6 +37,9 @@ pub(super) struct Part {
     /// It goes with its program.
     #[serde(default)]
     pub(super) ephemeral: bool,
+    /// Its project quota.
+    #[serde(default)]
+    pub(super) project: Option<u32>,
 }
 
 impl Store {

@@ -1,5 +1,6 @@
 //! Ways for a container to end.
 use super::*;
+use coracle::{LimitKind, Outcome, Requirement};
 
 #[test]
 fn one_thread_waits_while_another_stops() {
@@ -90,6 +91,70 @@ fn paused_containers_stand_still() {
     container.remove().unwrap();
     assert!(ends(&handle, Duration::ZERO));
     assert_soon(from);
+}
+
+#[test]
+fn a_limit_that_can_not_be_had_says_what_to_do() {
+    let image = host();
+    type Ask = fn(coracle::ContainerBuilder) -> coracle::ContainerBuilder;
+    let asks: [(&str, LimitKind, Ask); 4] = [
+        ("memory_max", LimitKind::MemoryMax, |b| b.memory_max(64 << 20)),
+        ("cpu_max", LimitKind::CpuMax, |b| b.cpus(0.5)),
+        ("cpu_weight", LimitKind::CpuWeight, |b| b.cpu_weight(50)),
+        ("cpuset_cpus", LimitKind::CpusetCpus, |b| b.cpuset_cpus("0")),
+    ];
+    for (name, kind, ask) in asks {
+        match ask(sh(&image, "true")).run() {
+            Ok(out) => assert!(out.status.success(), "{name}: {}", out.status),
+            Err(error) => {
+                assert!(!is_root(), "{error}");
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+                let remedy = error.remedy().unwrap_or_else(|| panic!("no remedy: {error}"));
+                assert!(remedy.contains("as root") && remedy.contains("Delegate=yes"), "{error}");
+                let container = ready(
+                    &ask(sh(&image, "echo; cat"))
+                        .stdin(Stdio::piped())
+                        .requirement(kind, Requirement::BestEffort),
+                );
+                let report = container.report();
+                let line = report.get(name).unwrap();
+                assert!(
+                    matches!(line.outcome(), Outcome::NotEnforced(why) if why.contains("Delegate=yes")),
+                    "{line}"
+                );
+            }
+        }
+    }
+}
+
+/// By a control group, or without one by RLIMIT_NPROC.
+#[test]
+fn a_fork_bomb_is_contained_whoever_starts_it() {
+    let image = host();
+    // Of two users, who count together. A shell that can't fork ends; its children stay.
+    let bomb = "(setpriv --reuid 33 sh -c 'for i in 1 2 3 4 5 6; do sleep 1000 & done'; \
+        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 1000 & done) 2>/dev/null; \
+        echo full; exec sleep 1000";
+    let full = ready(&sh(&image, bomb).pids_max(16));
+    let users: Vec<_> = full.top().unwrap().into_iter().map(|process| process.uid).collect();
+    assert!((14..=16).contains(&users.len()), "{users:?}");
+    assert_eq!(users.iter().filter(|uid| **uid != users[0]).count(), 6, "{users:?}");
+    let report = full.report();
+    let line = report.get("pids_max").unwrap();
+    match line.outcome() {
+        Outcome::Enforced(how) if how == "16" => {}
+        Outcome::Enforced(how) if !is_root() => assert!(how.starts_with("16, by RLIMIT_NPROC"), "{line}"),
+        _ => panic!("{line}"),
+    }
+    // Nobody else has less for it, not another container of the same user either.
+    let other = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1 & done; wait; ulimit -u";
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nproc).current;
+    let own = own.map_or("unlimited".to_owned(), |own| own.to_string());
+    assert_eq!(say(&Container::builder(&image).command(["bash", "-c", other]).pids_max(16)), own);
+    let three = sh(&image, "sleep 1000 & sleep 1000 & sleep 1000 & wait").pids_max(3);
+    assert!(!three.run().unwrap().status.success());
+    assert_eq!(say(&sh(&image, "sleep 0 & wait; echo two").pids_max(2)), "two", "the makers don't count");
+    full.remove().unwrap();
 }
 
 #[test]

@@ -110,3 +110,69 @@ fn the_writable_layer_can_be_in_memory_and_bounded() {
     let container = builder.writable_in_memory(true).create().unwrap();
     assert_eq!(container.keep().unwrap_err().kind(), ErrorKind::State);
 }
+
+/// busybox, and below it a layer that says what the root directory is like.
+fn with_root_of(store: &Store, mode: u32, uid: u64, gid: u64) -> Image {
+    let program = fs::read("/bin/busybox").expect("busybox-static, which this test needs");
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, kind, mode, uid, gid, data: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(uid);
+        header.set_gid(gid);
+        header.set_mtime(1_600_000_000);
+        header.set_size(data.len() as u64);
+        archive.append_data(&mut header, path, data).unwrap();
+    };
+    add("./", tar::EntryType::Directory, mode, uid, gid, b"");
+    add("bin/", tar::EntryType::Directory, 0o755, 0, 0, b"");
+    add("bin/busybox", tar::EntryType::Regular, 0o755, 0, 0, &program);
+    for place in ["proc/", "sys/", "dev/", "etc/"] {
+        add(place, tar::EntryType::Directory, 0o755, 0, 0, b"");
+    }
+    let base = archive.into_inner().unwrap();
+    let above = common::tar([("etc/above", Node::File(b"a layer that says nothing of it"))]);
+    let archive = docker_archive(&[(&Fixture::of(vec![base, above]), &["rooted:1"])]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), archive).unwrap();
+    Image::load(store, file.path()).unwrap().remove(0)
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn the_root_directory_is_as_the_image_says() {
+    let store = Store::temp().unwrap();
+    let look = ["/bin/busybox", "stat", "-c", "%a %u:%g %Y", "/"];
+    let image = with_root_of(&store, 0o711, 33, 34);
+    for in_memory in [false, true] {
+        let builder = Container::builder(&image).writable_in_memory(in_memory);
+        assert_eq!(say(&builder.command(look)), "711 33:34 1600000000", "in memory: {in_memory}");
+    }
+    // It holds: another user may go through and not look.
+    let other = Container::builder(&image).user("77").command(["/bin/busybox", "sh", "-c", "cd / && ls"]);
+    let out = other.run().unwrap();
+    assert!(!out.status.success() && out.stderr_text().contains("denied"), "{}", out.stderr_text());
+
+    // What a container makes of it stays its own, also for its next start.
+    let change = "busybox test -e /kept || { busybox touch /kept; busybox chmod 1750 /; busybox chown 5:6 /; }; \
+        busybox stat -c '%a %u:%g' /";
+    let container = Container::builder(&image).command(["/bin/busybox", "sh", "-c", change]);
+    let container = container.name("own").create().unwrap();
+    for _ in 0..2 {
+        container.start().unwrap();
+        assert!(container.wait().unwrap().success());
+        assert_eq!(text(&container.logs(Stream::Stdout)), "1750 5:6");
+    }
+    container.keep().unwrap();
+    let container = store.container("own").unwrap();
+    container.start().unwrap();
+    container.wait().unwrap();
+    assert_eq!(text(&container.logs(Stream::Stdout)), "1750 5:6");
+    container.remove().unwrap();
+    assert_eq!(
+        say(&Container::builder(&image).command(look)),
+        "711 33:34 1600000000",
+        "the image did not change"
+    );
+}
