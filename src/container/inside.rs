@@ -290,7 +290,6 @@ pub(super) fn control(s: &mut Script<'_>, terminal: Cell) {
 /// From a process in its place to the command itself. `ready` is told at the last moment before.
 pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3], ready: &[u64; 2]) {
     s.stdio(stdio);
-    only_stdio(s);
     if command.init {
         s.init();
     }
@@ -328,18 +327,6 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
     }
     let missing = "execve: not found in the PATH of the container";
     s.execute(command.words, command.env, command.path, ready, missing);
-}
-
-/// Closes all but stdio and the status socket. From here on paths are the image's and the caller's, and
-/// `/proc/self/fd/N` as working directory or program would lead through a descriptor of the set-up: a layer, a
-/// control group, the host's root.
-fn only_stdio(s: &mut Script<'_>) {
-    const EINVAL: u32 = 22; // it has this number already
-    let status = s.status();
-    s.op(n::__NR_dup3, "dup3", [status.into(), 3.into(), n::O_CLOEXEC.into()])
-        .tolerate(&[EINVAL])
-        .store(status);
-    s.op(n::__NR_close_range, "close_range", [4.into(), u32::MAX.into(), 0.into()]);
 }
 
 fn working_dir(s: &mut Script<'_>, path: &Path) {

@@ -368,11 +368,20 @@ impl Script<'_> {
         self.op(OP_INIT, "clone", []);
     }
 
+    /// Gives the process its three streams, and closes all else but the status socket. From here on paths may be an
+    /// image's, or lead through links that a container has made: `/proc/self/fd/N` as working directory or program would
+    /// be a descriptor of the set-up, a layer, a control group, the host's root.
     pub fn stdio(&mut self, stdio: [Cell; 3]) {
+        const EINVAL: u32 = 22; // it has this number already
         self.during("setting up stdio");
         for (i, fd) in stdio.into_iter().enumerate() {
             self.op(n::__NR_dup3, "dup3", [fd.into(), i.into(), 0.into()]);
         }
+        let status = self.status();
+        self.op(n::__NR_dup3, "dup3", [status.into(), 3.into(), n::O_CLOEXEC.into()])
+            .tolerate(&[EINVAL])
+            .store(status);
+        self.op(n::__NR_close_range, "close_range", [4.into(), u32::MAX.into(), 0.into()]);
     }
 
     /// Says `ready` and executes `words`; a word without a slash is looked for in `path`, as execvp(3) does it.
