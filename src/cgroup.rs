@@ -328,6 +328,11 @@ impl Cgroup {
         self.v1.iter().map(|v1| v1.tasks.as_fd())
     }
 
+    /// What each v1 hierarchy controls in which the group has a directory.
+    pub(crate) fn v1_controllers(&self) -> impl Iterator<Item = &[String]> {
+        self.v1.iter().map(|v1| &*v1.controllers)
+    }
+
     /// The same files as [`join_fds`](Self::join_fds), by path.
     pub fn join_paths(&self) -> impl Iterator<Item = PathBuf> {
         let unified = self.unified.iter().map(|unified| unified.path.join("cgroup.procs"));

@@ -7,6 +7,7 @@
 mod builder;
 mod devices;
 mod exec;
+mod hierarchies;
 mod host_root;
 mod ids;
 mod inside;

@@ -108,6 +108,11 @@ impl Image {
     /// package tools; in `/etc` everything, and in `/var/lib`, `/var/log`, `/var/cache` and `/var/spool` whatever lies
     /// directly in them, that others may not read. [`expose`](Self::expose) gives a path back. A secret that
     /// a program keeps readable for everybody, or in a place of its own, is not known and not hidden.
+    ///
+    /// For an ordinary user the host's files belong to nobody whom a container knows (ids that its user namespace doesn't
+    /// have), so the kernel lets its root change none of them: it may make files in the top-level directories, as
+    /// `/etc` and `/usr`, but `/etc/passwd` and the directories below, as `/usr/lib`, are read-only to it (EACCES). As
+    /// root, and on an image of its own, there is no such limit.
     pub fn host(store: &Store) -> Result<Self> {
         let config = host::config()?;
         let descriptor = Descriptor::new(media::CONFIG, *config.digest(), config.raw().len() as u64);

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::devices;
+use super::hierarchies::Hierarchies;
 use super::script::{CWD, EEXIST, ENOENT, Links, Script};
 use super::users::Identity;
 use crate::error::ErrorKind;
@@ -50,8 +51,8 @@ pub(super) struct Inside<'a> {
     pub devices: &'a [devices::Planned],
     /// The group of terminals, where it exists in the user namespace.
     pub tty_group: bool,
-    /// Mount the cgroup v2 hierarchy, read-only.
-    pub cgroup2: bool,
+    /// What is seen in /sys/fs/cgroup.
+    pub hierarchies: Hierarchies,
     /// Of /dev/shm, where it is not the default, in bytes.
     pub shm_size: Option<u64>,
 }
@@ -114,12 +115,6 @@ pub(super) fn mounts(
         let fs = s.fsopen(c"sysfs");
         let sys = s.fsmount(fs, "sysfs", plain | n::MOUNT_ATTR_RDONLY);
         s.attach(sys, target, Path::new("/sys"));
-        if inside.cgroup2 {
-            let fs = s.fsopen(c"cgroup2");
-            let cgroup = s.fsmount(fs, "cgroup2", plain | n::MOUNT_ATTR_RDONLY);
-            let target = s.open_in(root, Path::new("sys/fs/cgroup"), Links::Refuse, None);
-            s.attach(cgroup, target, Path::new("/sys/fs/cgroup"));
-        }
     } else {
         // A new sysfs shows a network namespace's devices; the host's is not ours to show anew.
         let source = s.open_path(Path::new("/sys"));
@@ -127,6 +122,7 @@ pub(super) fn mounts(
         s.set_attributes(sys, plain | n::MOUNT_ATTR_RDONLY, None, true, Path::new("/sys"));
         s.attach(sys, target, Path::new("/sys"));
     }
+    inside.hierarchies.mount(s, root, !inside.namespaces.has(NamespaceKind::Net));
 
     s.during("setting kernel parameters");
     for sysctl in inside.sysctls {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::devices;
+use super::hierarchies::Hierarchies;
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::record::{Dir, Exited, Record, RunningRecord, UPPER, WORK};
@@ -327,9 +328,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         sysctls: &spec.sysctls,
         devices: &devices,
         tty_group: map.group(5).is_some(),
-        cgroup2: cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.v2_dir().is_some() && cgroup.tasks_fds().next().is_none()),
+        hierarchies: Hierarchies::of(cgroup.as_ref()),
     };
     let command = Command {
         words: &words,

@@ -233,3 +233,28 @@ fn privileges_do_not_come_back() {
     assert_eq!(say(&unshare), "");
     assert_eq!(say(&sh(&image, "chroot / true && nsenter -t 1 -m true 2>/dev/null && echo in; true")), "");
 }
+
+/// Every control group that a container sees is its own. A user without a delegated group sees none.
+#[test]
+fn control_groups_of_others_are_not_seen() {
+    let image = host();
+    let neighbour = ready(&sh(&image, "echo; exec sleep 1000"));
+    let look = "find /sys/fs/cgroup -mindepth 1 -name 'coracle*' | sed 's/^/seen /'; \
+        cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; \
+        for d in /sys/fs/cgroup /sys/fs/cgroup/*/; do mkdir $d/x 2>/dev/null && echo wrote; done; \
+        for f in $(find /sys/fs/cgroup -name cgroup.procs -o -name tasks); do wc -l <$f; done; echo end";
+    for network in [coracle::Network::none(), coracle::Network::host()] {
+        let said = say(&sh(&image, look).pids_max(41).network(network));
+        let mut lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines.pop(), Some("end"), "{said}");
+        if is_root() {
+            assert_eq!(lines.remove(0), "41", "{said}");
+            assert!(!lines.is_empty(), "{said}");
+        }
+        // Its own processes: the shell and wc.
+        for count in lines {
+            assert!(["1", "2", "3"].contains(&count), "{said}");
+        }
+    }
+    neighbour.remove().unwrap();
+}
