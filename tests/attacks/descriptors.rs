@@ -54,3 +54,19 @@ fn a_command_has_stdio_and_nothing_more() {
     let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
     assert_eq!(text(&container.exec(words).output().unwrap().stdout), only);
 }
+
+#[test]
+fn a_host_command_in_a_containers_mounts() {
+    use coracle::{NamespaceKind, Namespaces};
+    // Where the caller's working directory leads is the container's to say.
+    let container = ready(&sh(&host(), "ln -s /proc/self/fd /tmp/way; echo ready; exec sleep 1000"));
+    let kinds = [NamespaceKind::User, NamespaceKind::Mount, NamespaceKind::Pid];
+    let namespaces = Namespaces::of(pidfd(container.pid().unwrap()), kinds).unwrap();
+    let inside = namespaces.command(["/bin/ls", "/tmp"]).working_dir("/tmp").output().unwrap();
+    assert_eq!(text(&inside.stdout), "way");
+    for number in NUMBERS {
+        let there = format!("/tmp/way/{number}");
+        let error = namespaces.command(["/bin/ls"]).working_dir(&there).output().unwrap_err();
+        assert!([Some(2), Some(20)].contains(&error.raw_os_error()), "{number}: {error}");
+    }
+}

@@ -46,14 +46,15 @@ fn host_program() {
     (0..5).for_each(|number| round(&image, number));
     let before = held();
     (5..5 + rounds).for_each(|number| round(&image, number));
-    // Threads may still be on their way out.
+    // Threads may still be on their way out, now as well as before: less is no leak.
+    let more = |after: &[usize; 3]| after.iter().zip(&before).any(|(after, before)| after > before);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let mut after = held();
-    while after != before && std::time::Instant::now() < deadline {
+    while more(&after) && std::time::Instant::now() < deadline {
         std::thread::yield_now();
         after = held();
     }
-    assert_eq!(after, before, "descriptors, threads, children of the warden");
+    assert!(!more(&after), "descriptors, threads, children of the warden: {before:?}, {after:?}");
     assert_eq!(count(image.store().path().join("containers")), 0);
 }
 
