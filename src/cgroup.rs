@@ -31,6 +31,7 @@ pub use report::{Outcome, Report, ReportEntry};
 pub use stats::Stats;
 
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::fork::Witness;
 use rustix::fs::{Mode, OFlags, open, openat};
 use stats::Files;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -67,8 +68,8 @@ pub struct Cgroup {
     report: Report,
     /// Keeps the directory above; `None` where another process owns the group.
     _parent: Option<CgroupParent>,
-    /// The process that removes it.
-    owner: u32,
+    /// Of the process that removes it; `None` where nobody does.
+    owner: Option<Witness>,
 }
 
 /// A directory in a v1 hierarchy.
@@ -107,10 +108,7 @@ impl Cgroup {
 
     fn create_in(parent: &CgroupParent, name: &str, limits: &Limits) -> Result<Self> {
         if !valid_name(name) {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("{name:.60?} can't name a control group"),
-            ));
+            return Err(Error::new(ErrorKind::InvalidInput, format!("{name:?} can't name a control group")));
         }
         limits.validate()?;
         let mut group = Self {
@@ -119,7 +117,7 @@ impl Cgroup {
             unified: Err(String::new()),
             report: Report::default(),
             _parent: Some(parent.clone()),
-            owner: std::process::id(),
+            owner: Some(Witness::current()?),
         };
         // From here on an error drops `group`, which removes what was made.
         let (mut kinds, mut on_v2): (Vec<LimitKind>, Vec<LimitKind>) = (Vec::new(), Vec::new());
@@ -169,7 +167,7 @@ impl Cgroup {
             unified: Err("the group has no directory in a unified hierarchy".to_owned()),
             report: Report::default(),
             _parent: None,
-            owner: 0,
+            owner: None,
         };
         for path in paths {
             let path = path.as_ref();
@@ -386,6 +384,9 @@ impl Cgroup {
     ///
     /// Without a v2 hierarchy, or before Linux 5.14, they are killed one by one: one that forks quickly enough may
     /// escape then, and a further call is needed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] of a group without any directory; those of the system.
     pub fn kill(&self) -> Result<()> {
         if let Ok(unified) = &self.unified {
             return match &unified.kill {
@@ -400,6 +401,9 @@ impl Cgroup {
     }
 
     /// The processes of the group, by their pids in this process's namespace.
+    ///
+    /// # Errors
+    /// As [`kill`](Self::kill).
     pub fn procs(&self) -> Result<Vec<i32>> {
         let files = match (&self.unified, self.v1.first()) {
             (Ok(unified), _) => unified.files(),
@@ -420,6 +424,9 @@ impl Cgroup {
     }
 
     /// What the group has used until now.
+    ///
+    /// # Errors
+    /// Those of the system. What the kernel doesn't count is `None`.
     pub fn stats(&self) -> Result<Stats> {
         let mut stats = Stats::default();
         if let Ok(unified) = &self.unified {
@@ -445,6 +452,9 @@ impl Cgroup {
     }
 
     /// How many processes were killed because memory ran out; `None` where memory is not counted.
+    ///
+    /// # Errors
+    /// Those of the system.
     pub fn oom_kills(&self) -> Result<Option<u64>> {
         match (self.v1_of("memory"), &self.unified) {
             (Some(v1), _) => v1.files().oom_kills(false),
@@ -458,13 +468,13 @@ impl Cgroup {
     /// # Errors
     /// [`ErrorKind::InUse`]: processes are left in it. [`ErrorKind::PermissionDenied`]: this process may no longer.
     pub fn remove(mut self) -> Result<()> {
-        self.owner = 0;
+        self.owner = None;
         self.remove_by(Instant::now() + Duration::from_secs(2))
     }
 
     /// Leaves the group as it is.
     pub fn keep(mut self) {
-        self.owner = 0;
+        self.owner = None;
     }
 
     /// The unified directory first: the kernel tells when it is empty, and v1 is then too.
@@ -482,7 +492,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if self.owner == std::process::id() {
+        if self.owner.is_some_and(|owner| owner.is_here()) {
             let _ = self.remove_by(Instant::now() + Duration::from_millis(100));
         }
     }
@@ -571,5 +581,19 @@ mod tests {
         for bad in ["", ".", "..", ".x", "a/b", "a b", "ä", "a\n", &"n".repeat(201)] {
             assert!(!valid_name(bad), "{bad:?}");
         }
+    }
+
+    /// A build without limits says so, and gives no group that has less than was asked.
+    #[test]
+    #[cfg(not(feature = "cgroups"))]
+    fn limits_without_the_feature_say_so() {
+        let name = format!("test-{}-without", std::process::id());
+        let limits = Limits::new().memory_max(64 << 20);
+        let error = Cgroup::create(&name, &limits).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("`cgroups`")), "{error}");
+        let group = Cgroup::create(&name, &limits.best_effort(LimitKind::MemoryMax)).unwrap();
+        let outcome = group.report().get("memory_max").unwrap().outcome();
+        assert!(matches!(outcome, Outcome::NotEnforced(why) if why.contains("`cgroups`")), "{outcome:?}");
     }
 }

@@ -280,7 +280,7 @@ impl Limits {
 }
 
 /// Both scales are relative, so the proportion is kept and the defaults meet: weight 100 is 1024 shares.
-#[cfg(feature = "cgroups")]
+#[cfg(any(feature = "cgroups", test))]
 pub(super) fn shares_of_weight(weight: u64) -> u64 {
     (weight.saturating_mul(1024).saturating_add(50) / 100).clamp(2, 262_144)
 }

@@ -5,6 +5,7 @@ use super::layout::{Hierarchy, Layout};
 use super::limits::Limits;
 use super::{Cgroup, REMEDY, ROOM, process, valid_name};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::fork::Witness;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -31,7 +32,7 @@ struct Inner {
     /// On v2: which directory gives these controllers.
     chosen: Mutex<BTreeMap<Vec<&'static str>, PathBuf>>,
     /// The process that made it: a fork's copy removes nothing.
-    owner: u32,
+    owner: Witness,
 }
 
 impl CgroupParent {
@@ -40,15 +41,18 @@ impl CgroupParent {
     /// # Errors
     /// When /proc can't be read. That no hierarchy can be used is an error of [`create`](Self::create).
     pub fn detect() -> Result<Self> {
-        Ok(Self::new(Layout::detect()?))
+        Self::new(Layout::detect()?)
     }
 
-    fn new(layout: Layout) -> Self {
+    fn new(layout: Layout) -> Result<Self> {
         let (made, chosen) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { layout, made, chosen, owner: std::process::id() }))
+        Ok(Self(Arc::new(Inner { layout, made, chosen, owner: Witness::current()? })))
     }
 
     /// Makes a group with these limits. See [`Cgroup::create`].
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
     pub fn create(&self, name: &str, limits: &Limits) -> Result<Cgroup> {
         Cgroup::create_in(self, name, limits)
     }
@@ -219,7 +223,7 @@ impl CgroupParent {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.owner == std::process::id() {
+        if self.owner.is_here() {
             let made = self.made.get_mut().unwrap_or_else(PoisonError::into_inner);
             for room in made.iter() {
                 // Another process's groups in it keep it there.
@@ -306,7 +310,7 @@ mod tests {
     fn a_plain_directory_is_no_control_group() {
         let dir = tempfile::tempdir().unwrap();
         let own = Hierarchy { controllers: vec![], mount: dir.path().into(), own: dir.path().into() };
-        let parent = CgroupParent::new(Layout { v1: vec![], unified: Some(own) });
+        let parent = CgroupParent::new(Layout { v1: vec![], unified: Some(own) }).unwrap();
         let group = parent.create("x", &Limits::new()).unwrap();
         let error = group.freeze(std::time::Duration::ZERO).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);

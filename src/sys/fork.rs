@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 static CURRENT: AtomicPtr<AtomicU8> = AtomicPtr::new(std::ptr::null_mut());
 
 /// One page, never unmapped: 1 in the process that made it, 0 in its forked copies.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Witness(&'static AtomicU8);
 
 impl Witness {
