@@ -57,7 +57,7 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |why| Error::new(ErrorKind::InvalidData, format!("digest {text:.100?}: {why}"));
+        let bad = |why| Error::new(ErrorKind::InvalidData, format!("digest {text:?}: {why}"));
         let (algorithm, hex) = text.split_once(':').ok_or_else(|| bad("no algorithm"))?;
         if algorithm != "sha256" {
             return Err(bad("only sha256 is known").with_kind(ErrorKind::Unsupported));

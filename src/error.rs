@@ -113,7 +113,7 @@ impl Error {
     pub(crate) fn new(kind: ErrorKind, step: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner {
             kind,
-            step: step.into(),
+            step: bounded(step.into()),
             path: None,
             errno: None,
             remedy: None,
@@ -165,7 +165,7 @@ impl Error {
 
     /// What was being done, in the form "loading the archive x".
     pub(crate) fn during(mut self, what: impl Into<Cow<'static, str>>) -> Self {
-        self.0.during.push(what.into());
+        self.0.during.push(bounded(what.into()));
         self
     }
 
@@ -193,6 +193,16 @@ impl Error {
     pub fn remedy(&self) -> Option<&str> {
         self.0.remedy.as_deref()
     }
+}
+
+/// Names from archives and documents are part of many texts and may be megabytes long.
+fn bounded(text: Cow<'static, str>) -> Cow<'static, str> {
+    const MAX: usize = 4096;
+    if text.len() <= MAX {
+        return text;
+    }
+    let end = text.floor_char_boundary(MAX);
+    Cow::Owned(format!("{}… ({} bytes)", &text[..end], text.len()))
 }
 
 fn kind_of(error: &io::Error) -> ErrorKind {
@@ -262,6 +272,16 @@ impl<T, E: Into<io::Error>> Call<T> for std::result::Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_of_megabytes_does_not_make_a_text_of_megabytes() {
+        let name = "ä".repeat(1 << 20);
+        let error = Error::new(ErrorKind::InvalidData, format!("image name {name:?}")).during(name);
+        assert!(error.to_string().len() < 10_000);
+        assert!(error.to_string().contains("bytes)"), "{error}");
+        let error = Error::new(ErrorKind::InvalidData, "x".repeat(4096));
+        assert_eq!(error.step().len(), 4096);
+    }
 
     #[test]
     fn reads_like_strace_and_names_the_remedy() {

@@ -99,7 +99,7 @@ impl fmt::Display for Reference {
 }
 
 fn bad(text: &str, why: &str) -> Error {
-    Error::new(ErrorKind::InvalidInput, format!("image name {text:.300?}: {why}"))
+    Error::new(ErrorKind::InvalidInput, format!("image name {text:?}: {why}"))
 }
 
 impl FromStr for Reference {
@@ -116,7 +116,7 @@ impl FromStr for Reference {
                 Some(
                     digest
                         .parse::<Digest>()
-                        .map_err(|error| error.during(format!("reading the image name {text:.300?}")))?,
+                        .map_err(|error| error.during(format!("reading the image name {text:?}")))?,
                 ),
             ),
             None => (text, None),

@@ -221,7 +221,7 @@ impl DockerImage {
             match name.digest() {
                 None => Ok(name),
                 Some(_) => {
-                    Err(Error::new(ErrorKind::InvalidData, format!("RepoTags: {text:.300?} has a digest")))
+                    Err(Error::new(ErrorKind::InvalidData, format!("RepoTags: {text:?} has a digest")))
                 }
             }
         };
@@ -236,14 +236,14 @@ impl DockerImage {
 }
 
 fn docker_image(store: &Store, medium: &Medium, image: &DockerImage) -> Result<Found> {
-    let missing = |name: &str| Error::new(ErrorKind::InvalidData, format!("{name:.200?} is not in it"));
+    let missing = |name: &str| Error::new(ErrorKind::InvalidData, format!("{name:?} is not in it"));
     let names = image.names()?;
     let raw = medium.read(&image.config, DOCUMENT_MAX)?.ok_or_else(|| missing(&image.config))?;
     if let Some(promised) = image.promised() {
         check(&promised, raw.len() as u64, &Digest::of(&raw), raw.len() as u64)?;
     }
     let config =
-        ImageConfig::parse(raw).map_err(|error| error.during(format!("reading {:.200?}", image.config)))?;
+        ImageConfig::parse(raw).map_err(|error| error.during(format!("reading {:?}", image.config)))?;
     if config.diff_ids().len() != image.layers.len() {
         return Err(Error::new(
             ErrorKind::InvalidData,
@@ -259,7 +259,7 @@ fn docker_image(store: &Store, medium: &Medium, image: &DockerImage) -> Result<F
         let open = || medium.get(name)?.ok_or_else(|| missing(name));
         let descriptor = stack
             .add_unknown(diff_id, open)
-            .map_err(|error| error.during(format!("reading the layer {name:.200?}")))?;
+            .map_err(|error| error.during(format!("reading the layer {name:?}")))?;
         descriptors.push(descriptor);
     }
     let digest = store.put_blob(config.raw())?;

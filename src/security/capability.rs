@@ -111,7 +111,7 @@ impl FromStr for Capability {
         };
         NAMES.iter().position(|name| name.eq_ignore_ascii_case(bare)).map(|n| Capability(n as u8)).ok_or_else(
             || {
-                Error::new(ErrorKind::InvalidInput, format!("{text:.60?} is not a capability")).with_remedy(
+                Error::new(ErrorKind::InvalidInput, format!("{text:?} is not a capability")).with_remedy(
                     "capabilities(7) lists them, NET_ADMIN for example; ALL stands for every one",
                 )
             },

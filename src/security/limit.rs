@@ -57,11 +57,8 @@ impl Ulimit {
     pub fn new(name: &str, soft: u64, hard: u64) -> Result<Self> {
         let Some(&(_, resource)) = RESOURCES.iter().find(|(known, _)| *known == name) else {
             let known = RESOURCES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("no resource limit is named {name:.40?}"),
-            )
-            .with_remedy(format!("the names are {known}")));
+            return Err(Error::new(ErrorKind::InvalidInput, format!("no resource limit is named {name:?}"))
+                .with_remedy(format!("the names are {known}")));
         };
         if soft > hard {
             return Err(Error::new(
@@ -98,7 +95,7 @@ impl FromStr for Ulimit {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = || {
-            Error::new(ErrorKind::InvalidInput, format!("ulimit {text:.80?} is not name=soft[:hard]"))
+            Error::new(ErrorKind::InvalidInput, format!("ulimit {text:?} is not name=soft[:hard]"))
                 .with_remedy("for example nofile=1024:2048; -1 or unlimited means no limit")
         };
         let value = |text: &str| match text {
@@ -200,10 +197,7 @@ impl Sysctl {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '@');
         let fine = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(plain);
         if path.len() > 200 || !path.split('/').all(fine) {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("{name:.80?} is not the name of a sysctl"),
-            ));
+            return Err(Error::new(ErrorKind::InvalidInput, format!("{name:?} is not the name of a sysctl")));
         }
         // A NUL would cut the value, a page is what the kernel takes in one write.
         if value.len() >= 4096 || value.bytes().any(|b| b == 0 || b == b'\n') {

@@ -240,7 +240,7 @@ fn check_names(profile: &Profile, target: &Target) -> Result<()> {
             return Err(Error::new(
                 ErrorKind::InvalidData,
                 format!(
-                    "seccomp profile: {name:.60?} is to be refused, but no system call of that name is known"
+                    "seccomp profile: {name:?} is to be refused, but no system call of that name is known"
                 ),
             ));
         }

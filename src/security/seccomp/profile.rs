@@ -248,7 +248,7 @@ impl Profile {
                 "SECCOMP_FILTER_FLAG_TSYNC" => 0,
                 "SECCOMP_FILTER_FLAG_LOG" => 2,
                 "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => 4,
-                other => return Err(unsupported(&format!("flags: {other:.40?}"))),
+                other => return Err(unsupported(&format!("flags: {other:?}"))),
             };
         }
         Ok(Self { default, arches, rules, flags })
@@ -270,7 +270,7 @@ fn action(name: &str, number: Option<u32>, errno_name: Option<&str>, fields: [&s
             "ENOSYS" => e::ENOSYS,
             "EACCES" => e::EACCES,
             "EINVAL" => e::EINVAL,
-            _ => return Err(invalid(format!("errno {name:.40?} has no {} beside it", fields[1]))),
+            _ => return Err(invalid(format!("errno {name:?} has no {} beside it", fields[1]))),
         },
     };
     let within = |most: u16| match u16::try_from(errno) {
@@ -287,7 +287,7 @@ fn action(name: &str, number: Option<u32>, errno_name: Option<&str>, fields: [&s
         "SCMP_ACT_LOG" => Action::Log,
         "SCMP_ACT_ALLOW" => Action::Allow,
         "SCMP_ACT_NOTIFY" => return Err(unsupported(&format!("{}: {name}", fields[0]))),
-        other => return Err(invalid(format!("{}: {other:.40?} is not known", fields[0]))),
+        other => return Err(invalid(format!("{}: {other:?} is not known", fields[0]))),
     })
 }
 
@@ -321,7 +321,7 @@ fn rule(raw: RawRule, at: &str, rules: &mut Vec<Rule>) -> Result<()> {
             "SCMP_CMP_GE" => Op::Ge(arg.value),
             "SCMP_CMP_GT" => Op::Gt(arg.value),
             "SCMP_CMP_MASKED_EQ" => Op::MaskedEq { mask: arg.value, value: arg.value_two & arg.value },
-            other => return Err(invalid(format!("{at}.args[{i}].op: {other:.40?} is not known"))),
+            other => return Err(invalid(format!("{at}.args[{i}].op: {other:?} is not known"))),
         };
         conditions.push(Condition { index, op });
     }
@@ -346,7 +346,7 @@ fn filter(raw: Option<RawFilter>, at: &str) -> Result<Filter> {
         Some(text) => Some(
             text.split_once('.')
                 .and_then(|(major, minor)| Some(KernelVersion(major.parse().ok()?, minor.parse().ok()?)))
-                .ok_or_else(|| invalid(format!("{at}.minKernel: {text:.40?} is not <kernel>.<major>")))?,
+                .ok_or_else(|| invalid(format!("{at}.minKernel: {text:?} is not <kernel>.<major>")))?,
         ),
     };
     Ok(Filter {
