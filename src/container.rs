@@ -157,9 +157,7 @@ impl Container {
             project: None,
             exited: None,
         };
-        volumes::attach(store, image, &mut record)?;
-        // Nobody removes them before the record says that they are needed.
-        let leases = volumes::leases(store, &record)?;
+        let leases = volumes::attach(store, image, &mut record)?;
         let owner = range.as_ref().map(|range| (range.base, range.base));
         let dir = Dir::make(store, &record, owner)?;
         drop(leases);

@@ -27,6 +27,10 @@ mod testing;
 mod unpack;
 mod walk;
 
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{Descriptor, media};
+use crate::store::{Lease, Store, UnpackedLayer};
 pub(crate) use apply::{Applied, Expected, apply, chain_id, find, unpack_stored};
 pub use build::LayerBuilder;
 pub use compression::Compression;
@@ -34,20 +38,8 @@ pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
 pub use entry::{Entry, EntryKind};
 pub use overlay::{Overlay, OverlayMount};
+pub(crate) use owner::{Owners, for_caller};
 pub(crate) use root::{RootDir, root_dir};
-// For commits and exports, and for a helper that gives files to sub-uids.
-#[allow(unused_imports)]
-pub(crate) use {
-    build::{Written, write},
-    flow::Chunks,
-    meta::{Device, LayerMeta, Owner, PathText},
-    owner::{Owned, Owners},
-};
-
-use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::{Descriptor, media};
-use crate::store::{Lease, Store, UnpackedLayer};
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -187,7 +179,7 @@ impl Layer {
     /// `NotFound` where the layer has no such file or a whiteout; `InvalidInput` for a directory or device.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<LayerFile> {
         let path = path.as_ref();
-        if let Some(unpacked) = find(&self.0.store, &self.0.diff_id, &self.0.chain_id)?
+        if let Some(unpacked) = find(&self.0.store, &self.0.diff_id, &self.0.chain_id, &*owner::for_caller())?
             && let Some(file) = content::open_unpacked(&unpacked, path)?
         {
             return Ok(file);
@@ -200,8 +192,9 @@ impl Layer {
     /// It may be removed when no image has the layer.
     ///
     /// # Errors
-    /// `InvalidData`, `TooLarge` or `Unsupported` for an archive that is broken, hostile or beyond the limits; `InvalidInput` when
-    /// one of `below` is of another store.
+    /// `InvalidData`, `TooLarge` or `Unsupported` for an archive that is broken, hostile or beyond the limits (five million files,
+    /// 256 GiB); `StorageFull` where less of the disk would stay free than a fiftieth (at most 256 MiB); `InvalidInput` when one of
+    /// `below` is of another store. Nothing of the layer stays then.
     pub fn unpack(&self, below: &[Layer]) -> Result<PathBuf> {
         Ok(self.unpacked(below)?[0].fs_path())
     }
@@ -209,6 +202,7 @@ impl Layer {
     /// The same with all those below it, the topmost first.
     fn unpacked(&self, below: &[Layer]) -> Result<Vec<UnpackedLayer>> {
         let _writing = self.0.store.writing()?;
+        let owners = owner::for_caller();
         let mut lowers: Vec<UnpackedLayer> = Vec::new();
         let mut parent = None;
         for layer in below.iter().rev().chain([self]) {
@@ -217,7 +211,7 @@ impl Layer {
             }
             let (store, digest, diff_id) = (&layer.0.store, layer.0.digest, layer.0.diff_id);
             let chain_id = chain_id(parent.as_ref(), &diff_id);
-            let unpacked = match find(store, &diff_id, &chain_id)? {
+            let unpacked = match find(store, &diff_id, &chain_id, &*owners)? {
                 Some(unpacked) => unpacked,
                 None => unpack_stored(store, digest, Some(diff_id), &lowers, parent)?.unpacked,
             };

@@ -5,11 +5,12 @@
 //! ├── oci-layout              {"imageLayoutVersion":"1.0.0"}
 //! ├── index.json              one descriptor for each name of an image; changed under locks/index
 //! ├── blobs/sha256/HEX        manifests, configurations, compressed layers: immutable
-//! ├── layers/HEX/             an unpacked layer, HEX of its diff_id or chain_id
+//! ├── layers/HEX/             an unpacked layer, HEX of its diff_id or chain_id (or of these where there is one user id)
 //! │   ├── fs/                 its files as they are in the image, whiteouts in overlayfs' form
 //! │   └── meta.json           what the filesystem can't hold (written by the layer room)
 //! ├── containers/ID/          records and writable layers (written by the container room)
-//! ├── volumes/NAME/           data/ and volume.json
+//! ├── volumes/NAME/           data/ and volume.json (written by the volume room)
+//! ├── names/                  names of containers that were asked for (written by the container room)
 //! ├── mountpoints/            the lowest layer of every container: places to mount on
 //! ├── ids/                    ranges of user ids that containers have
 //! ├── locks/                  files that are only locked, never read
@@ -51,13 +52,16 @@ mod mapped;
 mod mountpoints;
 pub(crate) mod pins;
 mod remove;
+mod room;
 mod temp;
 
 pub(crate) use blob::BlobWriter;
-pub(crate) use layers::{StagedLayer, UnpackedLayer};
+pub(crate) use containers::ANONYMOUS;
+pub(crate) use layers::{StagedLayer, UnpackedLayer, of_one_id};
 pub(crate) use lease::{Lease, random_hex};
 pub(crate) use pins::Pins;
 pub(crate) use remove::{Remover, remove_tree};
+pub(crate) use room::Room;
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;
@@ -117,6 +121,9 @@ impl Store {
     }
 
     /// Where [`Store::open_default`] opens.
+    ///
+    /// # Errors
+    /// `NotFound` when an ordinary user has neither of the variables.
     pub fn default_path() -> Result<PathBuf> {
         if crate::sys::idmap::is_privileged() {
             return Ok("/var/lib/coracle".into());
@@ -148,6 +155,9 @@ impl Store {
     /// A new store of its own in a directory for temporary files (`$TMPDIR`, `/var/tmp` or `/tmp`, the first that
     /// can hold a container's writable layer). It is removed with its last handle; when the program
     /// dies before, by the next program of this user that makes a temporary store.
+    ///
+    /// # Errors
+    /// `Unsupported` where all of them are on an overlay filesystem; those of the file system.
     pub fn temp() -> Result<Self> {
         let temporary = temp::Temporary::new()?;
         let path = temporary.path().to_owned();

@@ -5,7 +5,8 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::{Lease, Store, clock, list, random_hex};
+use crate::store::pins::{VOLUME as META, VOLUME_MAX as META_MAX};
+use crate::store::{ANONYMOUS, Lease, Store, clock, list, random_hex};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-const META: &str = "volume.json";
-const META_MAX: u64 = 1 << 20;
 const DATA: &str = "data";
 
 /// A volume: a directory in the store that containers mount, and that stays when they go.
@@ -51,6 +50,9 @@ struct Meta {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     anonymous: bool,
+    /// The container that it was made for: it is swept when that has gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    container: Option<String>,
 }
 
 /// What a new volume shall be like.
@@ -59,6 +61,7 @@ struct Meta {
 pub struct VolumeBuilder {
     name: Option<String>,
     labels: BTreeMap<String, String>,
+    container: Option<String>,
 }
 
 impl VolumeBuilder {
@@ -75,16 +78,24 @@ impl VolumeBuilder {
     pub fn create(&self, store: &Store) -> Result<Volume> {
         let name = match &self.name {
             Some(name) => name.clone(),
-            None => random_hex(32)?,
+            None => random_hex(ANONYMOUS)?,
         };
         check_name(&name)?;
         if let Some(volume) = Volume::find(store, &name)? {
             return Ok(volume);
         }
+        let (lease, volume) = self.make(store, name)?;
+        drop(lease);
+        Ok(volume)
+    }
+
+    /// Makes it, or opens the one that somebody else has made at the same moment. With a lease, from the beginning on.
+    fn make(&self, store: &Store, name: String) -> Result<(Lease, Volume)> {
         let meta = Meta {
             created: clock::rfc3339(SystemTime::now()),
             labels: self.labels.clone(),
             anonymous: self.name.is_none(),
+            container: self.container.clone(),
         };
         let (lease, staged) = Lease::new_dir(store.tmp_dir())?;
         let made = fill(&lease, &meta).and_then(|()| {
@@ -97,8 +108,7 @@ impl VolumeBuilder {
             store.remove_tree(store.tmp_dir(), &staged)?;
             made?;
         }
-        drop(lease);
-        Volume::open(store, &name)
+        Ok((lease, Volume::open(store, &name)?))
     }
 }
 
@@ -139,7 +149,7 @@ fn check_name(name: &str) -> Result<()> {
     if ok {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::InvalidInput, format!("volume name {name:.300?}"))
+    Err(Error::new(ErrorKind::InvalidInput, format!("volume name {name:?}"))
         .with_remedy("a name is a letter or digit, then letters, digits, '_', '.' and '-'; a host directory is a bind, not a volume"))
 }
 
@@ -158,8 +168,17 @@ impl Volume {
     }
 
     /// A new volume with a generated name of 64 hex digits, as docker makes one for each VOLUME of an image.
+    ///
+    /// # Errors
+    /// Those of the file system.
     pub fn anonymous(store: &Store) -> Result<Self> {
         VolumeBuilder::default().create(store)
+    }
+
+    /// The same for one container, which it goes with, and a lease: it is to live until the container's record names it.
+    pub(crate) fn anonymous_of(store: &Store, container: &str) -> Result<(Lease, Self)> {
+        let builder = VolumeBuilder { container: Some(container.to_owned()), ..Default::default() };
+        builder.make(store, random_hex(ANONYMOUS)?)
     }
 
     /// Opens the volume of this name.
@@ -338,6 +357,9 @@ impl fmt::Debug for Volume {
 
 impl Store {
     /// All volumes, by name.
+    ///
+    /// # Errors
+    /// Those of the file system; `InvalidData` where what is known of a volume is broken.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
         let mut names: Vec<_> =
             list(self.volumes_dir())?.into_iter().filter_map(|name| name.into_string().ok()).collect();
@@ -351,6 +373,9 @@ impl Store {
 
     /// Removes the anonymous volumes that no container has, or with `all` the named ones too, as
     /// `docker volume prune` does. Gives the names of what it removed.
+    ///
+    /// # Errors
+    /// Those of the file system; what was removed until then is gone.
     pub fn prune_volumes(&self, all: bool) -> Result<Vec<String>> {
         let mut removed = Vec::new();
         for volume in self.volumes()?.iter().filter(|volume| all || volume.is_anonymous()) {

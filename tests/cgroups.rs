@@ -211,6 +211,27 @@ fn a_group_in_use_is_not_removed_and_a_sweep_clears_what_the_dead_leave() {
     assert_gone(&others);
 }
 
+/// A program with a temporary store is killed: nobody will open that store, whose containers' groups are still there.
+#[test]
+#[ignore = "needs root and writable cgroups: makes a group of a dead program"]
+fn the_groups_of_a_dead_temporary_store_are_swept() {
+    let store = coracle::Store::temp().unwrap();
+    let base = store.path().parent().unwrap();
+    let id = format!("{:064x}", std::process::id());
+    let dead = base.join(format!("coracle-temp-{}", name("dead")));
+    let group = Cgroup::create(&id, &Limits::new().pids_max(8)).unwrap();
+    let dirs = paths(&group);
+    group.keep();
+    fs::create_dir_all(dead.join("containers").join(&id)).unwrap();
+    // Another program's sweep may come first and still be at it.
+    let deadline = Instant::now() + SOON;
+    while dead.exists() {
+        assert!(Instant::now() < deadline);
+        drop(coracle::Store::temp().unwrap());
+    }
+    assert_gone(&dirs);
+}
+
 #[test]
 #[ignore = "needs root and writable cgroups: asks for what can't be had"]
 fn what_cannot_be_had_is_an_error_or_a_line_in_the_report() {

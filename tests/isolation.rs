@@ -14,7 +14,7 @@ mod hostile;
 mod kernel;
 
 use common::*;
-use coracle::{Container, ErrorKind, Image};
+use coracle::{Container, ErrorKind, Image, Mount};
 use std::fs;
 use std::time::Duration;
 

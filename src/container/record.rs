@@ -98,11 +98,13 @@ fn put_in(
     dir: BorrowedFd<'_>,
     name: &str,
     bytes: &[u8],
-) -> std::result::Result<(), (&'static str, std::io::Error)> {
+) -> std::result::Result<File, (&'static str, std::io::Error)> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(dir, name, flags, Mode::from(0o644))
         .map_err(|errno| ("openat(O_CREAT)", errno.into()))?;
-    File::from(fd).write_all(bytes).map_err(|error| ("write", error))
+    let mut file = File::from(fd);
+    file.write_all(bytes).map_err(|error| ("write", error))?;
+    Ok(file)
 }
 
 /// A container's directory, leased.
@@ -158,15 +160,18 @@ impl Dir {
     }
 
     /// Writes a file that nobody reads meanwhile.
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<File> {
         put_in(self.as_fd(), name, bytes)
             .map_err(|(step, errno)| Error::os(step, errno).with_path(self.path().join(name)))
     }
 
-    /// Writes a file in one step for its readers.
-    fn replace(&self, name: &str, value: &impl Serialize) -> Result<()> {
+    /// Writes a file in one step for its readers, and with `sync` also for a power failure.
+    fn replace(&self, name: &str, value: &impl Serialize, sync: bool) -> Result<()> {
         let new = format!("{name}.new");
-        self.put(&new, &encode(value)?)?;
+        let file = self.put(&new, &encode(value)?)?;
+        if sync {
+            file.sync_data().call_at("fdatasync", self.path().join(&new))?;
+        }
         rustix::fs::renameat(self, &new, self, name).call_at("renameat", self.path().join(name))
     }
 
@@ -218,7 +223,8 @@ impl Dir {
     }
 
     pub fn set_record(&self, record: &Record) -> Result<()> {
-        self.replace(RECORD, record)?;
+        // An empty record is that of a container which nobody has kept: it is swept.
+        self.replace(RECORD, record, !record.ephemeral && !self.store.is_temporary())?;
         self.ephemeral.store(record.ephemeral, Ordering::Relaxed);
         Ok(())
     }
@@ -229,7 +235,7 @@ impl Dir {
 
     pub fn set_running(&self, running: Option<&RunningRecord>) -> Result<()> {
         match running {
-            Some(running) => self.replace(RUNNING, running),
+            Some(running) => self.replace(RUNNING, running, false),
             None => self.unlink(RUNNING),
         }
     }

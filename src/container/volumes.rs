@@ -10,21 +10,30 @@ use crate::volume::Volume;
 use std::path::Path;
 
 /// Finds or makes the volumes of a new container: those of its mounts, in their order, then one for each VOLUME of
-/// the image that no mount covers. The record names them.
-pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Result<()> {
+/// the image that no mount covers. The record names them. Nobody may remove them before it is in the store: that say
+/// the leases.
+pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Result<Vec<Lease>> {
+    let mut leases = Vec::new();
     for mount in &mut record.spec.mounts {
         if let MountKind::Volume { name, anonymous } = &mut mount.kind {
-            let volume = if *anonymous { Volume::anonymous(store)? } else { Volume::create(store, name)? };
+            let (lease, volume) = if *anonymous {
+                Volume::anonymous_of(store, &record.id)?
+            } else {
+                let volume = Volume::create(store, name)?;
+                (volume.lease()?, volume)
+            };
             if *anonymous {
                 *name = volume.name().to_owned();
             }
+            leases.push(lease);
             super::volume_copy::first_use(image, &volume, &mount.target)?;
             record.pins.volumes.push(volume.name().to_owned());
         }
     }
     for target in image.config().volumes() {
         if record.spec.mounts.iter().all(|mount| mount.target != Path::new(target)) {
-            let volume = Volume::anonymous(store)?;
+            let (lease, volume) = Volume::anonymous_of(store, &record.id)?;
+            leases.push(lease);
             super::volume_copy::first_use(image, &volume, Path::new(target))?;
             record.spec.mounts.push(super::Mount {
                 kind: MountKind::Volume { name: volume.name().to_owned(), anonymous: true },
@@ -34,7 +43,7 @@ pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Resul
             record.pins.volumes.push(volume.name().to_owned());
         }
     }
-    Ok(())
+    Ok(leases)
 }
 
 /// Nobody may remove them while the container starts.

@@ -8,7 +8,7 @@
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::tar::{EntryKind, ReadLimits, Reader};
 use crate::layer::{Compression, decoder};
-use crate::store::{Lease, Store};
+use crate::store::{Lease, Room, Store};
 use crate::sys::open::openat2;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -22,7 +22,9 @@ use std::sync::Arc;
 
 /// The most entries of an outer archive: each layer takes one to three.
 const ENTRIES_MAX: u64 = 65_536;
-/// The most bytes of an outer archive, uncompressed: a bomb ends here, or with the disk.
+/// The memory that their names may take: a name of an archive of images is some 80 bytes long.
+const NAMES_MAX: usize = 32 << 20;
+/// The most bytes of an outer archive, uncompressed: a bomb ends here, or where the disk is to stay free.
 const ARCHIVE_MAX: u64 = 256 << 30;
 /// How many links may lead from one name to its file.
 const LINKS_MAX: usize = 8;
@@ -103,6 +105,7 @@ impl Medium {
         // One more: an archive of just that size is not too large.
         let mut reader = plain.take(ARCHIVE_MAX + 1);
         let mut buffer = vec![0; BUFFER];
+        let mut room = Room::default();
         loop {
             let n = match reader.read(&mut buffer) {
                 Ok(0) => break,
@@ -111,6 +114,7 @@ impl Medium {
                 Err(error) => return Err(unreadable(error)),
             };
             spool.write_all(&buffer[..n]).call_at("write", store.path().join("tmp"))?;
+            room.take(&spool, n as u64)?;
         }
         if reader.limit() == 0 {
             return Err(Error::new(ErrorKind::TooLarge, format!("archive of more than {ARCHIVE_MAX} bytes")));
@@ -160,7 +164,13 @@ impl Archive {
         let limits = ReadLimits { headers: ENTRIES_MAX, unterminated: true, ..ReadLimits::default() };
         let mut reader = Reader::new(BufReader::with_capacity(BUFFER, section), limits);
         let mut members = HashMap::new();
+        let mut memory = 0;
         while let Some(entry) = reader.next()? {
+            memory += entry.path.len() + entry.link.len();
+            if memory > NAMES_MAX {
+                let what = format!("archive of images with more than {} MiB of names", NAMES_MAX >> 20);
+                return Err(Error::new(ErrorKind::TooLarge, what));
+            }
             let member = match entry.kind() {
                 _ if entry.sparse => {
                     return Err(Error::new(ErrorKind::Unsupported, "a sparse file in an archive of images")
@@ -203,7 +213,7 @@ impl Archive {
         Err(Error::new(
             ErrorKind::InvalidData,
             format!(
-                "archive with links in a circle from {:.200?}",
+                "archive with links in a circle from {:?}",
                 name.map(|name| String::from_utf8_lossy(&name).into_owned())
             ),
         ))

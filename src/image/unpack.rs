@@ -4,7 +4,7 @@
 use super::archive::Section;
 use crate::digest::Digest;
 use crate::error::{Call, Result};
-use crate::layer::{Applied, Compression, Expected, apply, find, unpack_stored};
+use crate::layer::{Applied, Compression, Expected, Owners, apply, find, for_caller, unpack_stored};
 use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
 use crate::store::{Store, UnpackedLayer};
 use serde::Deserialize;
@@ -17,6 +17,7 @@ pub(super) struct Stack<'a> {
     /// The topmost first.
     layers: Vec<UnpackedLayer>,
     chain_id: Option<Digest>,
+    owners: Box<dyn Owners>,
 }
 
 /// What the layer room writes beside an unpacked layer, as far as it matters here.
@@ -29,7 +30,7 @@ struct Meta {
 
 impl<'a> Stack<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, layers: Vec::new(), chain_id: None }
+        Self { store, layers: Vec::new(), chain_id: None, owners: for_caller() }
     }
 
     /// The layers so far, the topmost first.
@@ -97,7 +98,7 @@ impl<'a> Stack<'a> {
     }
 
     fn find(&self, diff_id: &Digest) -> Result<Option<UnpackedLayer>> {
-        find(self.store, diff_id, &self.next(diff_id))
+        find(self.store, diff_id, &self.next(diff_id), &*self.owners)
     }
 
     fn next(&self, diff_id: &Digest) -> Digest {

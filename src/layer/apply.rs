@@ -17,7 +17,7 @@ use super::tar::{ReadLimits, Reader};
 use super::unpack::{Limits, Outcome, Target, Unpacker};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::{BlobWriter, Store, UnpackedLayer};
+use crate::store::{BlobWriter, Store, UnpackedLayer, of_one_id};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::io::{BufRead, Read, Write};
@@ -54,15 +54,25 @@ pub(crate) fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
     }
 }
 
-/// The unpacked layer, if the store has it.
-pub(crate) fn find(store: &Store, diff_id: &Digest, chain_id: &Digest) -> Result<Option<UnpackedLayer>> {
-    if let Some(layer) = store.layer(diff_id)? {
+/// Under what a layer is filed, by its diff_id or chain_id.
+fn filed(key: &Digest, owners: &dyn Owners) -> Digest {
+    if owners.is_recorded() { of_one_id(key) } else { *key }
+}
+
+/// The unpacked layer, if the store has it with these owners.
+pub(crate) fn find(
+    store: &Store,
+    diff_id: &Digest,
+    chain_id: &Digest,
+    owners: &dyn Owners,
+) -> Result<Option<UnpackedLayer>> {
+    if let Some(layer) = store.layer(&filed(diff_id, owners))? {
         // As the lowest layer of an image it is filed here too when it would be another above others.
         if diff_id == chain_id || layer.meta::<LayerMeta>()?.self_contained {
             return Ok(Some(layer));
         }
     }
-    if diff_id == chain_id { Ok(None) } else { store.layer(chain_id) }
+    if diff_id == chain_id { Ok(None) } else { store.layer(&filed(chain_id, owners)) }
 }
 
 /// Takes a layer's blob from outside into the store and unpacks it above `lowers`, the topmost first;
@@ -205,7 +215,9 @@ impl Job<'_> {
 
     pub(super) fn run(&self, blob: impl Read + Send, writer: Option<BlobWriter>) -> Result<Applied> {
         let known = match &self.expected.diff_id {
-            Some(diff_id) => find(self.store, diff_id, &chain_id(self.parent.as_ref(), diff_id))?,
+            Some(diff_id) => {
+                find(self.store, diff_id, &chain_id(self.parent.as_ref(), diff_id), self.owners)?
+            }
             None => None,
         };
         let sink = match writer {
@@ -220,7 +232,7 @@ impl Job<'_> {
         // The store may have it since, or all along where the diff_id was not known before.
         let known = match known {
             Some(layer) => Some(layer),
-            None => find(self.store, &diff_id, &chain_id)?,
+            None => find(self.store, &diff_id, &chain_id, self.owners)?,
         };
         if let Some(layer) = known {
             let entries = layer.meta::<LayerMeta>()?.entries;
@@ -230,7 +242,7 @@ impl Job<'_> {
             return Err(Error::new(ErrorKind::State, "a layer was not unpacked"));
         };
         let meta = LayerMeta { diff_id: Some(diff_id), digest: Some(digest), size, bytes, ..outcome.meta };
-        let key = if meta.self_contained { diff_id } else { chain_id };
+        let key = filed(if meta.self_contained { &diff_id } else { &chain_id }, self.owners);
         Ok(applied(staged.publish(&key, &meta)?, meta.entries))
     }
 

@@ -31,7 +31,7 @@ fn one_pass_gives_all_digests() {
         assert_eq!((applied.digest, applied.size), (Digest::of(blob), blob.len() as u64));
         assert_eq!((applied.diff_id, applied.chain_id), (Digest::of(&plain), Digest::of(&plain)));
         assert_eq!((applied.compression, applied.entries), (compression, 2));
-        assert_eq!(applied.unpacked.key(), &applied.diff_id);
+        assert_eq!(applied.unpacked.key(), &filed(&applied.diff_id, &*owner::for_caller()));
         let meta: LayerMeta = applied.unpacked.meta().unwrap();
         assert_eq!((meta.digest, meta.bytes), (Some(Digest::of(&packed)), plain.len() as u64));
     }
@@ -175,4 +175,20 @@ fn chain_ids_are_those_of_the_specification() {
     let (a, b) = (digest("a"), digest("b"));
     assert_eq!(chain_id(None, &a), a);
     assert_eq!(chain_id(Some(&a), &b), Digest::of(format!("{a} {b}").as_bytes()));
+}
+
+/// What was unpacked while there was one id only is another layer once there are more, and the reverse.
+#[test]
+fn a_layer_of_one_id_is_not_taken_for_one_of_many() {
+    let store = Store::temp().unwrap();
+    let plain = archive();
+    let unpack = |owners: &dyn Owners| {
+        let (expected, limits) = (Expected::default(), Limits::default());
+        let job = Job { store: &store, expected, lowers: &[], parent: None, owners, limits };
+        job.run(&plain[..], Some(store.blob_writer().unwrap())).unwrap().unpacked
+    };
+    let (one, many) = (unpack(&owner::Recorded), unpack(&owner::Direct));
+    assert_ne!(one.key(), many.key());
+    assert_eq!((unpack(&owner::Recorded).key(), unpack(&owner::Direct).key()), (one.key(), many.key()));
+    assert_eq!(left(&store), (0, 2, 1));
 }

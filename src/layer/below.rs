@@ -160,8 +160,10 @@ impl<'a> Below<'a> {
     pub(super) fn root_names(&mut self) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
         for layer in &self.layers {
-            for entry in rustix::fs::Dir::read_from(layer.dir).call("readdir")? {
-                let entry = entry.call("readdir")?;
+            // Not reopened: it may be a directory that only the owners' way could open.
+            let dir = self.open(layer.dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, b"/")?;
+            for entry in rustix::fs::Dir::new(dir).call_at("readdir", "/")? {
+                let entry = entry.call_at("readdir", "/")?;
                 let name = entry.file_name().to_bytes();
                 if name != b"." && name != b".." {
                     names.insert(name.to_vec());

@@ -219,6 +219,8 @@ fn add_archive(add: Add<'_>, path: &Path) -> Result<()> {
         let (_, plain) = decoder(BufReader::new(open(path)?))?;
         let mut reader = Reader::new(BufReader::with_capacity(128 << 10, plain), ReadLimits::default());
         while let Some(entry) = reader.next()? {
+            // What could never be unpacked becomes no layer.
+            normal(&entry.path)?;
             add(entry, &mut reader)?;
         }
         Ok(())

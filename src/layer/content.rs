@@ -103,10 +103,16 @@ pub(super) fn open_unpacked(layer: &UnpackedLayer, path: &Path) -> Result<Option
 /// As many links as the kernel follows.
 const LINKS_MAX: u32 = 40;
 
-/// Finds a file in the archive, in a first pass over all names, and reads it in a second.
-pub(super) fn open_archived(store: &Store, digest: &Digest, path: &Path) -> Result<LayerFile> {
-    let mut names: HashMap<Vec<u8>, (usize, EntryKind, Vec<u8>)> = HashMap::new();
-    for (number, entry) in entries(store, digest)?.enumerate() {
+/// Number in the archive, kind and target of each file, by name.
+type Names = HashMap<Vec<u8>, (usize, EntryKind, Vec<u8>)>;
+
+/// The memory that the names of a layer may take: some million files.
+const NAMES_MAX: usize = 256 << 20;
+
+fn names(entries: impl Iterator<Item = Result<Entry>>, max: usize) -> Result<Names> {
+    let mut names = Names::new();
+    let mut memory = 0;
+    for (number, entry) in entries.enumerate() {
         let entry = entry?;
         let name = normal(&entry.path)?;
         if !name.is_empty() && meaning(&name)? == Meaning::File {
@@ -114,10 +120,21 @@ pub(super) fn open_archived(store: &Store, digest: &Digest, path: &Path) -> Resu
                 EntryKind::HardLink => normal(&entry.link)?,
                 _ => entry.link,
             };
+            memory += name.len() + link.len() + size_of::<(Vec<u8>, (usize, EntryKind, Vec<u8>))>();
+            if memory > max {
+                let what = format!("layer with more than {} MiB of names", max >> 20);
+                return Err(Error::new(ErrorKind::TooLarge, what)
+                    .with_remedy("unpack the layer: a file on disk is found without them"));
+            }
             names.insert(name, (number, entry.kind, link));
         }
     }
-    let number = resolve(&names, path)?;
+    Ok(names)
+}
+
+/// Finds a file in the archive, in a first pass over all names, and reads it in a second.
+pub(super) fn open_archived(store: &Store, digest: &Digest, path: &Path) -> Result<LayerFile> {
+    let number = resolve(&names(entries(store, digest)?, NAMES_MAX)?, path)?;
     let mut reader = archive(store, digest)?;
     for _ in 0..=number {
         reader.next()?;
@@ -126,7 +143,7 @@ pub(super) fn open_archived(store: &Store, digest: &Digest, path: &Path) -> Resu
 }
 
 /// Follows links as the kernel would with the layer as root.
-fn resolve(names: &HashMap<Vec<u8>, (usize, EntryKind, Vec<u8>)>, path: &Path) -> Result<usize> {
+fn resolve(names: &Names, path: &Path) -> Result<usize> {
     let missing = || Error::new(ErrorKind::NotFound, "no such file in the layer").with_path(path);
     let mut todo: Vec<Vec<u8>> = Vec::new();
     let push = |todo: &mut Vec<Vec<u8>>, path: &[u8]| {
@@ -190,5 +207,20 @@ fn resolve(names: &HashMap<Vec<u8>, (usize, EntryKind, Vec<u8>)>, path: &Path) -
             Err(Error::new(ErrorKind::InvalidInput, "not a regular file but a directory").with_path(path))
         }
         None => Err(missing()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_for_names_is_bounded() {
+        let files = |n: usize| (0..n).map(|n| Ok(Entry::new(format!("dir/{n}"), EntryKind::File)));
+        assert_eq!(names(files(1000), 1 << 20).unwrap().len(), 1000);
+        assert_eq!(names(files(100_000), 1 << 20).unwrap_err().kind(), ErrorKind::TooLarge);
+        // Also where one name is given again and again, each time with a longer target.
+        let link = |n: usize| Entry { link: vec![b'x'; n << 10], ..Entry::new("link", EntryKind::Symlink) };
+        assert_eq!(names((0..1000).map(|n| Ok(link(n))), 1 << 20).unwrap_err().kind(), ErrorKind::TooLarge);
     }
 }

@@ -34,6 +34,7 @@ use super::owner::{Owned, Owners};
 use super::path::{Meaning, join, meaning, normal, split, text};
 use super::tar::{Entry, EntryKind, Reader};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::store::Room;
 use parents::{Handle, Handles, Place};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -47,7 +48,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub(crate) struct Limits {
     /// Files in the layer, parents that are made for them included.
     pub(crate) entries: u64,
-    /// Bytes of the uncompressed archive.
+    /// Bytes of the uncompressed archive. A bomb ends here, or where the disk is to stay free ([`Room`]).
     pub(crate) bytes: Option<u64>,
     /// Memory for what must be remembered to the end: directories, whiteouts, devices, owners.
     pub(crate) memory: usize,
@@ -55,7 +56,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 5_000_000, bytes: None, memory: 256 << 20 }
+        Self { entries: 5_000_000, bytes: Some(256 << 30), memory: 256 << 20 }
     }
 }
 
@@ -106,6 +107,7 @@ pub(crate) struct Unpacker<'a> {
     entries: u64,
     made: u64,
     memory: usize,
+    room: Room,
     /// Who owns a new file, once that is known and sure to be the same for all.
     creator: Option<(u32, u32)>,
 }
@@ -131,6 +133,7 @@ impl<'a> Unpacker<'a> {
             entries: 0,
             made: 0,
             memory: 0,
+            room: Room::default(),
             creator: None,
         })
     }
@@ -209,6 +212,7 @@ impl<'a> Unpacker<'a> {
             };
             written = offset + n as u64;
             data.consume_chunk(n);
+            self.room.take(self.root, n as u64).map_err(|error| error.with_path(text(path)))?;
         }
         if written != entry.size {
             rustix::fs::ftruncate(&fd, entry.size).call_at("ftruncate", text(path))?;

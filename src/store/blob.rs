@@ -1,7 +1,7 @@
 //! Blobs: immutable content under its digest.
 #![forbid(unsafe_code)]
 
-use super::{Lease, Store};
+use super::{Lease, Room, Store};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -21,6 +21,7 @@ pub(crate) struct BlobWriter {
     name: Option<String>,
     hasher: Sha256,
     size: u64,
+    room: Room,
 }
 
 impl BlobWriter {
@@ -81,6 +82,7 @@ impl Write for BlobWriter {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             other => other.call_at("write", self.store.path().join("tmp"))?,
         };
+        self.room.take(self.lease.file(), n as u64)?;
         self.hasher.update(&bytes[..n]);
         self.size += n as u64;
         Ok(n)
@@ -104,7 +106,14 @@ impl Drop for BlobWriter {
 impl Store {
     pub(crate) fn blob_writer(&self) -> Result<BlobWriter> {
         let (lease, name) = Lease::new_file(self.tmp_dir()).map_err(|error| error.during("making a blob"))?;
-        Ok(BlobWriter { store: self.clone(), lease, name: Some(name), hasher: Sha256::new(), size: 0 })
+        Ok(BlobWriter {
+            store: self.clone(),
+            lease,
+            name: Some(name),
+            hasher: Sha256::new(),
+            size: 0,
+            room: Room::default(),
+        })
     }
 
     /// Stores bytes that are at hand.

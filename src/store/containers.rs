@@ -1,16 +1,23 @@
 //! Directories of containers: `containers/ID`.
 //!
 //! Whoever has a container open leases its directory. One whose record says that it is ephemeral goes with its
-//! program: when nobody leases it any more, the next [`Store::open`] sweeps it away, and its control groups.
+//! program: when nobody leases it any more, the next [`Store::open`] sweeps it away, its control groups, and the
+//! volumes that were made for it alone.
 #![forbid(unsafe_code)]
 
 use super::{Lease, Store, list};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::quota;
+use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
+
+/// Random bytes in the name of an anonymous volume, two digits each.
+pub(crate) const ANONYMOUS: usize = 32;
 
 /// Keeps everybody else from starting a container; see [`Store::starting`].
 #[derive(Debug)]
@@ -85,41 +92,93 @@ impl Store {
             all = false;
             tracing::warn!(%error, what, store = ?self.path(), "left over from a dead program");
         };
-        let mut dead = BTreeSet::new();
-        let mut ephemeral = Vec::new();
+        let mut any = false;
+        let mut ephemeral = BTreeMap::new();
         for id in list(self.containers_dir())? {
             let Some(name) = id.to_str() else { continue };
-            let mut look = || -> Result<bool> {
-                let lease = match Lease::try_exclusive(self.containers_dir(), &id) {
-                    Ok(Some(lease)) => lease,
-                    Ok(None) => return Ok(false),
-                    Err(error) if error.kind() == ErrorKind::InUse => return Ok(false),
-                    Err(error) => return Err(error),
-                };
+            let mut look = || -> Result<()> {
+                let Some(lease) = self.unused_container(name)? else { return Ok(()) };
+                any = true;
                 if let Some(part) = self.container_part(name)?.filter(|part| part.ephemeral) {
-                    ephemeral.push((name.to_owned(), part.project, lease));
+                    ephemeral.insert(name.to_owned(), (part.project, lease));
                 }
-                Ok(true)
+                Ok(())
             };
-            match look() {
-                Ok(true) => drop(dead.insert(name.to_owned())),
-                Ok(false) => {}
-                Err(error) => left(name, error),
+            if let Err(error) = look() {
+                left(name, error);
             }
         }
         // Their processes went with their programs; only empty directories are left of their groups. These go first:
         // without the container's directory nobody would know that the groups are dead, were this program killed now.
-        if !dead.is_empty()
-            && let Err(error) = self.cgroups().and_then(|groups| groups.sweep(|group| !dead.contains(group)))
-        {
+        // A kept one may be opened and started at any moment, and is kept from that while its group goes.
+        let held = RefCell::new(BTreeMap::new());
+        let is_alive = |group: &str| {
+            // Asked again in each hierarchy.
+            if ephemeral.contains_key(group) || held.borrow().contains_key(group) {
+                return false;
+            }
+            match self.unused_container(group) {
+                Ok(Some(lease)) => held.borrow_mut().insert(group.to_owned(), lease).is_some(),
+                // In use, another store's, or not to be told.
+                Ok(None) | Err(_) => true,
+            }
+        };
+        if any && let Err(error) = self.cgroups().and_then(|groups| groups.sweep(is_alive)) {
             left("control groups", error);
         }
-        for (id, project, _lease) in ephemeral {
+        drop(held);
+        for (id, (project, _lease)) in ephemeral {
             let cleared = self.clear_quota(project);
             if let Err(error) = cleared.and_then(|()| self.discard(self.containers_dir(), &id)) {
                 left(&id, error);
             }
         }
+        for name in list(self.volumes_dir())? {
+            if let Err(error) = self.sweep_volume(&name) {
+                left(&name.to_string_lossy(), error);
+            }
+        }
         Ok(all)
+    }
+
+    /// The exclusive lease of a container that nobody has open; `None` of one that somebody has, and where there is none.
+    fn unused_container(&self, id: &str) -> Result<Option<Lease>> {
+        match Lease::try_exclusive(self.containers_dir(), id) {
+            Err(error) if error.kind() == ErrorKind::InUse => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Removes a volume that was made for one container alone, when that has gone.
+    fn sweep_volume(&self, name: &OsStr) -> Result<()> {
+        // Only such have names that nobody thought of.
+        if name.len() != 2 * ANONYMOUS {
+            return Ok(());
+        }
+        let is_orphan = || -> Result<bool> {
+            let Some(container) = self.volume_part(name)?.and_then(|part| part.container) else {
+                return Ok(false);
+            };
+            match statat(self.containers_dir(), &container, AtFlags::SYMLINK_NOFOLLOW) {
+                // Somebody may have learnt its name.
+                Err(Errno::NOENT) => Ok(!self
+                    .pins()?
+                    .iter()
+                    .any(|(_, pins)| pins.volumes.iter().any(|pinned| **pinned == *name))),
+                other => {
+                    other.map(|_| false).call_at("fstatat", self.path().join("containers").join(container))
+                }
+            }
+        };
+        if !is_orphan()? {
+            return Ok(());
+        }
+        match Lease::try_exclusive(self.volumes_dir(), name) {
+            // Whose container is being made has a lease until the container is there: asked once more.
+            Ok(Some(_lease)) if is_orphan()? => self.discard(self.volumes_dir(), name),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::InUse => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }

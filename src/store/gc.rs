@@ -5,7 +5,7 @@
 //! that no index names yet holds [`Store::writing`]; nothing is collected meanwhile.
 #![forbid(unsafe_code)]
 
-use super::{Lease, Store};
+use super::{Lease, Store, of_one_id};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{DOCUMENT_MAX, Document, ImageConfig, media};
@@ -47,14 +47,7 @@ impl Store {
             }
         }
         let mut live = Live::default();
-        for descriptor in self.index()?.manifests {
-            self.mark(&descriptor.digest, &mut live)?;
-        }
-        for (_, pins) in self.pins()? {
-            if let Some(digest) = pins.image {
-                self.mark(&digest, &mut live)?;
-            }
-        }
+        self.mark_needed(&mut live)?;
         let blobs = self.blobs()?;
         let (mut doomed, mut leased) = (Vec::new(), Vec::new());
         for digest in blobs.iter().filter(|digest| !live.blobs.contains(digest)) {
@@ -67,6 +60,8 @@ impl Store {
         for digest in &leased {
             self.mark(digest, &mut live)?;
         }
+        // Whoever let go of a lease since then has first written where the image is needed from now on: a name, a container.
+        self.mark_needed(&mut live)?;
         let mut freed = 0;
         for (digest, _lease) in doomed.iter().filter(|(digest, _)| !live.blobs.contains(digest)) {
             freed += self.blob_size(digest)?.unwrap_or(0);
@@ -79,6 +74,19 @@ impl Store {
             }
         }
         Ok(freed)
+    }
+
+    /// Marks what has a name, and what containers pin.
+    fn mark_needed(&self, live: &mut Live) -> Result<()> {
+        for descriptor in self.index()?.manifests {
+            self.mark(&descriptor.digest, live)?;
+        }
+        for (_, pins) in self.pins()? {
+            if let Some(digest) = pins.image {
+                self.mark(&digest, live)?;
+            }
+        }
+        Ok(())
     }
 
     /// Marks a blob and all it leads to.
@@ -100,7 +108,10 @@ impl Store {
                         && let Some(raw) = self.read_document(&config.digest)?
                         && let Ok(config) = ImageConfig::parse(raw)
                     {
-                        live.layers.extend(config.diff_ids().iter().copied().chain(config.chain_ids()));
+                        let chain_ids = config.chain_ids();
+                        for key in config.diff_ids().iter().chain(&chain_ids) {
+                            live.layers.extend([*key, of_one_id(key)]);
+                        }
                     }
                 }
                 _ => {}

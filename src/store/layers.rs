@@ -2,6 +2,9 @@
 //! - the layer's **diff_id** when the layer stands by itself, or
 //! - its **chain_id** when what was unpacked also came from the layers below (a hard link to a file
 //!   there, the metadata of a parent directory that this layer's archive does not have).
+//!
+//! Where one user id is all that there is, a layer has other owners on disk than elsewhere, so it is another layer
+//! there: see [`of_one_id`].
 #![forbid(unsafe_code)]
 
 use super::{Lease, Store, remove_tree};
@@ -21,6 +24,12 @@ use std::sync::Arc;
 const META: &str = "meta.json";
 /// Metadata lists device nodes and the like; more than this is not a layer's.
 const META_MAX: u64 = 64 << 20;
+
+/// The key of a layer whose files all belong to the caller, because there was no other id to give them to. It must not
+/// be taken for the same layer once there are (newuidmap is installed, sub-ids are given), nor the reverse.
+pub(crate) fn of_one_id(key: &Digest) -> Digest {
+    Digest::of(format!("{key} of one id").as_bytes())
+}
 
 /// A layer being unpacked. Dropped before [`publish`](StagedLayer::publish), it is removed.
 pub(crate) struct StagedLayer {
@@ -52,6 +61,13 @@ impl StagedLayer {
         let text = serde_json::to_vec(meta).map_err(|error| {
             Error::new(ErrorKind::InvalidData, "encoding a layer's metadata").with_source(error)
         })?;
+        if text.len() as u64 > META_MAX {
+            // It could not be read again.
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("layer with {} bytes of metadata", text.len()),
+            ));
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(lease, META, flags, Mode::RUSR | Mode::WUSR).call_at("openat", META)?;
         File::from(file).write_all(&text).call_at("write", META)?;

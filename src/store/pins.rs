@@ -11,8 +11,10 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 
 /// The record of a container; all but these fields is its own room's business.
 pub(crate) const RECORD: &str = "container.json";
@@ -42,6 +44,17 @@ pub(super) struct Part {
     pub(super) project: Option<u32>,
 }
 
+/// What is known of a volume; all but this field is its own room's business.
+pub(crate) const VOLUME: &str = "volume.json";
+pub(crate) const VOLUME_MAX: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+pub(super) struct VolumePart {
+    /// The container that it was made for, and goes with.
+    #[serde(default)]
+    pub(super) container: Option<String>,
+}
+
 impl Store {
     /// The pins of all containers, by container id.
     pub(crate) fn pins(&self) -> Result<Vec<(String, Pins)>> {
@@ -66,8 +79,31 @@ impl Store {
             };
         let mut text = Vec::new();
         file.take(RECORD_MAX).read_to_end(&mut text).call_at("read", path())?;
+        if text.is_empty() {
+            // The machine stopped before it was on the disk. One that is kept is synced, so its program had it alone.
+            return Ok(Some(Part { pins: Pins::default(), ephemeral: true, project: None }));
+        }
         serde_json::from_slice(&text).map(Some).map_err(|error| {
-            Error::new(ErrorKind::InvalidData, "record of a container").with_path(path()).with_source(error)
+            Error::new(ErrorKind::InvalidData, "record of a container")
+                .with_path(path())
+                .with_source(error)
+                .with_remedy("nothing is removed that it may need; remove the container's directory if it is not needed")
+        })
+    }
+
+    /// What this room reads of `volumes/NAME/volume.json`; `None` where there is none.
+    pub(super) fn volume_part(&self, name: &OsStr) -> Result<Option<VolumePart>> {
+        let file = Path::new(name).join(VOLUME);
+        let path = || self.path().join("volumes").join(&file);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = match rustix::fs::openat(self.volumes_dir(), file.as_path(), flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            other => File::from(other.call_at("openat", path())?),
+        };
+        let mut text = Vec::new();
+        opened.take(VOLUME_MAX).read_to_end(&mut text).call_at("read", path())?;
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
+            Error::new(ErrorKind::InvalidData, "metadata of a volume").with_path(path()).with_source(error)
         })
     }
 }

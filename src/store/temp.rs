@@ -3,6 +3,7 @@
 
 use super::remove::remove_tree_with;
 use super::{DIRECTORY, Lease, Remover, list, random_hex};
+use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
@@ -108,9 +109,26 @@ fn sweep_one(base: &OwnedFd, name: &OsStr, remover: Option<&dyn Remover>) -> Res
         return Ok(());
     }
     match Lease::try_exclusive(base.as_fd(), name) {
-        Ok(Some(_lease)) => remove_tree_with(base.as_fd(), name, remover),
+        Ok(Some(lease)) => {
+            // First: without these directories nobody would know that the groups are dead.
+            sweep_groups(&lease)?;
+            remove_tree_with(base.as_fd(), name, remover)
+        }
         Ok(None) => Ok(()),
         Err(error) if error.kind() == ErrorKind::InUse => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Removes the control groups of its containers, all of which are dead.
+fn sweep_groups(store: &Lease) -> Result<()> {
+    let containers = match rustix::fs::openat(store, "containers", DIRECTORY, Mode::empty()) {
+        // It was killed while it made the store.
+        Err(Errno::NOENT) => return Ok(()),
+        other => list(other.call_at("openat", "containers")?.as_fd())?,
+    };
+    if containers.is_empty() {
+        return Ok(());
+    }
+    CgroupParent::detect()?.sweep(|group| !containers.iter().any(|id| id == group)).map(drop)
 }

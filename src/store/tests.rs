@@ -215,3 +215,19 @@ fn a_store_that_others_can_write_to_is_refused() {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert!(error.to_string().contains("belongs to the user"), "{error}");
 }
+
+/// After a power failure a file may be empty that was written before its directory got its name.
+#[test]
+fn a_container_whose_record_did_not_reach_the_disk_is_swept() {
+    let store = Store::temp().unwrap();
+    let empty = |dir: BorrowedFd<'_>| -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        rustix::fs::openat(dir, pins::RECORD, flags, Mode::RUSR | Mode::WUSR).call("openat").map(drop)
+    };
+    let alive = store.new_container("alive", empty).unwrap();
+    drop(store.new_container("cut", empty).unwrap());
+    assert!(store.pins().unwrap().iter().all(|(_, pins)| *pins == Pins::default()));
+    Store::open(store.path()).unwrap();
+    assert_eq!(list(store.containers_dir()).unwrap(), ["alive"]);
+    drop(alive);
+}

@@ -39,3 +39,36 @@ fn fresh_until_something_is_in_it() {
     // The lock has not touched what it locks.
     assert!(Volume::open(&store, volume.name()).unwrap().is_anonymous());
 }
+
+/// A program may be killed at any moment between the making of a volume and its removal.
+#[test]
+fn a_volume_goes_with_the_container_that_it_was_made_for() {
+    let store = Store::temp().unwrap();
+    let sweep = || drop(Store::open(store.path()).unwrap());
+    let (lease, volume) = Volume::anonymous_of(&store, "c0ffee").unwrap();
+    let (_, other) = Volume::anonymous_of(&store, "c0ffee").unwrap();
+    let own = Volume::anonymous(&store).unwrap();
+    assert!(volume.is_anonymous());
+    let there = |volume: &Volume| Volume::find(&store, volume.name()).unwrap().is_some();
+    let put = |id: &str, volumes: Vec<String>| {
+        let dir = store.path().join("containers").join(id);
+        std::fs::create_dir_all(&dir).unwrap();
+        let record = serde_json::json!({ "pins": Pins { image: None, volumes } }).to_string();
+        std::fs::write(dir.join(crate::store::pins::RECORD), record).unwrap();
+        dir
+    };
+    // Somebody has learnt the name of the one and uses it; the other's container is still being made.
+    let user = put("abc", vec![other.name().to_owned()]);
+    sweep();
+    assert!(there(&volume) && there(&other) && there(&own));
+    let container = put("c0ffee", vec![volume.name().to_owned()]);
+    drop(lease);
+    sweep();
+    assert!(there(&volume));
+    std::fs::remove_dir_all(container).unwrap();
+    sweep();
+    assert!(!there(&volume) && there(&other) && there(&own));
+    std::fs::remove_dir_all(user).unwrap();
+    sweep();
+    assert!(!there(&other) && there(&own));
+}

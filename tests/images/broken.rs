@@ -129,6 +129,26 @@ fn hostile_lists_are_refused() {
 }
 
 #[test]
+fn the_memory_for_an_archives_names_is_bounded() {
+    let mut archive = tar::Builder::new(Vec::new());
+    let target = vec![b'x'; 1_000_000];
+    for n in 0..40 {
+        archive.append_pax_extensions([("linkpath", &target[..])]).unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_path(n.to_string()).unwrap();
+        header.set_link_name("x").unwrap();
+        header.set_size(0);
+        header.set_cksum();
+        archive.append(&header, &b""[..]).unwrap();
+    }
+    let store = Store::temp().unwrap();
+    let error = load(&store, &gzip(&archive.into_inner().unwrap())).unwrap_err();
+    assert!(error.kind() == ErrorKind::TooLarge && error.to_string().contains("names"), "{error}");
+    assert_empty(&store);
+}
+
+#[test]
 fn artifacts_and_unknown_layers_are_no_images() {
     let image = Fixture::new(&["x"]);
     for (find, put) in [

@@ -35,7 +35,7 @@ fn host_program() {
             builder = builder.user("1:1");
         }
         if number % 4 == 2 {
-            builder = builder.init(true);
+            builder = builder.init(true).mount(Mount::anonymous_volume("/v"));
         }
         if number % 4 == 3 && is_root() {
             builder = builder.memory_max(64 << 20);
@@ -137,7 +137,7 @@ impl Host {
             assert!(std::time::Instant::now() < deadline, "containers of the dead are in the store");
             std::thread::yield_now();
         }
-        assert_eq!(count(store.join("containers")), 0);
+        assert_eq!((count(store.join("containers")), count(store.join("volumes"))), (0, 0));
         for id in ids {
             assert!(cgroups_with(&id.to_string_lossy()).is_empty());
         }

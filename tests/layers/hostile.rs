@@ -160,6 +160,59 @@ fn a_hundred_thousand_entries_far_down() {
     assert_eq!(names(path.join(deep)).len(), 500);
 }
 
+/// A file of zeros, packed a thousandfold.
+fn bomb(mib: u64) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&Raw::new().header(b"zeros", b'0', mib << 20, |_| ()).0).unwrap();
+    (0..mib).for_each(|_| encoder.write_all(&[0; 1 << 20]).unwrap());
+    encoder.write_all(&[0; 1024]).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// In a mount namespace of its own, with a small filesystem; see below.
+#[test]
+fn on_a_small_disk() {
+    let Some(disk) = std::env::var_os("CORACLE_TEST_DISK") else { return };
+    let free = || rustix::fs::statvfs(&disk).map(|stat| stat.f_bavail * stat.f_frsize).unwrap();
+    let store = Store::open(Path::new(&disk).join("store")).unwrap();
+    let layer = Layer::read(&store, &bomb(300)[..]).unwrap();
+    let before = free();
+    let error = layer.unpack(&[]).unwrap_err();
+    assert!(error.to_string().contains("to stay free"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    // An archive of images is unpacked to a file first.
+    let error = coracle::Image::load_reader(&store, &bomb(300)[..]).unwrap_err();
+    assert!(error.to_string().contains("to stay free"), "{error}");
+    // Zeros that the archive does not even have, packed as they are made.
+    let sparse = Raw::new().pax(&[
+        ("GNU.sparse.major", b"1"),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.name", b"f"),
+        ("GNU.sparse.realsize", b"1099511627776"),
+    ]);
+    let archive = Path::new(&disk).join("sparse.tar");
+    std::fs::write(&archive, sparse.header(b"f", b'0', 512, |_| ()).data(b"0\n").end()).unwrap();
+    let builder = Layer::builder().tar(&archive).compression(coracle::Compression::None);
+    let error = builder.build(&store).unwrap_err();
+    assert!(error.to_string().contains("to stay free"), "{error}");
+    assert!(names(store.path().join("tmp")).is_empty() && names(store.path().join("layers")).is_empty());
+    assert!(free() + (1 << 20) > before);
+    println!("the disk has room");
+}
+
+#[test]
+#[ignore = "needs root: mounts a small filesystem"]
+fn a_bomb_does_not_fill_the_disk() {
+    let disk = tempfile::tempdir().unwrap();
+    let program = std::env::current_exe().unwrap();
+    let script = "mount -t tmpfs -o size=128m tmpfs $1; export CORACLE_TEST_DISK=$1; \
+        exec $2 --exact hostile::on_a_small_disk --nocapture";
+    let arguments =
+        ["-m", "sh", "-ec", script, "sh", disk.path().to_str().unwrap(), program.to_str().unwrap()];
+    let said = crate::common::peer("unshare", arguments);
+    assert!(said.contains("the disk has room"), "{said}");
+}
+
 #[test]
 fn a_bomb_that_stops_early_leaves_nothing() {
     // Half of what its header promises, packed a thousandfold.

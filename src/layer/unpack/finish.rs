@@ -240,6 +240,9 @@ impl Unpacker<'_> {
                 let source = self.below.open(from.as_fd(), name, OFlags::RDONLY | OFlags::NONBLOCK, path)?;
                 let attributes = self.attributes_below(layer, path, source.as_fd(), &stat)?;
                 let fd = self.create(&parent, path)?;
+                self.room
+                    .take(self.root, stat.st_size as u64)
+                    .map_err(|error| error.with_path(text(path)))?;
                 copy(source.as_fd(), fd.as_fd(), stat.st_size as u64, path)?;
                 self.dress(fd.as_fd(), path, attributes)?;
             }
