@@ -73,12 +73,16 @@ impl Image {
     ///
     /// # Errors
     /// `InvalidData` for what is no such archive or a malformed one, `Mismatch` for content with another digest or
-    /// size than promised, `TooLarge` above the bounds, `Unsupported` for an unknown compression or another machine's image.
+    /// size than promised, `TooLarge` above the bounds, `StorageFull` where less of the disk would stay free than a fiftieth (at
+    /// most 256 MiB), `Unsupported` for an unknown compression or another machine's image.
     pub fn load(store: &Store, path: impl AsRef<Path>) -> Result<Vec<Self>> {
         load::path(store, path.as_ref())
     }
 
     /// The same from a stream, which is read to its end and kept in a file of the store meanwhile.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and `StorageFull` where no more of it may be kept: some of the disk stays free.
     pub fn load_reader(store: &Store, reader: impl Read + Send) -> Result<Vec<Self>> {
         load::reader(store, reader)
     }
@@ -113,6 +117,9 @@ impl Image {
     /// have), so the kernel lets its root change none of them: it may make files in the top-level directories, as
     /// `/etc` and `/usr`, but `/etc/passwd` and the directories below, as `/usr/lib`, are read-only to it (EACCES). As
     /// root, and on an image of its own, there is no such limit.
+    ///
+    /// # Errors
+    /// None are to be expected: the machine is looked at when a container starts.
     pub fn host(store: &Store) -> Result<Self> {
         let config = host::config()?;
         let descriptor = Descriptor::new(media::CONFIG, *config.digest(), config.raw().len() as u64);
@@ -169,6 +176,9 @@ impl Image {
     }
 
     /// Its names at this moment.
+    ///
+    /// # Errors
+    /// Those of the file system; `InvalidData` where the store's index is broken.
     pub fn references(&self) -> Result<Vec<Reference>> {
         let index = self.0.store.index()?;
         let mine = index.manifests.iter().filter(|other| other.digest == self.0.listed.digest);
@@ -317,8 +327,9 @@ fn resolve<T>(
             Document::Index(index) => {
                 let fits =
                     |child: &&Descriptor| child.platform.as_ref().is_none_or(|platform| platform.is_host());
-                // One that says it is for this machine comes before one that says nothing.
-                let child = index.manifests.iter().filter(fits).max_by_key(|child| child.platform.is_some());
+                // One that says it is for this machine comes before one that says nothing; among equals the first counts
+                // (image-spec, image-index.md), as later ones may want a newer processor.
+                let child = index.manifests.iter().filter(fits).min_by_key(|child| child.platform.is_none());
                 let Some(child) = child else {
                     let names: Vec<_> = index
                         .manifests
@@ -348,12 +359,12 @@ fn check_shape(manifest: &Manifest) -> Result<()> {
     if !media::is_config(config) {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("not an image but an artifact of type {config:.200?}"),
+            format!("not an image but an artifact of type {config:?}"),
         ));
     }
     match manifest.layers().iter().find(|layer| !media::is_layer(&layer.media_type)) {
         Some(layer) => {
-            Err(Error::new(ErrorKind::Unsupported, format!("layer of type {:.200?}", layer.media_type)))
+            Err(Error::new(ErrorKind::Unsupported, format!("layer of type {:?}", layer.media_type)))
         }
         None => Ok(()),
     }

@@ -130,7 +130,8 @@ impl Import {
         self
     }
 
-    /// Imports a tar archive (plain, gzip or zstd), or a directory.
+    /// Imports a tar archive (plain, gzip or zstd), or a directory. Of a directory, sockets and what is mounted in it are left
+    /// out, each with a line of `tracing`; [`Layer::left_out`] tells of a layer by itself.
     ///
     /// # Errors
     /// `InvalidInput` for a name that is none; `InvalidData` for what is no archive, `Unsupported` for a compression that
@@ -227,5 +228,8 @@ impl Import {
 
 fn directory(store: &Store, path: &Path) -> Result<(Descriptor, crate::digest::Digest)> {
     let layer = Layer::builder().dir(path).build(store)?;
+    for (left_out, why) in layer.left_out() {
+        tracing::warn!(path = ?left_out, why, "left out of the image");
+    }
     Ok((Descriptor::new(layer.media_type(), layer.digest(), layer.size()), layer.diff_id()))
 }

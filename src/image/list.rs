@@ -4,7 +4,7 @@
 use super::Image;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::{Descriptor, Index};
+use crate::manifest::{CONTAINERD_NAME, Descriptor, Index, REF_NAME};
 use crate::reference::Reference;
 use crate::store::Store;
 use crate::store::index::{name_of, take_name};
@@ -33,6 +33,9 @@ impl Store {
     }
 
     /// All images, in the order in which they came.
+    ///
+    /// # Errors
+    /// Those of the file system; `InvalidData` or `Mismatch` for an image that is broken, with its digest.
     pub fn images(&self) -> Result<Vec<Image>> {
         let mut seen = HashSet::new();
         let mut images = Vec::new();
@@ -69,6 +72,9 @@ impl Store {
 
     /// The same with `--force`: takes all its names, also when a container has it. Its content then goes with
     /// the last container.
+    ///
+    /// # Errors
+    /// `NotFound`; those of the file system.
     pub fn force_remove_image(&self, name: &str) -> Result<Removed> {
         self.remove(name, true)
     }
@@ -114,6 +120,9 @@ impl Store {
 
     /// Removes the images without a name that no container has, as `docker image prune` does, and whatever
     /// blobs and layers nothing needs.
+    ///
+    /// # Errors
+    /// Those of the file system. Of an image that can't be read for such a reason, nothing is removed.
     pub fn prune_images(&self) -> Result<Removed> {
         let mut removed = self.update_index(|index| {
             let pinned: HashSet<_> = self.pins()?.into_iter().filter_map(|(_, pins)| pins.image).collect();
@@ -125,9 +134,11 @@ impl Store {
                     Ok(image) if pinned.contains(image.digest()) => continue,
                     Ok(image) => removed.deleted.push(*image.id()),
                     // Nothing that could ever be run, and without a name: rubbish too.
-                    Err(error) => {
+                    Err(error) if is_unusable(&error) => {
                         tracing::warn!(%error, digest = %listed.digest, "a nameless image that can't be read")
                     }
+                    // That it can't be read now (no descriptors, say) does not make it rubbish.
+                    Err(error) => return Err(error.during(format!("reading the image {}", listed.digest))),
                 }
                 index.manifests.retain(|other| other.digest != listed.digest);
             }
@@ -158,8 +169,11 @@ impl Store {
         }
         let mut found: Option<Image> = None;
         for listed in &index.manifests {
-            // What can't be read has no id that it could be asked by.
-            let Ok(image) = Image::from_listed(self, listed) else { continue };
+            let image = match Image::from_listed(self, listed) {
+                // It has no id that it could be asked by.
+                Err(error) if is_unusable(&error) => continue,
+                other => other?,
+            };
             if !image.id().hex().starts_with(hex) && !image.digest().hex().starts_with(hex) {
                 continue;
             }
@@ -176,8 +190,15 @@ impl Store {
     }
 }
 
+/// Also one that another tool gave and that is none to docker (with upper case, say): it is somebody's image.
 fn has_name(listed: &Descriptor) -> bool {
-    name_of(listed).is_some()
+    [REF_NAME, CONTAINERD_NAME].iter().any(|key| listed.annotations.contains_key(*key))
+}
+
+/// Whether it lies in the image itself that it can't be read, and will so for ever.
+fn is_unusable(error: &Error) -> bool {
+    use ErrorKind::{InvalidData, Mismatch, NotFound, TooLarge, Unsupported};
+    matches!(error.kind(), InvalidData | Mismatch | NotFound | TooLarge | Unsupported)
 }
 
 /// Whether an entry of the index is what this name means: the tag, or the digest in that repository.
@@ -192,6 +213,6 @@ fn has(listed: &Descriptor, wanted: &Reference) -> bool {
 }
 
 fn not_found(name: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("no image {name:.300?} in the store"))
+    Error::new(ErrorKind::NotFound, format!("no image {name:?} in the store"))
         .with_remedy("load, import or build it first")
 }

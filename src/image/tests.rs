@@ -49,3 +49,24 @@ fn layers_that_are_not_unpacked_are_unpacked_at_need() {
     assert_eq!(error.kind(), ErrorKind::Mismatch);
     assert!(store.layer_keys().unwrap().is_empty());
 }
+
+/// Later ones may want a newer processor than this machine has.
+#[test]
+fn of_several_that_fit_the_first_counts() {
+    let manifest =
+        |n: u8| Manifest::new(Descriptor::new(media::CONFIG, Digest::of(&[n]), 1), Vec::new()).unwrap();
+    let (silent, first, second) = (manifest(0), manifest(1), manifest(2));
+    let for_host = |manifest: &Manifest, variant: Option<&str>| {
+        let mut platform = crate::manifest::Platform::host();
+        platform.variant = variant.map(str::to_owned);
+        Descriptor { platform: Some(platform), ..manifest.descriptor() }
+    };
+    let manifests = [silent.descriptor(), for_host(&first, None), for_host(&second, Some("v3"))];
+    let index = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+    let listed = Descriptor::new(media::INDEX, Digest::of(index.as_bytes()), index.len() as u64);
+    let mut read = |wanted: &Descriptor| {
+        let found = [&silent, &first, &second].into_iter().find(|one| *one.digest() == wanted.digest);
+        Ok((found.map_or(index.as_bytes(), |one| one.raw()).to_vec(), ()))
+    };
+    assert_eq!(resolve(&listed, &mut read).unwrap().0.digest(), first.digest());
+}

@@ -255,5 +255,5 @@ impl ImageConfig {
     }
 }
 
-/// More layers than overlayfs can stack (500) are no image that could run.
-const LAYERS_MAX: usize = 500;
+/// Overlayfs stacks 500, and below all layers lie the places to mount on: with more it is no image that could run.
+const LAYERS_MAX: usize = 499;

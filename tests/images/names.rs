@@ -127,6 +127,44 @@ fn a_handle_keeps_what_was_removed() {
     assert_empty(&store);
 }
 
+/// Another tool's names may be none to docker.
+#[test]
+fn images_with_other_tools_names_are_not_pruned() {
+    let dir = tempfile::tempdir().unwrap();
+    let (theirs, nameless) = (Fixture::new(&["theirs"]), Fixture::new(&["nameless"]));
+    write_layout(dir.path(), &oci_members(&theirs, Some("Release_A"), "+gzip", gzip));
+    let store = Store::open(dir.path()).unwrap();
+    load(&store, &docker_archive(&[(&nameless, &[])])).unwrap();
+    assert_eq!(store.prune_images().unwrap().deleted, [nameless.id()]);
+    assert_eq!(store.image(&theirs.id().hex()).unwrap().id(), &theirs.id());
+    assert_eq!(store.images().unwrap().len(), 1);
+}
+
+/// What can't be read at the moment is not what can never be read.
+#[test]
+fn an_image_that_cannot_be_read_now_is_not_pruned() {
+    let store = Store::temp().unwrap();
+    let image = Fixture::new(&["x"]);
+    let loaded = load(&store, &docker_archive(&[(&image, &[])])).unwrap().remove(0);
+    let blob = store.path().join("blobs/sha256").join(image.id().hex());
+    // Not below `tmp/`, which is swept.
+    let aside = store.path().join("locks/aside");
+    drop(loaded);
+    // A socket can't be opened (ENXIO).
+    fs::rename(&blob, &aside).unwrap();
+    let short = store.path().join("s");
+    let socket = std::os::unix::net::UnixListener::bind(&short).unwrap();
+    fs::rename(short, &blob).unwrap();
+    assert_eq!(store.prune_images().unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(store.image(&image.id().hex()).unwrap_err().kind(), ErrorKind::Io);
+    drop(socket);
+    fs::remove_file(&blob).unwrap();
+    fs::rename(&aside, &blob).unwrap();
+    assert_eq!(store.image(&image.id().hex()).unwrap().id(), &image.id());
+    assert_eq!(store.prune_images().unwrap().deleted, [image.id()]);
+    assert_empty(&store);
+}
+
 #[test]
 fn the_host_image_is_not_in_the_store() {
     let store = Store::temp().unwrap();
