@@ -207,12 +207,15 @@ impl Warden {
             return Ok(name.clone());
         }
         let name = format!("{DOOR}{}-{}", std::process::id(), doors.len());
-        match rustix::fs::unlinkat(dir, &name, rustix::fs::AtFlags::empty()) {
+        // Until it listens it has another name: a door that refuses is taken for a dead program's and removed.
+        let new = format!("new-{name}");
+        match rustix::fs::unlinkat(dir, &new, rustix::fs::AtFlags::empty()) {
             // Of a dead program with this number.
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(errno) => return Err(Error::os("unlinkat", errno).with_path(path.join(&name))),
+            Err(errno) => return Err(Error::os("unlinkat", errno).with_path(path.join(&new))),
         }
-        let socket = message::listen(dir, &name).map_err(|error| error.with_path(path.join(&name)))?;
+        let socket = message::listen(dir, &new).map_err(|error| error.with_path(path.join(&new)))?;
+        rustix::fs::renameat(dir, &new, dir, &name).call_at("renameat", path.join(&name))?;
         let request = Request { kind: Request::LISTEN, pad: 0, id: 0, size: 0 };
         message::send(&self.shared.socket, &request.to_bytes(), &[socket.as_fd()])?;
         doors.insert(path.to_owned(), name.clone());
