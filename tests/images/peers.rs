@@ -155,3 +155,61 @@ fn a_busybox_root_filesystem_is_imported() {
     assert_eq!(fs::read(layer.join("busybox")).unwrap(), busybox);
     assert_eq!(fs::read_link(layer.join("sh")).unwrap(), Path::new("busybox"));
 }
+
+/// A root filesystem goes through the tools that people have, comes in in each of their forms, and its program runs.
+#[test]
+#[ignore = "needs skopeo, umoci and busybox: run with --include-ignored"]
+fn busybox_comes_in_every_form_and_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let busybox = fs::read("/bin/busybox").expect("this test needs busybox-static");
+    let mut rootfs = tar::Builder::new(Vec::new());
+    for (path, mode, data) in [("bin/busybox", 0o755, &busybox[..]), ("etc/motd", 0o644, b"ahoy\n")] {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(mode);
+        header.set_size(data.len() as u64);
+        rootfs.append_data(&mut header, path, data).unwrap();
+    }
+    fs::write(at("rootfs.tar"), rootfs.into_inner().unwrap()).unwrap();
+    fs::write(at("rootfs.tar.gz"), gzip(&fs::read(at("rootfs.tar")).unwrap())).unwrap();
+
+    let image = format!("{}:busybox", at("umoci"));
+    peer("umoci", ["init", "--layout", &at("umoci")]);
+    peer("umoci", ["new", "--image", &image]);
+    peer("umoci", ["raw", "add-layer", "--image", &image, &at("rootfs.tar")]);
+    peer(
+        "umoci",
+        [
+            "config",
+            "--image",
+            &image,
+            "--config.entrypoint",
+            "/bin/busybox",
+            "--config.cmd",
+            "cat",
+            "--config.cmd",
+            "/etc/motd",
+        ],
+    );
+    for target in ["docker-archive:docker.tar:busybox:1", "oci-archive:oci.tar:busybox:1"] {
+        let (kind, rest) = target.split_once(':').unwrap();
+        let target = format!("{kind}:{}", at(rest));
+        peer("skopeo", ["copy", "--quiet", "--insecure-policy", &format!("oci:{image}"), &target]);
+    }
+    let mut ran = 0;
+    let mut run = |image: &Image, words: &[&str]| {
+        let out = coracle::Container::builder(image).args(words).run().unwrap();
+        assert_eq!(out.stdout_text(), "ahoy\n", "{}", out.stderr_text());
+        ran += 1;
+    };
+    for form in ["umoci", "docker.tar", "oci.tar"] {
+        let store = Store::temp().unwrap();
+        run(&Image::load(&store, at(form)).unwrap()[0], &[]);
+    }
+    for form in ["rootfs.tar", "rootfs.tar.gz"] {
+        let store = Store::temp().unwrap();
+        let import = Import::new().entrypoint(["/bin/busybox"]);
+        run(&import.path(&store, at(form)).unwrap(), &["cat", "/etc/motd"]);
+    }
+    assert_eq!(ran, 5);
+}
