@@ -24,6 +24,8 @@
 //! and no state of it is changed. All processes are made by its **warden**, a small process that this crate carries along.
 //!
 //! Nothing is printed. Diagnosis goes to `tracing`: `warn` is for what was left behind and is swept later.
+#![warn(missing_docs)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "coracle needs Linux: its containers are made of Linux namespaces, control groups and overlay mounts"
