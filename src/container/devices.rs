@@ -138,21 +138,17 @@ pub(super) fn nodes(s: &mut Script<'_>, root: Cell, devices: &[Planned]) -> Vec<
 
 /// Stage B: binds a node (no node is ever made here) below the container's /dev.
 pub(super) fn bind(s: &mut Script<'_>, dev: Cell, device: &Planned, node: Option<Cell>) {
-    let copy = node.unwrap_or_else(|| {
-        let from = s.open_path(&device.source);
-        s.clone_mount(from, false, &device.source)
-    });
+    let copy = node.unwrap_or_else(|| s.copy_mount(&device.source));
     place(s, dev, &device.name, copy);
 }
 
 /// A device that every container has.
 pub(super) fn bind_own(s: &mut Script<'_>, dev: Cell, name: &str) {
-    let source = Path::new("/dev").join(name);
-    let from = s.open_path(&source);
-    let copy = s.clone_mount(from, false, &source);
+    let copy = s.copy_mount(&Path::new("/dev").join(name));
     place(s, dev, Path::new(name), copy);
 }
 
+/// `dev` is a filesystem that nobody has written to yet: there are no links in it.
 fn place(s: &mut Script<'_>, dev: Cell, name: &Path, mount: Cell) {
     let shown = Path::new("/dev").join(name);
     let mut dir = PathBuf::new();
@@ -164,8 +160,9 @@ fn place(s: &mut Script<'_>, dev: Cell, name: &Path, mount: Cell) {
             .tolerate(&[EEXIST]);
     }
     let at = s.string(name);
-    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
-    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), at.into(), flags.into(), 0o666.into()]).path(&shown);
-    let target = s.open_in(dev, name, Links::Refuse, None);
-    s.attach(mount, target, &shown);
+    let mode = n::S_IFREG | 0o666;
+    s.op(n::__NR_mknodat, "mknodat", [dev.into(), at.into(), mode.into(), 0.into()])
+        .path(&shown)
+        .tolerate(&[EEXIST]);
+    s.attach_at(mount, dev, at, &shown);
 }

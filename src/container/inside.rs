@@ -207,8 +207,7 @@ fn attach_new_dir(s: &mut Script<'_>, dev: Cell, name: &str, mount: Cell) {
     let path = Path::new("/dev").join(name);
     let at = s.string(name);
     s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()]).path(&path);
-    let target = s.open_in(dev, Path::new(name), Links::Refuse, None);
-    s.attach(mount, target, &path);
+    s.attach_at(mount, dev, at, &path);
 }
 
 /// A PTY of the container's own devpts; its master goes to the host, its slave is /dev/console and stdio.
@@ -242,7 +241,8 @@ fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
     for (path, is_dir) in inside.masked {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let absent = s.label();
-        let target = s.open_in(root, relative, Links::Refuse, Some(absent));
+        // The kernel's own places are in what was just mounted; others may lead through links of the image's.
+        let target = (!inside.masked_exist).then(|| s.open_in(root, relative, Links::Refuse, Some(absent)));
         let cover = match (is_dir, empty) {
             (false, _) => s.clone_mount(null, false, path),
             (true, Some(empty)) => s.clone_mount(empty, false, path),
@@ -253,7 +253,14 @@ fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
                 tmpfs
             }
         };
-        s.attach(cover, target, path);
+        match target {
+            Some(target) => s.attach(cover, target, path),
+            None => {
+                let at = s.string(relative);
+                // A processor may have gone since.
+                s.attach_at(cover, root, at, path).tolerate(&[ENOENT]);
+            }
+        }
         s.place(absent);
     }
     for path in inside.read_only {

@@ -328,7 +328,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         sysctls: &spec.sysctls,
         devices: &devices,
         tty_group: map.group(5).is_some(),
-        hierarchies: Hierarchies::of(cgroup.as_ref()),
+        hierarchies: Hierarchies::of(cgroup.as_ref(), spec.limits.kinds().next().is_some()),
     };
     let command = Command {
         words: &words,
