@@ -3,7 +3,7 @@
 
 use crate::arch::{nr, syscall};
 use crate::plan::*;
-use crate::sys::{Control, close, exit, fork, receive, roam, send, set_mask, stay, sys};
+use crate::sys::{Control, close, exit, fork, receive, send, set_mask, sys};
 
 const EIO: i64 = 5;
 const EINVAL: i64 = 22;
@@ -111,14 +111,6 @@ fn execute() -> End {
             OP_INIT => become_init(),
             OP_SERVE => serve(args[0] as i32),
             OP_END => return End::Done(args[0] as i32),
-            OP_STAY => {
-                stay();
-                0
-            }
-            OP_ROAM => {
-                roam();
-                0
-            }
             // SAFETY: the library vouches for the plan; this process shares no memory with any other.
             number if number < PSEUDO => unsafe { syscall(number, args) },
             _ => -(ENOSYS as isize),

@@ -85,10 +85,6 @@ pub const OP_INIT: u32 = PSEUDO + 4;
 pub const OP_SERVE: u32 = PSEUDO + 5;
 /// End the plan here: a courier replies, any other process exits with code `args[0]`.
 pub const OP_END: u32 = PSEUDO + 6;
-/// Stay on this CPU, and children that are made from now on with it.
-pub const OP_STAY: u32 = PSEUDO + 7;
-/// Run on any CPU again.
-pub const OP_ROAM: u32 = PSEUDO + 8;
 
 /// A message on a plan's own socket.
 #[repr(C)]

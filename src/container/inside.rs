@@ -73,10 +73,9 @@ pub(super) fn become_root(s: &mut Script<'_>, groups_allowed: bool) {
 pub(super) fn mounts(
     s: &mut Script<'_>,
     inside: &Inside<'_>,
-    nodes: &[Option<Cell>],
+    nodes: &[Cell],
     terminal: Option<Letter>,
 ) -> Option<Cell> {
-    inside.namespaces.settle(s);
     s.during("entering the root filesystem");
     // pivot_root refuses a locked mount: a copy of the whole tree on top of itself is not one, while the mounts in
     // it stay locked to each other.
@@ -165,16 +164,14 @@ fn fill_dev(
     s: &mut Script<'_>,
     inside: &Inside<'_>,
     dev: Cell,
-    nodes: &[Option<Cell>],
+    nodes: &[Cell],
     terminal: Option<Letter>,
 ) -> Option<Cell> {
     let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
         devices::bind_own(s, dev, name);
     }
-    for (device, node) in inside.devices.iter().zip(nodes) {
-        devices::bind(s, dev, device, *node);
-    }
+    devices::bind(s, dev, inside.devices, nodes);
     for (link, target) in [
         (c"fd", c"/proc/self/fd"),
         (c"stdin", c"/proc/self/fd/0"),
