@@ -27,7 +27,9 @@ impl Courier {
     pub fn start(warden: &Arc<Warden>, mut setup: Plan<'_>) -> Result<Self> {
         let status = setup.status();
         setup.op(OP_SERVE, "serve", [status.into()]);
-        Ok(Self { started: Mutex::new(warden.start_sized(setup, COURIER_SIZE)?) })
+        let mut started = warden.start_sized(setup, COURIER_SIZE)?;
+        started.settle();
+        Ok(Self { started: Mutex::new(started) })
     }
 
     /// Has it execute `plan`, whole.
