@@ -18,7 +18,7 @@ const LINKS: &str = "for kind in cgroup ipc mnt net pid user uts; do readlink /p
 /// What a script says that has to succeed.
 #[track_caller]
 fn say(namespaces: &Namespaces, script: &str) -> String {
-    let out = namespaces.command(["/bin/sh", "-c", script]).working_dir("/").output().unwrap();
+    let out = namespaces.command(["/bin/sh", "-c", script]).output().unwrap();
     assert!(out.status.success(), "{:?}: {}", out.status, text(&out.stderr));
     text(&out.stdout)
 }
