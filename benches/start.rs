@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const BASE: u32 = 0x1000_0000;
+const DOCKER_IMAGE: &str = "coracle-bench:start";
 
 #[cfg(not(target_arch = "x86_64"))]
 fn main() {
@@ -52,8 +53,9 @@ fn main() -> Result<()> {
         Row::new("coracle, memory, pids, cpu", 200, || started(&limited)),
         Row::new("coracle run(), with its removal", 200, || whole(&plain)),
     ];
-    rows.extend(peers(dir.path(), &rootfs)?);
+    rows.extend(peers(dir.path(), &rootfs, &tar)?);
     measure(&mut rows);
+    drop(Command::new("docker").args(["rmi", DOCKER_IMAGE]).output());
 
     println!("\nthe same in a host program of 4 GB");
     let mut ballast = vec![0u8; 4 << 30];
@@ -151,7 +153,7 @@ fn tool(name: &str) -> bool {
     found.is_ok_and(|status| status.success())
 }
 
-fn peers<'a>(dir: &Path, rootfs: &Path) -> Result<Vec<Row<'a>>> {
+fn peers<'a>(dir: &Path, rootfs: &Path, tar: &Path) -> Result<Vec<Row<'a>>> {
     let timed = |mut command: Command| {
         move || {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -193,13 +195,13 @@ fn peers<'a>(dir: &Path, rootfs: &Path) -> Result<Vec<Row<'a>>> {
     } else {
         println!("runc: not installed");
     }
-    let docker = Command::new("docker").args(["image", "inspect", "busybox"]).stderr(Stdio::null()).output();
+    let docker = Command::new("docker").args(["import"]).arg(tar).arg(DOCKER_IMAGE).output();
     if docker.is_ok_and(|out| out.status.success()) {
         let mut command = Command::new("docker");
-        command.args(["run", "--rm", "--network", "none", "busybox", "true"]);
+        command.args(["run", "--rm", "--network", "none", DOCKER_IMAGE, "/bin/busybox", "true"]);
         rows.push(Row::new("docker run --network none", 10, timed(command)));
     } else {
-        println!("docker: no daemon with an image busybox");
+        println!("docker: no daemon");
     }
     Ok(rows)
 }

@@ -29,7 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::courier::Letter;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
-use crate::sys::plan::format::{OP_END, OP_ROAM, OP_STAY, Status};
+use crate::sys::plan::format::{OP_END, Status};
 use crate::sys::script::{CWD, Script};
 use crate::sys::warden::{self, Started, Told, Warden};
 use linux_raw_sys::general as n;
@@ -311,67 +311,89 @@ impl Namespaces {
     }
 }
 
-/// The last operations of a process that clones another into its new namespaces, writes its maps and ends. The other one
-/// goes on with `inside`, as a child of the warden's.
-///
-/// `outer` is the map of the warden's own user namespace; `cgroup` the v2 group to be born in; `proc` where /proc is, unless
-/// it is at its place.
+/// How a process is made in its namespaces.
+#[derive(Default)]
+pub(crate) struct Birth<'a> {
+    /// The map of the warden's own user namespace.
+    pub outer: Option<&'a IdMap>,
+    /// The v2 group to be born in.
+    pub cgroup: Option<Cell>,
+    /// Where /proc is, unless it is at its place.
+    pub proc: Option<Cell>,
+    /// The new user namespace lies in another one, which bounds how many processes it has.
+    pub fence: Option<Fence>,
+    /// Kinds that the new process itself enters, before all else: what takes its time there happens beside what its
+    /// parent does `meanwhile`.
+    pub later: u32,
+}
+
+/// The last operations of a process that clones another into its new namespaces, writes its maps, does something
+/// `meanwhile` and ends. The other one goes on with `inside`, as a child of the warden's.
 pub(crate) fn clone_into(
     s: &mut Script<'_>,
     namespaces: &Namespaces,
-    outer: Option<&IdMap>,
-    cgroup: Option<Cell>,
-    proc: Option<Cell>,
-    fence: Option<Fence>,
+    birth: &Birth<'_>,
+    meanwhile: impl FnOnce(&mut Script<'_>),
     inside: impl FnOnce(&mut Script<'_>),
 ) -> Result<()> {
     s.during("entering the namespaces");
     let map = namespaces.has(NamespaceKind::User).then(|| namespaces.new_map());
-    let mut beneath = match (&map, outer) {
+    let mut beneath = match (&map, birth.outer) {
         (Some(map), Some(outer)) => Some(map.beneath(outer)?),
         _ => map.clone(),
     };
     let sync = fence::pipe(s);
-    if let (Some(fence), Some(map)) = (fence, &map) {
-        fence::between(s, beneath.as_ref().unwrap_or(map), proc, fence, sync);
+    let mut after = None;
+    if let (Some(fence), Some(map)) = (birth.fence, &map) {
+        after = Some(fence::between(s, beneath.as_ref().unwrap_or(map), birth.proc, fence, sync));
         s.during("entering the namespaces");
         beneath = Some(map.beneath(map)?);
     }
     let born: Letter = s.letter(BORN);
     const CLONE_PARENT: u32 = 0x8000;
-    let flags = u64::from(namespaces.new | n::CLONE_PIDFD | CLONE_PARENT);
-    let flags = flags | if cgroup.is_some() { n::CLONE_INTO_CGROUP } else { 0 };
+    let later = namespaces.new & birth.later;
+    let now = namespaces.new & !later;
+    let flags = u64::from(now | n::CLONE_PIDFD | CLONE_PARENT);
+    let flags = flags | if birth.cgroup.is_some() { n::CLONE_INTO_CGROUP } else { 0 };
     // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
     // set_tid_size, cgroup.
     let args = s.words64(&[flags, born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    if let Some(cgroup) = cgroup {
+    if let Some(cgroup) = birth.cgroup {
         s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [cgroup.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
             .store(Cell(args.0 + 80));
     }
+    const LIMITS: &str = "see /proc/sys/user/max_*_namespaces, and what confines this program";
     let remedy = match namespaces.joins(NamespaceKind::Pid) {
         true => "a PID namespace whose first process has ended takes no other",
-        false => "see /proc/sys/user/max_*_namespaces, and what confines this program",
+        false => LIMITS,
     };
-    s.op(OP_STAY, "stay", []);
     s.op(n::__NR_clone3, "clone3", [args.into(), 88.into()])
-        .detail(format!("{:#x}", namespaces.new))
+        .detail(format!("{now:#x}"))
         .remedy(remedy)
         .store(born.value);
     let child = s.label();
     s.jump_if_zero(born.value, child);
     if let Some(map) = &beneath {
-        s.write_maps(proc, born.value, map);
+        s.write_maps(birth.proc, born.value, map);
         s.during("entering the namespaces");
     }
-    if fence.is_none() {
+    if after.is_none() {
         sync.go(s);
     }
     s.post(born);
+    if let Some(after) = after {
+        s.op(OP_END, "end", [0.into()]);
+        s.place(after);
+    }
+    meanwhile(s);
     s.op(OP_END, "end", [0.into()]);
     s.place(child);
-    s.op(OP_ROAM, "roam", []);
+    s.during("entering the namespaces");
+    if later != 0 {
+        s.op(n::__NR_unshare, "unshare", [later.into()]).detail(format!("{later:#x}")).remedy(LIMITS);
+    }
     sync.wait(s);
-    if let Some(fence) = fence {
+    if let Some(fence) = birth.fence {
         fence.lift(s);
     }
     inside(s);

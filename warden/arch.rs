@@ -177,7 +177,6 @@ pub mod nr {
     pub const PRCTL: u32 = 157;
     pub const MOUNT: u32 = 165;
     pub const SCHED_SETAFFINITY: u32 = 203;
-    pub const GETCPU: u32 = 309;
     pub const EXIT_GROUP: u32 = 231;
     pub const WAITID: u32 = 247;
     pub const PPOLL: u32 = 271;
@@ -214,7 +213,6 @@ pub mod nr {
     pub const PRCTL: u32 = 167;
     pub const MOUNT: u32 = 40;
     pub const SCHED_SETAFFINITY: u32 = 122;
-    pub const GETCPU: u32 = 168;
     pub const EXIT_GROUP: u32 = 94;
     pub const WAITID: u32 = 95;
     pub const PPOLL: u32 = 73;

@@ -3,7 +3,7 @@
 
 use crate::arch::{nr, syscall};
 use crate::plan::*;
-use crate::sys::{Control, close, exit, fork, receive, roam, send, set_mask, stay, sys};
+use crate::sys::{Control, close, exit, fork, receive, send, set_mask, sys};
 
 const EIO: i64 = 5;
 const EINVAL: i64 = 22;
@@ -43,6 +43,12 @@ fn tell(kind: u32, step: u32, value: i64) {
     send(status_socket(), (&status as *const Status) as usize, size_of::<Status>(), None, true);
 }
 
+/// Tells a plan's starter, which reads nothing else before: there is room.
+pub fn failed(socket: i32, step: u32, errno: i64) {
+    let status = Status { kind: Status::FAILED, step, value: errno };
+    send(socket, (&status as *const Status) as usize, size_of::<Status>(), None, false);
+}
+
 /// Executes the plan in `fds[0]` of `size` bytes; the other descriptors go to its cells.
 pub fn run(fds: &[i32], size: usize) -> ! {
     const PROT_READ_WRITE: usize = 3;
@@ -54,8 +60,7 @@ pub fn run(fds: &[i32], size: usize) -> ! {
     if base != BASE as isize || size < DATA_AT || header().magic != MAGIC || header().fds as usize != fds.len() - 1 {
         // The status socket is the first of the plan's descriptors.
         let errno = if base < 0 { -base as i64 } else { EINVAL };
-        let status = Status { kind: Status::FAILED, step: u32::MAX, value: errno };
-        send(fds[1], (&status as *const Status) as usize, size_of::<Status>(), None, true);
+        failed(fds[1], Status::NOT_TAKEN, errno);
         exit(125);
     }
     fill_cells(&fds[1..]);
@@ -63,7 +68,9 @@ pub fn run(fds: &[i32], size: usize) -> ! {
     for fd in 0..3 {
         sys!(nr::DUP3, plan, fd, O_CLOEXEC);
     }
-    close(plan);
+    if plan > 2 {
+        close(plan);
+    }
     match execute() {
         End::Done(code) => exit(code),
         End::Failed { step, errno } => {
@@ -111,14 +118,6 @@ fn execute() -> End {
             OP_INIT => become_init(),
             OP_SERVE => serve(args[0] as i32),
             OP_END => return End::Done(args[0] as i32),
-            OP_STAY => {
-                stay();
-                0
-            }
-            OP_ROAM => {
-                roam();
-                0
-            }
             // SAFETY: the library vouches for the plan; this process shares no memory with any other.
             number if number < PSEUDO => unsafe { syscall(number, args) },
             _ => -(ENOSYS as isize),
@@ -222,7 +221,7 @@ fn serve(socket: i32) -> ! {
             exit(0);
         }
         let fds = &control.fds[..got.fds];
-        let mut status = Status { kind: Status::FAILED, step: u32::MAX, value: EINVAL };
+        let mut status = Status { kind: Status::FAILED, step: Status::NOT_TAKEN, value: EINVAL };
         let mut reply = (0, 0);
         if got.truncated {
             status.value = EMFILE;

@@ -14,8 +14,8 @@ mod plan;
 mod sys;
 
 use arch::nr;
-use plan::{Event, FDS_MAX, Request};
-use sys::{Control, EAGAIN, close, exit, fork, receive, roam, send, set_mask, stay, sys};
+use plan::{Event, FDS_MAX, Request, Status};
+use sys::{Control, EAGAIN, close, exit, fork, receive, send, set_mask, sys};
 
 const SOCKET: i32 = 0;
 const HOST: i32 = 1;
@@ -94,7 +94,8 @@ fn enter(user: bool) {
     }
     set_mask(0);
     sys!(nr::UMASK, 0o22);
-    roam();
+    let all = [u64::MAX; 16];
+    sys!(nr::SCHED_SETAFFINITY, 0, size_of_val(&all), all.as_ptr());
     step(2, sys!(nr::CHDIR, c"/".as_ptr()));
     // The host's session keyring would be every container's: whoever possesses it may read its keys.
     const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
@@ -259,19 +260,24 @@ impl Warden {
             return false;
         }
         let fds = &control.fds[..got.fds];
-        let refused = |errno| Event { kind: Event::REFUSED, id: request.id, value: errno, ..EVENT };
+        let answer = |errno| Event { kind: Event::ANSWER, id: request.id, value: errno, ..EVENT };
         match request.kind {
-            _ if got.truncated => self.tell(socket, refused(EMFILE)),
+            // A plan that lacks a descriptor; one without a socket is told by its end.
+            Request::START if got.truncated => {
+                if let Some(socket) = fds.get(1) {
+                    interpret::failed(*socket, Status::NOT_TAKEN, EMFILE);
+                }
+            }
+            _ if got.truncated => self.tell(socket, answer(EMFILE)),
             Request::START if (2..=FDS_MAX).contains(&fds.len()) => {
-                stay();
                 let child = fork();
-                roam();
                 if child == 0 {
                     self.leave();
                     interpret::run(fds, request.size as usize);
                 }
-                let event = Event { kind: Event::FORKED, pid: child as i32, id: request.id, ..EVENT };
-                self.tell(socket, if child < 0 { refused(-child as i64) } else { event });
+                if child < 0 {
+                    interpret::failed(fds[1], Status::NOT_FORKED, -child as i64);
+                }
             }
             Request::LISTEN if fds.len() == 1 && socket == SOCKET => {
                 if let Some(slot) = self.listeners.iter_mut().find(|slot| **slot < 0) {
@@ -281,9 +287,9 @@ impl Warden {
             }
             Request::SIGNAL if fds.len() == 1 => {
                 let sent = sys!(nr::PIDFD_SEND_SIGNAL, fds[0], request.size, 0, 0);
-                self.tell(socket, Event { kind: Event::REFUSED, id: request.id, value: -sent as i64, ..EVENT });
+                self.tell(socket, answer(-sent as i64));
             }
-            _ => self.tell(socket, refused(22)),
+            _ => self.tell(socket, answer(22)),
         }
         for fd in fds {
             close(*fd);

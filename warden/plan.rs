@@ -85,10 +85,6 @@ pub const OP_INIT: u32 = PSEUDO + 4;
 pub const OP_SERVE: u32 = PSEUDO + 5;
 /// End the plan here: a courier replies, any other process exits with code `args[0]`.
 pub const OP_END: u32 = PSEUDO + 6;
-/// Stay on this CPU, and children that are made from now on with it.
-pub const OP_STAY: u32 = PSEUDO + 7;
-/// Run on any CPU again.
-pub const OP_ROAM: u32 = PSEUDO + 8;
 
 /// A message on a plan's own socket.
 #[repr(C)]
@@ -100,8 +96,12 @@ pub struct Status {
 }
 
 impl Status {
-    /// Operation `step` failed with errno `value`; nothing more follows.
+    /// Operation `step` failed with errno `value`; nothing more follows from that process.
     pub const FAILED: u32 = 1;
+    /// As a step: the plan was not taken.
+    pub const NOT_TAKEN: u32 = u32::MAX;
+    /// As a step: the warden could not fork.
+    pub const NOT_FORKED: u32 = u32::MAX - 1;
     /// A courier has executed its plan; the reply's bytes follow.
     pub const DONE: u32 = 2;
     /// Kinds from here on belong to the plans themselves (they send them with `sendmsg`).
@@ -127,7 +127,7 @@ impl Request {
     /// Listen on descriptor 0 for other programs of the same user: each connection is a socket like this one.
     pub const LISTEN: u32 = 2;
     /// `pidfd_send_signal(descriptor 0, size)`, for a host that has given up the right to do so itself; answered
-    /// by [`Event::REFUSED`] with the errno or 0.
+    /// by [`Event::ANSWER`] with the errno or 0.
     pub const SIGNAL: u32 = 3;
 }
 
@@ -153,10 +153,8 @@ impl Event {
     pub const UP: u32 = 1;
     /// The entry process waits for [`Request::GO`]; as an ordinary user its user namespace waits for maps.
     pub const ENTERED: u32 = 2;
-    /// Request `id` runs as `pid`.
-    pub const FORKED: u32 = 3;
-    /// Request `id` could not be started: errno `value`.
-    pub const REFUSED: u32 = 4;
+    /// What became of request `id`: errno `value`, or 0. A plan is answered on its own socket.
+    pub const ANSWER: u32 = 4;
     /// Child `pid` has ended.
     pub const EXITED: u32 = 5;
     /// Before it was up: step `id` failed with errno `value`.

@@ -134,28 +134,6 @@ pub fn fork() -> isize {
     unsafe { syscall(nr::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) }
 }
 
-type CpuSet = [u64; 16];
-
-/// Keeps this process, and a child until it [roams](roam), on the CPU that it runs on. The kernel starts a child on
-/// an idle CPU where there is one; when its parent is about to wait for it, waking that CPU up costs more than it gains
-/// (100 to 250 µs in a virtual machine).
-pub fn stay() {
-    let mut cpu = 0u32;
-    let mut set: CpuSet = [0; 16];
-    if sys!(nr::GETCPU, &mut cpu as *mut u32, 0, 0) == 0
-        && let Some(word) = set.get_mut(cpu as usize / 64)
-    {
-        *word = 1 << (cpu % 64);
-        sys!(nr::SCHED_SETAFFINITY, 0, size_of::<CpuSet>(), set.as_ptr());
-    }
-}
-
-/// Any CPU of its cpuset, whatever the host program or [`stay`] chose.
-pub fn roam() {
-    let all: CpuSet = [u64::MAX; 16];
-    sys!(nr::SCHED_SETAFFINITY, 0, size_of::<CpuSet>(), all.as_ptr());
-}
-
 /// The signals that this thread does not take now.
 pub fn set_mask(mask: u64) {
     const SIG_SETMASK: usize = 2;

@@ -107,9 +107,9 @@ pub(super) fn plan(devices: &[Device]) -> Result<Vec<Planned>> {
 }
 
 /// Stage A: makes the nodes that are needed, each as a mount that is attached nowhere yet.
-pub(super) fn nodes(s: &mut Script<'_>, root: Cell, devices: &[Planned]) -> Vec<Option<Cell>> {
+pub(super) fn nodes(s: &mut Script<'_>, root: Cell, devices: &[Planned]) -> Vec<Cell> {
     if devices.iter().all(|device| device.node.is_none()) {
-        return vec![None; devices.len()];
+        return Vec::new();
     }
     s.during("making device nodes with fewer rights");
     let tmpfs = s.tmpfs(64 << 10, 64, 0o700, None, n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
@@ -133,26 +133,32 @@ pub(super) fn nodes(s: &mut Script<'_>, root: Cell, devices: &[Planned]) -> Vec<
         s.set_attributes(copy, n::MOUNT_ATTR_RDONLY, None, false, &device.source);
         Some(copy)
     };
-    devices.iter().enumerate().map(one).collect()
+    devices.iter().enumerate().filter_map(one).collect()
 }
 
-/// Stage B: binds a node (no node is ever made here) below the container's /dev.
-pub(super) fn bind(s: &mut Script<'_>, dev: Cell, device: &Planned, node: Option<Cell>) {
-    let copy = node.unwrap_or_else(|| {
-        let from = s.open_path(&device.source);
-        s.clone_mount(from, false, &device.source)
-    });
-    place(s, dev, &device.name, copy);
+/// Stage B: binds the devices below the container's /dev; `nodes` are those that A made.
+pub(super) fn bind(s: &mut Script<'_>, dev: Cell, devices: &[Planned], nodes: &[Cell]) {
+    let mut nodes = nodes.iter();
+    for device in devices {
+        let copy = match device.node {
+            None => s.copy_mount(&device.source),
+            Some(_) => match nodes.next() {
+                Some(node) => *node,
+                // Never the host's own in its stead.
+                None => continue,
+            },
+        };
+        place(s, dev, &device.name, copy);
+    }
 }
 
 /// A device that every container has.
 pub(super) fn bind_own(s: &mut Script<'_>, dev: Cell, name: &str) {
-    let source = Path::new("/dev").join(name);
-    let from = s.open_path(&source);
-    let copy = s.clone_mount(from, false, &source);
+    let copy = s.copy_mount(&Path::new("/dev").join(name));
     place(s, dev, Path::new(name), copy);
 }
 
+/// `dev` is a filesystem that nobody has written to yet: there are no links in it.
 fn place(s: &mut Script<'_>, dev: Cell, name: &Path, mount: Cell) {
     let shown = Path::new("/dev").join(name);
     let mut dir = PathBuf::new();
@@ -164,8 +170,9 @@ fn place(s: &mut Script<'_>, dev: Cell, name: &Path, mount: Cell) {
             .tolerate(&[EEXIST]);
     }
     let at = s.string(name);
-    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
-    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), at.into(), flags.into(), 0o666.into()]).path(&shown);
-    let target = s.open_in(dev, name, Links::Refuse, None);
-    s.attach(mount, target, &shown);
+    let mode = n::S_IFREG | 0o666;
+    s.op(n::__NR_mknodat, "mknodat", [dev.into(), at.into(), mode.into(), 0.into()])
+        .path(&shown)
+        .tolerate(&[EEXIST]);
+    s.attach_at(mount, dev, at, &shown);
 }

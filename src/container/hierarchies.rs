@@ -1,7 +1,8 @@
 //! /sys/fs/cgroup of a container, as docker has it: only what it is in itself, from its own group on down, read-only.
 //!
 //! With v2 alone that is the unified hierarchy. With v1 it is a small tmpfs with a directory for each hierarchy in which
-//! the container has a group, and `unified` for v2 beside them. The others are left out: there it is in the group of
+//! the container has a group, and `unified` for v2 beside them; only where limits were asked for, as programs look there
+//! for nothing else and each hierarchy is a filesystem to be made at each start. The others are left out: there it is in the group of
 //! the program that started it, whose numbers are none of its business. The same hides the host's own from a container
 //! that shares the host's network and with it /sys.
 #![forbid(unsafe_code)]
@@ -25,8 +26,11 @@ pub(super) struct Hierarchies {
 }
 
 impl Hierarchies {
-    pub fn of(cgroup: Option<&Cgroup>) -> Self {
-        let Some(cgroup) = cgroup else { return Self::default() };
+    /// `asked`: the caller wants limits, beyond the default one on processes.
+    pub fn of(cgroup: Option<&Cgroup>, asked: bool) -> Self {
+        let Some(cgroup) = cgroup.filter(|cgroup| asked || cgroup.tasks_fds().next().is_none()) else {
+            return Self::default();
+        };
         let v1 = cgroup.v1_controllers().filter(|controllers| !controllers.is_empty());
         Self { v1: v1.map(<[String]>::to_vec).collect(), unified: cgroup.v2_dir().is_some() }
     }

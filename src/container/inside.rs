@@ -73,10 +73,9 @@ pub(super) fn become_root(s: &mut Script<'_>, groups_allowed: bool) {
 pub(super) fn mounts(
     s: &mut Script<'_>,
     inside: &Inside<'_>,
-    nodes: &[Option<Cell>],
+    nodes: &[Cell],
     terminal: Option<Letter>,
 ) -> Option<Cell> {
-    inside.namespaces.settle(s);
     s.during("entering the root filesystem");
     // pivot_root refuses a locked mount: a copy of the whole tree on top of itself is not one, while the mounts in
     // it stay locked to each other.
@@ -165,16 +164,14 @@ fn fill_dev(
     s: &mut Script<'_>,
     inside: &Inside<'_>,
     dev: Cell,
-    nodes: &[Option<Cell>],
+    nodes: &[Cell],
     terminal: Option<Letter>,
 ) -> Option<Cell> {
     let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
         devices::bind_own(s, dev, name);
     }
-    for (device, node) in inside.devices.iter().zip(nodes) {
-        devices::bind(s, dev, device, *node);
-    }
+    devices::bind(s, dev, inside.devices, nodes);
     for (link, target) in [
         (c"fd", c"/proc/self/fd"),
         (c"stdin", c"/proc/self/fd/0"),
@@ -207,8 +204,7 @@ fn attach_new_dir(s: &mut Script<'_>, dev: Cell, name: &str, mount: Cell) {
     let path = Path::new("/dev").join(name);
     let at = s.string(name);
     s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()]).path(&path);
-    let target = s.open_in(dev, Path::new(name), Links::Refuse, None);
-    s.attach(mount, target, &path);
+    s.attach_at(mount, dev, at, &path);
 }
 
 /// A PTY of the container's own devpts; its master goes to the host, its slave is /dev/console and stdio.
@@ -242,7 +238,8 @@ fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
     for (path, is_dir) in inside.masked {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let absent = s.label();
-        let target = s.open_in(root, relative, Links::Refuse, Some(absent));
+        // The kernel's own places are in what was just mounted; others may lead through links of the image's.
+        let target = (!inside.masked_exist).then(|| s.open_in(root, relative, Links::Refuse, Some(absent)));
         let cover = match (is_dir, empty) {
             (false, _) => s.clone_mount(null, false, path),
             (true, Some(empty)) => s.clone_mount(empty, false, path),
@@ -253,7 +250,14 @@ fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
                 tmpfs
             }
         };
-        s.attach(cover, target, path);
+        match target {
+            Some(target) => s.attach(cover, target, path),
+            None => {
+                let at = s.string(relative);
+                // A processor may have gone since.
+                s.attach_at(cover, root, at, path).tolerate(&[ENOENT]);
+            }
+        }
         s.place(absent);
     }
     for path in inside.read_only {

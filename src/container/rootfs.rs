@@ -100,10 +100,6 @@ pub(super) enum Source {
 /// The operations; gives the descriptor of the root's mount, which is attached in the container's directory.
 pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     s.during("building the root filesystem");
-    s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
-    let slash = s.c_str(c"/");
-    let private = n::MS_REC | n::MS_PRIVATE;
-    s.op(n::__NR_mount, "mount(MS_PRIVATE)", [0.into(), slash.into(), 0.into(), private.into(), 0.into()]);
     let dir = s.open_path(root.dir);
     let etc = etc_files(s, root, dir);
     let writable = match root.memory {

@@ -280,6 +280,8 @@ impl Running {
                 other => other?,
             }
         }
+        // All of it is there: whoever waits for the end need not wait for this thread.
+        self.log.close();
         match self.process.wait(None) {
             Ok(Some(exit)) => self.finish(exit).map(drop),
             Ok(None) => Ok(()),

@@ -4,7 +4,7 @@
 use super::lock;
 use super::script::Script;
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::{self, Fence, Heard, Namespaces};
+use crate::namespace::{self, Birth, Heard, NamespaceKind, Namespaces};
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::plan::format::Status;
@@ -74,18 +74,64 @@ impl Born {
     }
 }
 
-/// Stage A clones stage B into all its namespaces, writes its maps and ends; B goes on as the container.
+/// Stage A clones stage B, writes its maps, builds the root filesystem and ends; B goes on as the container.
+///
+/// A new network namespace takes the kernel as long as the whole root filesystem: B enters it meanwhile. Its mount
+/// namespace comes last, as a copy of A's: made with less privilege, it has all of A's mounts locked. Its working
+/// directory is what finds the root's mount again in there. `build` gives that mount, and others that `inside` takes.
 pub(super) fn two_stages(
     s: &mut Script<'_>,
-    mount: Cell,
     namespaces: &Namespaces,
-    outer: Option<&IdMap>,
-    cgroup: Option<Cell>,
-    fence: Option<Fence>,
-    inside: impl FnOnce(&mut Script<'_>),
+    birth: Birth<'_>,
+    build: impl FnOnce(&mut Script<'_>) -> (Cell, Vec<Cell>),
+    early: impl FnOnce(&mut Script<'_>),
+    inside: impl FnOnce(&mut Script<'_>, &[Cell]),
 ) -> Result<()> {
-    s.during("entering the namespaces");
-    // The working directory is what finds the root's mount again in the new mount namespace.
-    s.op(n::__NR_fchdir, "fchdir", [mount.into()]);
-    namespace::clone_into(s, namespaces, outer, cgroup, None, fence, inside)
+    s.during("entering a mount namespace");
+    s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
+    let slash = s.c_str(c"/");
+    let private = n::MS_REC | n::MS_PRIVATE;
+    s.op(n::__NR_mount, "mount(MS_PRIVATE)", [0.into(), slash.into(), 0.into(), private.into(), 0.into()]);
+    let sockets = s.space(8);
+    const AF_UNIX: u32 = 1;
+    const SOCK_SEQPACKET_CLOEXEC: u32 = 5 | 0o2000000;
+    let args = [AF_UNIX.into(), SOCK_SEQPACKET_CLOEXEC.into(), 0.into(), sockets.into()];
+    s.op(n::__NR_socketpair, "socketpair", args);
+    let (from, to) = (Cell(sockets.0), Cell(sockets.0 + 4));
+    let namespaces = namespaces.clone().without(NamespaceKind::Mount);
+    let birth = Birth { later: n::CLONE_NEWNET | n::CLONE_NEWIPC | n::CLONE_NEWUTS, ..birth };
+    let sent = std::cell::Cell::new(0);
+    namespace::clone_into(
+        s,
+        &namespaces,
+        &birth,
+        |s| {
+            let (mount, others) = build(s);
+            sent.set(others.len());
+            // The root last: when it comes, all is built.
+            for mount in others.into_iter().chain([mount]) {
+                let letter = s.letter(0);
+                let args = [mount.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()];
+                s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", args).store(letter.fd);
+                s.send(to, letter);
+            }
+            // Whoever is the last to leave this mount namespace takes it down, which takes as long as many a mount: B
+            // closes the socket when it has left.
+            s.op(n::__NR_close, "close", [from.into()]);
+            let byte = s.space(8);
+            s.op(n::__NR_read, "read(sync)", [to.into(), byte.into(), 1.into()]).tolerate_all();
+        },
+        |s| {
+            // Else its end would not be seen.
+            s.op(n::__NR_close, "close", [to.into()]);
+            early(s);
+            s.during("entering the mount namespace");
+            let others: Vec<Cell> = (0..sent.get()).map(|_| s.take(from)).collect();
+            let mount = s.take(from);
+            s.op(n::__NR_fchdir, "fchdir", [mount.into()]);
+            s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
+            s.op(n::__NR_close, "close", [from.into()]);
+            inside(s, &others);
+        },
+    )
 }

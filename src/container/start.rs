@@ -18,7 +18,7 @@ use crate::cgroup::{Cgroup, LimitKind, Limits, Outcome, Report, Requirement};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
 use crate::layer::{RootDir, root_dir};
-use crate::namespace::{Fence, NamespaceKind, Namespaces};
+use crate::namespace::{Birth, Fence, NamespaceKind, Namespaces};
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::idmap::{Extent, IdMap};
@@ -328,7 +328,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         sysctls: &spec.sysctls,
         devices: &devices,
         tty_group: map.group(5).is_some(),
-        hierarchies: Hierarchies::of(cgroup.as_ref()),
+        hierarchies: Hierarchies::of(cgroup.as_ref(), spec.limits.kinds().next().is_some()),
     };
     let command = Command {
         words: &words,
@@ -367,10 +367,13 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         volatile: !held.kept,
     };
     inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
-    let mount = rootfs::build(&mut s, &root);
-    let nodes = devices::nodes(&mut s, mount, &devices);
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
-    two_stages(&mut s, mount, &namespaces, warden.map(), v2, fence, |s| {
+    let birth = Birth { outer: warden.map(), cgroup: v2, fence, ..Birth::default() };
+    let build = |s: &mut Script<'_>| {
+        let mount = rootfs::build(s, &root);
+        (mount, devices::nodes(s, mount, &devices))
+    };
+    let early = |s: &mut Script<'_>| {
         if !joins.is_empty() {
             s.during("joining the control groups");
             for join in &joins {
@@ -379,7 +382,10 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
             s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()]);
         }
         inside::become_root(s, groups_allowed);
-        let slave = inside::mounts(s, &inside, &nodes, terminal);
+        namespaces.settle(s);
+    };
+    two_stages(&mut s, &namespaces, birth, build, early, |s, nodes| {
+        let slave = inside::mounts(s, &inside, nodes, terminal);
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
             inside::control(s, slave);

@@ -1,7 +1,7 @@
 //! A command in namespaces, from the builder to the handle on its process.
 #![forbid(unsafe_code)]
 
-use super::{Heard, KILL_TIME, NamespaceKind, Namespaces, READY, clone_into, open};
+use super::{Birth, Heard, KILL_TIME, NamespaceKind, Namespaces, READY, clone_into, open};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;
 use crate::sys::output::{Log, OUTPUT_MAX, Ours, Pipes, Stdio, Stopped, Stream, Streams};
@@ -198,29 +198,36 @@ impl<'a> Enter<'a> {
             s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
         }
         namespaces.join_all(&mut s, &joined);
-        clone_into(&mut s, namespaces, warden.map(), None, Some(proc), None, |s| {
-            let joins = namespaces.joins(NamespaceKind::User);
-            if let Some(first) = first.or(joins.then_some(namespaces.first)) {
-                become_first(s, first, map.as_ref().map(|map| !map.is_single()));
-            }
-            s.dumpable(false);
-            s.session();
-            if namespaces.has(NamespaceKind::Mount) {
-                mounts(s, namespaces.has(NamespaceKind::Pid) || namespaces.joins(NamespaceKind::Pid));
-            }
-            namespaces.settle(s);
-            s.stdio(stdio);
-            if self.init {
-                s.init();
-            }
-            s.during("entering the working directory");
-            let at = s.string(&working_dir);
-            s.op(n::__NR_chdir, "chdir", [at.into()])
-                .path(&working_dir)
-                .remedy("choose one that the command can enter with Enter::working_dir");
-            let missing = "execve: not found in the PATH";
-            s.execute(&self.words, &env, &path, &[u64::from(READY), 0], missing);
-        })?;
+        let birth = Birth { outer: warden.map(), proc: Some(proc), ..Birth::default() };
+        clone_into(
+            &mut s,
+            namespaces,
+            &birth,
+            |_| (),
+            |s| {
+                let joins = namespaces.joins(NamespaceKind::User);
+                if let Some(first) = first.or(joins.then_some(namespaces.first)) {
+                    become_first(s, first, map.as_ref().map(|map| !map.is_single()));
+                }
+                s.dumpable(false);
+                s.session();
+                if namespaces.has(NamespaceKind::Mount) {
+                    mounts(s, namespaces.has(NamespaceKind::Pid) || namespaces.joins(NamespaceKind::Pid));
+                }
+                namespaces.settle(s);
+                s.stdio(stdio);
+                if self.init {
+                    s.init();
+                }
+                s.during("entering the working directory");
+                let at = s.string(&working_dir);
+                s.op(n::__NR_chdir, "chdir", [at.into()])
+                    .path(&working_dir)
+                    .remedy("choose one that the command can enter with Enter::working_dir");
+                let missing = "execve: not found in the PATH";
+                s.execute(&self.words, &env, &path, &[u64::from(READY), 0], missing);
+            },
+        )?;
         let mut started = warden.start_plan(s.plan).map_err(during)?;
         drop(pipes.theirs);
         let process = match Heard::of(&mut started, None, |_| ())? {

@@ -3,8 +3,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::idmap::IdMap;
-use crate::sys::plan::format::{OP_END, OP_STAY};
-use crate::sys::plan::{At, Cell};
+use crate::sys::plan::format::OP_END;
+use crate::sys::plan::{At, Cell, Label};
 use crate::sys::script::Script;
 use linux_raw_sys::general as n;
 
@@ -80,15 +80,20 @@ impl Pipe {
 }
 
 /// What follows is executed by a process in a user namespace of its own with this map, whose limit on processes is
-/// `fence`. The process that made it stays until the other has ended, and lets whoever waits at `sync` go on: then
-/// neither of the two counts any more.
-pub(super) fn between(s: &mut Script<'_>, map: &IdMap, proc: Option<Cell>, fence: Fence, sync: Pipe) {
+/// `fence`. The process that made it waits until the other has ended, lets whoever waits at `sync` go on, as neither of
+/// the two counts any more, and goes on itself at the label.
+pub(super) fn between(
+    s: &mut Script<'_>,
+    map: &IdMap,
+    proc: Option<Cell>,
+    fence: Fence,
+    sync: Pipe,
+) -> Label {
     const SIGCHLD: u64 = 17;
     const WALL: u64 = 0x4000_0000;
     s.during("entering a user namespace that bounds the number of processes");
     let mapped = pipe(s);
     let args = s.words64(&[u64::from(n::CLONE_NEWUSER), 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0]);
-    s.op(OP_STAY, "stay", []);
     let pid = s
         .op(n::__NR_clone3, "clone3(CLONE_NEWUSER)", [args.into(), 88.into()])
         .remedy("see /proc/sys/user/max_user_namespaces, and what confines this program")
@@ -105,7 +110,8 @@ pub(super) fn between(s: &mut Script<'_>, map: &IdMap, proc: Option<Cell>, fence
     s.op(OP_END, "end", [0.into()]);
     s.place(done);
     sync.go(s);
-    s.op(OP_END, "end", [0.into()]);
+    let after = s.label();
+    s.jump(after);
     s.place(child);
     mapped.wait(s);
     s.op(n::__NR_setresgid, "setresgid", [0.into(), 0.into(), 0.into()]);
@@ -113,4 +119,5 @@ pub(super) fn between(s: &mut Script<'_>, map: &IdMap, proc: Option<Cell>, fence
     // Else /proc/PID/uid_map of its child would belong to the host's root.
     s.dumpable(true);
     Fence::set(s, fence.max, fence.otherwise.1);
+    after
 }

@@ -27,7 +27,9 @@ impl Courier {
     pub fn start(warden: &Arc<Warden>, mut setup: Plan<'_>) -> Result<Self> {
         let status = setup.status();
         setup.op(OP_SERVE, "serve", [status.into()]);
-        Ok(Self { started: Mutex::new(warden.start_sized(setup, COURIER_SIZE)?) })
+        let mut started = warden.start_sized(setup, COURIER_SIZE)?;
+        started.settle();
+        Ok(Self { started: Mutex::new(started) })
     }
 
     /// Has it execute `plan`, whole.
@@ -86,11 +88,34 @@ impl Plan<'_> {
 
     pub fn post(&mut self, letter: Letter) {
         let status = self.status();
+        self.send(status, letter);
+    }
+
+    /// Sends it to whoever [takes](Self::take) it.
+    pub fn send(&mut self, socket: Cell, letter: Letter) {
+        const MSG_NOSIGNAL: u32 = 0x4000;
+        let args = [socket.into(), letter.header.into(), MSG_NOSIGNAL.into()];
+        self.op(linux_raw_sys::general::__NR_sendmsg, "sendmsg", args);
+    }
+
+    /// Receives a letter; its descriptor becomes a cell. It fails when its sender has ended.
+    pub fn take(&mut self, socket: Cell) -> Cell {
+        const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
+        const EPIPE: u32 = 32;
+        let letter = self.letter(0);
+        let args = [socket.into(), letter.header.into(), MSG_CMSG_CLOEXEC.into()];
+        let len = self.op(linux_raw_sys::general::__NR_recvmsg, "recvmsg", args).result();
+        let (nothing, done) = (self.label(), self.label());
+        self.jump_if_zero(len, nothing);
+        self.jump(done);
+        self.place(nothing);
         self.op(
-            linux_raw_sys::general::__NR_sendmsg,
-            "sendmsg(status)",
-            [status.into(), letter.header.into(), 0x4000.into()],
+            super::plan::format::OP_FAIL,
+            "recvmsg: the other stage of the start has ended",
+            [EPIPE.into()],
         );
+        self.place(done);
+        letter.fd
     }
 }
 

@@ -286,8 +286,11 @@ impl Compiled {
     /// The error for a failed operation.
     pub fn error(&self, step: u32, errno: i64) -> Error {
         let Some(words) = self.words.get(step as usize) else {
-            return Error::errno("the warden could not take the plan", errno as i32)
-                .with_kind(ErrorKind::Setup);
+            return match step {
+                format::Status::NOT_FORKED => Error::errno("clone(in the warden)", errno as i32),
+                _ => Error::errno("the warden could not take the plan", errno as i32)
+                    .with_kind(ErrorKind::Setup),
+            };
         };
         let text = |range: &Range<u32>| &self.text[range.start as usize..range.end as usize];
         let mut error = match words.detail.is_empty() {

@@ -6,7 +6,7 @@
 
 use super::idmap::IdMap;
 use super::plan::format::{OP_FAIL, OP_INIT};
-use super::plan::{At, Cell, Label, Plan};
+use super::plan::{Added, At, Cell, Label, Plan};
 use crate::error::ErrorKind;
 use linux_raw_sys::{general as n, ioctl, prctl};
 use std::ffi::{CStr, OsStr, OsString};
@@ -46,7 +46,7 @@ impl DerefMut for Script<'_> {
     }
 }
 
-impl Script<'_> {
+impl<'fd> Script<'fd> {
     pub fn new() -> Self {
         let mut plan = Plan::new();
         let empty = plan.c_str(c"");
@@ -178,6 +178,26 @@ impl Script<'_> {
             [mount.into(), empty.into(), target.into(), empty.into(), flags.into()],
         )
         .path(path);
+    }
+
+    /// Attaches a mount on what has this name, in a directory where no link can be in the way.
+    pub fn attach_at(&mut self, mount: Cell, dir: Cell, name: At, path: &Path) -> Added<'_, 'fd> {
+        let empty = self.empty;
+        self.op(
+            n::__NR_move_mount,
+            "move_mount",
+            [mount.into(), empty.into(), dir.into(), name.into(), n::MOVE_MOUNT_F_EMPTY_PATH.into()],
+        )
+        .path(path)
+    }
+
+    /// A copy of the mount at a path of the process's own mount namespace. A last link is not followed.
+    pub fn copy_mount(&mut self, path: &Path) -> Cell {
+        let at = self.string(path);
+        let flags = n::OPEN_TREE_CLONE | n::OPEN_TREE_CLOEXEC | n::AT_SYMLINK_NOFOLLOW;
+        self.op(n::__NR_open_tree, "open_tree(OPEN_TREE_CLONE)", [CWD.into(), at.into(), flags.into()])
+            .path(path)
+            .result()
     }
 
     /// A copy of the mount at a descriptor, from there on down.

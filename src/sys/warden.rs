@@ -252,29 +252,24 @@ impl Warden {
         let (compiled, fds) = plan.compile(1)?;
         let memfd = compiled.memfd(memory)?;
         let (status, theirs) = message::pair()?;
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
         let size = compiled.bytes.len().max(memory) as u64;
         let mut all: Vec<BorrowedFd<'_>> = vec![memfd.as_fd(), theirs.as_fd()];
         all.extend(fds);
-        let since = {
-            let mut state = lock(&self.shared.state);
-            state.answers.insert(id, None);
-            state.start()
-        };
-        let started = Started { warden: self.clone(), compiled, status, id, since };
-        let request = Request { kind: Request::START, pad: 0, id, size };
+        let since = Some(lock(&self.shared.state).start());
+        let started = Started { warden: self.clone(), compiled, status, heard: false, since };
+        let request = Request { kind: Request::START, pad: 0, id: 0, size };
         if let Err(error) = message::send(&self.shared.socket, &request.to_bytes(), &all) {
             return Err(if lock(&self.shared.state).gone { gone() } else { error });
         }
         Ok(started)
     }
 
-    /// The answer to a request: the pid of the child, or the errno.
-    fn answer(&self, id: u64) -> Result<std::result::Result<i32, i64>> {
+    /// The answer to a request: an errno or 0.
+    fn answer(&self, id: u64) -> Result<i64> {
         let mut state = lock(&self.shared.state);
         loop {
-            if let Some(Some(answer)) = state.answers.get(&id) {
-                return Ok(*answer);
+            if let Some(Some(errno)) = state.answers.get(&id) {
+                return Ok(*errno);
             }
             if state.gone {
                 return Err(gone());
@@ -283,25 +278,27 @@ impl Warden {
         }
     }
 
-    /// Takes on a process that a plan of this warden has announced.
-    fn adopt(&self, pid: i32, pidfd: OwnedFd, since: u64) -> Process {
-        self.shared.adopt(pid, pidfd, since)
-    }
-
     /// Sends a signal with the warden's rights, for a host that has given up its own.
     pub fn signal(&self, pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        // The number of the signal travels in `size`; the kernel's answer comes as a refusal with errno or 0.
+        // The number of the signal travels in `size`.
         lock(&self.shared.state).answers.insert(id, None);
         let request = Request { kind: Request::SIGNAL, pad: 0, id, size: signal as u64 };
         let answer =
             message::send(&self.shared.socket, &request.to_bytes(), &[pidfd]).and_then(|()| self.answer(id));
         lock(&self.shared.state).answers.remove(&id);
         match answer? {
-            Ok(_) | Err(0) => Ok(()),
-            Err(errno) => Err(Error::errno("pidfd_send_signal", errno as i32)),
+            0 => Ok(()),
+            errno => Err(Error::errno("pidfd_send_signal", errno as i32)),
         }
     }
+}
+
+/// Every plan tells something, if it is executed at all.
+fn not_executed() -> Error {
+    Error::new(ErrorKind::Setup, "the plan was not executed").with_remedy(
+        "the warden may lack room for its descriptors: raise the limit of this program (ulimit -n)",
+    )
 }
 
 /// A plan on its way.
@@ -309,9 +306,10 @@ pub(crate) struct Started {
     warden: Arc<Warden>,
     compiled: super::plan::Compiled,
     status: OwnedFd,
-    id: u64,
-    /// How many ends had been told before.
-    since: u64,
+    /// Something was told.
+    heard: bool,
+    /// How many ends had been told before; none once no process of it is to be adopted any more.
+    since: Option<u64>,
 }
 
 /// What a plan's own operations send.
@@ -333,8 +331,13 @@ impl Started {
         }
         let mut buffer = [0; 64];
         let Some((_, fds)) = message::receive(&self.status, &mut buffer)? else {
-            return self.end();
+            return match self.heard {
+                true if !self.warden.shared.is_gone() => Ok(None),
+                false if !self.warden.shared.is_gone() => Err(not_executed()),
+                _ => Err(gone()),
+            };
         };
+        self.heard = true;
         let status = Status::from_bytes(&buffer);
         match status.kind {
             Status::FAILED => Err(self.compiled.error(status.step, status.value)),
@@ -342,15 +345,8 @@ impl Started {
         }
     }
 
-    fn end(&mut self) -> Result<Option<Told>> {
-        match self.warden.answer(self.id)? {
-            Ok(_) => Ok(None),
-            Err(errno) => Err(Error::errno("clone(in the warden)", errno as i32)),
-        }
-    }
-
     pub fn adopt(&self, pid: i32, pidfd: OwnedFd) -> Process {
-        self.warden.adopt(pid, pidfd, self.since)
+        self.warden.shared.adopt(pid, pidfd, self.since.unwrap_or(u64::MAX))
     }
 
     /// Kills a process that it has announced, also one that has become somebody whom the host may not signal.
@@ -359,6 +355,13 @@ impl Started {
         match self.warden.signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
             Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
             other => other,
+        }
+    }
+
+    /// Nothing of it is to be adopted: what is told of unknown processes need not be kept for it.
+    pub(super) fn settle(&mut self) {
+        if self.since.take().is_some() {
+            lock(&self.warden.shared.state).started();
         }
     }
 
@@ -378,8 +381,6 @@ impl Drop for Warden {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let mut state = lock(&self.warden.shared.state);
-        state.answers.remove(&self.id);
-        state.started();
+        self.settle();
     }
 }

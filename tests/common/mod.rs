@@ -225,8 +225,16 @@ pub fn is_root() -> bool {
 
 /// A handle to a process, which no later process of the same number can be taken for.
 pub fn pidfd(pid: i32) -> std::os::fd::OwnedFd {
+    try_pidfd(pid).unwrap()
+}
+
+/// None of one that has ended.
+pub fn try_pidfd(pid: i32) -> Option<std::os::fd::OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap()
+    match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => None,
+        other => Some(other.unwrap()),
+    }
 }
 
 /// Whether the process ends in time.

@@ -26,7 +26,8 @@ fn say(namespaces: &Namespaces, script: &str) -> String {
 /// Starts a script that says one line when it is ready; gives that line too.
 #[track_caller]
 fn ready(namespaces: &Namespaces, script: &str) -> (Entered, String) {
-    let command = namespaces.command(["/bin/sh", "-c", script]).stdin(Stdio::null());
+    // Other users may not enter this one's directories.
+    let command = namespaces.command(["/bin/sh", "-c", script]).working_dir("/").stdin(Stdio::null());
     let entered = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(entered.take_stdout().unwrap()).read_line(&mut line).unwrap();

@@ -4,7 +4,8 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;
 use crate::sys::message::{self, Arrived};
 use crate::sys::plan::format::Event;
-use std::collections::{HashMap, HashSet};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -150,9 +151,7 @@ pub(super) struct State {
     /// Set once the socket has come to its end.
     pub gone: bool,
     /// Requests: how they were answered.
-    pub answers: HashMap<u64, Option<std::result::Result<i32, i64>>>,
-    /// First stages and couriers: nobody asks how they end.
-    stages: HashSet<i32>,
+    pub answers: HashMap<u64, Option<i64>>,
     promises: HashMap<i32, Arc<Promise>>,
     /// Ends of processes whose starter has not come to claim them yet, and when they were told. The warden tells all
     /// that it tells to all: those of other programs' processes are never claimed.
@@ -227,6 +226,13 @@ impl Shared {
         Process { promise, pidfd: Arc::new(pidfd), shared: Some(self.clone()) }
     }
 
+    /// Whether the warden has gone, also where nobody has taken that yet.
+    pub fn is_gone(&self) -> bool {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut polled, Some(&at_once)).is_ok() && !polled[0].revents().is_empty()
+    }
+
     /// The listening thread's part; false once the warden is gone.
     pub fn listen(&self) -> bool {
         if message::readable(&self.socket, None).is_err() {
@@ -257,20 +263,13 @@ impl Shared {
     fn take(&self, event: Event) {
         let mut state = lock(&self.state);
         match event.kind {
-            Event::FORKED => {
-                state.stages.insert(event.pid);
+            Event::ANSWER => {
                 if let Some(answer) = state.answers.get_mut(&event.id) {
-                    *answer = Some(Ok(event.pid));
+                    *answer = Some(event.value);
                     self.changed.notify_all();
                 }
             }
-            Event::REFUSED => {
-                if let Some(answer) = state.answers.get_mut(&event.id) {
-                    *answer = Some(Err(event.value));
-                    self.changed.notify_all();
-                }
-            }
-            Event::EXITED if !state.stages.remove(&event.pid) => {
+            Event::EXITED => {
                 let exit = Exit {
                     how: event.id as u32,
                     status: event.value as i32,
