@@ -223,8 +223,8 @@ impl<'a> Exec<'a> {
         // A terminal's group is its devpts' affair.
         let gid = if self.tty { u32::MAX } else { gid };
         inside::give_pipes(&mut s, stdio, pipes.made, (uid, gid));
-        join(&mut s, pidfd, spec.network.is_host(), &joins, theirs, |s| {
-            inside::become_root(s, command.groups_allowed);
+        join(&mut s, pidfd, spec.network.is_host(), command.groups_allowed, &joins, theirs, |s| {
+            s.session();
             if self.tty {
                 inside::control(s, stdio[0]);
             }
@@ -265,17 +265,12 @@ fn join(
     s: &mut Script<'_>,
     pidfd: Cell,
     host_network: bool,
+    groups_allowed: bool,
     joins: &[Cell],
     life: Option<Cell>,
     inside: impl FnOnce(&mut Script<'_>),
 ) {
     s.during("joining the container");
-    // Nothing hostile may look at this process once it shares a PID namespace with the container.
-    s.op(
-        n::__NR_prctl,
-        "prctl(PR_SET_DUMPABLE)",
-        [linux_raw_sys::prctl::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()],
-    );
     for join in joins {
         s.write(*join, b"0", Path::new("cgroup.procs"));
     }
@@ -284,6 +279,9 @@ fn join(
         namespaces = namespaces.without(NamespaceKind::Net);
     }
     s.op(n::__NR_setns, "setns(pidfd)", [pidfd.into(), namespaces.flags().into()]);
+    // Nothing hostile may look at the process that is born into the container's PID namespace. With fs.suid_dumpable=1
+    // each change of ids takes that protection away, so they change here, where nobody of the container sees it.
+    inside::become_root(s, groups_allowed);
     let born = s.letter(BORN);
     const CLONE_PARENT: u32 = 0x8000;
     let args = s.words64(&[u64::from(n::CLONE_PIDFD | CLONE_PARENT), born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
