@@ -108,13 +108,12 @@ impl Warden {
         let mut child = launch.run()?;
         drop(theirs);
         let up = Self::bring_up(&socket, &lock, child.id(), map.as_ref());
-        // The spawned process ends as soon as the warden exists. Somebody else may have reaped it (a handler
-        // of the host that reaps everything) or the kernel (SIGCHLD ignored): there is nothing to learn.
-        if up.is_err() {
-            drop(child.kill());
-        }
+        // The spawned process ends as soon as the warden exists, or when nobody has the other end of its socket any more.
+        // Somebody else may have reaped it (a handler of the host that reaps everything) or the kernel (SIGCHLD ignored):
+        // there is nothing to learn, and its number may be another's, so that it is not killed.
+        let up = up.map(|pidfd| (pidfd, socket));
         drop(child.wait());
-        let pidfd = up?;
+        let (pidfd, socket) = up?;
         let shared = Shared::new(socket)?;
         let own = Some(Own { pidfd, _lock: lock });
         let doors = Mutex::default();
@@ -168,7 +167,7 @@ impl Warden {
                 Event::PIDFD => pidfd = fds.into_iter().next(),
                 Event::FAILED => {
                     let step = STEPS.get(event.id as usize).copied().unwrap_or("?");
-                    return Err(explain(Error::errno(step, event.value as i32), step));
+                    return Err(explain(Error::errno(step, event.value as i32), step, map.is_some()));
                 }
                 Event::UP => up = true,
                 other => return Err(Error::new(ErrorKind::Setup, format!("the warden said {other}"))),
