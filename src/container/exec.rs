@@ -317,6 +317,8 @@ fn guard(s: &mut Script<'_>, life: Cell, pidfd: Cell) {
 }
 
 /// A further command that runs. Drop leaves it running: it ends with its container.
+///
+/// In a forked copy of the program its methods fail with kind `Gone`.
 pub struct Executed {
     process: warden::Process,
     ours: Mutex<Ours>,
@@ -342,6 +344,7 @@ impl Executed {
 
     /// Sends it a signal.
     pub fn kill(&self, signal: Signal) -> Result<()> {
+        self.process.check()?;
         match rustix::process::pidfd_send_signal(&*self.process.pidfd, super::running::named(signal)?) {
             Err(rustix::io::Errno::SRCH) => Err(Error::new(ErrorKind::State, "the command has ended")),
             Err(rustix::io::Errno::PERM) => self.warden.signal(self.process.pidfd.as_fd(), signal as i32),

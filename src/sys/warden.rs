@@ -276,6 +276,7 @@ impl Warden {
 
     /// Sends a signal with the warden's rights, for a host that has given up its own.
     pub fn signal(&self, pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+        self.shared.check()?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         // The number of the signal travels in `size`.
         lock(&self.shared.state).answers.insert(id, None);
@@ -368,7 +369,8 @@ impl Started {
 
 impl Drop for Warden {
     fn drop(&mut self) {
-        if self.own.is_none() {
+        // A forked copy of the program has the connection in common with the program, which still needs it.
+        if self.own.is_none() && self.shared.check().is_ok() {
             // Ends the listening thread.
             let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
         }
