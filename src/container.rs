@@ -42,6 +42,7 @@ use crate::image::Image;
 use crate::store::{Pins, Store, random_hex};
 use crate::sys::fork::Witness;
 // The modules below name them through here.
+use crate::sys::time::after;
 use crate::sys::{output, script};
 use ids::Range;
 use nix::sys::signal::Signal;
@@ -51,7 +52,7 @@ use running::Running;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// How long a kill may take until it is an error of its own.
 const KILL_TIME: Duration = Duration::from_secs(10);
@@ -334,7 +335,7 @@ impl Container {
         if let Phase::Exited(exited) = &*lock(&self.0.phase) {
             return Ok(Some(exited.status));
         }
-        self.running()?.wait(Some(Instant::now() + time))
+        self.running()?.wait(Some(after(time)))
     }
 
     /// How the command ended, if it did.
@@ -356,7 +357,7 @@ impl Container {
         let signal = self.stop_signal()?;
         let running = self.running()?;
         running.kill(signal)?;
-        if let Some(status) = running.wait(Some(Instant::now() + timeout))? {
+        if let Some(status) = running.wait(Some(after(timeout)))? {
             return Ok(status);
         }
         running.end()

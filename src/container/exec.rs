@@ -12,6 +12,7 @@ use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, ter
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::sys::plan::Cell;
+use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use nix::sys::signal::Signal;
@@ -131,7 +132,7 @@ impl<'a> Exec<'a> {
             )
             .with_remedy("use spawn() and Executed::terminal()"));
         }
-        let deadline = self.timeout.map(|time| Instant::now() + time);
+        let deadline = self.timeout.map(after);
         self.spawn_by(deadline)?.collect(deadline)
     }
 
@@ -154,7 +155,7 @@ impl<'a> Exec<'a> {
     /// `Exec` when it can't be executed, `State` when the container does not run, `TimedOut`, `Setup` when a terminal is
     /// wanted and the container has hidden its devpts.
     pub fn spawn(self) -> Result<Executed> {
-        let deadline = self.timeout.map(|time| Instant::now() + time);
+        let deadline = self.timeout.map(after);
         self.spawn_by(deadline)
     }
 

@@ -23,6 +23,7 @@ use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::idmap::{Extent, IdMap};
 use crate::sys::plan::Cell;
+use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -408,7 +409,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         cgroup: Mutex::new(cgroup),
         report,
         started: started_at,
-        deadline: spec.timeout.map(|time| Instant::now() + time),
+        deadline: spec.timeout.map(after),
         log: Log::new(streams.output_max.unwrap_or(OUTPUT_MAX)),
         ours: Mutex::new(pipes.ours),
         callback: streams.on_output.clone(),

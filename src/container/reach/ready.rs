@@ -6,6 +6,7 @@ use crate::container::output::{Found, Stream};
 use crate::container::running::Running;
 use crate::container::{Container, Phase, lock};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::time::after;
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::fmt;
@@ -104,7 +105,7 @@ impl Container {
     /// `TimedOut`, or `State` when the container has ended before (or does not run at all). Both texts carry the
     /// last output, at most 2 KiB of it. `Gone` when this program's warden was killed, and all containers with it.
     pub fn wait_until(&self, ready: Ready, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+        let deadline = after(timeout);
         if matches!((&ready.0, &*lock(&self.0.phase)), (Kind::Exit, Phase::Exited(_))) {
             return Ok(());
         }
