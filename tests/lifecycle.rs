@@ -268,3 +268,18 @@ fn one_of_several_programs_starts_a_kept_container() {
     }
     image.store().container("shared").unwrap().remove().unwrap();
 }
+
+/// Other programs reach the containers of each store, and what a store needed for that goes with it.
+#[test]
+fn many_stores_of_one_program() {
+    let reach = |image: &Image| {
+        let container = sh(image, "exec sleep 1000").start().unwrap();
+        let other = image.store().container(container.id()).unwrap();
+        assert!(other.exec(["true"]).output().unwrap().status.success());
+        container
+    };
+    let images: Vec<_> = (0..12).map(|_| host()).collect();
+    let all: Vec<_> = images.iter().map(reach).collect();
+    drop((all, images));
+    (0..40).for_each(|_| drop(reach(&host())));
+}

@@ -326,7 +326,7 @@ impl Running {
         let pid = self.pid()?;
         let store = &self.dir.store;
         let door = match &self.warden {
-            Some(warden) => warden.open_door(store.locks_dir(), store.path())?,
+            Some(warden) => warden.open_door(store.locks_dir(), &store.path().join("locks"))?,
             None => String::new(),
         };
         let cgroups = lock(&self.cgroup).as_ref().map(|cgroup| cgroup.paths().map(Into::into).collect());

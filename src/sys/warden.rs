@@ -37,8 +37,14 @@ pub(crate) struct Warden {
     map: Option<IdMap>,
     /// Why the map has one id only.
     single: Option<String>,
-    /// Stores whose programs may connect.
-    doors: Mutex<HashMap<PathBuf, String>>,
+    /// Where other programs may connect, by the directory.
+    doors: Mutex<HashMap<PathBuf, Door>>,
+}
+
+/// A socket for other programs; the warden listens on it until it is shut down.
+struct Door {
+    name: String,
+    socket: OwnedFd,
 }
 
 /// What makes a warden this program's own.
@@ -198,23 +204,43 @@ impl Warden {
         Ok(())
     }
 
-    /// Lets other programs of this user start plans here, by a socket in `dir`; gives its name. Whoever can reach it
-    /// has this warden's rights, so the directory is the user's alone.
+    /// Lets other programs of this user start plans here, by a socket in the directory `dir` at `path`; gives its name.
+    /// Whoever can reach it has this warden's rights, so the directory is the user's alone.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` where the warden listens in as many directories as it can.
     pub fn open_door(&self, dir: BorrowedFd<'_>, path: &Path) -> Result<String> {
         let mut doors = lock(&self.doors);
-        if let Some(name) = doors.get(path) {
-            return Ok(name.clone());
+        let is_there = |name: &str| {
+            use rustix::fs::{Access, AtFlags, accessat};
+            accessat(dir, name, Access::EXISTS, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        };
+        if let Some(door) = doors.get(path).filter(|door| is_there(&door.name)) {
+            return Ok(door.name.clone());
         }
-        let name = format!("{DOOR}{}-{}", std::process::id(), doors.len());
+        // A temporary store takes the name of its socket along when it goes; the warden is told so.
+        doors.retain(|at, door| {
+            let stays = at != path && at.join(&door.name).symlink_metadata().is_ok();
+            if !stays {
+                let _ = rustix::net::shutdown(&door.socket, rustix::net::Shutdown::Both);
+            }
+            stays
+        });
+        let name = format!("{DOOR}{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed));
         match rustix::fs::unlinkat(dir, &name, rustix::fs::AtFlags::empty()) {
             // Of a dead program with this number.
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => return Err(Error::os("unlinkat", errno).with_path(path.join(&name))),
         }
         let socket = message::listen(dir, &name).map_err(|error| error.with_path(path.join(&name)))?;
-        let request = Request { kind: Request::LISTEN, pad: 0, id: 0, size: 0 };
-        message::send(&self.shared.socket, &request.to_bytes(), &[socket.as_fd()])?;
-        doors.insert(path.to_owned(), name.clone());
+        match self.ask(Request::LISTEN, 0, socket.as_fd())? {
+            0 => {}
+            errno => {
+                let error = Error::errno("listen(in the warden)", errno as i32).with_path(path);
+                return Err(error.with_remedy("let go of stores that are no longer needed"));
+            }
+        }
+        doors.insert(path.to_owned(), Door { name: name.clone(), socket });
         Ok(name)
     }
 
@@ -277,17 +303,22 @@ impl Warden {
     /// Sends a signal with the warden's rights, for a host that has given up its own.
     pub fn signal(&self, pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
         self.shared.check()?;
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
         // The number of the signal travels in `size`.
-        lock(&self.shared.state).answers.insert(id, None);
-        let request = Request { kind: Request::SIGNAL, pad: 0, id, size: signal as u64 };
-        let answer =
-            message::send(&self.shared.socket, &request.to_bytes(), &[pidfd]).and_then(|()| self.answer(id));
-        lock(&self.shared.state).answers.remove(&id);
-        match answer? {
+        match self.ask(Request::SIGNAL, signal as u64, pidfd)? {
             0 => Ok(()),
             errno => Err(Error::errno("pidfd_send_signal", errno as i32)),
         }
+    }
+
+    /// Sends a request that is answered with an errno or 0.
+    fn ask(&self, kind: u32, size: u64, fd: BorrowedFd<'_>) -> Result<i64> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.shared.state).answers.insert(id, None);
+        let request = Request { kind, pad: 0, id, size };
+        let answer =
+            message::send(&self.shared.socket, &request.to_bytes(), &[fd]).and_then(|()| self.answer(id));
+        lock(&self.shared.state).answers.remove(&id);
+        answer
     }
 }
 
