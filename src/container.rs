@@ -159,12 +159,21 @@ impl Container {
             project: None,
             exited: None,
         };
-        volumes::attach(store, image, &mut record)?;
-        // Nobody removes them before the record says that they are needed.
-        let leases = volumes::leases(store, &record)?;
         let owner = range.as_ref().map(|range| (range.base, range.base));
-        let dir = Dir::make(store, &record, owner)?;
-        drop(leases);
+        let made = volumes::attach(store, image, &mut record).and_then(|()| {
+            // Nobody removes them before the record says that they are needed.
+            let _leases = volumes::leases(store, &record)?;
+            Dir::make(store, &record, owner)
+        });
+        let dir = match made {
+            Ok(dir) => dir,
+            Err(error) => {
+                if let Err(left) = volumes::remove_anonymous(store, &record) {
+                    tracing::warn!(error = %left, "anonymous volumes stay until Store::prune_volumes");
+                }
+                return Err(error);
+            }
+        };
         let named = if record.spec.name.is_some() { take_name(store, &record) } else { Ok(()) };
         let held = Held { dir: Arc::new(dir), record, range, kept: false };
         // From here on its Drop removes what was made.

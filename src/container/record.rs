@@ -123,6 +123,12 @@ impl Dir {
     /// A new one, with its record and the directories of its writable layer, which belong to `owner`.
     pub fn make(store: &Store, record: &Record, owner: Option<(u32, u32)>) -> Result<Self> {
         let text = encode(record)?;
+        // Room is left for what is added later.
+        if text.len() as u64 > RECORD_MAX - (1 << 20) {
+            let what = format!("{} bytes for the record of a container", text.len());
+            return Err(Error::new(ErrorKind::TooLarge, what)
+                .with_remedy("bring large files in with a layer, a volume or a bind mount"));
+        }
         let path = store.path().join("containers").join(&record.id);
         let lease = store.new_container(&record.id, |dir| {
             put_in(dir, RECORD, &text)

@@ -102,6 +102,19 @@ fn anonymous_volumes_go_with_their_container() {
 }
 
 #[test]
+fn what_can_not_be_made_leaves_nothing() {
+    let image = host();
+    let store = image.store();
+    let anonymous = || sh(&image, "true").mount(coracle::Mount::anonymous_volume("/a"));
+    let error = anonymous().mount(coracle::Mount::volume("no/name", "/b")).create().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    // Such a record nobody could read: not this container's, and with it those of all others.
+    let error = anonymous().file("/large", vec![0xff; 16 << 20]).create().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    assert_eq!((store.volumes().unwrap().len(), store.containers().unwrap().len()), (0, 0));
+}
+
+#[test]
 fn the_writable_layer_can_be_in_memory_and_bounded() {
     let image = host();
     let builder = sh(&image, "head -c 9000000 /dev/zero >/x 2>/dev/null || echo full; touch /y || true");
