@@ -361,7 +361,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         memory: in_memory.then(|| spec.disk_max.unwrap_or(super::spec::Mount::TMPFS_SIZE * 16)),
         userns: userns_cell,
         shift,
-        etc: etc(record, &mounts),
+        etc: etc(record, &mounts)?,
         mounts,
         files: &spec.files,
         read_only: spec.read_only,
@@ -454,11 +454,15 @@ fn in_container(dir: RootDir, map: Option<&IdMap>) -> RootDir {
     RootDir { uid, gid, ..dir }
 }
 
-/// The files of /etc, but for those that the caller mounts.
-fn etc(record: &Record, mounts: &[Planned]) -> Vec<(&'static str, String)> {
-    let mut files = host_root::etc_files(record, hostname(record));
-    files.retain(|(name, _)| mounts.iter().all(|planned| planned.target != Path::new("/etc").join(name)));
-    files
+/// The files of /etc, but for those that the caller mounts or writes.
+fn etc(record: &Record, mounts: &[Planned]) -> Result<Vec<(&'static str, String)>> {
+    let mut files = host_root::etc_files(record, hostname(record))?;
+    files.retain(|(name, _)| {
+        let path = Path::new("/etc").join(name);
+        mounts.iter().all(|planned| planned.target != path)
+            && record.spec.files.iter().all(|file| file.path != path)
+    });
+    Ok(files)
 }
 
 /// The mounts of the specification, in the order of their depth.

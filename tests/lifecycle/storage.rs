@@ -20,6 +20,22 @@ fn files_are_written_before_the_start() {
     assert_eq!(sh(&image, "true").file("/a/../b", "x").run().unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
+/// The files of /etc that every container gets are the caller's where the caller says so.
+#[test]
+fn files_of_etc_can_be_given() {
+    let image = host();
+    let given = sh(&image, "cat /etc/hosts /etc/resolv.conf; hostname; cat /etc/hostname")
+        .file("/etc/hosts", "192.0.2.1 given\n")
+        .file("/etc/resolv.conf", "nameserver 192.0.2.2\n")
+        .hostname("box");
+    assert_eq!(say(&given), "192.0.2.1 given\nnameserver 192.0.2.2\nbox\nbox");
+    // Longer than any that is made.
+    let names = (0..40_000).fold(sh(&image, "wc -l </etc/hosts"), |builder, n| {
+        builder.host(format!("a-name-of-some-length-{n}"), [192, 0, 2, 1].into())
+    });
+    assert!(say(&names).parse::<u32>().unwrap() > 40_000);
+}
+
 #[test]
 fn a_read_only_root_can_not_be_written() {
     let image = host();
