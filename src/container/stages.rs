@@ -19,15 +19,21 @@ use std::time::Instant;
 pub(super) const TERMINAL: u32 = Status::PLAN + 1;
 pub(super) use crate::namespace::{BORN, READY};
 
-/// The user namespace whose map id-maps the layers of a range, kept for the next container of that range.
+/// The user namespace whose map id-maps the layers of a range, kept for the next container of that range. A program that
+/// goes through many stores goes through many ranges: not all of them are kept.
 pub(super) fn userns(warden: &Arc<Warden>, base: u32) -> Result<Arc<OwnedFd>> {
+    const KEPT_MAX: usize = 64;
     static KEPT: LazyLock<Mutex<HashMap<u32, Arc<OwnedFd>>>> = LazyLock::new(Mutex::default);
     if let Some(fd) = lock(&KEPT).get(&base) {
         return Ok(fd.clone());
     }
     let fd = namespace::for_mounts(warden, &IdMap::range(base, super::ids::COUNT))?;
     let fd = Arc::new(fd);
-    lock(&KEPT).insert(base, fd.clone());
+    let mut kept = lock(&KEPT);
+    if kept.len() >= KEPT_MAX {
+        kept.clear();
+    }
+    kept.insert(base, fd.clone());
     Ok(fd)
 }
 
