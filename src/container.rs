@@ -51,6 +51,7 @@ use record::{Dir, Exited, Names, Record};
 use running::Running;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -269,14 +270,17 @@ impl Container {
     /// Starts the command. A container that has ended may be started again, with its changes.
     ///
     /// # Errors
-    /// `State` when it runs, also when another program has just started it; see [`ContainerBuilder::start`].
+    /// `State` when it runs, also when another program has just started it, and for one that another handle made and has
+    /// not kept; see [`ContainerBuilder::start`].
     pub fn start(&self) -> Result<()> {
         self.0.witness.check()?;
+        self.0.refuse_others()?;
         let mut phase = lock(&self.0.phase);
-        if let Phase::Running(running) = &*phase
-            && running.try_wait()?.is_none()
-        {
-            return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
+        if let Phase::Running(running) = &*phase {
+            if running.try_wait()?.is_none() {
+                return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
+            }
+            self.0.forget_end(running)?;
         }
         let starting = self.0.store.starting(&self.0.id)?;
         let running = self.launch()?;
@@ -291,7 +295,14 @@ impl Container {
         drop(starting);
         *phase = Phase::Running(running.clone());
         drop(phase);
-        running.watch(&self.0)
+        if let Err(error) = running.clone().watch(&self.0) {
+            // Nobody would take its output.
+            running.log.close();
+            running.watched.store(false, Ordering::Relaxed);
+            running.end()?;
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Starts it and opens its published ports.
@@ -478,8 +489,14 @@ impl Container {
     }
 
     /// Kills it if it runs and removes what it has in the store.
+    ///
+    /// # Errors
+    /// `State` for one that does not run and that another handle made and has not kept.
     pub fn remove(self) -> Result<()> {
         self.0.witness.check()?;
+        if !matches!(&*lock(&self.0.phase), Phase::Running(_)) {
+            self.0.refuse_others()?;
+        }
         self.0.remove(true)
     }
 
@@ -548,6 +565,35 @@ impl Inner {
         matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none())
     }
 
+    /// The descriptor that tells of the end is not to tell of the last one any more. The thread that watched it says so
+    /// last of all.
+    fn forget_end(&self, running: &Running) -> Result<()> {
+        if running.watched.load(Ordering::Relaxed)
+            && crate::sys::message::readable(&self.end, Some(after(KILL_TIME)))?
+        {
+            rustix::io::read(&self.end, &mut [0; 8]).call("read(eventfd)")?;
+        }
+        Ok(())
+    }
+
+    /// An error for a container that was opened from the store, and that belongs to the handle that made it: that one
+    /// starts it and removes it, as it likes. While `run` has it, nothing in the store says that it runs.
+    fn refuse_others(&self) -> Result<()> {
+        let held = lock(&self.held);
+        let Some(held) = held.as_ref().filter(|held| held.kept && held.record.ephemeral) else {
+            return Ok(());
+        };
+        // It may have been kept meanwhile, or its program is dead.
+        let kept = held.dir.record()?.is_some_and(|record| !record.ephemeral);
+        match kept || !held.dir.is_shared()? {
+            true => Ok(()),
+            false => {
+                let error = Error::new(ErrorKind::State, "the container belongs to the handle that made it");
+                Err(error.with_path(&held.record.name).with_remedy("Container::keep leaves it to everybody"))
+            }
+        }
+    }
+
     fn end_running(&self) -> Result<()> {
         let running = match &*lock(&self.phase) {
             Phase::Running(running) => running.clone(),
@@ -594,9 +640,6 @@ impl Inner {
         if in_memory {
             return Err(Error::new(ErrorKind::State, "a writable layer in memory can't be kept"));
         }
-        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
-            return Ok(());
-        }
         self.end_running()?;
         let mut held = lock(&self.held);
         let Some(held) = held.as_mut() else { return Err(removed()) };
@@ -625,12 +668,11 @@ impl Drop for Inner {
             return;
         }
         // Another program's container is none of ours to end.
-        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
+        if self.is_foreign() {
             return;
         }
         let kept = lock(&self.held).as_ref().is_none_or(|held| held.kept);
         let result = match kept {
-            true if self.is_foreign() => Ok(()),
             true => self.end_running(),
             false => self.remove(false),
         };

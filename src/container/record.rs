@@ -239,6 +239,11 @@ impl Dir {
         }
     }
 
+    /// Whether somebody else has it open, in this program or in another.
+    pub fn is_shared(&self) -> Result<bool> {
+        self.lease.is_shared().map_err(|error| error.with_path(self.path()))
+    }
+
     pub fn is_ephemeral(&self) -> bool {
         self.ephemeral.load(Ordering::Relaxed)
     }

@@ -51,6 +51,7 @@ impl Born {
         oom_kills: impl Fn() -> Option<u64>,
         deadline: Option<Instant>,
     ) -> Result<Self> {
+        const EPIPE: i32 = 32;
         let mut terminal = None;
         let Heard { process, ready, failed } = Heard::of(started, deadline, |told| {
             if told.kind == TERMINAL {
@@ -66,14 +67,16 @@ impl Born {
                     None => None,
                 };
                 let oom = oom_kills().is_some_and(|kills| kills > 0);
+                // Or its parent learnt it first, who has nobody to send to any more.
+                let killed = error.as_ref().is_none_or(|error| error.raw_os_error() == Some(EPIPE));
                 Err(match error {
-                    Some(error) => error,
-                    None if oom => Error::new(
+                    Some(error) if !(oom && killed) => error,
+                    _ if oom => Error::new(
                         ErrorKind::OutOfMemory,
                         "memory_max was reached before the command started",
                     )
                     .with_remedy("raise memory_max"),
-                    None => Error::new(ErrorKind::Setup, format!("the set-up was killed ({exit:?})")),
+                    _ => Error::new(ErrorKind::Setup, format!("the set-up was killed ({exit:?})")),
                 })
             }
         }

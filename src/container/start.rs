@@ -33,7 +33,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Processes of a container, unless the builder says otherwise.
@@ -109,7 +109,6 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
         dir: Arc::new(dir),
         paused: AtomicBool::new(running.paused),
         end: Mutex::new(Ending::Not),
-        ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
         watched: AtomicBool::new(false),
     })))
@@ -418,7 +417,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         dir: dir.clone(),
         paused: AtomicBool::new(false),
         end: Mutex::new(Ending::Not),
-        ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
         watched: AtomicBool::new(false),
     });
