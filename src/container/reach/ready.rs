@@ -242,9 +242,8 @@ fn explain(running: &Running, ready: &Ready, timeout: Duration, not: Not) -> Err
             (ErrorKind::TimedOut, format!("no {ready} after {timeout:?}{last_try}"))
         }
         Not::Ended => {
-            // Its last words may still be on their way.
-            running.log.wait(Instant::now() + Duration::from_millis(500), |_| false);
-            let how = match running.try_wait() {
+            // That it has ended is seen before it is told how, and its last words may still be on their way.
+            let how = match running.wait(Some(Instant::now() + Duration::from_millis(500))) {
                 Ok(Some(status)) => format!(": {status}"),
                 Ok(None) => String::new(),
                 Err(error) => format!(": {error}"),
