@@ -34,7 +34,7 @@ pub use devices::Device;
 pub use exec::{Exec, Executed};
 pub use reach::Ready;
 pub use spec::Mount;
-pub use status::{ExitStatus, Output};
+pub use status::{ExitStatus, Output, State};
 
 use crate::cgroup::{Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -94,31 +94,6 @@ enum Phase {
     Created,
     Running(Arc<Running>),
     Exited(Exited),
-}
-
-/// What a container is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// Not started yet.
-    Created,
-    /// Its command runs.
-    Running,
-    /// It runs and is frozen.
-    Paused,
-    /// Its command has ended.
-    Exited,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            State::Created => "created",
-            State::Running => "running",
-            State::Paused => "paused",
-            State::Exited => "exited",
-        })
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -227,6 +202,9 @@ impl Container {
     }
 
     /// The record as JSON: what it was made from and how it last ended.
+    ///
+    /// # Errors
+    /// `NotFound` once it was removed.
     pub fn inspect(&self) -> Result<String> {
         let text = self.0.record(serde_json::to_string_pretty)?;
         text.map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
@@ -351,6 +329,9 @@ impl Container {
     }
 
     /// Waits for the command's end at most so long; `None` when it still runs then.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
     pub fn wait_timeout(&self, time: Duration) -> Result<Option<ExitStatus>> {
         if let Phase::Exited(exited) = &*lock(&self.0.phase) {
             return Ok(Some(exited.status));
@@ -359,6 +340,9 @@ impl Container {
     }
 
     /// How the command ended, if it did.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         self.wait_timeout(Duration::ZERO)
     }
@@ -373,6 +357,9 @@ impl Container {
     }
 
     /// Sends the stop signal, waits so long, then kills.
+    ///
+    /// # Errors
+    /// `State` when it does not run; `TimedOut` when not even SIGKILL has ended it within 10 s; else as [`wait`](Self::wait).
     pub fn stop(&self, timeout: Duration) -> Result<ExitStatus> {
         let signal = self.stop_signal()?;
         let running = self.running()?;
@@ -384,6 +371,9 @@ impl Container {
     }
 
     /// The signal that [`stop`](Self::stop) sends first.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a signal of the image that there is not.
     pub fn stop_signal(&self) -> Result<Signal> {
         let own = self.0.record(|record| record.spec.stop_signal)?;
         let of_image =
@@ -398,12 +388,15 @@ impl Container {
     /// Freezes every process of the container.
     ///
     /// # Errors
-    /// `Unsupported` where no cgroup v2 hierarchy can be had.
+    /// `State` when it does not run or is frozen; `Unsupported` where no cgroup v2 hierarchy can be had.
     pub fn pause(&self) -> Result<()> {
         self.running()?.pause(true)
     }
 
     /// Lets a frozen container go on.
+    ///
+    /// # Errors
+    /// `State` when it is not frozen; else as [`pause`](Self::pause).
     pub fn unpause(&self) -> Result<()> {
         self.running()?.pause(false)
     }
@@ -438,11 +431,17 @@ impl Container {
     }
 
     /// Its processes: for each the line that `ps` would give, see [`Process`].
+    ///
+    /// # Errors
+    /// `State` when it does not run.
     pub fn top(&self) -> Result<Vec<Process>> {
         self.running()?.top()
     }
 
     /// The pid of its first process, in this program's PID namespace.
+    ///
+    /// # Errors
+    /// `State` when it does not run.
     pub fn pid(&self) -> Result<i32> {
         self.running()?.pid()
     }
@@ -479,6 +478,9 @@ impl Container {
     }
 
     /// Sets the size of the container's terminal, in characters.
+    ///
+    /// # Errors
+    /// `State` for a container without one.
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
         terminal::resize(self.terminal()?, columns, rows)
     }

@@ -332,6 +332,9 @@ pub struct Executed {
 
 impl Executed {
     /// Waits for its end.
+    ///
+    /// # Errors
+    /// `Gone` when the program's warden was killed, and with it the command, or in a forked copy of the program.
     pub fn wait(&self) -> Result<ExitStatus> {
         let exit = self.process.wait(None)?;
         exit.map(|exit| ExitStatus::new(exit, false))
@@ -339,11 +342,17 @@ impl Executed {
     }
 
     /// How it ended, if it did.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         Ok(self.process.wait(Some(Instant::now()))?.map(|exit| ExitStatus::new(exit, false)))
     }
 
     /// Sends it a signal.
+    ///
+    /// # Errors
+    /// `State` when it has ended; `Gone` in a forked copy of the program.
     pub fn kill(&self, signal: Signal) -> Result<()> {
         self.process.check()?;
         match rustix::process::pidfd_send_signal(&*self.process.pidfd, super::running::named(signal)?) {
@@ -386,6 +395,9 @@ impl Executed {
     }
 
     /// Collects its output and waits for its end.
+    ///
+    /// # Errors
+    /// `TooLarge` for more output than [`output_max`](Exec::output_max), it is killed then; else as [`wait`](Self::wait).
     pub fn output(self) -> Result<Output> {
         self.collect(None)
     }

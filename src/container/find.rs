@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 impl Store {
     /// All containers of the store, kept ones and those of running programs, oldest first.
+    ///
+    /// # Errors
+    /// `InvalidData` for a record that is none, and the errors of the file system.
     pub fn containers(&self) -> Result<Vec<Container>> {
         let mut all = Vec::new();
         for id in crate::store::list(self.containers_dir())? {
