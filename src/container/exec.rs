@@ -405,15 +405,15 @@ impl Executed {
     fn collect(self, deadline: Option<Instant>) -> Result<Output> {
         let mut pump: Pump = lock(&self.ours).pump();
         let pidfd = self.process.pidfd.as_fd();
-        let stopped = pump.run(&self.log, None, Some(pidfd), deadline, true)?;
-        let error = match stopped {
-            Stopped::Done => None,
-            Stopped::Deadline => {
+        let error = match pump.run(&self.log, None, Some(pidfd), deadline, true) {
+            Ok(Stopped::Done) => None,
+            Ok(Stopped::Deadline) => {
                 Some(Error::new(ErrorKind::TimedOut, "the command's time was up; it was killed"))
             }
-            Stopped::TooMuch(stream) => {
+            Ok(Stopped::TooMuch(stream)) => {
                 Some(Error::new(ErrorKind::TooLarge, format!("too much output on {stream:?}")))
             }
+            Err(error) => Some(error),
         };
         if let Some(error) = error {
             match self.kill(Signal::SIGKILL) {
