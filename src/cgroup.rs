@@ -32,6 +32,7 @@ pub use stats::Stats;
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;
+use crate::sys::time::after;
 use rustix::fs::{Mode, OFlags, open, openat};
 use stats::Files;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -375,7 +376,7 @@ impl Cgroup {
     }
 
     fn set_frozen(&self, frozen: bool, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+        let deadline = after(timeout);
         let unified = self.write_freeze(frozen)?;
         process::wait_event(unified.files(), "frozen", u64::from(frozen), deadline)
     }
@@ -420,7 +421,7 @@ impl Cgroup {
     /// # Errors
     /// [`ErrorKind::TimedOut`]; [`ErrorKind::Unsupported`] without a v2 hierarchy.
     pub fn wait_empty(&self, timeout: Duration) -> Result<()> {
-        process::wait_event(self.unified()?.files(), "populated", 0, Instant::now() + timeout)
+        process::wait_event(self.unified()?.files(), "populated", 0, after(timeout))
     }
 
     /// What the group has used until now.

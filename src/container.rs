@@ -7,6 +7,7 @@
 mod builder;
 mod devices;
 mod exec;
+mod find;
 mod hierarchies;
 mod host_root;
 mod ids;
@@ -33,7 +34,7 @@ pub use devices::Device;
 pub use exec::{Exec, Executed};
 pub use reach::Ready;
 pub use spec::Mount;
-pub use status::{ExitStatus, Output};
+pub use status::{ExitStatus, Output, State};
 
 use crate::cgroup::{Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -41,6 +42,7 @@ use crate::image::Image;
 use crate::store::{Pins, Store, random_hex};
 use crate::sys::fork::Witness;
 // The modules below name them through here.
+use crate::sys::time::after;
 use crate::sys::{output, script};
 use ids::Range;
 use nix::sys::signal::Signal;
@@ -49,8 +51,9 @@ use record::{Dir, Exited, Names, Record};
 use running::Running;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// How long a kill may take until it is an error of its own.
 const KILL_TIME: Duration = Duration::from_secs(10);
@@ -93,31 +96,6 @@ enum Phase {
     Exited(Exited),
 }
 
-/// What a container is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// Not started yet.
-    Created,
-    /// Its command runs.
-    Running,
-    /// It runs and is frozen.
-    Paused,
-    /// Its command has ended.
-    Exited,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            State::Created => "created",
-            State::Running => "running",
-            State::Paused => "paused",
-            State::Exited => "exited",
-        })
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -157,10 +135,19 @@ impl Container {
             project: None,
             exited: None,
         };
-        let leases = volumes::attach(store, image, &mut record)?;
         let owner = range.as_ref().map(|range| (range.base, range.base));
-        let dir = Dir::make(store, &record, owner)?;
-        drop(leases);
+        // Nobody removes the volumes before the record says that they are needed.
+        let made =
+            volumes::attach(store, image, &mut record).and_then(|_leases| Dir::make(store, &record, owner));
+        let dir = match made {
+            Ok(dir) => dir,
+            Err(error) => {
+                if let Err(left) = volumes::remove_anonymous(store, &record) {
+                    tracing::warn!(error = %left, "anonymous volumes stay until Store::prune_volumes");
+                }
+                return Err(error);
+            }
+        };
         let named = if record.spec.name.is_some() { take_name(store, &record) } else { Ok(()) };
         let held = Held { dir: Arc::new(dir), record, range, kept: false };
         // From here on its Drop removes what was made.
@@ -213,6 +200,9 @@ impl Container {
     }
 
     /// The record as JSON: what it was made from and how it last ended.
+    ///
+    /// # Errors
+    /// `NotFound` once it was removed.
     pub fn inspect(&self) -> Result<String> {
         let text = self.0.record(serde_json::to_string_pretty)?;
         text.map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
@@ -256,14 +246,17 @@ impl Container {
     /// Starts the command. A container that has ended may be started again, with its changes.
     ///
     /// # Errors
-    /// `State` when it runs, also when another program has just started it; see [`ContainerBuilder::start`].
+    /// `State` when it runs, also when another program has just started it, and for one that another handle made and has
+    /// not kept; see [`ContainerBuilder::start`].
     pub fn start(&self) -> Result<()> {
         self.0.witness.check()?;
+        self.0.refuse_others()?;
         let mut phase = lock(&self.0.phase);
-        if let Phase::Running(running) = &*phase
-            && running.try_wait()?.is_none()
-        {
-            return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
+        if let Phase::Running(running) = &*phase {
+            if running.try_wait()?.is_none() {
+                return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
+            }
+            self.0.forget_end(running)?;
         }
         let starting = self.0.store.starting(&self.0.id)?;
         let running = self.launch()?;
@@ -278,7 +271,14 @@ impl Container {
         drop(starting);
         *phase = Phase::Running(running.clone());
         drop(phase);
-        running.watch(&self.0)
+        if let Err(error) = running.clone().watch(&self.0) {
+            // Nobody would take its output.
+            running.log.close();
+            running.watched.store(false, Ordering::Relaxed);
+            running.end()?;
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Starts it and opens its published ports.
@@ -327,14 +327,20 @@ impl Container {
     }
 
     /// Waits for the command's end at most so long; `None` when it still runs then.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
     pub fn wait_timeout(&self, time: Duration) -> Result<Option<ExitStatus>> {
         if let Phase::Exited(exited) = &*lock(&self.0.phase) {
             return Ok(Some(exited.status));
         }
-        self.running()?.wait(Some(Instant::now() + time))
+        self.running()?.wait(Some(after(time)))
     }
 
     /// How the command ended, if it did.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         self.wait_timeout(Duration::ZERO)
     }
@@ -349,17 +355,23 @@ impl Container {
     }
 
     /// Sends the stop signal, waits so long, then kills.
+    ///
+    /// # Errors
+    /// `State` when it does not run; `TimedOut` when not even SIGKILL has ended it within 10 s; else as [`wait`](Self::wait).
     pub fn stop(&self, timeout: Duration) -> Result<ExitStatus> {
         let signal = self.stop_signal()?;
         let running = self.running()?;
         running.kill(signal)?;
-        if let Some(status) = running.wait(Some(Instant::now() + timeout))? {
+        if let Some(status) = running.wait(Some(after(timeout)))? {
             return Ok(status);
         }
         running.end()
     }
 
     /// The signal that [`stop`](Self::stop) sends first.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a signal of the image that there is not.
     pub fn stop_signal(&self) -> Result<Signal> {
         let own = self.0.record(|record| record.spec.stop_signal)?;
         let of_image =
@@ -374,12 +386,15 @@ impl Container {
     /// Freezes every process of the container.
     ///
     /// # Errors
-    /// `Unsupported` where no cgroup v2 hierarchy can be had.
+    /// `State` when it does not run or is frozen; `Unsupported` where no cgroup v2 hierarchy can be had.
     pub fn pause(&self) -> Result<()> {
         self.running()?.pause(true)
     }
 
     /// Lets a frozen container go on.
+    ///
+    /// # Errors
+    /// `State` when it is not frozen; else as [`pause`](Self::pause).
     pub fn unpause(&self) -> Result<()> {
         self.running()?.pause(false)
     }
@@ -414,11 +429,17 @@ impl Container {
     }
 
     /// Its processes: for each the line that `ps` would give, see [`Process`].
+    ///
+    /// # Errors
+    /// `State` when it does not run.
     pub fn top(&self) -> Result<Vec<Process>> {
         self.running()?.top()
     }
 
     /// The pid of its first process, in this program's PID namespace.
+    ///
+    /// # Errors
+    /// `State` when it does not run.
     pub fn pid(&self) -> Result<i32> {
         self.running()?.pid()
     }
@@ -455,6 +476,9 @@ impl Container {
     }
 
     /// Sets the size of the container's terminal, in characters.
+    ///
+    /// # Errors
+    /// `State` for a container without one.
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
         terminal::resize(self.terminal()?, columns, rows)
     }
@@ -465,8 +489,14 @@ impl Container {
     }
 
     /// Kills it if it runs and removes what it has in the store.
+    ///
+    /// # Errors
+    /// `State` for one that does not run and that another handle made and has not kept.
     pub fn remove(self) -> Result<()> {
         self.0.witness.check()?;
+        if !matches!(&*lock(&self.0.phase), Phase::Running(_)) {
+            self.0.refuse_others()?;
+        }
         self.0.remove(true)
     }
 
@@ -535,6 +565,35 @@ impl Inner {
         matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none())
     }
 
+    /// The descriptor that tells of the end is not to tell of the last one any more. The thread that watched it says so
+    /// last of all.
+    fn forget_end(&self, running: &Running) -> Result<()> {
+        if running.watched.load(Ordering::Relaxed)
+            && crate::sys::message::readable(&self.end, Some(after(KILL_TIME)))?
+        {
+            rustix::io::read(&self.end, &mut [0; 8]).call("read(eventfd)")?;
+        }
+        Ok(())
+    }
+
+    /// An error for a container that was opened from the store, and that belongs to the handle that made it: that one
+    /// starts it and removes it, as it likes. While `run` has it, nothing in the store says that it runs.
+    fn refuse_others(&self) -> Result<()> {
+        let held = lock(&self.held);
+        let Some(held) = held.as_ref().filter(|held| held.kept && held.record.ephemeral) else {
+            return Ok(());
+        };
+        // It may have been kept meanwhile, or its program is dead.
+        let kept = held.dir.record()?.is_some_and(|record| !record.ephemeral);
+        match kept || !held.dir.is_shared()? {
+            true => Ok(()),
+            false => {
+                let error = Error::new(ErrorKind::State, "the container belongs to the handle that made it");
+                Err(error.with_path(&held.record.name).with_remedy("Container::keep leaves it to everybody"))
+            }
+        }
+    }
+
     fn end_running(&self) -> Result<()> {
         let running = match &*lock(&self.phase) {
             Phase::Running(running) => running.clone(),
@@ -581,9 +640,6 @@ impl Inner {
         if in_memory {
             return Err(Error::new(ErrorKind::State, "a writable layer in memory can't be kept"));
         }
-        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
-            return Ok(());
-        }
         self.end_running()?;
         let mut held = lock(&self.held);
         let Some(held) = held.as_mut() else { return Err(removed()) };
@@ -612,12 +668,11 @@ impl Drop for Inner {
             return;
         }
         // Another program's container is none of ours to end.
-        if matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none()) {
+        if self.is_foreign() {
             return;
         }
         let kept = lock(&self.held).as_ref().is_none_or(|held| held.kept);
         let result = match kept {
-            true if self.is_foreign() => Ok(()),
             true => self.end_running(),
             false => self.remove(false),
         };
@@ -625,69 +680,4 @@ impl Drop for Inner {
             tracing::warn!(%error, id = self.id, "a container could not be removed; the next Store::open does it");
         }
     }
-}
-
-impl Store {
-    /// All containers of the store, kept ones and those of running programs, oldest first.
-    pub fn containers(&self) -> Result<Vec<Container>> {
-        let mut all = Vec::new();
-        for id in crate::store::list(self.containers_dir())? {
-            let Some(id) = id.to_str() else { continue };
-            if let Some(container) = open(self, id)? {
-                all.push(container);
-            }
-        }
-        all.sort_by_key(Container::created);
-        Ok(all)
-    }
-
-    /// The container with this name, id, or unambiguous beginning of an id.
-    ///
-    /// # Errors
-    /// `NotFound`; `InvalidInput` for the beginning of several ids.
-    pub fn container(&self, name: &str) -> Result<Container> {
-        let not_found =
-            || Error::new(ErrorKind::NotFound, format!("no container {name:?}")).with_path(self.path());
-        if names::is_valid(name)
-            && let Some(id) = Names::get(self, name)?
-            && let Some(container) = open(self, &id)?
-        {
-            return Ok(container);
-        }
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
-            // A name that was made up is only in its container's record.
-            let found = self.containers()?.into_iter().find(|container| container.name() == name);
-            return found.ok_or_else(not_found);
-        }
-        let ids = crate::store::list(self.containers_dir())?;
-        let mut found = ids.iter().filter_map(|id| id.to_str()).filter(|id| id.starts_with(name));
-        match (found.next(), found.next()) {
-            (Some(id), None) => open(self, id)?.ok_or_else(not_found),
-            (Some(_), Some(_)) => {
-                Err(Error::new(ErrorKind::InvalidInput, format!("several containers begin with {name:?}")))
-            }
-            (None, _) => Err(not_found()),
-        }
-    }
-}
-
-/// Opens what is in the store; `None` for what has just gone or is being made.
-fn open(store: &Store, id: &str) -> Result<Option<Container>> {
-    let Some(dir) = Dir::open(store, id)? else { return Ok(None) };
-    let Some(record) = dir.record()? else { return Ok(None) };
-    let image = start::reopen_image(store, &record)?;
-    let phase = match dir.running()? {
-        Some(running) => match start::join(&dir, &running)? {
-            Some(running) => Phase::Running(running),
-            None => Phase::Exited(start::exited_of_other(&dir, running.started)?),
-        },
-        // Read anew: it may just have ended.
-        None => dir.record()?.and_then(|record| record.exited).map_or(Phase::Created, Phase::Exited),
-    };
-    let held = Held { dir: Arc::new(dir), record, range: None, kept: true };
-    let end = match &phase {
-        Phase::Running(running) => running.process.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?,
-        Phase::Created | Phase::Exited(_) => end_event()?,
-    };
-    Container::new(held, image, Streams::default(), phase, end).map(Some)
 }

@@ -12,4 +12,5 @@ pub(crate) mod owners;
 pub(crate) mod plan;
 pub(crate) mod quota;
 pub(crate) mod script;
+pub(crate) mod time;
 pub(crate) mod warden;

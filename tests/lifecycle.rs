@@ -205,6 +205,32 @@ fn a_descriptor_tells_of_the_end() {
     let long = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
     assert_eq!(poll(&mut [PollFd::new(&container, PollFlags::IN)], Some(&long)).unwrap(), 1);
     assert!(container.try_wait().unwrap().is_some());
+    // Of each run anew.
+    for _ in 0..20 {
+        container.start().unwrap();
+        assert_eq!(poll(&mut [PollFd::new(&container, PollFlags::IN)], Some(&now)).unwrap(), 0);
+        drop(container.take_stdin());
+        container.wait().unwrap();
+        assert_eq!(poll(&mut [PollFd::new(&container, PollFlags::IN)], Some(&long)).unwrap(), 1);
+    }
+}
+
+/// While `run` has it, nothing in the store says that it runs: it is nobody else's.
+#[test]
+fn a_container_that_is_not_kept_belongs_to_its_maker() {
+    let image = host();
+    let made = sh(&image, "echo mine").create().unwrap();
+    let other = image.store().container(made.id()).unwrap();
+    assert_eq!(other.start().unwrap_err().kind(), ErrorKind::State);
+    assert_eq!(other.remove().unwrap_err().kind(), ErrorKind::State);
+    let other = image.store().container(made.id()).unwrap();
+    made.start().unwrap();
+    assert!(made.wait().unwrap().success());
+    made.keep().unwrap();
+    other.start().unwrap();
+    assert!(other.wait().unwrap().success());
+    other.remove().unwrap();
+    assert_eq!(image.store().containers().unwrap().len(), 0);
 }
 
 fn assert_soon(from: Instant) {
@@ -267,4 +293,19 @@ fn one_of_several_programs_starts_a_kept_container() {
         assert!(said.iter().all(|line| line.starts_with("State: ")), "{said:?}");
     }
     image.store().container("shared").unwrap().remove().unwrap();
+}
+
+/// Other programs reach the containers of each store, and what a store needed for that goes with it.
+#[test]
+fn many_stores_of_one_program() {
+    let reach = |image: &Image| {
+        let container = sh(image, "exec sleep 1000").start().unwrap();
+        let other = image.store().container(container.id()).unwrap();
+        assert!(other.exec(["true"]).output().unwrap().status.success());
+        container
+    };
+    let images: Vec<_> = (0..12).map(|_| host()).collect();
+    let all: Vec<_> = images.iter().map(reach).collect();
+    drop((all, images));
+    (0..40).for_each(|_| drop(reach(&host())));
 }

@@ -18,7 +18,7 @@ const ROLE: &str = "CORACLE_TEST_ROLE";
 /// An id that /etc/passwd and /etc/subuid don't know.
 const NOBODYS: &str = "54321";
 
-/// Runs `test` again under `setpriv FLAGS`, where it finds `true`. It ends, too.
+/// Runs `test` again under a tool, where it finds `true`. It ends, too.
 fn is_under(test: &str, flags: &[&str]) -> bool {
     if std::env::var_os(ROLE).is_some() {
         return true;
@@ -28,7 +28,8 @@ fn is_under(test: &str, flags: &[&str]) -> bool {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("program");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let mut command = Command::new("setpriv");
+    let (tool, flags) = flags.split_first().unwrap();
+    let mut command = Command::new(tool);
     command.args(flags).arg(&program).args(["--exact", test, "--nocapture", "--include-ignored"]);
     command.env(ROLE, "1").env("HOME", dir.path()).env_remove("XDG_DATA_HOME");
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -46,8 +47,8 @@ fn is_under(test: &str, flags: &[&str]) -> bool {
 
 /// As an ordinary user who has no sub-ids, or may not use them.
 fn is_single(test: &str) -> bool {
-    let user = [&format!("--reuid={NOBODYS}"), &format!("--regid={NOBODYS}"), "--clear-groups"];
-    is_under(test, if is_root() { &user } else { &["--no-new-privs"] })
+    let user = ["setpriv", &format!("--reuid={NOBODYS}"), &format!("--regid={NOBODYS}"), "--clear-groups"];
+    is_under(test, if is_root() { &user } else { &["setpriv", "--no-new-privs"] })
 }
 
 /// Only the caller is in the container, the report says why, and all else is refused with the same remedy.
@@ -139,7 +140,7 @@ fn a_user_with_one_id_reads_what_others_own_in_an_image() {
     }
 }
 
-const NONE: [&str; 2] = ["--bounding-set=-all", "--inh-caps=-all"];
+const NONE: [&str; 3] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
 
 /// The kernel lets uid 0 into a user namespace by CAP_SETFCAP only.
 #[test]
@@ -159,7 +160,7 @@ fn root_without_capabilities() {
 #[test]
 #[ignore = "needs root: most of its capabilities are taken away"]
 fn root_that_may_map_itself() {
-    let flags = ["--bounding-set=-all,+setfcap", "--inh-caps=-all"];
+    let flags = ["setpriv", "--bounding-set=-all,+setfcap", "--inh-caps=-all"];
     if is_under("root_that_may_map_itself", &flags) {
         assert_single(&host(), &["no sub-ids", "bounding set"]);
         assert_reads(&owners(&Store::temp().unwrap()));
@@ -172,8 +173,20 @@ fn root_that_may_map_itself() {
 fn root_with_a_containers_capabilities() {
     let caps = "--bounding-set=-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,\
         +net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
-    if is_under("root_with_a_containers_capabilities", &[caps, "--inh-caps=-all"]) {
+    if is_under("root_with_a_containers_capabilities", &["setpriv", caps, "--inh-caps=-all"]) {
         assert_single(&host(), &["no sub-ids"]);
         assert_reads(&owners(&Store::temp().unwrap()));
+    }
+}
+
+/// The setting is one of each PID namespace (proc_sys_vm(5)): 2 refuses files in memory that may be executed.
+#[test]
+#[ignore = "needs root: a PID namespace whose setting it changes"]
+fn without_programs_in_memory() {
+    let script = "echo 2 >/proc/sys/vm/memfd_noexec && exec \"$@\"";
+    let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh"];
+    if is_under("without_programs_in_memory", &unshare) {
+        assert_eq!(fs::read_to_string("/proc/sys/vm/memfd_noexec").unwrap(), "2\n");
+        assert_eq!(say(&sh(&host(), "echo runs")), "runs");
     }
 }

@@ -21,7 +21,7 @@ const SOCKET: i32 = 0;
 const HOST: i32 = 1;
 const LOCK: i32 = 2;
 const CLIENTS: usize = 64;
-const LISTENERS: usize = 8;
+const LISTENERS: usize = 32;
 
 const CLONE_NEWNS: usize = 0x0002_0000;
 const CLONE_NEWUSER: usize = 0x1000_0000;
@@ -236,7 +236,13 @@ impl Warden {
 
     fn accept(&mut self, listener: i32) {
         const SOCK_CLOEXEC_NONBLOCK: usize = 0o2004000;
+        const EINVAL: isize = -22;
         let client = sys!(nr::ACCEPT4, listener, 0, 0, SOCK_CLOEXEC_NONBLOCK);
+        if client == EINVAL {
+            // The host has shut it down: its store is gone.
+            self.listeners.iter_mut().filter(|slot| **slot == listener).for_each(|slot| *slot = -1);
+            close(listener);
+        }
         if client < 0 {
             return;
         }
@@ -282,8 +288,10 @@ impl Warden {
             Request::LISTEN if fds.len() == 1 && socket == SOCKET => {
                 if let Some(slot) = self.listeners.iter_mut().find(|slot| **slot < 0) {
                     *slot = fds[0];
+                    self.tell(socket, answer(0));
                     return true;
                 }
+                self.tell(socket, answer(EMFILE));
             }
             Request::SIGNAL if fds.len() == 1 => {
                 let sent = sys!(nr::PIDFD_SEND_SIGNAL, fds[0], request.size, 0, 0);

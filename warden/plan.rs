@@ -124,7 +124,8 @@ impl Request {
     pub const GO: u32 = 0;
     /// Fork and execute the plan in descriptor 0; descriptor 1 and on go to cells 0 and on.
     pub const START: u32 = 1;
-    /// Listen on descriptor 0 for other programs of the same user: each connection is a socket like this one.
+    /// Listen on descriptor 0 for other programs of the same user, until it is shut down: each connection is a socket like
+    /// this one. Answered by [`Event::ANSWER`] with an errno or 0.
     pub const LISTEN: u32 = 2;
     /// `pidfd_send_signal(descriptor 0, size)`, for a host that has given up the right to do so itself; answered
     /// by [`Event::ANSWER`] with the errno or 0.

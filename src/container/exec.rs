@@ -12,6 +12,7 @@ use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, ter
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::sys::plan::Cell;
+use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use nix::sys::signal::Signal;
@@ -131,7 +132,7 @@ impl<'a> Exec<'a> {
             )
             .with_remedy("use spawn() and Executed::terminal()"));
         }
-        let deadline = self.timeout.map(|time| Instant::now() + time);
+        let deadline = self.timeout.map(after);
         self.spawn_by(deadline)?.collect(deadline)
     }
 
@@ -154,7 +155,7 @@ impl<'a> Exec<'a> {
     /// `Exec` when it can't be executed, `State` when the container does not run, `TimedOut`, `Setup` when a terminal is
     /// wanted and the container has hidden its devpts.
     pub fn spawn(self) -> Result<Executed> {
-        let deadline = self.timeout.map(|time| Instant::now() + time);
+        let deadline = self.timeout.map(after);
         self.spawn_by(deadline)
     }
 
@@ -223,8 +224,8 @@ impl<'a> Exec<'a> {
         // A terminal's group is its devpts' affair.
         let gid = if self.tty { u32::MAX } else { gid };
         inside::give_pipes(&mut s, stdio, pipes.made, (uid, gid));
-        join(&mut s, pidfd, spec.network.is_host(), &joins, theirs, |s| {
-            inside::become_root(s, command.groups_allowed);
+        join(&mut s, pidfd, spec.network.is_host(), command.groups_allowed, &joins, theirs, |s| {
+            s.session();
             if self.tty {
                 inside::control(s, stdio[0]);
             }
@@ -265,17 +266,12 @@ fn join(
     s: &mut Script<'_>,
     pidfd: Cell,
     host_network: bool,
+    groups_allowed: bool,
     joins: &[Cell],
     life: Option<Cell>,
     inside: impl FnOnce(&mut Script<'_>),
 ) {
     s.during("joining the container");
-    // Nothing hostile may look at this process once it shares a PID namespace with the container.
-    s.op(
-        n::__NR_prctl,
-        "prctl(PR_SET_DUMPABLE)",
-        [linux_raw_sys::prctl::PR_SET_DUMPABLE.into(), 0.into(), 0.into(), 0.into(), 0.into()],
-    );
     for join in joins {
         s.write(*join, b"0", Path::new("cgroup.procs"));
     }
@@ -284,6 +280,9 @@ fn join(
         namespaces = namespaces.without(NamespaceKind::Net);
     }
     s.op(n::__NR_setns, "setns(pidfd)", [pidfd.into(), namespaces.flags().into()]);
+    // Nothing hostile may look at the process that is born into the container's PID namespace. With fs.suid_dumpable=1
+    // each change of ids takes that protection away, so they change here, where nobody of the container sees it.
+    inside::become_root(s, groups_allowed);
     let born = s.letter(BORN);
     const CLONE_PARENT: u32 = 0x8000;
     let args = s.words64(&[u64::from(n::CLONE_PIDFD | CLONE_PARENT), born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -319,6 +318,8 @@ fn guard(s: &mut Script<'_>, life: Cell, pidfd: Cell) {
 }
 
 /// A further command that runs. Drop leaves it running: it ends with its container.
+///
+/// In a forked copy of the program its methods fail with kind `Gone`.
 pub struct Executed {
     process: warden::Process,
     ours: Mutex<Ours>,
@@ -331,6 +332,9 @@ pub struct Executed {
 
 impl Executed {
     /// Waits for its end.
+    ///
+    /// # Errors
+    /// `Gone` when the program's warden was killed, and with it the command, or in a forked copy of the program.
     pub fn wait(&self) -> Result<ExitStatus> {
         let exit = self.process.wait(None)?;
         exit.map(|exit| ExitStatus::new(exit, false))
@@ -338,12 +342,19 @@ impl Executed {
     }
 
     /// How it ended, if it did.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         Ok(self.process.wait(Some(Instant::now()))?.map(|exit| ExitStatus::new(exit, false)))
     }
 
     /// Sends it a signal.
+    ///
+    /// # Errors
+    /// `State` when it has ended; `Gone` in a forked copy of the program.
     pub fn kill(&self, signal: Signal) -> Result<()> {
+        self.process.check()?;
         match rustix::process::pidfd_send_signal(&*self.process.pidfd, super::running::named(signal)?) {
             Err(rustix::io::Errno::SRCH) => Err(Error::new(ErrorKind::State, "the command has ended")),
             Err(rustix::io::Errno::PERM) => self.warden.signal(self.process.pidfd.as_fd(), signal as i32),
@@ -384,6 +395,9 @@ impl Executed {
     }
 
     /// Collects its output and waits for its end.
+    ///
+    /// # Errors
+    /// `TooLarge` for more output than [`output_max`](Exec::output_max), it is killed then; else as [`wait`](Self::wait).
     pub fn output(self) -> Result<Output> {
         self.collect(None)
     }
@@ -391,15 +405,15 @@ impl Executed {
     fn collect(self, deadline: Option<Instant>) -> Result<Output> {
         let mut pump: Pump = lock(&self.ours).pump();
         let pidfd = self.process.pidfd.as_fd();
-        let stopped = pump.run(&self.log, None, Some(pidfd), deadline, true)?;
-        let error = match stopped {
-            Stopped::Done => None,
-            Stopped::Deadline => {
+        let error = match pump.run(&self.log, None, Some(pidfd), deadline, true) {
+            Ok(Stopped::Done) => None,
+            Ok(Stopped::Deadline) => {
                 Some(Error::new(ErrorKind::TimedOut, "the command's time was up; it was killed"))
             }
-            Stopped::TooMuch(stream) => {
+            Ok(Stopped::TooMuch(stream)) => {
                 Some(Error::new(ErrorKind::TooLarge, format!("too much output on {stream:?}")))
             }
+            Err(error) => Some(error),
         };
         if let Some(error) = error {
             match self.kill(Signal::SIGKILL) {

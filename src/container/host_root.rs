@@ -31,21 +31,31 @@ pub(super) fn open_root() -> Result<OwnedFd> {
 }
 
 /// Their contents for a start.
-pub(super) fn etc_files(record: &Record, hostname: &str) -> Vec<(&'static str, String)> {
+pub(super) fn etc_files(record: &Record, hostname: &str) -> Result<Vec<(&'static str, String)>> {
     let host = record.spec.network.is_host();
     let own = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
                ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
     // Docker shows the host's own names on the host's network.
-    let of_host = |path| if host { fs::read_to_string(path).ok() } else { None };
-    let mut hosts = of_host("/etc/hosts").unwrap_or_else(|| own.to_owned());
+    let of_host = |path| {
+        if !host {
+            return Ok(None);
+        }
+        match fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => {
+                other.call_at("read", path).map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
+            }
+        }
+    };
+    let mut hosts = of_host("/etc/hosts")?.unwrap_or_else(|| own.to_owned());
     for (name, address) in &record.spec.hosts {
         hosts.push_str(&format!("{address}\t{name}\n"));
     }
     if !host {
         hosts.push_str(&format!("127.0.1.1\t{hostname}\n"));
     }
-    let resolv = of_host("/etc/resolv.conf").unwrap_or_default();
-    ETC_FILES.into_iter().zip([hosts, format!("{hostname}\n"), resolv]).collect()
+    let resolv = of_host("/etc/resolv.conf")?.unwrap_or_default();
+    Ok(ETC_FILES.into_iter().zip([hosts, format!("{hostname}\n"), resolv]).collect())
 }
 
 /// Where something is mounted, and of what type (proc_pid_mountinfo(5)), with the octal escapes undone.

@@ -1,8 +1,8 @@
 //! Ranges of user ids for containers of root: 65536 for each, so that no two containers share a kernel user.
 //!
-//! A range is a file in `ids/`, locked by the program that uses it and naming the container that keeps it. They lie
-//! where systemd's convention (UIDS-GIDS.md) has container ranges, 524288 to 1879048191; a store begins at a place
-//! that its path gives, so that two stores seldom meet.
+//! A range is a file in `ids/` with its number as its name, locked by the program that uses it and naming the container
+//! that keeps it. They lie where systemd's convention (UIDS-GIDS.md) has container ranges, 524288 to 1879048191; a
+//! store begins to look at a place that its path gives, so that two stores seldom meet.
 #![forbid(unsafe_code)]
 
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -24,7 +24,7 @@ pub(crate) struct Range {
     pub base: u32,
 }
 
-/// The first range of a store.
+/// The number of the range that a store tries first.
 fn start(store: &Store) -> u32 {
     let mut hasher = DefaultHasher::new();
     store.path().hash(&mut hasher);
@@ -34,10 +34,11 @@ fn start(store: &Store) -> u32 {
 impl Range {
     /// A free one for a new container.
     pub fn take(store: &Store, id: &str) -> Result<Self> {
-        for slot in 0..RANGES {
-            let Some(mut range) = Self::lock(store, slot)? else { continue };
+        let start = start(store);
+        for number in (0..RANGES).map(|step| (start + step) % RANGES) {
+            let Some(mut range) = Self::lock(store, number)? else { continue };
             let mut holder = String::new();
-            (&range.file).take(100).read_to_string(&mut holder).call_at("read", slot.to_string())?;
+            (&range.file).take(100).read_to_string(&mut holder).call_at("read", number.to_string())?;
             let kept = !holder.is_empty()
                 && rustix::fs::accessat(
                     store.containers_dir(),
@@ -57,12 +58,23 @@ impl Range {
     }
 
     /// The one that a kept container has.
+    ///
+    /// # Errors
+    /// `Unsupported` for what begins no range: the container of somebody without root's capabilities names 0, which would
+    /// be the host's own root.
     pub fn again(store: &Store, base: u32) -> Result<Self> {
-        let slot = (base.saturating_sub(FIRST) / COUNT + RANGES - start(store)) % RANGES;
+        let number = base.checked_sub(FIRST).map(|above| above / COUNT);
+        let number = number.filter(|number| *number < RANGES && FIRST + number * COUNT == base);
+        let number = number.ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, format!("no range of user ids begins at {base}")).with_remedy(
+                "the container was made without the capabilities that this program has: start it as it was made, or \
+                 make it anew",
+            )
+        })?;
         // Whoever saw the container end just now may still be about to close it.
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
-            match Self::lock(store, slot)? {
+            match Self::lock(store, number)? {
                 Some(range) => return Ok(range),
                 None if Instant::now() < deadline => std::thread::park_timeout(Duration::from_millis(2)),
                 None => {
@@ -72,14 +84,14 @@ impl Range {
         }
     }
 
-    fn lock(store: &Store, slot: u32) -> Result<Option<Self>> {
-        let name = slot.to_string();
+    fn lock(store: &Store, number: u32) -> Result<Option<Self>> {
+        let name = number.to_string();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd =
             rustix::fs::openat(store.ids_dir(), &name, flags, Mode::from(0o600)).call_at("openat", &name)?;
         let file = File::from(fd);
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { file, base: FIRST + (start(store) + slot) % RANGES * COUNT })),
+            Ok(()) => Ok(Some(Self { file, base: FIRST + number * COUNT })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(Error::os("flock(LOCK_EX)", error).with_path(name)),
         }
@@ -97,5 +109,35 @@ impl Range {
     /// It may be given to another container.
     pub fn release(mut self) -> Result<()> {
         self.name("")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_the_same_wherever_the_store_lies() {
+        let temp = tempfile::tempdir().unwrap();
+        let (old, new) = (temp.path().join("old"), temp.path().join("new"));
+        let store = Store::open(&old).unwrap();
+        let base = Range::take(&store, "kept").unwrap().base;
+        std::fs::create_dir(old.join("containers/kept")).unwrap();
+        drop(store);
+        std::fs::rename(&old, &new).unwrap();
+        let store = Store::open(&new).unwrap();
+        assert_eq!(Range::again(&store, base).unwrap().base, base);
+        // The same file: whoever takes a range there finds that it is kept.
+        assert_eq!(new.join("ids").read_dir().unwrap().count(), 1);
+    }
+
+    /// Nobody's root may be the host's.
+    #[test]
+    fn ids_of_the_host_are_no_range() {
+        let store = Store::temp().unwrap();
+        for base in [0, 1000, COUNT, FIRST - COUNT, FIRST + 1, FIRST + RANGES * COUNT, u32::MAX] {
+            let error = Range::again(&store, base).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{base}: {error}");
+        }
     }
 }

@@ -7,7 +7,6 @@
 //! ```
 //!
 //! In its own mount namespace only, the container's root filesystem is mounted on this directory.
-
 //!
 //! The program that has it open holds a shared lock on the directory; a sweep removes what is ephemeral and unlocked.
 //!
@@ -126,6 +125,12 @@ impl Dir {
     /// A new one, with its record and the directories of its writable layer, which belong to `owner`.
     pub fn make(store: &Store, record: &Record, owner: Option<(u32, u32)>) -> Result<Self> {
         let text = encode(record)?;
+        // Room is left for what is added later.
+        if text.len() as u64 > RECORD_MAX - (1 << 20) {
+            let what = format!("{} bytes for the record of a container", text.len());
+            return Err(Error::new(ErrorKind::TooLarge, what)
+                .with_remedy("bring large files in with a layer, a volume or a bind mount"));
+        }
         let path = store.path().join("containers").join(&record.id);
         let lease = store.new_container(&record.id, |dir| {
             put_in(dir, RECORD, &text)
@@ -240,6 +245,11 @@ impl Dir {
         }
     }
 
+    /// Whether somebody else has it open, in this program or in another.
+    pub fn is_shared(&self) -> Result<bool> {
+        self.lease.is_shared().map_err(|error| error.with_path(self.path()))
+    }
+
     pub fn is_ephemeral(&self) -> bool {
         self.ephemeral.load(Ordering::Relaxed)
     }
@@ -297,6 +307,8 @@ impl Names {
     /// Takes the name for a container; `false` when another one that exists has it.
     pub fn take(store: &Store, name: &str, id: &str) -> Result<bool> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        // Between the making of the file and its writing it would look like one of a program that was killed there.
+        let _turn = store.naming()?;
         loop {
             match rustix::fs::openat(store.dir(), Self::path(name), flags, Mode::from(0o600)) {
                 Ok(fd) => {
@@ -336,6 +348,12 @@ impl Names {
 
     /// Gives up a container's name.
     pub fn release(store: &Store, name: &str, id: &str) -> Result<()> {
+        // One that was made up is nowhere but in the record.
+        if Self::get(store, name)?.as_deref() != Some(id) {
+            return Ok(());
+        }
+        // Another container may get it as soon as this one is gone.
+        let _turn = store.naming()?;
         match Self::get(store, name)? {
             Some(holder) if holder == id => Self::forget(store, name),
             _ => Ok(()),
@@ -354,4 +372,29 @@ fn store_has(store: &Store, id: &str) -> bool {
     !id.is_empty()
         && rustix::fs::accessat(store.containers_dir(), id, rustix::fs::Access::EXISTS, AtFlags::empty())
             .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_that_want_a_name_one_gets_it() {
+        let store = Store::temp().unwrap();
+        let ids: Vec<String> = (0..8).map(|n| n.to_string()).collect();
+        ids.iter().for_each(|id| std::fs::create_dir(store.path().join("containers").join(id)).unwrap());
+        for round in 0..300 {
+            let name = format!("name{round}");
+            let together = std::sync::Barrier::new(ids.len());
+            let take = |id: &str| {
+                together.wait();
+                Names::take(&store, &name, id).unwrap()
+            };
+            let got: usize = std::thread::scope(|scope| {
+                let all: Vec<_> = ids.iter().map(|id| scope.spawn(|| take(id))).collect();
+                all.into_iter().map(|one| usize::from(one.join().unwrap())).sum()
+            });
+            assert_eq!(got, 1, "in round {round}");
+        }
+    }
 }

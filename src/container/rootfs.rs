@@ -206,7 +206,9 @@ fn dress_root(s: &mut Script<'_>, root: &Root<'_>, writable: Cell, dir: &RootDir
 fn etc_files(s: &mut Script<'_>, root: &Root<'_>, dir: Cell) -> Vec<Cell> {
     s.during("writing the files of /etc");
     let owner = root.shift.owner(0, 0);
-    let tmpfs = s.tmpfs(1 << 20, 16, 0o755, Some(owner), n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID);
+    // The host's /etc/hosts may be long.
+    let size = (1 << 20) + root.etc.iter().map(|(_, text)| text.len() as u64).sum::<u64>();
+    let tmpfs = s.tmpfs(size, 16, 0o755, Some(owner), n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID);
     // A mount can be copied only where it is attached.
     s.attach(tmpfs, dir, root.dir);
     let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC;

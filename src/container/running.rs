@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) struct Running {
@@ -35,7 +35,6 @@ pub(crate) struct Running {
     pub dir: Arc<Dir>,
     pub paused: AtomicBool,
     pub end: Mutex<Ending>,
-    pub ended: Condvar,
     pub timed_out: AtomicBool,
     /// A thread takes its output.
     pub watched: AtomicBool,
@@ -113,7 +112,6 @@ impl Running {
         // Before anybody learns of the end and starts it again.
         let written = self.write_end(&exited);
         *end = Ending::Done(exited);
-        self.ended.notify_all();
         drop(end);
         written.map(|()| status)
     }
@@ -288,7 +286,6 @@ impl Running {
             Err(error) => {
                 lock(&self.ports).clear();
                 *lock(&self.end) = Ending::Lost;
-                self.ended.notify_all();
                 Err(error)
             }
         }
@@ -326,7 +323,7 @@ impl Running {
         let pid = self.pid()?;
         let store = &self.dir.store;
         let door = match &self.warden {
-            Some(warden) => warden.open_door(store.locks_dir(), store.path())?,
+            Some(warden) => warden.open_door(store.locks_dir(), &store.path().join("locks"))?,
             None => String::new(),
         };
         let cgroups = lock(&self.cgroup).as_ref().map(|cgroup| cgroup.paths().map(Into::into).collect());

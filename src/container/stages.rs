@@ -19,15 +19,21 @@ use std::time::Instant;
 pub(super) const TERMINAL: u32 = Status::PLAN + 1;
 pub(super) use crate::namespace::{BORN, READY};
 
-/// The user namespace whose map id-maps the layers of a range, kept for the next container of that range.
+/// The user namespace whose map id-maps the layers of a range, kept for the next container of that range. A program that
+/// goes through many stores goes through many ranges: not all of them are kept.
 pub(super) fn userns(warden: &Arc<Warden>, base: u32) -> Result<Arc<OwnedFd>> {
+    const KEPT_MAX: usize = 64;
     static KEPT: LazyLock<Mutex<HashMap<u32, Arc<OwnedFd>>>> = LazyLock::new(Mutex::default);
     if let Some(fd) = lock(&KEPT).get(&base) {
         return Ok(fd.clone());
     }
     let fd = namespace::for_mounts(warden, &IdMap::range(base, super::ids::COUNT))?;
     let fd = Arc::new(fd);
-    lock(&KEPT).insert(base, fd.clone());
+    let mut kept = lock(&KEPT);
+    if kept.len() >= KEPT_MAX {
+        kept.clear();
+    }
+    kept.insert(base, fd.clone());
     Ok(fd)
 }
 
@@ -45,6 +51,7 @@ impl Born {
         oom_kills: impl Fn() -> Option<u64>,
         deadline: Option<Instant>,
     ) -> Result<Self> {
+        const EPIPE: i32 = 32;
         let mut terminal = None;
         let Heard { process, ready, failed } = Heard::of(started, deadline, |told| {
             if told.kind == TERMINAL {
@@ -60,14 +67,16 @@ impl Born {
                     None => None,
                 };
                 let oom = oom_kills().is_some_and(|kills| kills > 0);
+                // Or its parent learnt it first, who has nobody to send to any more.
+                let killed = error.as_ref().is_none_or(|error| error.raw_os_error() == Some(EPIPE));
                 Err(match error {
-                    Some(error) => error,
-                    None if oom => Error::new(
+                    Some(error) if !(oom && killed) => error,
+                    _ if oom => Error::new(
                         ErrorKind::OutOfMemory,
                         "memory_max was reached before the command started",
                     )
                     .with_remedy("raise memory_max"),
-                    None => Error::new(ErrorKind::Setup, format!("the set-up was killed ({exit:?})")),
+                    _ => Error::new(ErrorKind::Setup, format!("the set-up was killed ({exit:?})")),
                 })
             }
         }

@@ -23,6 +23,7 @@ use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::idmap::{Extent, IdMap};
 use crate::sys::plan::Cell;
+use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -32,7 +33,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Processes of a container, unless the builder says otherwise.
@@ -108,7 +109,6 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
         dir: Arc::new(dir),
         paused: AtomicBool::new(running.paused),
         end: Mutex::new(Ending::Not),
-        ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
         watched: AtomicBool::new(false),
     })))
@@ -360,7 +360,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         memory: in_memory.then(|| spec.disk_max.unwrap_or(super::spec::Mount::TMPFS_SIZE * 16)),
         userns: userns_cell,
         shift,
-        etc: etc(record, &mounts),
+        etc: etc(record, &mounts)?,
         mounts,
         files: &spec.files,
         read_only: spec.read_only,
@@ -408,7 +408,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         cgroup: Mutex::new(cgroup),
         report,
         started: started_at,
-        deadline: spec.timeout.map(|time| Instant::now() + time),
+        deadline: spec.timeout.map(after),
         log: Log::new(streams.output_max.unwrap_or(OUTPUT_MAX)),
         ours: Mutex::new(pipes.ours),
         callback: streams.on_output.clone(),
@@ -417,7 +417,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         dir: dir.clone(),
         paused: AtomicBool::new(false),
         end: Mutex::new(Ending::Not),
-        ended: Condvar::new(),
         timed_out: AtomicBool::new(false),
         watched: AtomicBool::new(false),
     });
@@ -453,11 +452,15 @@ fn in_container(dir: RootDir, map: Option<&IdMap>) -> RootDir {
     RootDir { uid, gid, ..dir }
 }
 
-/// The files of /etc, but for those that the caller mounts.
-fn etc(record: &Record, mounts: &[Planned]) -> Vec<(&'static str, String)> {
-    let mut files = host_root::etc_files(record, hostname(record));
-    files.retain(|(name, _)| mounts.iter().all(|planned| planned.target != Path::new("/etc").join(name)));
-    files
+/// The files of /etc, but for those that the caller mounts or writes.
+fn etc(record: &Record, mounts: &[Planned]) -> Result<Vec<(&'static str, String)>> {
+    let mut files = host_root::etc_files(record, hostname(record))?;
+    files.retain(|(name, _)| {
+        let path = Path::new("/etc").join(name);
+        mounts.iter().all(|planned| planned.target != path)
+            && record.spec.files.iter().all(|file| file.path != path)
+    });
+    Ok(files)
 }
 
 /// The mounts of the specification, in the order of their depth.

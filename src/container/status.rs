@@ -1,4 +1,4 @@
-//! How a container's command ended.
+//! What a container is doing, and how its command ended.
 #![forbid(unsafe_code)]
 
 use crate::sys::warden::Exit;
@@ -6,6 +6,31 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Not started yet.
+    Created,
+    /// Its command runs.
+    Running,
+    /// It runs and is frozen.
+    Paused,
+    /// Its command has ended.
+    Exited,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Created => "created",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Exited => "exited",
+        })
+    }
+}
 
 /// How a container's command ended: with a code, by a signal, for lack of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

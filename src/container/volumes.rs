@@ -26,21 +26,21 @@ pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Resul
                 *name = volume.name().to_owned();
             }
             leases.push(lease);
-            super::volume_copy::first_use(image, &volume, &mount.target)?;
             record.pins.volumes.push(volume.name().to_owned());
+            super::volume_copy::first_use(image, &volume, &mount.target)?;
         }
     }
     for target in image.config().volumes() {
         if record.spec.mounts.iter().all(|mount| mount.target != Path::new(target)) {
             let (lease, volume) = Volume::anonymous_of(store, &record.id)?;
             leases.push(lease);
-            super::volume_copy::first_use(image, &volume, Path::new(target))?;
             record.spec.mounts.push(super::Mount {
                 kind: MountKind::Volume { name: volume.name().to_owned(), anonymous: true },
                 target: target.into(),
                 read_only: false,
             });
             record.pins.volumes.push(volume.name().to_owned());
+            super::volume_copy::first_use(image, &volume, Path::new(target))?;
         }
     }
     Ok(leases)
@@ -55,7 +55,10 @@ pub(super) fn leases(store: &Store, record: &Record) -> Result<Vec<Lease>> {
 pub(super) fn remove_anonymous(store: &Store, record: &Record) -> Result<()> {
     let mut result = Ok(());
     for mount in &record.spec.mounts {
-        if let MountKind::Volume { name, anonymous: true } = &mount.kind {
+        // Without a name it was not made.
+        if let MountKind::Volume { name, anonymous: true } = &mount.kind
+            && !name.is_empty()
+        {
             let removed = match Volume::open(store, name) {
                 Ok(volume) => volume.remove(),
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

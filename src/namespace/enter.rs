@@ -7,6 +7,7 @@ use crate::sys::fork::Witness;
 use crate::sys::output::{Log, OUTPUT_MAX, Ours, Pipes, Stdio, Stopped, Stream, Streams};
 use crate::sys::plan::Cell;
 use crate::sys::script::Script;
+use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use nix::sys::signal::Signal;
@@ -378,7 +379,7 @@ impl Entered {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&self, time: Duration) -> Result<Option<ExitStatus>> {
-        self.wait_until(Some(Instant::now() + time))
+        self.wait_until(Some(after(time)))
     }
 
     /// How it ended, if it did.

@@ -19,11 +19,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Random bytes in the name of an anonymous volume, two digits each.
 pub(crate) const ANONYMOUS: usize = 32;
 
-/// Keeps everybody else from starting a container; see [`Store::starting`].
+/// Keeps everybody else waiting, in this program and in others; see [`Store::starting`] and [`Store::naming`].
 #[derive(Debug)]
-pub(crate) struct Starting(Lease);
+pub(crate) struct Turn(Lease);
 
-impl Drop for Starting {
+impl Drop for Turn {
     fn drop(&mut self) {
         // By word: a forked copy of the program may hold the descriptor, and with it the lock, for long. That this fails
         // is not to be expected, and closing follows.
@@ -34,9 +34,14 @@ impl Drop for Starting {
 impl Store {
     /// Waits until nobody starts the container of this id (or one of the few that share its lock), in this program or
     /// another. Whoever starts it holds this from the look whether it runs until its record says that it does.
-    pub(crate) fn starting(&self, id: &str) -> Result<Starting> {
+    pub(crate) fn starting(&self, id: &str) -> Result<Turn> {
         let name = format!("start-{}", id.get(..2).unwrap_or(id));
-        Lease::exclusive_file(self.locks_dir(), name).map(Starting)
+        Lease::exclusive_file(self.locks_dir(), name).map(Turn)
+    }
+
+    /// Waits until nobody gives a container a name, or takes one away.
+    pub(crate) fn naming(&self) -> Result<Turn> {
+        Lease::exclusive_file(self.locks_dir(), "names").map(Turn)
     }
 
     /// Where this program's control groups go.

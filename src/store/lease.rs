@@ -127,6 +127,17 @@ impl Lease {
         Ok(self)
     }
 
+    /// Whether somebody else has a shared lock, too. For a moment this one is given up.
+    pub(crate) fn is_shared(&self) -> Result<bool> {
+        let alone = match self.0.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) => false,
+            Err(TryLockError::Error(error)) => return Err(error).call("flock(LOCK_EX)"),
+        };
+        uninterrupted(|| self.0.lock_shared()).call("flock(LOCK_SH)")?;
+        Ok(!alone)
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.0
     }

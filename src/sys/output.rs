@@ -1,8 +1,8 @@
 //! Streams: what a command reads, where its output goes, and what of it is kept.
 //!
-//! Collected output is taken by a thread for each container (of `run`: the calling one), which also keeps
-//! the time limit. Bytes for stdin are a sealed file in memory: nobody has to feed them. Nothing of a container's output can fill the host's memory: what is
-//! kept is bounded.
+//! Collected output is taken by a thread for each container (of `run`: the calling one), which also keeps the time
+//! limit. Bytes for stdin are a sealed file in memory: nobody has to feed them. Nothing of a container's output can fill
+//! the host's memory: what is kept is bounded.
 #![forbid(unsafe_code)]
 
 use super::memfd::{self, above_stdio};
@@ -163,9 +163,9 @@ impl Log {
     fn add(&self, stream: Stream, bytes: &[u8]) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let i = stream as usize;
+        kept.lost[i] |= kept.streams[i].len() + bytes.len() > self.max;
         let bytes = &bytes[bytes.len().saturating_sub(self.max)..];
         let over = (kept.streams[i].len() + bytes.len()).saturating_sub(self.max);
-        kept.lost[i] |= over > 0;
         kept.streams[i].drain(..over);
         kept.streams[i].extend(bytes);
         self.changed.notify_all();
@@ -429,5 +429,23 @@ impl Pump {
                 left = Some(rest);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_keeps_the_last_bytes_and_knows_what_is_lost() {
+        let log = Log::new(4);
+        let got = |stream| log.get(stream);
+        log.add(Stream::Stdout, b"abcd");
+        assert_eq!(got(Stream::Stdout), (b"abcd".to_vec(), false));
+        log.add(Stream::Stdout, b"e");
+        assert_eq!(got(Stream::Stdout), (b"bcde".to_vec(), true));
+        // More at once than there is room for.
+        log.add(Stream::Stderr, b"abcdef");
+        assert_eq!(got(Stream::Stderr), (b"cdef".to_vec(), true));
     }
 }

@@ -88,9 +88,7 @@ impl Keeper {
         let fd = reply.fds.into_iter().next();
         fd.ok_or_else(|| Error::new(ErrorKind::Gone, "the courier has sent no file").with_path(shown(path)))
     }
-}
 
-impl Keeper {
     /// An extended attribute of an open file.
     pub fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
         const ENODATA: u32 = 61;
@@ -159,19 +157,15 @@ fn shown(path: &CStr) -> &Path {
 }
 
 fn open(plan: &mut Plan<'_>, dir: Cell, path: &CStr, flags: u64, to: Cell) {
-    const EAGAIN: u32 = 11;
     let at = plan.c_str(if path.is_empty() { c"." } else { path });
     let beneath = n::RESOLVE_BENEATH | n::RESOLVE_NO_SYMLINKS | n::RESOLVE_NO_MAGICLINKS;
     // struct open_how: flags, mode, resolve.
     let how = plan.words64(&[flags, 0, u64::from(beneath)]);
-    let again = plan.label();
-    plan.place(again);
     // A rename somewhere in the tree makes the kernel give up (EAGAIN).
     plan.op(n::__NR_openat2, "openat2(RESOLVE_BENEATH)", [dir.into(), at.into(), how.into(), 24.into()])
         .path(shown(path))
         .store(to)
-        .tolerate(&[EAGAIN])
-        .otherwise(again);
+        .again();
 }
 
 /// A plan for many files.

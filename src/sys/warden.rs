@@ -37,8 +37,14 @@ pub(crate) struct Warden {
     map: Option<IdMap>,
     /// Why the map has one id only.
     single: Option<String>,
-    /// Stores whose programs may connect.
-    doors: Mutex<HashMap<PathBuf, String>>,
+    /// Where other programs may connect, by the directory.
+    doors: Mutex<HashMap<PathBuf, Door>>,
+}
+
+/// A socket for other programs; the warden listens on it until it is shut down.
+struct Door {
+    name: String,
+    socket: OwnedFd,
 }
 
 /// What makes a warden this program's own.
@@ -108,13 +114,12 @@ impl Warden {
         let mut child = launch.run()?;
         drop(theirs);
         let up = Self::bring_up(&socket, &lock, child.id(), map.as_ref());
-        // The spawned process ends as soon as the warden exists. Somebody else may have reaped it (a handler
-        // of the host that reaps everything) or the kernel (SIGCHLD ignored): there is nothing to learn.
-        if up.is_err() {
-            drop(child.kill());
-        }
+        // The spawned process ends as soon as the warden exists, or when nobody has the other end of its socket any more.
+        // Somebody else may have reaped it (a handler of the host that reaps everything) or the kernel (SIGCHLD ignored):
+        // there is nothing to learn, and its number may be another's, so that it is not killed.
+        let up = up.map(|pidfd| (pidfd, socket));
         drop(child.wait());
-        let pidfd = up?;
+        let (pidfd, socket) = up?;
         let shared = Shared::new(socket)?;
         let own = Some(Own { pidfd, _lock: lock });
         let doors = Mutex::default();
@@ -168,7 +173,7 @@ impl Warden {
                 Event::PIDFD => pidfd = fds.into_iter().next(),
                 Event::FAILED => {
                     let step = STEPS.get(event.id as usize).copied().unwrap_or("?");
-                    return Err(explain(Error::errno(step, event.value as i32), step));
+                    return Err(explain(Error::errno(step, event.value as i32), step, map.is_some()));
                 }
                 Event::UP => up = true,
                 other => return Err(Error::new(ErrorKind::Setup, format!("the warden said {other}"))),
@@ -199,14 +204,29 @@ impl Warden {
         Ok(())
     }
 
-    /// Lets other programs of this user start plans here, by a socket in `dir`; gives its name. Whoever can reach it
-    /// has this warden's rights, so the directory is the user's alone.
+    /// Lets other programs of this user start plans here, by a socket in the directory `dir` at `path`; gives its name.
+    /// Whoever can reach it has this warden's rights, so the directory is the user's alone.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` where the warden listens in as many directories as it can.
     pub fn open_door(&self, dir: BorrowedFd<'_>, path: &Path) -> Result<String> {
         let mut doors = lock(&self.doors);
-        if let Some(name) = doors.get(path) {
-            return Ok(name.clone());
+        let is_there = |name: &str| {
+            use rustix::fs::{Access, AtFlags, accessat};
+            accessat(dir, name, Access::EXISTS, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        };
+        if let Some(door) = doors.get(path).filter(|door| is_there(&door.name)) {
+            return Ok(door.name.clone());
         }
-        let name = format!("{DOOR}{}-{}", std::process::id(), doors.len());
+        // A temporary store takes the name of its socket along when it goes; the warden is told so.
+        doors.retain(|at, door| {
+            let stays = at != path && at.join(&door.name).symlink_metadata().is_ok();
+            if !stays {
+                let _ = rustix::net::shutdown(&door.socket, rustix::net::Shutdown::Both);
+            }
+            stays
+        });
+        let name = format!("{DOOR}{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed));
         // Until it listens it has another name: a door that refuses is taken for a dead program's and removed.
         let new = format!("new-{name}");
         match rustix::fs::unlinkat(dir, &new, rustix::fs::AtFlags::empty()) {
@@ -216,9 +236,14 @@ impl Warden {
         }
         let socket = message::listen(dir, &new).map_err(|error| error.with_path(path.join(&new)))?;
         rustix::fs::renameat(dir, &new, dir, &name).call_at("renameat", path.join(&name))?;
-        let request = Request { kind: Request::LISTEN, pad: 0, id: 0, size: 0 };
-        message::send(&self.shared.socket, &request.to_bytes(), &[socket.as_fd()])?;
-        doors.insert(path.to_owned(), name.clone());
+        match self.ask(Request::LISTEN, 0, socket.as_fd())? {
+            0 => {}
+            errno => {
+                let error = Error::errno("listen(in the warden)", errno as i32).with_path(path);
+                return Err(error.with_remedy("let go of stores that are no longer needed"));
+            }
+        }
+        doors.insert(path.to_owned(), Door { name: name.clone(), socket });
         Ok(name)
     }
 
@@ -280,17 +305,23 @@ impl Warden {
 
     /// Sends a signal with the warden's rights, for a host that has given up its own.
     pub fn signal(&self, pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.shared.check()?;
         // The number of the signal travels in `size`.
-        lock(&self.shared.state).answers.insert(id, None);
-        let request = Request { kind: Request::SIGNAL, pad: 0, id, size: signal as u64 };
-        let answer =
-            message::send(&self.shared.socket, &request.to_bytes(), &[pidfd]).and_then(|()| self.answer(id));
-        lock(&self.shared.state).answers.remove(&id);
-        match answer? {
+        match self.ask(Request::SIGNAL, signal as u64, pidfd)? {
             0 => Ok(()),
             errno => Err(Error::errno("pidfd_send_signal", errno as i32)),
         }
+    }
+
+    /// Sends a request that is answered with an errno or 0.
+    fn ask(&self, kind: u32, size: u64, fd: BorrowedFd<'_>) -> Result<i64> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.shared.state).answers.insert(id, None);
+        let request = Request { kind, pad: 0, id, size };
+        let answer =
+            message::send(&self.shared.socket, &request.to_bytes(), &[fd]).and_then(|()| self.answer(id));
+        lock(&self.shared.state).answers.remove(&id);
+        answer
     }
 }
 
@@ -372,7 +403,8 @@ impl Started {
 
 impl Drop for Warden {
     fn drop(&mut self) {
-        if self.own.is_none() {
+        // A forked copy of the program has the connection in common with the program, which still needs it.
+        if self.own.is_none() && self.shared.check().is_ok() {
             // Ends the listening thread.
             let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
         }

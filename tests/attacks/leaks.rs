@@ -64,3 +64,28 @@ fn many_containers_leave_nothing_in_their_program() {
     let status = child("leaks::host_program", &[(ROUNDS, &rounds)]).status().unwrap();
     assert!(status.success(), "{status}");
 }
+
+/// Not a test when run by itself.
+#[test]
+fn host_program_with_many_stores() {
+    if std::env::var_os(ROUNDS).is_none() {
+        return;
+    }
+    let round = || say(&sh(&host(), "true"));
+    round();
+    let before = count("/proc/self/fd");
+    (0..150).for_each(|_| drop(round()));
+    // What is kept for the next container of a store is bounded, and stores close theirs soon.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while count("/proc/self/fd") > before + 70 && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let more = count("/proc/self/fd") - before;
+    assert!(more <= 70, "{more} descriptors of stores that are gone");
+}
+
+#[test]
+fn many_stores_leave_little_in_their_program() {
+    let status = child("leaks::host_program_with_many_stores", &[(ROUNDS, "1".as_ref())]).status().unwrap();
+    assert!(status.success(), "{status}");
+}

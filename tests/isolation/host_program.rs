@@ -148,6 +148,9 @@ fn a_forked_copy_controls_nothing() {
     }
     let image = host();
     let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let executed = container.exec(["sleep", "1000"]).spawn().unwrap();
+    // By a connection of its own, as another program would have it.
+    let other = image.store().container(container.id()).unwrap().exec(["sleep", "1000"]).spawn().unwrap();
     // SAFETY: this process has one thread that does anything; the copy ends without returning.
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Child => {
@@ -159,9 +162,11 @@ fn a_forked_copy_controls_nothing() {
                 gone(container.try_wait().map(drop)),
                 gone(container.exec(["true"]).output().map(drop)),
                 gone(container.top().map(drop)),
+                gone(executed.try_wait().map(drop)),
+                gone(executed.kill(coracle::Signal::SIGKILL)),
             ];
             let wrong = wrong.iter().position(|gone| !gone).map_or(0, |number| number as i32 + 1);
-            drop(container);
+            drop((executed, other, container));
             // SAFETY: ends the copy, without its destructors.
             unsafe { nix::libc::_exit(wrong) }
         }
@@ -171,7 +176,11 @@ fn a_forked_copy_controls_nothing() {
         }
     }
     assert_eq!(container.try_wait().unwrap(), None);
+    assert_eq!((executed.try_wait().unwrap(), other.try_wait().unwrap()), (None, None));
     assert!(container.exec(["true"]).output().unwrap().status.success());
+    // What the copy had in common is still good for messages.
+    other.kill(coracle::Signal::SIGKILL).unwrap();
+    assert_eq!(other.wait().unwrap().signal(), Some(9));
 }
 
 #[test]

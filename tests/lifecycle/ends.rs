@@ -58,6 +58,21 @@ fn the_time_limit_kills() {
     assert!(sh(&image, "true").timeout(LONG).run().unwrap().status.success());
 }
 
+/// For whoever says "without a limit" by the longest time that there is.
+#[test]
+fn no_time_is_too_long() {
+    let image = host();
+    let forever = Duration::MAX;
+    assert!(sh(&image, "true").timeout(forever).run().unwrap().status.success());
+    let container =
+        ready(&sh(&image, "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done").timeout(forever));
+    assert!(container.exec(["true"]).timeout(forever).output().unwrap().status.success());
+    container.wait_until(coracle::Ready::exec(["true"]), forever).unwrap();
+    assert_eq!(container.stop(forever).unwrap().code(), Some(7));
+    assert_eq!(container.wait_timeout(forever).unwrap().unwrap().code(), Some(7));
+    container.wait_until(coracle::Ready::exit(), forever).unwrap();
+}
+
 #[test]
 fn an_init_reaps_and_passes_signals_on() {
     let image = host();

@@ -20,6 +20,22 @@ fn files_are_written_before_the_start() {
     assert_eq!(sh(&image, "true").file("/a/../b", "x").run().unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
+/// The files of /etc that every container gets are the caller's where the caller says so.
+#[test]
+fn files_of_etc_can_be_given() {
+    let image = host();
+    let given = sh(&image, "cat /etc/hosts /etc/resolv.conf; hostname; cat /etc/hostname")
+        .file("/etc/hosts", "192.0.2.1 given\n")
+        .file("/etc/resolv.conf", "nameserver 192.0.2.2\n")
+        .hostname("box");
+    assert_eq!(say(&given), "192.0.2.1 given\nnameserver 192.0.2.2\nbox\nbox");
+    // Longer than any that is made.
+    let names = (0..40_000).fold(sh(&image, "wc -l </etc/hosts"), |builder, n| {
+        builder.host(format!("a-name-of-some-length-{n}"), [192, 0, 2, 1].into())
+    });
+    assert!(say(&names).parse::<u32>().unwrap() > 40_000);
+}
+
 #[test]
 fn a_read_only_root_can_not_be_written() {
     let image = host();
@@ -99,6 +115,19 @@ fn anonymous_volumes_go_with_their_container() {
     assert_eq!(image.store().volumes().unwrap().len(), 1);
     container.remove().unwrap();
     assert_eq!(image.store().volumes().unwrap().len(), 0);
+}
+
+#[test]
+fn what_can_not_be_made_leaves_nothing() {
+    let image = host();
+    let store = image.store();
+    let anonymous = || sh(&image, "true").mount(coracle::Mount::anonymous_volume("/a"));
+    let error = anonymous().mount(coracle::Mount::volume("no/name", "/b")).create().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    // Such a record nobody could read: not this container's, and with it those of all others.
+    let error = anonymous().file("/large", vec![0xff; 16 << 20]).create().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    assert_eq!((store.volumes().unwrap().len(), store.containers().unwrap().len()), (0, 0));
 }
 
 #[test]

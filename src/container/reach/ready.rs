@@ -6,6 +6,7 @@ use crate::container::output::{Found, Stream};
 use crate::container::running::Running;
 use crate::container::{Container, Phase, lock};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::time::after;
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::fmt;
@@ -104,7 +105,7 @@ impl Container {
     /// `TimedOut`, or `State` when the container has ended before (or does not run at all). Both texts carry the
     /// last output, at most 2 KiB of it. `Gone` when this program's warden was killed, and all containers with it.
     pub fn wait_until(&self, ready: Ready, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+        let deadline = after(timeout);
         if matches!((&ready.0, &*lock(&self.0.phase)), (Kind::Exit, Phase::Exited(_))) {
             return Ok(());
         }
@@ -241,9 +242,8 @@ fn explain(running: &Running, ready: &Ready, timeout: Duration, not: Not) -> Err
             (ErrorKind::TimedOut, format!("no {ready} after {timeout:?}{last_try}"))
         }
         Not::Ended => {
-            // Its last words may still be on their way.
-            running.log.wait(Instant::now() + Duration::from_millis(500), |_| false);
-            let how = match running.try_wait() {
+            // That it has ended is seen before it is told how, and its last words may still be on their way.
+            let how = match running.wait(Some(Instant::now() + Duration::from_millis(500))) {
                 Ok(Some(status)) => format!(": {status}"),
                 Ok(None) => String::new(),
                 Err(error) => format!(": {error}"),

@@ -31,10 +31,14 @@ impl Launch<'_> {
     /// From a sealed memfd; where the system does not execute those (vm.memfd_noexec=2), from a file without a
     /// name.
     pub fn run(&self) -> Result<Child> {
-        let program = memfd::sealed("coracle-warden", PROGRAM, 0, true)?;
-        match self.spawn(&program) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-            child => return child.call("posix_spawn(warden)"),
+        // One that refuses does so when the file is made, or when it is executed.
+        match memfd::sealed("coracle-warden", PROGRAM, 0, true) {
+            Ok(program) => match self.spawn(&program) {
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+                child => return child.call("posix_spawn(warden)"),
+            },
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
         }
         let dir = std::env::temp_dir();
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
@@ -58,13 +62,35 @@ impl Launch<'_> {
     }
 }
 
-pub(super) fn explain(error: Error, step: &str) -> Error {
-    match step {
-        "unshare(CLONE_NEWUSER)" => error.with_kind(ErrorKind::Unsupported).with_remedy(
-            "this host does not let an ordinary user make user namespaces: \
-             sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0, or an AppArmor profile \
-             for this program with `flags=(unconfined) { userns, }`",
-        ),
-        _ => error.with_kind(ErrorKind::Unsupported),
+const USER_NAMESPACES: &str = "this host does not let an ordinary user make user namespaces: \
+     sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0, or an AppArmor profile \
+     for this program with `flags=(unconfined) { userns, }`";
+
+/// Why the warden did not come up. AppArmor lets an ordinary user (`user`) have the namespace, and nothing in it.
+pub(super) fn explain(error: Error, step: &str, user: bool) -> Error {
+    let refused = error.kind() == ErrorKind::PermissionDenied;
+    let error = error.with_kind(ErrorKind::Unsupported);
+    match user && (refused || step == "unshare(CLONE_NEWUSER)") {
+        true => error.with_remedy(USER_NAMESPACES),
+        false => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_learns_what_keeps_namespaces_from_working() {
+        let refused = |errno, step: &'static str, user| {
+            let error = explain(Error::errno(step, errno), step, user);
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            error.remedy().is_some_and(|remedy| remedy.contains("AppArmor"))
+        };
+        assert!(refused(28, "unshare(CLONE_NEWUSER)", true));
+        assert!(refused(1, "unshare(CLONE_NEWPID)", true));
+        assert!(refused(13, "mount(\"proc\", \"/proc\")", true));
+        assert!(!refused(1, "unshare(CLONE_NEWPID)", false));
+        assert!(!refused(12, "clone", true));
     }
 }

@@ -78,8 +78,15 @@ impl Process {
         Ok(pid.filter(|pid| *pid > 0))
     }
 
+    /// An error in a forked copy of the program.
+    pub fn check(&self) -> Result<()> {
+        self.shared.as_ref().map_or(Ok(()), |shared| shared.check())
+    }
+
     /// How it ended; waits for that until `deadline`, where one is given.
     pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<Exit>> {
+        // Nothing is read by a forked copy of the program: it would be lost to the program itself, and nobody tells the copy.
+        self.check()?;
         if let Some(helper) = self.shared.as_deref().and_then(Helper::of) {
             // Not with the promise locked: the helper keeps it.
             while !self.promise.is_kept() && helper.take(deadline)? {}
@@ -112,10 +119,6 @@ struct Helper<'a>(&'a Shared);
 
 impl<'a> Helper<'a> {
     fn of(shared: &'a Shared) -> Option<Self> {
-        // Nothing is read for a forked copy of the program: it would be lost to the program itself.
-        if !shared.witness.is_here() {
-            return None;
-        }
         let there_is_one = std::mem::replace(&mut *lock(&shared.helped), true);
         // Made only where it is one: its end says that there is none.
         if there_is_one { None } else { Some(Self(shared)) }
@@ -218,6 +221,11 @@ impl Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
         }))
+    }
+
+    /// An error in a forked copy of the program.
+    pub fn check(&self) -> Result<()> {
+        self.witness.check()
     }
 
     /// A process that is to be told of; `since` is what [`State::start`] gave when its plan was sent.
