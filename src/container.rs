@@ -258,17 +258,7 @@ impl Container {
             }
             self.0.forget_end(running)?;
         }
-        let starting = self.0.store.starting(&self.0.id)?;
         let running = self.launch()?;
-        // Before anybody can see that it has ended, which takes the record away again.
-        match running.publish_record(reach::published(&running)) {
-            Err(error) if error.kind() != ErrorKind::State => {
-                running.end()?;
-                return Err(error);
-            }
-            _ => {}
-        }
-        drop(starting);
         *phase = Phase::Running(running.clone());
         drop(phase);
         if let Err(error) = running.clone().watch(&self.0) {
@@ -281,15 +271,22 @@ impl Container {
         Ok(())
     }
 
-    /// Starts it and opens its published ports.
+    /// Starts it, opens its published ports, and shows it to other programs.
     fn launch(&self) -> Result<Arc<Running>> {
+        let _starting = self.0.store.starting(&self.0.id)?;
         let running = start::start(&self.0)?;
-        let published = self.0.record(|record| reach::publish(&running, &record.spec, self.0.witness))?;
-        if let Err(error) = published {
-            running.end()?;
-            return Err(error);
+        let published = self.0.record(|record| reach::publish(&running, &record.spec, self.0.witness));
+        let published = published.and_then(|published| published).and_then(|()| {
+            // Before anybody can see that it has ended, which takes the record away again.
+            running.publish_record(reach::published(&running))
+        });
+        match published {
+            Err(error) if error.kind() != ErrorKind::State => {
+                running.end()?;
+                Err(error)
+            }
+            _ => Ok(running),
         }
-        Ok(running)
     }
 
     /// Start, collect, wait: all in the calling thread.

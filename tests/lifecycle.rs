@@ -37,6 +37,26 @@ fn a_command_runs_and_says_how_it_ended() {
 }
 
 #[test]
+fn one_that_is_run_is_seen_by_others() {
+    let image = host();
+    let store = image.store().clone();
+    let (told, heard) = std::sync::mpsc::channel();
+    let builder = sh(&image, "echo on; sleep 1000").name("seen").on_output(move |_, _| {
+        let _ = told.send(());
+    });
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| builder.run());
+        heard.recv_timeout(LONG).unwrap();
+        let other = store.container("seen").unwrap();
+        assert_eq!(other.state(), State::Running);
+        assert_eq!(text(&other.exec(["echo", "there"]).output().unwrap().stdout), "there");
+        other.kill(Signal::SIGKILL).unwrap();
+        assert_eq!(run.join().unwrap().unwrap().status.signal(), Some(Signal::SIGKILL as i32));
+    });
+    assert_eq!(store.container("seen").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
 fn the_states_follow_one_another() {
     let image = host();
     let container = sh(&image, "read line; exit 4").stdin(Stdio::piped()).create().unwrap();

@@ -7,7 +7,7 @@
 use super::janitor::Janitor;
 use super::{Store, list, remove_tree};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::sys::warden::DOOR;
+use crate::sys::warden::{DOOR, NEW};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -240,16 +240,20 @@ impl Store {
     fn sweep_doors(&self) -> Result<()> {
         let locks = self.locks_dir();
         for name in list(locks)? {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(DOOR)) else { continue };
-            match crate::sys::message::connect(locks, name) {
-                Err(error) if error.raw_os_error() == Some(Errno::CONNREFUSED.raw_os_error()) => {
-                    match rustix::fs::unlinkat(locks, name, AtFlags::empty()) {
-                        Ok(()) | Err(Errno::NOENT) => {}
-                        Err(errno) => return Err(errno).call_at("unlinkat", name),
-                    }
+            let Some(name) = name.to_str() else { continue };
+            let is_dead = match name.strip_prefix(NEW) {
+                Some(door) => door.starts_with(DOOR) && is_old(locks, name)?,
+                None if name.starts_with(DOOR) => match crate::sys::message::connect(locks, name) {
+                    Err(error) => error.raw_os_error() == Some(Errno::CONNREFUSED.raw_os_error()),
+                    Ok(_) => false,
+                },
+                None => false,
+            };
+            if is_dead {
+                match rustix::fs::unlinkat(locks, name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(errno).call_at("unlinkat", name),
                 }
-                // Somebody answers, or it has gone meanwhile.
-                _ => {}
             }
         }
         Ok(())
@@ -287,4 +291,15 @@ impl Store {
             _ => self.remove_tree(self.tmp_dir(), &doomed),
         }
     }
+}
+
+/// Whether a door that does not listen yet has been so for longer than any program takes.
+fn is_old(locks: BorrowedFd<'_>, name: &str) -> Result<bool> {
+    const LONG: u64 = 60;
+    let made = match rustix::fs::statat(locks, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(false),
+        other => other.call_at("fstatat", name)?.st_ctime,
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(u64::try_from(made).is_ok_and(|made| made + LONG < now.as_secs()))
 }

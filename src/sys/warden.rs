@@ -18,6 +18,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -27,6 +28,8 @@ use told::{Shared, gone, lock};
 
 /// How the sockets for other programs are called; the rest is the program's number.
 pub(crate) const DOOR: &str = "warden-";
+/// Before the name of one that does not listen yet.
+pub(crate) const NEW: &str = "new-";
 
 pub(crate) struct Warden {
     /// None of another program's.
@@ -226,14 +229,11 @@ impl Warden {
             }
             stays
         });
-        let name = format!("{DOOR}{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed));
+        // Programs in other PID namespaces may have the same number, and the same store.
+        let random = std::hash::RandomState::new().hash_one(doors.len());
+        let name = format!("{DOOR}{}-{random:016x}", std::process::id());
         // Until it listens it has another name: a door that refuses is taken for a dead program's and removed.
-        let new = format!("new-{name}");
-        match rustix::fs::unlinkat(dir, &new, rustix::fs::AtFlags::empty()) {
-            // Of a dead program with this number.
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(errno) => return Err(Error::os("unlinkat", errno).with_path(path.join(&new))),
-        }
+        let new = format!("{NEW}{name}");
         let socket = message::listen(dir, &new).map_err(|error| error.with_path(path.join(&new)))?;
         rustix::fs::renameat(dir, &new, dir, &name).call_at("renameat", path.join(&name))?;
         match self.ask(Request::LISTEN, 0, socket.as_fd())? {
