@@ -178,7 +178,12 @@ impl<'a> Exec<'a> {
         let spec = &held.record.spec;
         let image = container.0.image.as_ref().ok_or_else(super::removed)?;
         let (member, member_fd) = running.member()?;
-        let root = root_of(member)?;
+        let root = root_of(member).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                Error::new(ErrorKind::State, "the container is not running").with_source(error)
+            }
+            _ => error,
+        })?;
         let read = |path| {
             start::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX)
                 .map(Option::unwrap_or_default)

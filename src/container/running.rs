@@ -200,7 +200,21 @@ impl Running {
     /// A process whose namespaces and root this program may enter, or have entered: the first one, unless that is an
     /// init. It has never executed anything in the container, so an ordinary user may not look into it (ptrace(2),
     /// access mode checking), while its child, the command, is alive as long as it is.
+    ///
+    /// # Errors
+    /// `State` when it has ended, also just now.
     pub fn member(&self) -> Result<(i32, Arc<OwnedFd>)> {
+        self.find_member().map_err(|error| match error.kind() {
+            // What /proc says of a process that is on its way out.
+            ErrorKind::NotFound => not_running(&self.dir.id).with_source(error),
+            _ => error,
+        })
+    }
+
+    fn find_member(&self) -> Result<(i32, Arc<OwnedFd>)> {
+        if self.exited().is_some() {
+            return Err(not_running(&self.dir.id));
+        }
         let first = self.pid()?;
         match namespace(first) {
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
