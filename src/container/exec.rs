@@ -234,6 +234,7 @@ impl<'a> Exec<'a> {
             if self.tty {
                 inside::control(s, stdio[0]);
             }
+            inside::bound(s, command.capabilities);
             inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
         });
         let mut started = warden.start_plan(s.plan)?;

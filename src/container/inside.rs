@@ -69,6 +69,24 @@ pub(super) fn become_root(s: &mut Script<'_>, groups_allowed: bool) {
     s.session();
 }
 
+/// Takes all other capabilities from the bounding set: nothing that is executed gets them back. The process itself keeps
+/// them until it has given them up.
+pub(super) fn bound(s: &mut Script<'_>, capabilities: Capabilities) {
+    s.during("giving up privileges");
+    for capability in crate::security::capability::Capability::all() {
+        if !capabilities.contains(capability) {
+            let number = u32::from(capability.number());
+            const EINVAL: u32 = 22; // unknown to this kernel: there is nothing to drop
+            s.op(
+                n::__NR_prctl,
+                "prctl(PR_CAPBSET_DROP)",
+                [prctl::PR_CAPBSET_DROP.into(), number.into(), 0.into(), 0.into(), 0.into()],
+            )
+            .tolerate(&[EINVAL]);
+        }
+    }
+}
+
 /// Everything up to and including the new root; the working directory was the root's mount.
 pub(super) fn mounts(
     s: &mut Script<'_>,
@@ -284,7 +302,7 @@ pub(super) fn control(s: &mut Script<'_>, terminal: Cell) {
     s.op(n::__NR_ioctl, "ioctl(TIOCSCTTY)", [terminal.into(), ioctl::TIOCSCTTY.into(), 0.into()]);
 }
 
-/// From a process in its place to the command itself. `ready` is told at the last moment before.
+/// From a process in its place, whose capabilities are [bound], to the command itself. `ready` is told at the last moment before.
 pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3], ready: &[u64; 2]) {
     s.stdio(stdio);
     if command.init {
@@ -350,19 +368,6 @@ fn working_dir(s: &mut Script<'_>, path: &Path) {
 
 /// Capabilities and ids, in the order in which the kernel still lets each step happen.
 fn privileges(s: &mut Script<'_>, command: &Command<'_>) {
-    s.during("giving up privileges");
-    for capability in crate::security::capability::Capability::all() {
-        if !command.capabilities.contains(capability) {
-            let number = u32::from(capability.number());
-            const EINVAL: u32 = 22; // unknown to this kernel: there is nothing to drop
-            s.op(
-                n::__NR_prctl,
-                "prctl(PR_CAPBSET_DROP)",
-                [prctl::PR_CAPBSET_DROP.into(), number.into(), 0.into(), 0.into(), 0.into()],
-            )
-            .tolerate(&[EINVAL]);
-        }
-    }
     let identity = command.identity;
     s.during("becoming the user");
     let remedy = "the container's ids don't reach this one: install newuidmap (Debian's package: uidmap) and give the user \

@@ -99,12 +99,12 @@ impl Running {
             *end = Ending::Done(exited);
             return Ok(status);
         }
-        let mut oom = false;
-        if let Some(cgroup) = lock(&self.cgroup).take() {
-            oom = cgroup.oom_kills().ok().flatten().is_some_and(|kills| kills > 0);
-            if let Err(error) = cgroup.remove() {
-                tracing::warn!(%error, "a control group could not be removed; the next Store::open does it");
-            }
+        let oom = lock(&self.cgroup).as_ref().is_some_and(|cgroup| {
+            // Of a group without a limit on memory there is nothing to read.
+            cgroup.oom_kills().ok().flatten().is_some_and(|kills| kills > 0)
+        });
+        if !(self.watched.load(Ordering::Relaxed) && self.dir.is_ephemeral()) {
+            self.release_group();
         }
         lock(&self.ports).clear();
         let status = super::ExitStatus::new(exit, oom);
@@ -114,6 +114,17 @@ impl Running {
         *end = Ending::Done(exited);
         drop(end);
         written.map(|()| status)
+    }
+
+    /// Removes the control group. Whoever waits for the end of a container that nobody else starts need not wait for that:
+    /// the thread that watches does it.
+    pub fn release_group(&self) {
+        let mut cgroup = lock(&self.cgroup);
+        if let Some(cgroup) = cgroup.take()
+            && let Err(error) = cgroup.remove()
+        {
+            tracing::warn!(%error, "a control group could not be removed; the next Store::open does it");
+        }
     }
 
     fn write_end(&self, exited: &Exited) -> Result<()> {
@@ -150,9 +161,10 @@ impl Running {
         }
     }
 
-    /// Kills and reaps.
+    /// Kills and reaps, and nothing is left of its control group.
     pub fn end(&self) -> Result<super::ExitStatus> {
-        if let Ending::Done(exited) = &*lock(&self.end) {
+        if let Some(exited) = self.exited() {
+            self.release_group();
             return Ok(exited.status);
         }
         match self.kill(Signal::SIGKILL) {
@@ -160,7 +172,11 @@ impl Running {
             other => other?,
         }
         match self.process_end(Some(Instant::now() + KILL_TIME))? {
-            Some(exit) => self.finish(exit),
+            Some(exit) => {
+                let status = self.finish(exit);
+                self.release_group();
+                status
+            }
             None => Err(Error::new(ErrorKind::TimedOut, "SIGKILL has not ended the container").with_remedy(
                 "a process of it hangs in the kernel (state D), perhaps on a network filesystem",
             )),
@@ -168,6 +184,9 @@ impl Running {
     }
 
     pub fn pause(&self, freeze: bool) -> Result<()> {
+        if self.exited().is_some() {
+            return Err(not_running(&self.dir.id));
+        }
         if self.paused.load(Ordering::Relaxed) == freeze {
             let what = if freeze { "the container is paused" } else { "the container is not paused" };
             return Err(Error::new(ErrorKind::State, what));
@@ -188,6 +207,9 @@ impl Running {
     }
 
     pub fn stats(&self) -> Result<Stats> {
+        if self.exited().is_some() {
+            return Err(not_running(&self.dir.id));
+        }
         lock(&self.cgroup).as_ref().ok_or_else(no_cgroup)?.stats()
     }
 
@@ -295,7 +317,11 @@ impl Running {
         // All of it is there: whoever waits for the end need not wait for this thread.
         self.log.close();
         match self.process.wait(None) {
-            Ok(Some(exit)) => self.finish(exit).map(drop),
+            Ok(Some(exit)) => {
+                let finished = self.finish(exit).map(drop);
+                self.release_group();
+                finished
+            }
             Ok(None) => Ok(()),
             Err(error) => {
                 lock(&self.ports).clear();

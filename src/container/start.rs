@@ -382,6 +382,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
             s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()]);
         }
         inside::become_root(s, groups_allowed);
+        inside::bound(s, capabilities);
         namespaces.settle(s);
     };
     two_stages(&mut s, &namespaces, birth, build, early, |s, nodes| {
