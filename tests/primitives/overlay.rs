@@ -3,7 +3,7 @@ use super::LONG;
 use super::common::{ends, is_root};
 use coracle::{ErrorKind, IdMap, Layer, Namespaces, Overlay, OverlayMount, Store};
 use rustix::fs::inotify;
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, XattrFlags, makedev, mknodat, openat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, XattrFlags, makedev, mknodat, openat};
 use rustix::io::Errno;
 use std::fs;
 use std::io::Read;
@@ -184,6 +184,22 @@ fn five_hundred_lower_directories() {
     let (_dir, lowers) = dirs(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let mounted = lowers.iter().fold(Overlay::new(), Overlay::lower).mount().unwrap();
     assert_eq!(fs::read_dir(mounted.path()).unwrap().count(), 500);
+}
+
+/// As openat2(2), asked again when a rename anywhere in the system made the kernel give up (EAGAIN).
+fn openat2(
+    dir: &OverlayMount,
+    path: &str,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    loop {
+        match rustix::fs::openat2(dir, path, flags, mode, resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
 }
 
 #[test]
