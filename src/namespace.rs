@@ -24,6 +24,7 @@ mod fence;
 
 pub use enter::{Enter, Entered};
 pub(crate) use fence::Fence;
+use fence::NewUser;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::courier::Letter;
@@ -359,8 +360,7 @@ pub(crate) fn clone_into(
     // set_tid_size, cgroup.
     let args = s.words64(&[flags, born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     if let Some(cgroup) = birth.cgroup {
-        s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [cgroup.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
-            .store(Cell(args.0 + 80));
+        s.copy_fd(cgroup, Cell(args.0 + 80));
     }
     const LIMITS: &str = "see /proc/sys/user/max_*_namespaces, and what confines this program";
     let remedy = match namespaces.joins(NamespaceKind::Pid) {
@@ -483,29 +483,18 @@ fn explain(error: Error) -> Error {
 pub(crate) fn for_mounts(warden: &Arc<Warden>, map: &IdMap) -> Result<OwnedFd> {
     let mut s = Script::new();
     s.during("making a user namespace");
-    let pipe = s.space(8);
-    s.op(n::__NR_pipe2, "pipe2", [pipe.into(), n::O_CLOEXEC.into()]);
-    let (read, write) = (Cell(pipe.0), Cell(pipe.0 + 4));
-    const SIGCHLD: u64 = 17;
-    let args = s.words64(&[u64::from(n::CLONE_NEWUSER), 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0]);
-    let pid = s.op(n::__NR_clone3, "clone3(CLONE_NEWUSER)", [args.into(), 88.into()]).result();
-    let child = s.label();
-    s.jump_if_zero(pid, child);
-    s.write_maps(None, pid, map);
+    let NewUser { pid, child, mapped } = fence::new_user(&mut s, map, None);
     let path = s.decimal("/proc/", pid, c"/ns/user");
     let letter = s.letter(DESCRIPTOR);
     s.op(n::__NR_openat, "openat(ns/user)", [CWD.into(), path.into(), n::O_CLOEXEC.into(), 0.into()])
         .store(letter.fd);
-    s.op(n::__NR_close, "close", [write.into()]);
-    const WALL: u64 = 0x4000_0000;
-    s.op(n::__NR_wait4, "wait4", [pid.into(), 0.into(), WALL.into(), 0.into()]);
+    mapped.go(&mut s);
+    s.op(n::__NR_wait4, "wait4", [pid.into(), 0.into(), fence::WALL.into(), 0.into()]);
     s.post(letter);
     let end = s.label();
     s.jump(end);
     s.place(child);
-    s.op(n::__NR_close, "close", [write.into()]);
-    let byte = s.space(8);
-    s.op(n::__NR_read, "read", [read.into(), byte.into(), 1.into()]);
+    mapped.wait(&mut s);
     s.place(end);
     let mut started = warden.start_plan(s.plan)?;
     let told = started.next(None)?;

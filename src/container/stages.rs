@@ -98,9 +98,7 @@ pub(super) fn two_stages(
 ) -> Result<()> {
     s.during("entering a mount namespace");
     s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
-    let slash = s.c_str(c"/");
-    let private = n::MS_REC | n::MS_PRIVATE;
-    s.op(n::__NR_mount, "mount(MS_PRIVATE)", [0.into(), slash.into(), 0.into(), private.into(), 0.into()]);
+    s.private_mounts();
     let sockets = s.space(8);
     const AF_UNIX: u32 = 1;
     const SOCK_SEQPACKET_CLOEXEC: u32 = 5 | 0o2000000;
@@ -120,8 +118,7 @@ pub(super) fn two_stages(
             // The root last: when it comes, all is built.
             for mount in others.into_iter().chain([mount]) {
                 let letter = s.letter(0);
-                let args = [mount.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()];
-                s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", args).store(letter.fd);
+                s.copy_fd(mount, letter.fd);
                 s.send(to, letter);
             }
             // Whoever is the last to leave this mount namespace takes it down, which takes as long as many a mount: B

@@ -321,9 +321,7 @@ fn become_first(s: &mut Script<'_>, (uid, gid): (u32, u32), groups_allowed: Opti
 /// In a new mount namespace: nothing comes in or goes out any more.
 fn mounts(s: &mut Script<'_>, proc: bool) {
     s.during("cutting the mounts off from the host's");
-    let slash = s.c_str(c"/");
-    let private = n::MS_REC | n::MS_PRIVATE;
-    s.op(n::__NR_mount, "mount(MS_PRIVATE)", [0.into(), slash.into(), 0.into(), private.into(), 0.into()]);
+    s.private_mounts();
     if proc {
         s.during("mounting /proc");
         let fs = s.fsopen(c"proc");

@@ -79,6 +79,33 @@ impl Pipe {
     }
 }
 
+/// `__WALL` of wait4(2): children of every kind.
+pub(super) const WALL: u64 = 0x4000_0000;
+
+/// A child in a user namespace of its own.
+pub(super) struct NewUser {
+    pub pid: Cell,
+    /// Where its operations are.
+    pub child: Label,
+    /// It waits here until it may go on.
+    pub mapped: Pipe,
+}
+
+/// Clones a child into a new user namespace and writes the map.
+pub(super) fn new_user(s: &mut Script<'_>, map: &IdMap, proc: Option<Cell>) -> NewUser {
+    const SIGCHLD: u64 = 17;
+    let mapped = pipe(s);
+    let args = s.words64(&[u64::from(n::CLONE_NEWUSER), 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0]);
+    let pid = s
+        .op(n::__NR_clone3, "clone3(CLONE_NEWUSER)", [args.into(), 88.into()])
+        .remedy("see /proc/sys/user/max_user_namespaces, and what confines this program")
+        .result();
+    let child = s.label();
+    s.jump_if_zero(pid, child);
+    s.write_maps(proc, pid, map);
+    NewUser { pid, child, mapped }
+}
+
 /// What follows is executed by a process in a user namespace of its own with this map, whose limit on processes is
 /// `fence`. The process that made it waits until the other has ended, lets whoever waits at `sync` go on, as neither of
 /// the two counts any more, and goes on itself at the label.
@@ -89,18 +116,8 @@ pub(super) fn between(
     fence: Fence,
     sync: Pipe,
 ) -> Label {
-    const SIGCHLD: u64 = 17;
-    const WALL: u64 = 0x4000_0000;
     s.during("entering a user namespace that bounds the number of processes");
-    let mapped = pipe(s);
-    let args = s.words64(&[u64::from(n::CLONE_NEWUSER), 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0]);
-    let pid = s
-        .op(n::__NR_clone3, "clone3(CLONE_NEWUSER)", [args.into(), 88.into()])
-        .remedy("see /proc/sys/user/max_user_namespaces, and what confines this program")
-        .result();
-    let child = s.label();
-    s.jump_if_zero(pid, child);
-    s.write_maps(proc, pid, map);
+    let NewUser { pid, child, mapped } = new_user(s, map, proc);
     mapped.go(s);
     let status = s.cell(-1);
     s.op(n::__NR_wait4, "wait4", [pid.into(), At(status.0).into(), WALL.into(), 0.into()]);

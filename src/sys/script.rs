@@ -225,13 +225,7 @@ impl<'fd> Script<'fd> {
         // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
         let attributes = self.words64(&[u64::from(set | id_map), 0, 0, 0]);
         if let Some(userns) = userns {
-            // The number that the descriptor has in this process, as a word of the structure.
-            self.op(
-                n::__NR_fcntl,
-                "fcntl(F_DUPFD_CLOEXEC)",
-                [userns.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()],
-            )
-            .store(Cell(attributes.0 + 24));
+            self.copy_fd(userns, Cell(attributes.0 + 24));
         }
         let flags = n::AT_EMPTY_PATH | if recursive { n::AT_RECURSIVE } else { 0 };
         let empty = self.empty;
@@ -333,6 +327,20 @@ impl<'fd> Script<'fd> {
             "prctl(PR_SET_DUMPABLE)",
             [prctl::PR_SET_DUMPABLE.into(), value.into(), 0.into(), 0.into(), 0.into()],
         );
+    }
+
+    /// Puts a descriptor's number into a structure, by way of another descriptor for the same.
+    pub fn copy_fd(&mut self, from: Cell, to: Cell) {
+        let args = [from.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()];
+        self.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", args).store(to);
+    }
+
+    /// In a new mount namespace: nothing comes in or goes out any more.
+    pub fn private_mounts(&mut self) {
+        let slash = self.c_str(c"/");
+        let private = n::MS_REC | n::MS_PRIVATE;
+        let args = [0.into(), slash.into(), 0.into(), private.into(), 0.into()];
+        self.op(n::__NR_mount, "mount(MS_PRIVATE)", args);
     }
 
     /// Writes the maps of the process in `pid`, from one that has the rights to. `proc` is where /proc is, unless it
