@@ -256,9 +256,15 @@ fn a_host_with_few_descriptors() {
     }
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let before = limit;
-    limit.current = Some(96);
+    limit.current = Some(64);
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
-    let image = host();
-    assert_eq!(say(&sh(&image, "echo few")), "few");
+    let few = coracle::Namespaces::new().user().pid().command(["echo", "few"]).output();
+    // A container on the host's root takes more.
+    let more = sh(&host(), "echo more").run();
     rustix::process::setrlimit(rustix::process::Resource::Nofile, before).unwrap();
+    assert_eq!(text(&few.unwrap().stdout), "few");
+    if let Err(error) = more {
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("ulimit -n")), "{error}");
+    }
 }
