@@ -52,7 +52,7 @@ use running::Running;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// How long a kill may take until it is an error of its own.
@@ -79,6 +79,8 @@ pub(crate) struct Inner {
     phase: Mutex<Phase>,
     /// Readable once the command has ended: an eventfd, or the pidfd of another program's container.
     end: OwnedFd,
+    /// The eventfd of one that another program ran when it was opened, and that this one has started since.
+    own_end: OnceLock<OwnedFd>,
 }
 
 /// What a container has in the store.
@@ -166,6 +168,7 @@ impl Container {
             held: Mutex::new(Some(held)),
             phase: Mutex::new(phase),
             end,
+            own_end: OnceLock::new(),
         })))
     }
 
@@ -257,6 +260,10 @@ impl Container {
                 return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
             }
             self.0.forget_end(running)?;
+            if running.warden.is_none() {
+                // That pidfd has told of its process's end, and always will. Nobody else sets it: the phase is locked.
+                let _ = self.0.own_end.set(end_event()?);
+            }
         }
         let running = self.launch()?;
         *phase = Phase::Running(running.clone());
@@ -527,9 +534,10 @@ pub struct Process {
 }
 
 impl AsFd for Container {
-    /// Becomes readable when the command has ended: for `poll`, or tokio's `AsyncFd`.
+    /// Becomes readable when the command has ended: for `poll`, or tokio's `AsyncFd`. Once this program has started a
+    /// container that another one ran when it was opened, it is another descriptor.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.end.as_fd()
+        self.0.end()
     }
 }
 
@@ -562,13 +570,17 @@ impl Inner {
         matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none())
     }
 
+    pub(crate) fn end(&self) -> BorrowedFd<'_> {
+        self.own_end.get().unwrap_or(&self.end).as_fd()
+    }
+
     /// The descriptor that tells of the end is not to tell of the last one any more. The thread that watched it says so
     /// last of all.
     fn forget_end(&self, running: &Running) -> Result<()> {
         if running.watched.load(Ordering::Relaxed)
-            && crate::sys::message::readable(&self.end, Some(after(KILL_TIME)))?
+            && crate::sys::message::readable(self.end(), Some(after(KILL_TIME)))?
         {
-            rustix::io::read(&self.end, &mut [0; 8]).call("read(eventfd)")?;
+            rustix::io::read(self.end(), &mut [0; 8]).call("read(eventfd)")?;
         }
         Ok(())
     }

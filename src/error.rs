@@ -14,6 +14,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -75,7 +76,7 @@ pub enum ErrorKind {
 #[error("{0}")]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     kind: ErrorKind,
     step: Cow<'static, str>,
@@ -84,7 +85,7 @@ struct Inner {
     remedy: Option<Cow<'static, str>>,
     /// What was being done when it failed, outermost last.
     during: Vec<Cow<'static, str>>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl fmt::Display for Inner {
@@ -127,11 +128,24 @@ impl Error {
         let source = source.into();
         let mut error = Self::new(kind_of(&source), step);
         error.0.errno = source.raw_os_error();
+        const EAGAIN: i32 = linux_raw_sys::errno::EAGAIN as i32;
+        const EMFILE: i32 = linux_raw_sys::errno::EMFILE as i32;
+        let makes = ["clone", "posix_spawn", "pthread_create"];
+        match error.0.errno {
+            // For these calls it has this one reason (fork(2)).
+            Some(EAGAIN) if makes.iter().any(|call| error.0.step.starts_with(call)) => {
+                return error.with_remedy(TOO_MANY);
+            }
+            Some(EMFILE) => {
+                return error.with_remedy("raise this program's limit on descriptors (ulimit -n)");
+            }
+            _ => {}
+        }
         if error.0.errno.is_none() {
             // An `Error` that travelled through `std::io` (a reader of ours) comes back as it was.
             match source.downcast::<Error>() {
                 Ok(own) => return own.during(error.0.step),
-                Err(source) => error.0.source = Some(Box::new(source)),
+                Err(source) => error.0.source = Some(Arc::new(source)),
             }
         }
         error
@@ -159,7 +173,7 @@ impl Error {
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(source.into().into());
         self
     }
 
@@ -167,6 +181,11 @@ impl Error {
     pub(crate) fn during(mut self, what: impl Into<Cow<'static, str>>) -> Self {
         self.0.during.push(bounded(what.into()));
         self
+    }
+
+    /// The same once more: of a setting that is wrong each time that it is used.
+    pub(crate) fn again(&self) -> Self {
+        Self(self.0.clone())
     }
 
     /// The kind to match on.
@@ -194,6 +213,10 @@ impl Error {
         self.0.remedy.as_deref()
     }
 }
+
+const TOO_MANY: &str = "there are as many processes and threads as may be (ulimit -u, or pids.max of this program's \
+    control group), and an ordinary user's containers count on the user's own: end some, give containers a smaller \
+    pids_max, or raise the limit";
 
 /// Names from archives and documents are part of many texts and may be megabytes long.
 fn bounded(text: Cow<'static, str>) -> Cow<'static, str> {

@@ -343,6 +343,9 @@ pub(crate) fn clone_into(
         (Some(map), Some(outer)) => Some(map.beneath(outer)?),
         _ => map.clone(),
     };
+    let born: Letter = s.letter(BORN);
+    // The second half of the message's value: whom to end as well when nothing more is heard.
+    s.op(n::__NR_getpid, "getpid", []).store(Cell(born.value.0 + 4));
     let sync = fence::pipe(s);
     let mut after = None;
     if let (Some(fence), Some(map)) = (birth.fence, &map) {
@@ -350,7 +353,6 @@ pub(crate) fn clone_into(
         s.during("entering the namespaces");
         beneath = Some(map.beneath(map)?);
     }
-    let born: Letter = s.letter(BORN);
     const CLONE_PARENT: u32 = 0x8000;
     let later = namespaces.new & birth.later;
     let now = namespaces.new & !later;
@@ -410,30 +412,33 @@ pub(crate) struct Heard {
 
 impl Heard {
     /// Listens until the command is executed or a step has failed; `other` is given what else the plan says. What is
-    /// not ready by the deadline is killed.
+    /// not ready by the deadline is killed, and where it hung is the error's step.
     pub fn of(
         started: &mut Started,
         mut deadline: Option<Instant>,
         mut other: impl FnMut(Told),
     ) -> Result<Self> {
         let mut heard = Self { process: None, ready: false, failed: None };
+        let mut executor = None;
         loop {
             match started.next(deadline) {
                 Ok(None) => return Ok(heard),
                 Ok(Some(Told { kind: BORN, value, fds })) => {
                     let pidfd = fds.into_iter().next();
                     heard.process = pidfd.map(|pidfd| started.adopt(value as i32, pidfd));
+                    executor = Some((value >> 32) as i32).filter(|pid| *pid > 0);
                 }
                 Ok(Some(Told { kind: READY, .. })) => heard.ready = true,
                 Ok(Some(told)) => other(told),
                 Err(_) if heard.failed.is_some() => return Ok(heard),
                 Err(error) => {
-                    let late = error.kind() == ErrorKind::TimedOut;
-                    heard.failed = Some(error);
-                    if late {
-                        heard.process.iter().try_for_each(|process| started.kill(process))?;
+                    // With an errno it is what a call of the plan says.
+                    if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() {
+                        let hung = started.give_up(heard.process.as_ref(), executor)?;
+                        heard.failed = Some(hung.unwrap_or(error));
                         return Ok(heard);
                     }
+                    heard.failed = Some(error);
                     // Both processes end now. That the second one was born may still be told.
                     deadline = Some(Instant::now() + KILL_TIME);
                 }

@@ -12,6 +12,8 @@ mod host_program;
 mod hostile;
 #[path = "isolation/kernel.rs"]
 mod kernel;
+#[path = "isolation/programs.rs"]
+mod programs;
 
 use common::*;
 use coracle::{Container, ErrorKind, Image, Mount};

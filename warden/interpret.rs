@@ -33,6 +33,11 @@ fn set_cell(address: usize, value: i32) {
     unsafe { (address as *mut i32).write(value) }
 }
 
+fn set_step(step: u32) {
+    // SAFETY: the header of a plan, which is mapped writable; nobody else in this process uses this field.
+    unsafe { core::ptr::addr_of_mut!((*(BASE as *mut Header)).step).write_volatile(step as u64) }
+}
+
 fn status_socket() -> i32 {
     cell(BASE + CELLS_AT + STATUS_CELL * 4)
 }
@@ -98,6 +103,7 @@ fn execute() -> End {
             *arg = if op.loads & 1 << i != 0 { cell(given) as usize } else { given };
         }
         let step = at as u32;
+        set_step(step);
         at += 1;
         let result = match op.nr {
             OP_JUMP => {

@@ -30,6 +30,7 @@ const SIGCHLD: u64 = 17;
 const SIGNALS: usize = 64;
 const POLLIN: i16 = 1;
 const POLLOUT: i16 = 4;
+const EINVAL: isize = -22;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -58,10 +59,13 @@ extern "C" fn warden_main(stack: *const usize) -> ! {
         watch: 0,
         listeners: [-1; LISTENERS],
         clients: [-1; CLIENTS],
+        spare: -1,
+        crowded: false,
         pending: None,
         stalled: false,
     };
     warden.watch = step(9, watch_lock()) as i32;
+    warden.spare = step(12, warden.keep_spare()) as i32;
     post(&Event { kind: Event::UP, ..EVENT }, None);
     warden.run()
 }
@@ -166,6 +170,10 @@ struct Warden {
     /// Where other programs of the same user connect, one for each store that the host asks for it.
     listeners: [i32; LISTENERS],
     clients: [i32; CLIENTS],
+    /// A descriptor for nothing: closed where there are no more, so that who connects can be told so.
+    spare: i32,
+    /// Not even that could be done: nobody but the host is looked at for a moment.
+    crowded: bool,
     /// What the host's socket had no room for. While it waits, no request is taken and no child reaped.
     pending: Option<Event>,
     /// The same for an exit, which its zombie remembers.
@@ -180,12 +188,29 @@ impl Warden {
             polled[0] = PollFd { fd: SOCKET, events: if full { POLLOUT } else { POLLIN }, revents: 0 };
             polled[1] = PollFd { fd: HOST, events: POLLIN, revents: 0 };
             polled[2] = PollFd { fd: self.signals, events: POLLIN, revents: 0 };
-            for (slot, fd) in polled[3..].iter_mut().zip(self.listeners.into_iter().chain(self.clients)) {
-                *slot = PollFd { fd, events: POLLIN, revents: 0 };
+            // Only what is there: the kernel takes no more than the limit on descriptors. Who has gone comes before who
+            // comes.
+            let mut count = 3;
+            for fd in self.clients.into_iter().chain(self.listeners).filter(|fd| *fd >= 0) {
+                polled[count] = PollFd { fd, events: POLLIN, revents: 0 };
+                count += 1;
             }
-            if sys!(nr::PPOLL, polled.as_mut_ptr(), polled.len(), 0, 0, 8) < 0 {
+            // Nothing tells that somebody else has closed something: seconds and nanoseconds until the next try.
+            let moment = [0u64, 100_000_000];
+            let timeout = match self.crowded {
+                true => {
+                    count = 3;
+                    moment.as_ptr()
+                }
+                false => core::ptr::null(),
+            };
+            let ready = sys!(nr::PPOLL, polled.as_mut_ptr(), count, timeout, 0, 8);
+            if ready < 0 {
+                // Or the limit has been lowered below what is open.
+                self.crowded = ready == EINVAL;
                 continue;
             }
+            self.crowded = false;
             // The host has ended or closed its end: with this process the kernel kills everything in its namespace.
             if polled[1].revents != 0 || polled[0].revents & !(POLLIN | POLLOUT) != 0 {
                 exit(0);
@@ -199,13 +224,12 @@ impl Warden {
             if polled[0].revents & POLLIN != 0 && self.pending.is_none() && !self.serve(SOCKET) {
                 exit(0);
             }
-            for listener in polled[3..3 + LISTENERS].iter().filter(|slot| slot.revents != 0) {
-                self.accept(listener.fd);
-            }
-            for (i, slot) in polled[3 + LISTENERS..].iter().enumerate() {
-                if slot.revents != 0 && !self.serve(slot.fd) {
+            for slot in polled[3..count].iter().filter(|slot| slot.revents != 0) {
+                if self.listeners.contains(&slot.fd) {
+                    self.accept(slot.fd);
+                } else if !self.serve(slot.fd) {
+                    self.clients.iter_mut().filter(|fd| **fd == slot.fd).for_each(|fd| *fd = -1);
                     close(slot.fd);
-                    self.clients[i] = -1;
                 }
             }
             if polled[2].revents != 0 {
@@ -236,20 +260,42 @@ impl Warden {
 
     fn accept(&mut self, listener: i32) {
         const SOCK_CLOEXEC_NONBLOCK: usize = 0o2004000;
-        const EINVAL: isize = -22;
-        let client = sys!(nr::ACCEPT4, listener, 0, 0, SOCK_CLOEXEC_NONBLOCK);
+        const EMFILE: isize = -24;
+        // The connection was taken back before it was accepted.
+        const TAKEN_BACK: [isize; 3] = [EAGAIN, -4, -103];
+        let accept = || sys!(nr::ACCEPT4, listener, 0, 0, SOCK_CLOEXEC_NONBLOCK);
+        let mut client = accept();
+        let mut full = false;
+        if client == EMFILE && self.spare >= 0 {
+            close(self.spare);
+            client = accept();
+            full = true;
+        }
         if client == EINVAL {
             // The host has shut it down: its store is gone.
             self.listeners.iter_mut().filter(|slot| **slot == listener).for_each(|slot| *slot = -1);
             close(listener);
         }
-        if client < 0 {
-            return;
+        if client >= 0 {
+            let slot = self.clients.iter_mut().find(|slot| **slot < 0 && !full);
+            // Of a system call that would say so.
+            let value = if slot.is_some() { 0 } else { -EMFILE as i64 };
+            let event = Event { kind: Event::WELCOME, value, ..EVENT };
+            let sent = send(client as i32, (&event as *const Event) as usize, size_of::<Event>(), None, false);
+            match slot {
+                Some(slot) if sent >= 0 => *slot = client as i32,
+                _ => close(client as i32),
+            }
         }
-        match self.clients.iter_mut().find(|slot| **slot < 0) {
-            Some(slot) => *slot = client as i32,
-            None => close(client as i32),
+        if full {
+            self.spare = self.keep_spare() as i32;
         }
+        self.crowded = client < 0 && client != EINVAL && !TAKEN_BACK.contains(&client);
+    }
+
+    fn keep_spare(&self) -> isize {
+        const F_DUPFD_CLOEXEC: usize = 1030;
+        sys!(nr::FCNTL, self.signals, F_DUPFD_CLOEXEC, 0)
     }
 
     /// Takes one request; false when the socket has come to its end.
@@ -308,7 +354,7 @@ impl Warden {
     /// A child of the warden's gives up what is the warden's; 0 to 2 are taken over by its plan.
     fn leave(&self) {
         close(self.signals);
-        for fd in self.clients.iter().chain(&self.listeners).filter(|fd| **fd >= 0) {
+        for fd in self.clients.iter().chain(&self.listeners).chain([&self.spare]).filter(|fd| **fd >= 0) {
             close(*fd);
         }
     }

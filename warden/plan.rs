@@ -42,6 +42,8 @@ pub struct Header {
     /// What a courier sends back after the last operation.
     pub reply_at: u64,
     pub reply_len: u64,
+    /// The operation that is being executed: for whoever may look into the process when it hangs.
+    pub step: u64,
 }
 
 pub const CELLS_AT: usize = size_of::<Header>();
@@ -162,4 +164,6 @@ impl Event {
     pub const FAILED: u32 = 6;
     /// The warden's pidfd comes along.
     pub const PIDFD: u32 = 7;
+    /// To another program, first of all: it has been let in, or with an errno as value it has not, and nothing follows.
+    pub const WELCOME: u32 = 8;
 }

@@ -262,6 +262,15 @@ impl ContainerBuilder {
         self
     }
 
+    /// How long making the container's root filesystem, its namespaces and its command may take: by default a minute, which
+    /// is for filesystems that hang (a network's, whose server is away). The start fails with `TimedOut` then, names the
+    /// call that has not come back, and what was made is killed. What this program looks up itself before, like the
+    /// source of a bind mount, waits as any access of a program's does.
+    pub fn start_timeout(mut self, time: Duration) -> Self {
+        self.spec.start_timeout = Some(time);
+        self
+    }
+
     /// Where the command's input comes from; by default nowhere. Bytes and strings convert to [`Stdio`].
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.streams.stdin = stdin.into();
@@ -354,7 +363,9 @@ impl ContainerBuilder {
     /// Processes and threads, of all users of the container together; 2048 (best effort) by default.
     ///
     /// Where no control group can be had, as for most ordinary users, it is enforced by RLIMIT_NPROC of a user namespace of
-    /// the container's own (2 at least), and the report says so.
+    /// the container's own (2 at least), and the report says so. All containers of an ordinary user count on that user's own
+    /// limit as well (`ulimit -u`), whatever users they have inside: a container that uses it up leaves none to the user's
+    /// other programs, so give it a smaller number. Whoever is refused a process then gets `ResourceExhausted`.
     pub fn pids_max(self, pids: u64) -> Self {
         self.limit(|limits| limits.pids_max(pids))
     }
@@ -399,7 +410,7 @@ impl ContainerBuilder {
     /// `InvalidInput` for a setting that can't be, `AlreadyExists` for a name that is taken, and what the store says.
     pub fn create(&self) -> Result<Container> {
         if let Some(wrong) = &self.wrong {
-            return Err(Error::new(wrong.kind(), wrong.to_string()));
+            return Err(wrong.again());
         }
         Container::create(self)
     }

@@ -11,6 +11,7 @@ use super::stages::{BORN, Born, READY};
 use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, terminal, users};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::namespace::{NamespaceKind, Namespaces};
+use crate::sys::fork::Witness;
 use crate::sys::plan::Cell;
 use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
@@ -168,9 +169,7 @@ impl<'a> Exec<'a> {
         let (warden, life) = match (&running.warden, &running.door) {
             (Some(warden), _) => (warden.clone(), None),
             // Another program's warden starts it; this socket's end tells there that we have gone.
-            (None, Some(door)) => {
-                (Warden::connect(running.dir.store.locks_dir(), door)?, Some(crate::sys::message::pair()?))
-            }
+            (None, Some(door)) => (Warden::connect(running.dir.store.locks_dir(), door)?, Some(Life::new()?)),
             (None, None) => return Err(Error::new(ErrorKind::State, "the container has no warden")),
         };
         let locked = lock(&container.0.held);
@@ -223,7 +222,7 @@ impl<'a> Exec<'a> {
         let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
         let joins: Vec<Cell> =
             cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).map(|fd| s.fd(fd)).collect();
-        let theirs = life.as_ref().map(|(_, theirs)| s.fd(theirs.as_fd()));
+        let theirs = life.as_ref().map(|(_, theirs)| theirs.each_ref().map(|fd| s.fd(fd.as_fd())));
         let shift = super::rootfs::Shift(held.record.base);
         let (uid, gid) = shift.owner(command.identity.uid, command.identity.gid);
         // A terminal's group is its devpts' affair.
@@ -274,7 +273,7 @@ fn join(
     host_network: bool,
     groups_allowed: bool,
     joins: &[Cell],
-    life: Option<Cell>,
+    life: Option<[Cell; 2]>,
     inside: impl FnOnce(&mut Script<'_>),
 ) {
     s.during("joining the container");
@@ -304,8 +303,33 @@ fn join(
     inside(s);
 }
 
+/// Whoever asked for a command in another program's container: the command is not to outlive that, nor its handle.
+struct Life {
+    socket: OwnedFd,
+    witness: Witness,
+}
+
+impl Life {
+    /// And what becomes readable at its end: the socket's other end, and this program's pidfd, as a forked copy of the
+    /// program has the socket, too.
+    fn new() -> Result<(Self, [OwnedFd; 2])> {
+        use rustix::process::{PidfdFlags, getpid, pidfd_open};
+        let (socket, theirs) = crate::sys::message::pair()?;
+        let program = pidfd_open(getpid(), PidfdFlags::empty()).call("pidfd_open")?;
+        Ok((Self { socket, witness: Witness::current()? }, [theirs, program]))
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if self.witness.is_here() {
+            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        }
+    }
+}
+
 /// Stage A stays until the command has ended, or whoever asked for it: then it kills it.
-fn guard(s: &mut Script<'_>, life: Cell, pidfd: Cell) {
+fn guard(s: &mut Script<'_>, life: [Cell; 2], pidfd: Cell) {
     const POLLIN: u64 = 1 << 32;
     const SIGKILL: i32 = 9;
     const ESRCH: u32 = 3;
@@ -313,12 +337,12 @@ fn guard(s: &mut Script<'_>, life: Cell, pidfd: Cell) {
     // Else the asker would wait for this process to close it.
     s.op(n::__NR_close, "close", [status.into()]);
     // struct pollfd: descriptor, events, revents.
-    let polled = s.words64(&[POLLIN, POLLIN]);
-    for (i, fd) in [life, pidfd].into_iter().enumerate() {
+    let polled = s.words64(&[POLLIN; 3]);
+    for (i, fd) in life.into_iter().chain([pidfd]).enumerate() {
         s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [fd.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
             .store(Cell(polled.0 + 8 * i as u64));
     }
-    s.op(n::__NR_ppoll, "ppoll", [polled.into(), 2.into(), 0.into(), 0.into(), 8.into()]);
+    s.op(n::__NR_ppoll, "ppoll", [polled.into(), 3.into(), 0.into(), 0.into(), 8.into()]);
     s.op(n::__NR_pidfd_send_signal, "pidfd_send_signal", [pidfd.into(), SIGKILL.into(), 0.into(), 0.into()])
         .tolerate(&[ESRCH]);
 }
@@ -333,7 +357,7 @@ pub struct Executed {
     warden: Arc<Warden>,
     terminal: Option<OwnedFd>,
     /// In another program's container: at its end the command is killed.
-    _life: Option<OwnedFd>,
+    _life: Option<Life>,
 }
 
 impl Executed {
@@ -387,8 +411,9 @@ impl Executed {
     /// any more, the command gets SIGHUP.
     ///
     /// # Errors
-    /// `State` for a command without one.
+    /// `State` for a command without one; `Gone` in a forked copy of the program.
     pub fn terminal(&self) -> Result<File> {
+        self.process.check()?;
         terminal::master(self.terminal.as_ref())
     }
 

@@ -71,7 +71,8 @@ impl Range {
                  make it anew",
             )
         })?;
-        // Whoever saw the container end just now may still be about to close it.
+        // Whoever saw the container end just now may still be about to close it. Tried again and again: flock(2) waits
+        // without a deadline, and nothing tells that a lock is free (inotify tells of the closing before the lock goes).
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
             match Self::lock(store, number)? {

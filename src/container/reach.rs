@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod forward;
+mod listener;
 mod ready;
 
 pub(crate) use forward::Forwarder;
@@ -19,9 +20,10 @@ use crate::sys::fork::Witness;
 use crate::sys::memfd::above_stdio;
 use crate::sys::plan::Plan;
 use crate::sys::plan::format::Status;
+use crate::sys::time::left;
 use crate::sys::warden::Warden;
 use linux_raw_sys::general as n;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -96,13 +98,14 @@ pub(super) fn publish(running: &Running, spec: &Spec, witness: Witness) -> Resul
     }
     let host_network = spec.network.is_host();
     let reach = Reach::of(running, host_network)?;
+    let Some(warden) = &running.warden else { return Ok(()) };
     let mut forwarders = Vec::new();
     for publish in &spec.publish {
         let address = SocketAddr::new(publish.address, publish.host);
         let direct = host_network && (publish.host == 0 || publish.host == publish.container);
         forwarders.push(match direct {
             true => Forwarder::direct(publish.container, witness),
-            false => Forwarder::start(address, publish.container, reach.clone(), witness)?,
+            false => Forwarder::start(warden, address, publish.container, reach.clone(), witness)?,
         });
     }
     lock(&running.ports).extend(forwarders);
@@ -194,11 +197,6 @@ impl Reach {
     }
 }
 
-fn remaining(deadline: Instant) -> Timespec {
-    let left = deadline.saturating_duration_since(Instant::now());
-    Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
-}
-
 /// Connects in time. Blocking afterwards.
 fn establish(
     socket: &OwnedFd,
@@ -212,7 +210,7 @@ fn establish(
         Err(Errno::INPROGRESS | Errno::INTR) => loop {
             let mut polled = vec![PollFd::new(socket, PollFlags::OUT)];
             polled.extend(stop.as_ref().map(|stop| PollFd::new(stop, PollFlags::IN)));
-            match poll(&mut polled, Some(&remaining(deadline))) {
+            match poll(&mut polled, Some(&left(deadline))) {
                 Ok(0) => return Err(Errno::TIMEDOUT),
                 Ok(_) if polled[0].revents().is_empty() => return Err(Errno::CANCELED),
                 Ok(_) => {

@@ -18,6 +18,7 @@ use super::status::ExitStatus;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::pins::{RECORD, RECORD_MAX};
 use crate::store::{Lease, Pins, Store};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
@@ -25,10 +26,10 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// The writable layer, and the directory that an overlay wants beside it.
 pub(crate) const UPPER: &str = "upper";
@@ -243,6 +244,46 @@ impl Dir {
             Some(running) => self.replace(RUNNING, running, false),
             None => self.unlink(RUNNING),
         }
+    }
+
+    /// Waits until the program that runs it has taken back what says that the run which began at `started` goes on, or has
+    /// ended itself, or the deadline.
+    pub fn until_ended(&self, started: SystemTime, deadline: Instant) -> Result<()> {
+        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+        let runs = || Ok::<_, Error>(self.running()?.filter(|run| run.started == started && run.has_owner()));
+        let Some(run) = runs()? else { return Ok(()) };
+        let Some(owner) = rustix::process::Pid::from_raw(run.owner.0) else { return Ok(()) };
+        let owner = match rustix::process::pidfd_open(owner, rustix::process::PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(()),
+            other => other.call("pidfd_open")?,
+        };
+        let changes = || -> std::result::Result<OwnedFd, Errno> {
+            let changes = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+            let dir = format!("/proc/thread-self/fd/{}", self.as_fd().as_raw_fd());
+            add_watch(&changes, dir, WatchFlags::DELETE | WatchFlags::MOVED_TO)?;
+            Ok(changes)
+        };
+        // Where the user's share of watches is used up (inotify(7), max_user_instances) there is nothing but to look again.
+        let changes = changes().ok();
+        let pause = Duration::from_millis(2);
+        // Once more after the watch is there, and after each change.
+        while runs()?.is_some() && Instant::now() < deadline {
+            let until = if changes.is_some() { deadline } else { deadline.min(Instant::now() + pause) };
+            let mut polled = vec![PollFd::new(&owner, PollFlags::IN)];
+            polled.extend(changes.as_ref().map(|changes| PollFd::new(changes, PollFlags::IN)));
+            match poll(&mut polled, Some(&crate::sys::time::left(until))) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::os("poll", errno)),
+            }
+            if !polled[0].revents().is_empty() {
+                return Ok(());
+            }
+            if let Some(changes) = &changes {
+                // What has changed is looked at anyway. Nothing there: it was the deadline, or a signal.
+                let _ = rustix::io::read(changes, &mut [0; 4096]);
+            }
+        }
+        Ok(())
     }
 
     /// Whether somebody else has it open, in this program or in another.

@@ -283,7 +283,7 @@ impl Running {
     /// The thread that takes a started container's output, keeps its time limit and cleans up when it ends.
     pub fn watch(self: Arc<Self>, inner: &Arc<Inner>) -> Result<()> {
         let mut pump = lock(&self.ours).pump().of_the_last();
-        let end = inner.end.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+        let end = inner.end().try_clone_to_owned().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let name = format!("coracle-{}", &self.dir.id[..6]);
         self.watched.store(true, Ordering::Relaxed);
         let run = move || {

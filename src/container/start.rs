@@ -21,7 +21,7 @@ use crate::layer::{RootDir, root_dir};
 use crate::namespace::{Birth, Fence, NamespaceKind, Namespaces};
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
-use crate::sys::idmap::{Extent, IdMap};
+use crate::sys::idmap::{Extent, IdMap, is_privileged};
 use crate::sys::plan::Cell;
 use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
@@ -35,6 +35,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime};
+
+/// How long the warden's part of a start may take, unless the builder says otherwise: milliseconds, if nothing hangs.
+const START_TIME: Duration = Duration::from_secs(60);
 
 /// Processes of a container, unless the builder says otherwise.
 const PIDS_MAX: u64 = 2048;
@@ -68,12 +71,7 @@ pub(super) fn reopen_image(store: &Store, record: &Record) -> Result<Option<Imag
 /// What the program of another's container wrote about the end of the run that began at `started`. It may still be about
 /// to; one that was killed itself never will.
 pub(super) fn exited_of_other(dir: &Dir, started: SystemTime) -> Result<Exited> {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while Instant::now() < deadline
-        && dir.running()?.is_some_and(|running| running.started == started && running.has_owner())
-    {
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
+    dir.until_ended(started, Instant::now() + Duration::from_secs(2))?;
     // Of an earlier run it says nothing about this one.
     let exited = dir.record()?.and_then(|record| record.exited).filter(|exited| exited.started == started);
     Ok(exited.unwrap_or_else(|| Exited { status: ExitStatus::lost(), started, finished: started }))
@@ -201,7 +199,12 @@ fn bounds(store: &Store, id: &str, spec: &Spec) -> Result<Bounds> {
     };
     match fence {
         Ok(fence) => {
-            let how = "by RLIMIT_NPROC: no control group for it can be had";
+            let how = match is_privileged() {
+                true => "by RLIMIT_NPROC: no control group for it can be had",
+                false => {
+                    "by RLIMIT_NPROC: no control group for it can be had; they count on this user's own limit, too"
+                }
+            };
             report.enforced("pids_max", format!("{}, {how}", fence.max));
             Ok(Bounds { cgroup, report, fence: Some(fence) })
         }
@@ -399,7 +402,14 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let started_at = SystemTime::now();
     let mut started = warden.start_plan(s.plan)?;
     drop(pipes.theirs);
-    let born = Born::hear(&mut started, || cgroup.as_ref()?.oom_kills().ok().flatten(), None)?;
+    let time = spec.start_timeout.unwrap_or(START_TIME);
+    let born = Born::hear(&mut started, || cgroup.as_ref()?.oom_kills().ok().flatten(), Some(after(time)));
+    let born = born.map_err(|error| match error.kind() {
+        ErrorKind::TimedOut => error.with_remedy(
+            "a filesystem hangs, or is slow: ContainerBuilder::start_timeout gives it more time than a minute",
+        ),
+        _ => error,
+    })?;
     drop(leases);
     let running = Arc::new(Running {
         process: born.process,

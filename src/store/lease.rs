@@ -58,7 +58,8 @@ impl Lease {
     }
 
     /// The same with some patience: when a thread of a program starts another one, that has for a moment, until it is
-    /// executed, all descriptors of the first and with them its locks, also those that are dropped meanwhile.
+    /// executed, all descriptors of the first and with them its locks, also those that are dropped meanwhile. Tried again
+    /// and again: flock(2) waits without a deadline, and nothing tells that a lock is free.
     ///
     /// # Errors
     /// `InUse` when somebody has kept one for a fifth of a second.
@@ -280,6 +281,10 @@ impl Store {
             // Another program was faster.
             Err(Errno::NOENT) => return Ok(()),
             other => other.call_at("renameat", name)?,
+        }
+        if !self.0.witness.is_here() {
+            // A forked copy of the program has no such thread, and the lock may be one's that does not exist here.
+            return self.remove_tree(self.tmp_dir(), &doomed);
         }
         let mut janitor = self.0.janitor.lock().unwrap_or_else(PoisonError::into_inner);
         if janitor.is_none() {

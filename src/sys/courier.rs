@@ -4,7 +4,7 @@
 
 use super::message;
 use super::plan::format::{COURIER_SIZE, OP_SERVE, Status};
-use super::plan::{At, Cell, Plan};
+use super::plan::{Added, At, Cell, Plan};
 use super::warden::{Started, Warden};
 use crate::error::{Error, ErrorKind, Result};
 use std::os::fd::OwnedFd;
@@ -75,7 +75,7 @@ pub(crate) struct Letter {
     pub fd: Cell,
 }
 
-impl Plan<'_> {
+impl<'fd> Plan<'fd> {
     /// Lays out a message of `kind`; operations store its value and descriptor, then [`Plan::post`] sends it.
     pub fn letter(&mut self, kind: u32) -> Letter {
         let status = self.words64(&[u64::from(kind), 0]);
@@ -86,16 +86,16 @@ impl Plan<'_> {
         Letter { header, value: Cell(status.0 + 8), fd: Cell(control.0 + 16) }
     }
 
-    pub fn post(&mut self, letter: Letter) {
+    pub fn post(&mut self, letter: Letter) -> Added<'_, 'fd> {
         let status = self.status();
-        self.send(status, letter);
+        self.send(status, letter)
     }
 
     /// Sends it to whoever [takes](Self::take) it.
-    pub fn send(&mut self, socket: Cell, letter: Letter) {
+    pub fn send(&mut self, socket: Cell, letter: Letter) -> Added<'_, 'fd> {
         const MSG_NOSIGNAL: u32 = 0x4000;
         let args = [socket.into(), letter.header.into(), MSG_NOSIGNAL.into()];
-        self.op(linux_raw_sys::general::__NR_sendmsg, "sendmsg", args);
+        self.op(linux_raw_sys::general::__NR_sendmsg, "sendmsg", args)
     }
 
     /// Receives a letter; its descriptor becomes a cell. It fails when its sender has ended.

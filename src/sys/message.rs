@@ -3,7 +3,7 @@
 use super::memfd::above_stdio;
 use super::plan::format::{Event, FDS_MAX, Request, Status};
 use crate::error::{Call, Error, ErrorKind, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -64,9 +64,7 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
 /// Waits until there is something to read, or the end; false at the deadline, where one is given.
 pub(crate) fn readable(fd: impl AsFd, deadline: Option<Instant>) -> Result<bool> {
     loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left =
-            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        let left = deadline.map(super::time::left);
         match poll(&mut [PollFd::new(&fd, PollFlags::IN)], left.as_ref()) {
             Err(Errno::INTR) => {}
             ready => return Ok(ready.call("poll")? > 0),

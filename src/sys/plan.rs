@@ -10,6 +10,7 @@ pub(crate) mod format;
 use super::memfd;
 use crate::error::{Error, ErrorKind, Result};
 use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_AGAIN, FLAG_FULL, Header, MAGIC, Op};
+use std::borrow::Cow;
 use std::ffi::{CStr, OsStr};
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -255,9 +256,11 @@ impl<'fd> Plan<'fd> {
             fds: (self.fds.len() + implicit_fds) as u32,
             reply_at: self.reply.0,
             reply_len: self.reply.1,
+            step: 0,
         };
         let counts = u64::from_ne_bytes(both(header.ops, header.fds));
-        let words = [header.magic, header.size, header.ops_at, counts, header.reply_at, header.reply_len];
+        let reply = [header.reply_at, header.reply_len];
+        let words = [header.magic, header.size, header.ops_at, counts, reply[0], reply[1], header.step];
         for (word, place) in words.into_iter().zip(bytes.chunks_exact_mut(8)) {
             place.copy_from_slice(&word.to_ne_bytes());
         }
@@ -292,25 +295,36 @@ impl Compiled {
                     .with_kind(ErrorKind::Setup),
             };
         };
-        let text = |range: &Range<u32>| &self.text[range.start as usize..range.end as usize];
-        let mut error = match words.detail.is_empty() {
-            true => Error::errno(words.call, errno as i32),
-            false => {
-                let detail = String::from_utf8_lossy(text(&words.detail));
-                Error::errno(format!("{}({detail})", words.call), errno as i32)
-            }
-        };
-        if !words.path.is_empty() {
-            error = error.with_path(OsStr::from_bytes(text(&words.path)));
-        }
-        if let Some(during) = words.during {
-            error = error.during(during);
-        }
-        if let Some(remedy) = words.remedy {
+        let mut error = self.named(words, |call| Error::errno(call, errno as i32));
+        // Of some errors the errno alone says what to do.
+        if let Some(remedy) = words.remedy.filter(|_| error.remedy().is_none()) {
             error = error.with_remedy(remedy);
         }
         match words.kind {
             Some(kind) => error.with_kind(kind),
+            None => error,
+        }
+    }
+
+    /// The error for an operation that has not come back; `None` for one that waits for another process of the plan.
+    pub fn hung(&self, step: u32) -> Option<Error> {
+        let words = self.words.get(step as usize)?;
+        let waits = ["read(sync)", "recvmsg", "wait4"].contains(&words.call);
+        let error = |call| Error::new(ErrorKind::TimedOut, format!("{call}: it has not come back"));
+        (!waits).then(|| self.named(words, error))
+    }
+
+    fn named(&self, words: &Words, error: impl FnOnce(Cow<'static, str>) -> Error) -> Error {
+        let text = |range: &Range<u32>| &self.text[range.start as usize..range.end as usize];
+        let mut error = error(match words.detail.is_empty() {
+            true => words.call.into(),
+            false => format!("{}({})", words.call, String::from_utf8_lossy(text(&words.detail))).into(),
+        });
+        if !words.path.is_empty() {
+            error = error.with_path(OsStr::from_bytes(text(&words.path)));
+        }
+        match words.during {
+            Some(during) => error.during(during),
             None => error,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! There is one for each program, made at the first use. A forked copy of the program gets its own.
 
+mod hang;
 mod launch;
 mod told;
 
@@ -23,13 +24,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use told::{Shared, gone, lock};
 
 /// How the sockets for other programs are called; the rest is the program's number.
 pub(crate) const DOOR: &str = "warden-";
 /// Before the name of one that does not listen yet.
 pub(crate) const NEW: &str = "new-";
+
+/// How long another program's warden may take to let this one in: microseconds, unless it has been stopped.
+const WELCOME_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) struct Warden {
     /// None of another program's.
@@ -132,7 +136,7 @@ impl Warden {
     }
 
     fn bring_up(socket: &OwnedFd, lock: &File, child: u32, map: Option<&IdMap>) -> Result<OwnedFd> {
-        const STEPS: [&str; 12] = [
+        const STEPS: [&str; 13] = [
             "",
             "close_range",
             "chdir(\"/\")",
@@ -145,6 +149,7 @@ impl Warden {
             "clone",
             "mount(\"proc\", \"/proc\")",
             "keyctl(KEYCTL_JOIN_SESSION_KEYRING)",
+            "fcntl(F_DUPFD_CLOEXEC)",
         ];
         let mut pidfd = None;
         let mut up = false;
@@ -248,8 +253,12 @@ impl Warden {
     }
 
     /// Another program's warden, by its door.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` where it has as many connections as it can have.
     pub fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<Arc<Self>> {
         let socket = message::connect(dir, name).map_err(|error| error.with_path(name))?;
+        welcome(&socket).map_err(|error| error.with_path(name))?;
         let shared = Shared::new(socket)?;
         let (next, doors) = (AtomicU64::new(1), Mutex::default());
         let warden = Self { own: None, shared, next, map: None, single: None, doors };
@@ -325,6 +334,28 @@ impl Warden {
     }
 }
 
+/// What another program's warden says first.
+fn welcome(socket: &OwnedFd) -> Result<()> {
+    if !message::readable(socket, Some(Instant::now() + WELCOME_TIME))? {
+        let error = Error::new(ErrorKind::TimedOut, "the warden of the container's program does not answer");
+        return Err(error.with_remedy("it may be stopped, and its program with it"));
+    }
+    let mut buffer = [0; size_of::<Event>()];
+    let told = message::receive(socket, &mut buffer)?.map(|_| Event::from_bytes(&buffer));
+    match told {
+        Some(Event { kind: Event::WELCOME, value: 0, .. }) => Ok(()),
+        Some(Event { kind: Event::WELCOME, .. }) => Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            "too many programs use containers of the program that runs this one",
+        )
+        .with_remedy(
+            "let go of other commands in its containers first (64 connections at most, fewer where that program's limit \
+             on descriptors was low at its first container)",
+        )),
+        _ => Err(gone()),
+    }
+}
+
 /// Every plan tells something, if it is executed at all.
 fn not_executed() -> Error {
     Error::new(ErrorKind::Setup, "the plan was not executed").with_remedy(
@@ -380,8 +411,8 @@ impl Started {
         self.warden.shared.adopt(pid, pidfd, self.since.unwrap_or(u64::MAX))
     }
 
-    /// Kills a process that it has announced, also one that has become somebody whom the host may not signal.
-    pub fn kill(&self, process: &Process) -> Result<()> {
+    /// Kills a process of the plan, also one that has become somebody whom the host may not signal.
+    fn kill(&self, process: &Process) -> Result<()> {
         const ESRCH: i32 = 3;
         match self.warden.signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
             Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
@@ -390,7 +421,7 @@ impl Started {
     }
 
     /// Nothing of it is to be adopted: what is told of unknown processes need not be kept for it.
-    pub(super) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         if self.since.take().is_some() {
             lock(&self.warden.shared.state).started();
         }
@@ -408,6 +439,13 @@ impl Drop for Warden {
             // Ends the listening thread.
             let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
         }
+    }
+}
+
+impl AsFd for Started {
+    /// Readable when there is something to hear.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.status.as_fd()
     }
 }
 

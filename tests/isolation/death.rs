@@ -40,6 +40,9 @@ fn host_program() {
         if number % 4 == 3 && is_root() {
             builder = builder.memory_max(64 << 20);
         }
+        if number == 0 {
+            builder = builder.publish(80);
+        }
         all.push(ready(&builder));
     }
     let mut pids = Vec::new();
@@ -72,7 +75,8 @@ fn host_program() {
     }
     let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
     let mut out = std::io::stdout();
-    writeln!(out, "\nPIDS {}\nFORKED {forked}", pids.join(" ")).unwrap();
+    let port = all[0].host_addr(80).unwrap();
+    writeln!(out, "\nPIDS {}\nFORKED {forked}\nPORT {port}", pids.join(" ")).unwrap();
     out.flush().unwrap();
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
@@ -92,6 +96,7 @@ struct Host {
     child: Child,
     processes: Vec<OwnedFd>,
     forked: Option<i32>,
+    port: std::net::SocketAddr,
 }
 
 impl Host {
@@ -111,9 +116,12 @@ impl Host {
         let processes: Vec<_> = pidfds.filter(|process| !ends(process, Duration::ZERO)).collect();
         let forked = lines.find_map(|line| line.strip_prefix("FORKED ").map(str::to_owned));
         let forked = forked.and_then(|pid| pid.parse().ok());
+        let port = lines.find_map(|line| line.strip_prefix("PORT ")?.parse().ok()).unwrap();
         // Each container has two at least, and there is the warden.
         assert!(processes.len() > 2 * CONTAINERS);
-        Self { child, processes, forked }
+        // Nothing listens in the container, but here somebody does.
+        drop(std::net::TcpStream::connect(port).unwrap());
+        Self { child, processes, forked, port }
     }
 
     fn end_forked(&mut self) {
@@ -123,11 +131,17 @@ impl Host {
         }
     }
 
+    fn assert_port_closed(&self) {
+        let error = std::net::TcpStream::connect(self.port).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+
     /// All processes end, and what is on disk goes with the next opening of the store.
     fn assert_gone(&self, store: &Path) {
         for (number, process) in self.processes.iter().enumerate() {
             assert!(ends(process, Duration::from_secs(20)), "process {number} of {}", self.processes.len());
         }
+        self.assert_port_closed();
         let ids: Vec<_> =
             fs::read_dir(store.join("containers")).unwrap().flatten().map(|e| e.file_name()).collect();
         // A program that is being replaced lets go of one file after the other.
@@ -196,6 +210,7 @@ fn killed_host_whose_forked_copy_lives_on() {
     for process in &host.processes {
         assert!(ends(process, Duration::from_secs(20)));
     }
+    host.assert_port_closed();
     assert!(!ends(&forked, Duration::ZERO), "the copy still lives");
     // Locks of files are shared with it: the directories stay as long as it does.
     host.end_forked();

@@ -5,15 +5,18 @@ use super::*;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const ROLE: &str = "CORACLE_TEST_ROLE";
+pub(super) const ROLE: &str = "CORACLE_TEST_ROLE";
 
-/// Runs `test` again in a process of its own, where it finds `true`.
 fn is_own_process(test: &str) -> bool {
+    has_own_process(&format!("host_program::{test}"))
+}
+
+/// Runs the test of this name again in a process of its own, where it finds `true`.
+pub(super) fn has_own_process(name: &str) -> bool {
     if std::env::var_os(ROLE).is_some() {
         return true;
     }
-    let name = format!("host_program::{test}");
-    let out = child(&name, &[(ROLE, "1".as_ref())]).stdin(Stdio::null()).output().unwrap();
+    let out = child(name, &[(ROLE, "1".as_ref())]).stdin(Stdio::null()).output().unwrap();
     assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
     assert!(text(&out.stdout).contains("1 passed"), "no test {name}");
     false
@@ -246,13 +249,11 @@ fn many_starts_for_the_trace() {
     });
 }
 
-/// One posix_spawn in its life, and no other process or namespace made by it.
-#[test]
-#[ignore = "needs root and strace: under a user's own trace newuidmap is not set-user-id"]
-fn a_trace_of_it_shows_one_spawn() {
+/// What a program that starts containers from several threads does to the system itself, by its trace: the calls of its
+/// threads that make a process or change what a process has. `before` is what executes it, traced as well.
+fn traced(program: &std::path::Path, before: &[&str], vars: &[(&str, &std::ffi::OsStr)]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
-    let program = std::env::current_exe().unwrap();
     let out = std::process::Command::new("strace")
         .args([
             "-f",
@@ -261,18 +262,22 @@ fn a_trace_of_it_shows_one_spawn() {
             "trace=clone,clone3,fork,vfork,unshare,setns,mount,umount2,pivot_root,chroot,chdir,umask",
         ])
         .arg("-o")
-        .args([log.as_os_str(), program.as_os_str()])
+        .arg(&log)
+        .args(before)
+        .arg(program)
         .args(["--exact", "host_program::many_starts_for_the_trace", "--test-threads=1"])
         .env(ROLE, "1")
+        .envs(vars.iter().copied())
         .stdin(Stdio::null())
         .output()
         .expect("strace");
     assert!(out.status.success(), "{}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stdout).contains("1 passed"), "{}", text(&out.stdout));
     let log = fs::read_to_string(log).unwrap();
     let mut threads = std::collections::BTreeSet::new();
     // A call that is interrupted in the log: whether it makes a thread.
     let mut open = std::collections::BTreeMap::new();
-    let mut spawns = Vec::new();
+    let mut calls = Vec::new();
     for line in log.lines() {
         let (pid, call) = line.split_once(char::is_whitespace).unwrap();
         let call = call.trim_start();
@@ -287,7 +292,7 @@ fn a_trace_of_it_shows_one_spawn() {
             false => {
                 let is_thread = call.contains("CLONE_THREAD");
                 if !is_thread {
-                    spawns.push(call);
+                    calls.push(call.to_owned());
                 }
                 is_thread
             }
@@ -299,6 +304,81 @@ fn a_trace_of_it_shows_one_spawn() {
         }
     }
     assert!(threads.len() > 4, "{log}");
+    calls
+}
+
+/// One posix_spawn in its life, and no other process or namespace made by it.
+#[test]
+#[ignore = "needs root and strace: under a user's own trace newuidmap is not set-user-id"]
+fn a_trace_of_it_shows_one_spawn() {
+    let spawns = traced(&std::env::current_exe().unwrap(), &[], &[]);
     assert!(spawns.iter().all(|call| call.contains("CLONE_VM|CLONE_VFORK")), "{spawns:?}");
     assert_eq!(spawns.len(), 1, "{spawns:?}");
+}
+
+/// Somebody else, for root: this test program where that user can read it, and a place of the user's own for the store.
+pub(super) struct OtherUser {
+    uid: u32,
+    pub program: std::path::PathBuf,
+    pub own: std::path::PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl OtherUser {
+    pub fn new(uid: u32) -> Self {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (program, own) = (dir.path().join("program"), dir.path().join("own"));
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        fs::create_dir(&own).unwrap();
+        chown(&own, Some(uid), Some(uid)).unwrap();
+        Self { uid, program, own, _dir: dir }
+    }
+
+    /// The words before a command that is to be that user's.
+    pub fn become_it(&self) -> Vec<String> {
+        let uid = self.uid.to_string();
+        let words = ["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups", "--inh-caps=-all", "--"];
+        words.map(str::to_owned).to_vec()
+    }
+}
+
+/// As an ordinary user likewise, but for the two programs that write the warden's maps where it has sub-ids. Root traces
+/// it: under a trace of the user's own those are not set-user-id.
+#[test]
+#[ignore = "needs root and strace: becomes another user under its trace"]
+fn a_trace_of_it_as_an_ordinary_user_shows_one_spawn() {
+    use std::os::unix::fs::PermissionsExt;
+    const NOBODY: u32 = 65534;
+    const MAPS: &str = "CORACLE_TEST_MAPS";
+    let name = "host_program::a_trace_of_it_as_an_ordinary_user_shows_one_spawn";
+    let Some(maps) = std::env::var_os(MAPS) else {
+        // With sub-ids and without, in a mount namespace that goes with it.
+        for (subids, maps) in [("nobody:200000:65536\n", "2"), ("", "0")] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("subids");
+            fs::write(&file, subids).unwrap();
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            let script =
+                "mount --bind \"$1\" /etc/subuid && mount --bind \"$1\" /etc/subgid && shift && exec \"$@\"";
+            let mut command = std::process::Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]).arg(&file);
+            command.arg(std::env::current_exe().unwrap()).args(["--exact", name, "--include-ignored"]);
+            let out = command.env(MAPS, maps).stdin(Stdio::null()).output().unwrap();
+            assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+            assert!(text(&out.stdout).contains("1 passed"), "{}", text(&out.stdout));
+        }
+        return;
+    };
+    let maps: usize = maps.to_str().unwrap().parse().unwrap();
+    let other = OtherUser::new(NOBODY);
+    let own = other.own.as_os_str();
+    let spawns = traced(
+        &other.program,
+        &other.become_it().iter().map(String::as_str).collect::<Vec<_>>(),
+        &[("TMPDIR", own), ("HOME", own)],
+    );
+    assert!(spawns.iter().all(|call| call.contains("CLONE_VM|CLONE_VFORK")), "{spawns:?}");
+    assert_eq!(spawns.len(), 1 + maps, "{spawns:?}");
 }

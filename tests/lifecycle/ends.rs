@@ -191,3 +191,32 @@ fn limits_bite_and_are_counted() {
     assert!(container.report().is_complete(), "{:?} {stats:?}", container.report());
     assert_eq!(container.top().unwrap().len(), 1);
 }
+
+/// A handle that was opened while another one ran the container tells of the end of its own run, not of that one's.
+#[test]
+fn a_descriptor_of_a_container_that_somebody_else_ran() {
+    let image = host();
+    sh(&image, "read line").name("passed-on").create().unwrap().keep().unwrap();
+    let one = image.store().container("passed-on").unwrap();
+    one.set_streams(Stdio::piped(), Stdio::null(), Stdio::null());
+    one.start().unwrap();
+    let other = image.store().container("passed-on").unwrap();
+    drop(one.take_stdin());
+    one.wait().unwrap();
+    other.wait().unwrap();
+    drop(one);
+    let told = |within| {
+        use std::os::fd::AsFd;
+        ends(&other.as_fd().try_clone_to_owned().unwrap(), within)
+    };
+    assert!(told(LONG));
+    for _ in 0..2 {
+        other.set_streams(Stdio::piped(), Stdio::null(), Stdio::null());
+        other.start().unwrap();
+        assert!(!told(Duration::ZERO), "it runs");
+        drop(other.take_stdin());
+        assert!(told(LONG));
+        other.wait().unwrap();
+    }
+    other.remove().unwrap();
+}

@@ -104,3 +104,16 @@ fn resource_limits_and_kernel_parameters() {
     );
     assert!(Sysctl::new("net/../x", "1").is_err());
 }
+
+#[test]
+fn a_setting_that_is_wrong_says_what_to_do() {
+    let builder = sh(&host(), "true").sysctl("vm.swappiness", "1");
+    let wrong = Sysctl::new("vm.swappiness", "1").unwrap_err();
+    // A builder is used as often as one likes.
+    for _ in 0..2 {
+        let error = builder.create().unwrap_err();
+        assert_eq!((error.kind(), error.step()), (ErrorKind::Unsupported, wrong.step()));
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("net.*")), "{error}");
+        assert_eq!(error.to_string(), wrong.to_string());
+    }
+}

@@ -1,14 +1,18 @@
 //! Published ports: a listener on the host for each, and a thread for each connection that copies both ways.
+//! The listening socket is not this program's, see [`Listener`].
 #![forbid(unsafe_code)]
 
-use super::{CONNECT_TIME, Reach, remaining};
+use super::listener::{Heard, Listener};
+use super::{CONNECT_TIME, Reach};
 use crate::container::lock;
-use crate::error::{Call, Error, ErrorKind, Result};
+use crate::error::{Call, ErrorKind, Result};
 use crate::sys::fork::Witness;
 use crate::sys::memfd::above_stdio;
+use crate::sys::time::left;
+use crate::sys::warden::Warden;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
+use rustix::net::Shutdown;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -44,8 +48,15 @@ impl Forwarder {
         Self { port, address, shared: None, thread: None, witness }
     }
 
-    pub fn start(address: SocketAddr, port: u16, reach: Reach, witness: Witness) -> Result<Self> {
-        let (listener, address) = listen(address).map_err(|error| error.during("publishing a port"))?;
+    pub fn start(
+        warden: &Arc<Warden>,
+        address: SocketAddr,
+        port: u16,
+        reach: Reach,
+        witness: Witness,
+    ) -> Result<Self> {
+        let listener = Listener::start(warden, address)?;
+        let address = listener.address();
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).call("eventfd")?;
         let stop = above_stdio(stop)?;
         let shared = Arc::new(Shared { stop, connections: Mutex::new(0), fewer: Condvar::new() });
@@ -55,7 +66,7 @@ impl Forwarder {
             .stack_size(128 << 10)
             .spawn(move || {
                 let _ = nix::sys::signal::SigSet::all().thread_block();
-                accept_all(&listener, port, &reach, &for_thread);
+                accept_all(listener, port, &reach, &for_thread);
             })
             .call("pthread_create")?;
         Ok(Self { port, address, shared: Some(shared), thread: Some(thread), witness })
@@ -90,52 +101,32 @@ impl Drop for Forwarder {
     }
 }
 
-fn listen(address: SocketAddr) -> Result<(OwnedFd, SocketAddr)> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).call("socket")?;
-    let socket = above_stdio(socket)?;
-    // A port whose last connections are still in TIME_WAIT can be published again.
-    rustix::net::sockopt::set_socket_reuseaddr(&socket, true).call("setsockopt(SO_REUSEADDR)")?;
-    rustix::net::bind(&socket, &address).map_err(|errno| {
-        let error = Error::os(format!("bind({address})"), errno);
-        match errno {
-            Errno::ADDRINUSE => error
-                .with_kind(ErrorKind::InUse)
-                .with_remedy("another program listens there: choose another port, or 0 for a free one"),
-            Errno::ACCESS => error.with_remedy(
-                "ports below net.ipv4.ip_unprivileged_port_start (1024) need CAP_NET_BIND_SERVICE",
-            ),
-            _ => error,
-        }
-    })?;
-    rustix::net::listen(&socket, 1024).call(format!("listen({address})"))?;
-    let bound = rustix::net::getsockname(&socket).call("getsockname")?;
-    let bound = SocketAddr::try_from(bound).call("getsockname")?;
-    Ok((socket, bound))
-}
-
 /// Whether all shall end; waits so long for it.
 fn stopped(stop: BorrowedFd<'_>, time: Duration) -> bool {
     let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
     !matches!(poll(&mut [PollFd::new(&stop, PollFlags::IN)], Some(&time)), Ok(0) | Err(Errno::INTR))
 }
 
-fn accept_all(listener: &OwnedFd, port: u16, reach: &Reach, shared: &Arc<Shared>) {
+fn accept_all(mut listener: Listener, port: u16, reach: &Reach, shared: &Arc<Shared>) {
     loop {
-        let mut polled = [PollFd::new(&shared.stop, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+        let mut polled = [PollFd::new(&shared.stop, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
         match poll(&mut polled, None) {
             Ok(_) if !polled[0].revents().is_empty() => return,
+            Ok(_) | Err(Errno::INTR) if polled[1].revents().is_empty() => continue,
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 tracing::warn!(%error, port, "a published port is closed");
                 return;
             }
         }
-        let client = match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(client) => client,
-            // Taken back, or a network error that belongs to the connection (accept(2)).
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::NETDOWN) => continue,
+        let client = match listener.next() {
+            Ok(Heard::Connection(client)) => client,
+            Ok(Heard::End) => {
+                tracing::warn!(port, "a published port is closed: its process was killed");
+                return;
+            }
+            // With the warden all containers have ended.
+            Err(error) if error.kind() == ErrorKind::Gone => return,
             Err(error) => {
                 // Out of descriptors or memory: that may pass.
                 tracing::warn!(%error, port, "a connection to a published port was not accepted");
@@ -177,6 +168,8 @@ struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // A copy of this program may have it, too.
+        let _ = rustix::net::shutdown(&self.client, Shutdown::Both);
         *lock(&self.shared.connections) -= 1;
         self.shared.fewer.notify_one();
     }
@@ -278,7 +271,7 @@ fn copy_both(client: &OwnedFd, server: &OwnedFd, stop: BorrowedFd<'_>) -> Result
         if deadline.is_none() {
             polled.push(PollFd::new(&stop, PollFlags::IN));
         }
-        let left = deadline.map(remaining);
+        let left = deadline.map(left);
         match poll(&mut polled, left.as_ref()) {
             Ok(0) => return Err(Errno::TIMEDOUT),
             Ok(_) => {}

@@ -1,0 +1,134 @@
+//! Filesystems that hang: a start has its time, and nothing of it stays.
+//!
+//! The filesystem is one of the kernel's FUSE kind (/dev/fuse, fuse(4)) that this test serves itself: whoever is not this
+//! program is not answered about the name `hang`, until it is killed.
+
+mod common;
+
+use common::*;
+use coracle::ErrorKind;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_secs(60);
+const INSIDE: &str = "CORACLE_TEST_OWN_MOUNTS";
+
+/// In a mount namespace that goes with it.
+fn has_own_mounts(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]).arg(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1", "--include-ignored"]).env(INSIDE, "1");
+    let out = command.stdin(std::process::Stdio::null()).output().unwrap();
+    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stdout).contains("1 passed"));
+    false
+}
+
+/// Mounts one with the directories `fine` and `hang`; tells the numbers of those who hang in it.
+fn hanging(at: &Path) -> Receiver<i32> {
+    let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
+        device.as_raw_fd()
+    );
+    let options = std::ffi::CString::new(options).unwrap();
+    let flags = rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOSUID;
+    rustix::mount::mount("coracle-test", at, "fuse", flags, Some(options.as_c_str())).unwrap();
+    let (tell, told) = channel();
+    std::thread::spawn(move || serve(device, &tell));
+    told
+}
+
+/// The least that the kernel needs to walk over directories (linux/fuse.h).
+fn serve(mut device: File, hung: &Sender<i32>) {
+    const LOOKUP: u32 = 1;
+    const GETATTR: u32 = 3;
+    const INIT: u32 = 26;
+    const INTERRUPT: u32 = 36;
+    const SILENT: [u32; 2] = [2, 42]; // FORGET, BATCH_FORGET
+    const INIT_EXT: u32 = 1 << 30;
+    const ALLOW_IDMAP: u32 = 1 << 8;
+    let mut request = vec![0; 1 << 18];
+    // It ends with the mount.
+    while let Ok(len) = device.read(&mut request) {
+        let u32_at = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
+        let (kind, mut unique, node, pid) = (u32_at(4), request[8..16].to_vec(), u32_at(16), u32_at(32));
+        let name = request[40..len].split(|byte| *byte == 0).next().unwrap_or_default();
+        let attributes = |node: u64| {
+            let mut bytes = [node, 0, 0, 0, 0, 0].map(u64::to_ne_bytes).concat();
+            // Nanoseconds, mode, links, owner, device, block size, flags.
+            bytes.extend([0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0u32].map(u32::to_ne_bytes).concat());
+            bytes
+        };
+        let answer = match kind {
+            INIT => {
+                let minor = u32_at(44);
+                let head = [7, minor, 0, INIT_EXT, 0, 1 << 16, 1, 0].map(u32::to_ne_bytes).concat();
+                let tail = [ALLOW_IDMAP, 0, 0, 0, 0, 0, 0, 0u32].map(u32::to_ne_bytes).concat();
+                Ok([head, tail].concat())
+            }
+            LOOKUP => match name {
+                b"hang" if !Path::new(&format!("/proc/self/task/{pid}")).exists() => {
+                    hung.send(pid as i32).unwrap();
+                    continue;
+                }
+                b"fine" | b"hang" => {
+                    let node = if name == b"fine" { 2 } else { 3 };
+                    // Node, generation, and nothing of it may be remembered.
+                    Ok([[node, 0, 0, 0, 0].map(u64::to_ne_bytes).concat(), attributes(node)].concat())
+                }
+                _ => Err(2),
+            },
+            GETATTR => Ok([vec![0; 16], attributes(node.into())].concat()),
+            kind if SILENT.contains(&kind) => continue,
+            // Who hangs is being killed: with that its request ends, as on a network filesystem.
+            INTERRUPT => {
+                unique = request[40..48].to_vec();
+                Err(4)
+            }
+            _ => Err(38),
+        };
+        let (errno, body) = answer.map_or_else(|errno: i32| (-errno, Vec::new()), |body| (0, body));
+        let mut reply = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        reply.extend(errno.to_ne_bytes());
+        reply.extend(unique);
+        reply.extend(body);
+        // Whoever asked may have been killed.
+        let _ = device.write(&reply);
+    }
+}
+
+#[test]
+#[ignore = "needs root: mounts a filesystem of its own"]
+fn a_start_ends_in_time_with_the_call_that_hangs() {
+    if !has_own_mounts("a_start_ends_in_time_with_the_call_that_hangs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at: PathBuf = dir.path().canonicalize().unwrap();
+    let hung = hanging(&at);
+    let image = host();
+    // While the root filesystem is built, and after it has been entered.
+    let bound = sh(&image, "true").bind(at.join("hang"), "/mnt");
+    let entered = sh(&image, "true").bind(at.join("fine"), "/mnt").working_dir("/mnt/hang");
+    for (builder, call, path) in [(bound, "open", at.join("hang")), (entered, "chdir", "/mnt/hang".into())] {
+        let since = Instant::now();
+        let error = builder.start_timeout(Duration::from_millis(300)).start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        assert!(error.step().starts_with(call) && error.path() == Some(&*path), "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("start_timeout")), "{error}");
+        assert!(since.elapsed() < LONG / 4, "{:?}", since.elapsed());
+        // Whoever hung in it is no more.
+        let pid = hung.try_recv().unwrap();
+        assert!(try_pidfd(pid).is_none_or(|process| ends(&process, LONG)), "{call}");
+    }
+    assert_eq!(image.store().containers().unwrap().len(), 0);
+    assert_eq!(say(&sh(&image, "cd /mnt; echo fine").bind(at.join("fine"), "/mnt")), "fine");
+}

@@ -1,0 +1,270 @@
+//! Several programs and one container: how many there may be, and what a copy of one of them leaves.
+use super::host_program::{OtherUser, ROLE, has_own_process};
+use super::*;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+const STORE: &str = "CORACLE_TEST_STORE";
+const CONTAINER: &str = "CORACLE_TEST_CONTAINER";
+
+/// A connection to this program's warden, as another program has it.
+fn connect(store: &coracle::Store) -> OwnedFd {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let doors = fs::read_dir(store.path().join("locks")).unwrap().map(|entry| entry.unwrap().path());
+    let door =
+        doors.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("warden-"));
+    let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let socket = socket_with(kind.0, kind.1, kind.2, None).unwrap();
+    connect(&socket, &SocketAddrUnix::new(door.unwrap()).unwrap()).unwrap();
+    // It has been looked at.
+    assert!(ends(&socket, LONG));
+    socket
+}
+
+/// Processor time of a process in ticks of a hundredth of a second (proc_pid_stat(5)).
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn one_program_too_many_is_told_so() {
+    if !has_own_process("programs::one_program_too_many_is_told_so") {
+        return;
+    }
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let other = image.store().container(container.id()).unwrap();
+    let first = container.pid().unwrap();
+    let warden = container.top().unwrap().iter().find(|process| process.pid == first).unwrap().parent;
+    let refused = |why: &str| {
+        let error = other.exec(["true"]).output().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{why}: {error}");
+        assert!(error.step().contains("too many programs") && error.remedy().is_some(), "{why}: {error}");
+    };
+    let let_in = || {
+        let deadline = Instant::now() + LONG;
+        // Who has gone may not have been seen yet.
+        while let Err(error) = other.exec(["true"]).output() {
+            assert!(error.kind() == ErrorKind::ResourceExhausted && Instant::now() < deadline, "{error}");
+        }
+    };
+    let all: Vec<_> = (0..64).map(|_| connect(image.store())).collect();
+    refused("64 connections");
+    drop(all);
+    let_in();
+
+    // No descriptors for as many.
+    let warden_pid = rustix::process::Pid::from_raw(warden).unwrap();
+    let limit = |soft| {
+        let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        limit.current = Some(soft);
+        rustix::process::prlimit(Some(warden_pid), rustix::process::Resource::Nofile, limit).unwrap()
+    };
+    let before = limit(12);
+    let all: Vec<_> = (0..20).map(|_| connect(image.store())).collect();
+    refused("no descriptors");
+    let spent = ticks(warden);
+    // It has nothing to do, and does nothing: half a second would be fifty.
+    assert_eq!(container.wait_timeout(Duration::from_millis(500)).unwrap(), None);
+    assert!(ticks(warden) - spent < 10, "{} ticks", ticks(warden) - spent);
+    drop(all);
+    limit(before.current.unwrap());
+    let_in();
+    assert_eq!(say(&sh(&image, "echo still")), "still");
+}
+
+/// A forked copy of this program, which ends with this.
+struct Copied(nix::unistd::Pid);
+
+impl Copied {
+    fn new() -> Self {
+        // SAFETY: the copy calls only pause(2), which is async-signal-safe.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => loop {
+                nix::unistd::pause();
+            },
+            nix::unistd::ForkResult::Parent { child } => Self(child),
+        }
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// Whoever has a copy of what its program had open keeps neither the port nor a connection.
+#[test]
+fn a_port_goes_with_its_container_while_a_copy_lives_on() {
+    use std::io::Read;
+    if !has_own_process("programs::a_port_goes_with_its_container_while_a_copy_lives_on") {
+        return;
+    }
+    let image = host();
+    let container = sh(&image, "exec sleep 1000").publish(80).start().unwrap();
+    let address = container.host_addr(80).unwrap();
+    drop(std::net::TcpStream::connect(address).unwrap());
+    let _copy = Copied::new();
+    container.remove().unwrap();
+    let error = std::net::TcpStream::connect(address).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    // The next one may have it at once.
+    let again = sh(&image, "exec sleep 1000").publish_at(address, 80).start().unwrap();
+    let mut refused = std::net::TcpStream::connect(address).unwrap();
+    // Nothing listens in the container.
+    assert!(matches!(refused.read(&mut [0]), Ok(0) | Err(_)));
+    again.remove().unwrap();
+}
+
+/// A copy of the program has its own warden, containers and clearing up.
+#[test]
+fn a_copy_makes_and_removes_its_own() {
+    if !has_own_process("programs::a_copy_makes_and_removes_its_own") {
+        return;
+    }
+    let image = host();
+    let store = image.store().path().to_owned();
+    assert_eq!(say(&sh(&image, "echo original")), "original");
+    // SAFETY: this process has one thread that does anything; the copy ends without returning.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let said = sh(&image, "echo copy").run().map(|out| out.stdout_text().into_owned());
+            let is_fine = said.is_ok_and(|said| said == "copy\n") && count(store.join("containers")) == 0;
+            let left = count(store.join("tmp"));
+            // SAFETY: ends the copy, without its destructors.
+            unsafe { nix::libc::_exit(if is_fine { left as i32 } else { 100 }) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+        }
+    }
+    assert_eq!(say(&sh(&image, "echo still")), "still");
+}
+
+/// Not a test when run by itself: another program, with a container of `STORE`.
+#[test]
+fn other_program() {
+    let Some(store) = std::env::var_os(STORE) else { return };
+    let store = coracle::Store::open(store).unwrap();
+    let container = store.container(std::env::var(CONTAINER).unwrap().as_str()).unwrap();
+    let mut executed = None;
+    let mut copy = None;
+    match container.state() {
+        coracle::State::Running => {
+            executed = Some(container.exec(["sleep", "1234"]).stdin(coracle::Stdio::null()).spawn().unwrap());
+            copy = Some(Copied::new());
+        }
+        _ => container.start().unwrap(),
+    }
+    writeln!(std::io::stdout(), "\nCOPY {}", copy.as_ref().map_or(0, |copy| copy.0.as_raw())).unwrap();
+    container.wait().unwrap();
+    drop(executed);
+}
+
+/// Starts it, and gives the number of its copy.
+fn start(store: &Path, container: &str) -> (Child, i32) {
+    let vars = [(STORE, store.as_os_str()), (CONTAINER, container.as_ref())];
+    let mut program = child("programs::other_program", &vars);
+    let program = program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut program = program.spawn().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let copy = lines.find_map(|line| line.strip_prefix("COPY ")?.parse().ok()).unwrap();
+    (program, copy)
+}
+
+/// A command in another program's container does not outlive who asked for it, whoever has a copy of that.
+#[test]
+fn a_command_ends_with_who_asked_for_it_while_a_copy_lives_on() {
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let (mut program, copy) = start(image.store().path(), container.id());
+    let copied = pidfd(copy);
+    let command = container.top().unwrap().into_iter().find(|process| process.command == "sleep 1234");
+    let command = pidfd(command.expect("it runs").pid);
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let ended = ends(&command, Duration::from_secs(20));
+    let lives = !ends(&copied, Duration::ZERO);
+    drop(Copied(nix::unistd::Pid::from_raw(copy)));
+    assert!(ended && lives, "{ended} {lives}");
+    assert_eq!(container.try_wait().unwrap(), None);
+}
+
+/// A program that was killed and that nobody has reaped yet says no more how its container ended.
+#[test]
+fn nobody_waits_for_the_word_of_the_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = coracle::Store::open(dir.path()).unwrap();
+    let image = Image::host(&store).unwrap();
+    sh(&image, "exec sleep 1000").name("left").create().unwrap().keep().unwrap();
+    let (mut program, _) = start(dir.path(), "left");
+    let seen = store.container("left").unwrap();
+    let first = pidfd(seen.pid().unwrap());
+    program.kill().unwrap();
+    assert!(ends(&first, LONG));
+    let since = Instant::now();
+    assert_eq!(seen.wait().unwrap().signal(), Some(9));
+    // It would have had two seconds to say so.
+    assert!(since.elapsed() < Duration::from_millis(1500), "{:?}", since.elapsed());
+    program.wait().unwrap();
+    seen.remove().unwrap();
+}
+
+/// All processes of an ordinary user count on that user's limit, in whatever container: who is refused one learns why.
+#[test]
+#[ignore = "needs root: becomes a user of its own, as others' processes would count too"]
+fn a_fork_bomb_of_a_users_container_is_named_by_the_error() {
+    const NAME: &str = "programs::a_fork_bomb_of_a_users_container_is_named_by_the_error";
+    if std::env::var_os(ROLE).is_none() {
+        let other = OtherUser::new(543_210);
+        let mut command = std::process::Command::new("prlimit");
+        command.arg("--nproc=60:4096").args(other.become_it()).arg(&other.program);
+        command.args(["--exact", NAME, "--include-ignored"]).env(ROLE, "1").env("TMPDIR", &other.own);
+        let out = command.env("HOME", &other.own).stdin(Stdio::null()).output().unwrap();
+        assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+        assert!(text(&out.stdout).contains("1 passed"), "{}", text(&out.stdout));
+        return;
+    }
+    let image = host();
+    let quiet = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let shared = quiet.report().get("pids_max").map(|entry| format!("{:?}", entry.outcome())).unwrap();
+    assert!(shared.contains("this user's own limit"), "{shared}");
+    let bomb = "import os,signal\ntry:\n while os.fork(): pass\n signal.pause()\n\
+        except OSError:\n print('full',flush=True)\n signal.pause()";
+    let bomb = ready(&Container::builder(&image).command(["python3", "-c", bomb]));
+    for error in [sh(&image, "true").run().unwrap_err(), quiet.exec(["true"]).output().unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("ulimit -u")), "{error}");
+    }
+    bomb.remove().unwrap();
+    assert_eq!(say(&sh(&image, "echo still")), "still");
+    assert!(quiet.exec(["true"]).output().unwrap().status.success());
+}
+
+/// A program that may have few descriptors: its warden serves, and what does not fit is an error.
+#[test]
+fn a_host_with_few_descriptors() {
+    if !has_own_process("programs::a_host_with_few_descriptors") {
+        return;
+    }
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let before = limit;
+    limit.current = Some(64);
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let few = coracle::Namespaces::new().user().pid().command(["echo", "few"]).output();
+    // A container on the host's root takes more.
+    let more = sh(&host(), "echo more").run();
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, before).unwrap();
+    assert_eq!(text(&few.unwrap().stdout), "few");
+    if let Err(error) = more {
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("ulimit -n")), "{error}");
+    }
+}
