@@ -5,7 +5,7 @@
 //! that no index names yet holds [`Store::writing`]; nothing is collected meanwhile.
 #![forbid(unsafe_code)]
 
-use super::{Lease, Store, of_one_id};
+use super::{Lease, Place, Store};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{DOCUMENT_MAX, Document, ImageConfig, media};
@@ -67,13 +67,33 @@ impl Store {
             freed += self.blob_size(digest)?.unwrap_or(0);
             self.remove_blob(digest)?;
         }
-        for key in self.layer_keys()?.iter().filter(|key| !live.layers.contains(key)) {
-            match self.remove_layer(key) {
+        for key in self.layer_keys()? {
+            if live.layers.contains(&key) || self.is_live(&key, &live)? {
+                continue;
+            }
+            match self.remove_layer(&key) {
                 Err(error) if error.kind() == ErrorKind::InUse => {}
+                // Of ids that this program has not: a sweep of one that has them removes it.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    tracing::warn!(%error, %key, store = ?self.path(), "an unpacked layer with other programs' ids stays in tmp/");
+                }
                 other => other?,
             }
         }
         Ok(freed)
+    }
+
+    /// Whether an unpacked layer is one of the live ones, with other ids on disk than the image's.
+    fn is_live(&self, key: &Digest, live: &Live) -> Result<bool> {
+        let place = self.layer(key).and_then(|layer| layer.map(|layer| layer.meta::<Place>()).transpose());
+        match place {
+            Ok(place) => {
+                Ok(place.and_then(|place| place.of(key)).is_some_and(|id| live.layers.contains(&id)))
+            }
+            // What nobody can use is unpacked again.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::NotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Marks what has a name, and what containers pin.
@@ -109,9 +129,7 @@ impl Store {
                         && let Ok(config) = ImageConfig::parse(raw)
                     {
                         let chain_ids = config.chain_ids();
-                        for key in config.diff_ids().iter().chain(&chain_ids) {
-                            live.layers.extend([*key, of_one_id(key)]);
-                        }
+                        live.layers.extend(config.diff_ids().iter().chain(&chain_ids));
                     }
                 }
                 _ => {}
@@ -144,6 +162,6 @@ impl Store {
 #[derive(Default)]
 struct Live {
     blobs: HashSet<Digest>,
-    /// Keys of unpacked layers.
+    /// The diff_ids and chain_ids of layers.
     layers: HashSet<Digest>,
 }
