@@ -103,7 +103,10 @@ pub(crate) fn unpack_stored(
     let owners = owner::for_caller();
     let expected = Expected { digest: Some(digest), size: None, diff_id };
     let job = Job { store, expected, lowers, parent, owners: &*owners, limits: Limits::default() };
-    job.run(store.open_blob(&digest)?, None)
+    job.run(store.open_blob(&digest)?, None).map_err(|error| match error.kind() {
+        ErrorKind::Mismatch => error.with_path(store.blob_path(&digest)).with_remedy(Store::HEAL),
+        _ => error,
+    })
 }
 
 /// One blob's way into the store.
