@@ -53,7 +53,7 @@ pub use container::{
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
-pub use image::{Image, Import, Removed};
+pub use image::{BrokenImage, Image, Import, Removed};
 pub use layer::{
     Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile, Overlay, OverlayMount,
 };

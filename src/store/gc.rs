@@ -28,7 +28,8 @@ impl Store {
     /// # Errors
     /// `NotFound` when the store has no such blob.
     pub(crate) fn lease_blob(&self, digest: &Digest) -> Result<Lease> {
-        Lease::shared(self.0.blobs.as_fd(), digest.hex())?
+        Lease::shared(self.0.blobs.as_fd(), digest.hex())
+            .map_err(|error| error.with_path(self.blob_path(digest)))?
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "no such blob").with_path(self.blob_path(digest)))
     }
 
@@ -52,7 +53,9 @@ impl Store {
         let (mut doomed, mut leased) = (Vec::new(), Vec::new());
         for digest in blobs.iter().filter(|digest| !live.blobs.contains(digest)) {
             match Lease::try_exclusive(self.0.blobs.as_fd(), digest.hex()) {
-                Ok(lease) => doomed.extend(lease.map(|lease| (digest, lease))),
+                Ok(lease) => doomed.extend(lease.map(|lease| (digest, Some(lease)))),
+                // A link: nothing of ours, and nothing that can be locked.
+                Err(error) if is_link(&error) => doomed.push((digest, None)),
                 Err(error) if error.kind() == ErrorKind::InUse => leased.push(*digest),
                 Err(error) => return Err(error),
             }
@@ -147,16 +150,25 @@ impl Store {
         match self.read_blob_small(digest, DOCUMENT_MAX) {
             Ok(raw) => Ok(raw.starts_with(b"{").then_some(raw)),
             Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::Mismatch | ErrorKind::TooLarge
-                ) =>
+                if is_link(&error)
+                    || matches!(
+                        error.kind(),
+                        ErrorKind::NotFound
+                            | ErrorKind::Mismatch
+                            | ErrorKind::TooLarge
+                            | ErrorKind::InvalidData
+                    ) =>
             {
                 Ok(None)
             }
             Err(error) => Err(error),
         }
     }
+}
+
+/// What O_NOFOLLOW says of a symbolic link.
+fn is_link(error: &Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 #[derive(Default)]

@@ -88,3 +88,58 @@ fn a_damaged_layer_is_not_unpacked() {
     assert!(error.remedy().is_some_and(|remedy| remedy.contains("again")), "{error}");
     assert_eq!(count(store.path().join("layers")), 0);
 }
+
+/// The files of an image that are needed to list it: damaged, cut short, gone, unreadable.
+#[test]
+fn a_broken_image_hides_no_other() {
+    let (good, bad) = (Fixture::new(&["one", "two"]), Fixture::new(&["three"]));
+    let archives = [docker_archive(&[(&good, &["good:1"])]), docker_archive(&[(&bad, &["bad:1", "bad:2"])])];
+    let none: fn(&Path) = |blob| fs::remove_file(blob).unwrap();
+    let cut: fn(&Path) = |blob| fs::write(blob, &fs::read(blob).unwrap()[..20]).unwrap();
+    let link: fn(&Path) = |blob| {
+        fs::remove_file(blob).unwrap();
+        std::os::unix::fs::symlink("elsewhere", blob).unwrap();
+    };
+    for of_config in [true, false] {
+        for break_it in [damage, none, cut, link] {
+            let store = Store::temp().unwrap();
+            load(&store, &archives[1]).unwrap();
+            let (digest, id) = {
+                let loaded = load(&store, &archives[0]).unwrap();
+                assert_eq!(loaded[0].id(), &good.id());
+                let bad = store.image("bad:1").unwrap();
+                (*bad.digest(), *bad.id())
+            };
+            let blob = store.path().join("blobs/sha256").join(if of_config { id } else { digest }.hex());
+            assert!(store.broken_images().unwrap().is_empty());
+            break_it(&blob);
+
+            let images = store.images().unwrap();
+            assert_eq!(images.iter().map(names).collect::<Vec<_>>(), [["good:1"]]);
+            let broken = store.broken_images().unwrap();
+            assert_eq!((broken.len(), *broken[0].digest()), (1, digest));
+            let called: Vec<_> = broken[0].references().iter().map(|name| name.familiar()).collect();
+            assert_eq!(called, ["bad:1", "bad:2"]);
+            let error = broken[0].error();
+            assert!(error.path() == Some(&blob) && error.remedy().is_some(), "{error}");
+            assert_eq!(store.image(&good.id().hex()[..12]).unwrap().id(), &good.id());
+
+            // It goes as any other: a name, the last name and all of it, or by its digest.
+            assert_eq!(store.remove_image("bad:2").unwrap().untagged.len(), 1);
+            if of_config {
+                let removed = store.remove_image("bad:1").unwrap();
+                assert_eq!((removed.untagged.len(), removed.deleted), (1, vec![digest]));
+            } else {
+                assert_eq!(store.remove_image(&digest.hex()[..12]).unwrap().deleted, [digest]);
+            }
+            assert!(store.broken_images().unwrap().is_empty());
+            assert_eq!(store.images().unwrap().len(), 1);
+            drop(images);
+            // Or is sound again.
+            load(&store, &archives[1]).unwrap();
+            break_it(&blob);
+            load(&store, &archives[1]).unwrap();
+            assert_eq!((store.images().unwrap().len(), store.broken_images().unwrap().len()), (2, 0));
+        }
+    }
+}
