@@ -65,8 +65,8 @@ pub use reference::Reference;
 pub use security::capability::{Capabilities, Capability};
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
-pub use store::Store;
 pub use store::clock::rfc3339;
+pub use store::{Problem, Store, StorePart, Verification};
 pub use sys::idmap::{Extent, IdMap};
 pub use volume::{Volume, VolumeBuilder};
 

@@ -54,6 +54,7 @@ pub(crate) mod pins;
 mod remove;
 mod room;
 mod temp;
+mod verify;
 
 pub(crate) use blob::BlobWriter;
 pub(crate) use containers::ANONYMOUS;
@@ -62,6 +63,7 @@ pub(crate) use lease::{Lease, random_hex};
 pub(crate) use pins::Pins;
 pub(crate) use remove::{Remover, remove_tree};
 pub(crate) use room::Room;
+pub use verify::{Problem, StorePart, Verification};
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;

@@ -228,6 +228,11 @@ impl Store {
         }
     }
 
+    /// The names of the directories of unpacked layers.
+    pub(crate) fn layer_names(&self) -> Result<Vec<std::ffi::OsString>> {
+        super::list(self.0.layers.as_fd())
+    }
+
     /// The keys of all unpacked layers.
     pub(crate) fn layer_keys(&self) -> Result<Vec<Digest>> {
         Ok(super::list(self.0.layers.as_fd())?
