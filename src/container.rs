@@ -25,6 +25,7 @@ mod start;
 mod status;
 mod terminal;
 mod users;
+mod verify;
 mod volume_copy;
 mod volumes;
 

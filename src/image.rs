@@ -13,7 +13,7 @@ mod load;
 mod unpack;
 
 pub use import::Import;
-pub use list::Removed;
+pub use list::{BrokenImage, Removed};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};

@@ -25,6 +25,7 @@ pub(crate) mod tar;
 #[cfg(test)]
 mod testing;
 mod unpack;
+mod verify;
 mod walk;
 
 use crate::digest::Digest;
@@ -44,6 +45,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+pub(crate) use verify::verify;
 
 /// One layer of an image: an immutable archive of files in the store. Cloning it is cheap.
 ///

@@ -53,7 +53,7 @@ pub use container::{
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
-pub use image::{Image, Import, Removed};
+pub use image::{BrokenImage, Image, Import, Removed};
 pub use layer::{
     Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile, Overlay, OverlayMount,
 };
@@ -65,8 +65,8 @@ pub use reference::Reference;
 pub use security::capability::{Capabilities, Capability};
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
-pub use store::Store;
 pub use store::clock::rfc3339;
+pub use store::{Problem, Store, StorePart, Verification};
 pub use sys::idmap::{Extent, IdMap};
 pub use volume::{Volume, VolumeBuilder};
 

@@ -5,7 +5,7 @@
 //! ├── oci-layout              {"imageLayoutVersion":"1.0.0"}
 //! ├── index.json              one descriptor for each name of an image; changed under locks/index
 //! ├── blobs/sha256/HEX        manifests, configurations, compressed layers: immutable
-//! ├── layers/HEX/             an unpacked layer, HEX of its diff_id or chain_id (or of these where there is one user id)
+//! ├── layers/HEX/             an unpacked layer, HEX of its diff_id or chain_id (or of these and the ids it has on disk)
 //! │   ├── fs/                 its files as they are in the image, whiteouts in overlayfs' form
 //! │   └── meta.json           what the filesystem can't hold (written by the layer room)
 //! ├── containers/ID/          records and writable layers (written by the container room)
@@ -54,14 +54,16 @@ pub(crate) mod pins;
 mod remove;
 mod room;
 mod temp;
+mod verify;
 
 pub(crate) use blob::BlobWriter;
 pub(crate) use containers::ANONYMOUS;
-pub(crate) use layers::{StagedLayer, UnpackedLayer, of_one_id};
+pub(crate) use layers::{Base, Place, StagedLayer, UnpackedLayer};
 pub(crate) use lease::{Lease, random_hex};
 pub(crate) use pins::Pins;
 pub(crate) use remove::{Remover, remove_tree};
 pub(crate) use room::Room;
+pub use verify::{Problem, StorePart, Verification};
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;

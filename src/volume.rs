@@ -6,7 +6,7 @@
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::pins::{VOLUME as META, VOLUME_MAX as META_MAX};
-use crate::store::{ANONYMOUS, Lease, Store, clock, list, random_hex};
+use crate::store::{ANONYMOUS, Lease, Store, StorePart, Verification, clock, list, random_hex};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -341,6 +341,37 @@ impl Volume {
     pub(crate) fn copy_lock(&self) -> Result<Lease> {
         Lease::exclusive_file(self.0.store.volumes_dir(), format!("{}/{META}", self.name()))
     }
+}
+
+/// Looks at what is known of each volume.
+pub(crate) fn verify(store: &Store, found: &mut Verification) -> Result<()> {
+    const REMEDY: &str =
+        "save its content, if it is needed, and remove the directory while no program uses it";
+    for name in list(store.volumes_dir())? {
+        let dir = store.path().join("volumes").join(&name);
+        let volume = match name.to_str().filter(|name| check_name(name).is_ok()) {
+            Some(name) => Volume::find(store, name),
+            None => Err(Error::new(ErrorKind::InvalidData, "not the name of a volume")),
+        };
+        let error = match volume {
+            Ok(Some(_)) => {
+                found.volumes += 1;
+                continue;
+            }
+            // Removed meanwhile.
+            Ok(None) if dir.symlink_metadata().is_err() => continue,
+            Ok(None) => {
+                let missing = [META, DATA].map(|name| dir.join(name));
+                let missing = missing.iter().find(|path| path.symlink_metadata().is_err());
+                Error::new(ErrorKind::NotFound, "a part of the volume is missing")
+                    .with_path(missing.unwrap_or(&dir))
+            }
+            Err(error) => error,
+        };
+        found.volumes += 1;
+        found.add(StorePart::Volume, error, &dir, REMEDY)?;
+    }
+    Ok(())
 }
 
 fn open_beneath(dir: BorrowedFd<'_>, relative: &std::path::Path) -> Result<OwnedFd, Errno> {

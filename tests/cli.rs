@@ -587,6 +587,38 @@ fn images_go_in_and_out() {
     assert_eq!(w.run(["run", "--rm", "greeter"]).code, 125);
 }
 
+/// What is wrong in a store is said, beside what is right.
+#[test]
+fn a_broken_image_is_listed_and_removed() {
+    let w = World::new();
+    let root = w.path().join("rootfs");
+    std::fs::create_dir_all(root.join("etc")).unwrap();
+    for name in ["good", "bad"] {
+        std::fs::write(root.join("etc/greeting"), name).unwrap();
+        assert_eq!(Done::of(w.command(["import"]).arg(&root).arg(name).output().unwrap()).code, 0);
+    }
+    assert_eq!(w.run(["system", "verify"]).code, 0);
+    let id = w.inspect("bad")["Id"].as_str().unwrap().replace("sha256:", "");
+    let blob = w.path().join("store/blobs/sha256").join(id);
+    std::fs::write(&blob, "damaged").unwrap();
+    let done = w.run(["images"]);
+    assert_eq!((done.code, done.out.lines().count()), (0, 3), "{done:?}");
+    let bad = done.out.lines().find(|line| line.starts_with("bad")).unwrap();
+    assert!(bad.contains("latest") && bad.contains("<broken>"), "{bad}");
+    assert!(done.err.contains(blob.to_str().unwrap()) && done.err.contains("help:"), "{done:?}");
+    assert_eq!(w.ok(["images", "-q"]).lines().count(), 2);
+
+    let done = w.run(["system", "verify"]);
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(done.out.contains(blob.to_str().unwrap()) && done.out.contains("help:"), "{done:?}");
+    let format = ["system", "verify", "--format", "{{.Blobs}} {{.Images}}"];
+    assert_eq!(w.run(format).out, "6 2\n");
+
+    w.ok(["rmi", "bad"]);
+    assert_eq!(w.ok(["images", "--format", "{{.Repository}}"]), "good\n");
+    assert_eq!(w.run(["system", "verify"]).code, 0);
+}
+
 #[test]
 #[ignore = "needs /bin/busybox (busybox-static): run with --include-ignored"]
 fn runs_an_imported_root() {

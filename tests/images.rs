@@ -4,6 +4,8 @@ mod common;
 
 #[path = "images/broken.rs"]
 mod broken;
+#[path = "images/damaged.rs"]
+mod damaged;
 #[path = "images/names.rs"]
 mod names;
 #[path = "images/peers.rs"]

@@ -6,7 +6,7 @@ use crate::containers::{familiar, short};
 use crate::fail::{Result, context, each, usage};
 use crate::flags;
 use crate::format::{self, ago, line};
-use coracle::{Image, Import, Reference, Store};
+use coracle::{BrokenImage, Image, Import, Reference, Store};
 use serde_json::{Value, json};
 
 pub const IMAGES: &[Flag] = &[
@@ -28,15 +28,20 @@ pub const IMPORT: &[Flag] = &[
 ];
 pub const RMI: &[Flag] = &[switch("force", "Also when it has several names or a container").short('f')];
 
-fn listed(image: &Image, name: Option<&Reference>, whole: bool) -> Value {
-    let id = image.id().to_string();
-    let (repository, tag) = match name.map(Reference::familiar) {
+/// Repository and tag.
+fn parts(name: Option<&Reference>) -> (String, String) {
+    match name.map(Reference::familiar) {
         Some(name) => match name.rsplit_once(':') {
             Some((repository, tag)) if !tag.contains('/') => (repository.to_owned(), tag.to_owned()),
             _ => (name, "<none>".into()),
         },
         None => ("<none>".into(), "<none>".into()),
-    };
+    }
+}
+
+fn listed(image: &Image, name: Option<&Reference>, whole: bool) -> Value {
+    let id = image.id().to_string();
+    let (repository, tag) = parts(name);
     json!({
         "Repository": repository,
         "Tag": tag,
@@ -45,6 +50,22 @@ fn listed(image: &Image, name: Option<&Reference>, whole: bool) -> Value {
         "CreatedAt": image.created().map(coracle::rfc3339),
         "CreatedSince": image.created().map_or("N/A".into(), ago),
         "Size": format::size(image.size()),
+    })
+}
+
+/// One that can't be read has no id and no size: its manifest's digest removes it.
+fn broken(image: &BrokenImage, name: Option<&Reference>, whole: bool) -> Value {
+    let digest = image.digest().to_string();
+    let (repository, tag) = parts(name);
+    json!({
+        "Repository": repository,
+        "Tag": tag,
+        "Digest": digest,
+        "ID": if whole { digest.clone() } else { short(&image.digest().hex()).to_owned() },
+        "CreatedAt": null,
+        "CreatedSince": "<broken>",
+        "Size": "<broken>",
+        "Error": image.error().to_string(),
     })
 }
 
@@ -102,21 +123,34 @@ pub fn images(store: &Store, args: &Args) -> Result<u8> {
     let mut values = Vec::new();
     let mut all = store.images()?;
     all.sort_by_key(|image| std::cmp::Reverse(image.created()));
+    let fits = |name: &Reference| {
+        let full = name.familiar();
+        match (&wanted, &untagged) {
+            (Some(wanted), _) if tagged => full == *wanted,
+            (_, Some(path)) => full.rsplit_once(':').is_some_and(|(own, _)| own == path),
+            _ => true,
+        }
+    };
     for image in &all {
         let names = image.references()?;
         for name in &names {
-            let full = name.familiar();
-            let fits = match (&wanted, &untagged) {
-                (Some(wanted), _) if tagged => full == *wanted,
-                (_, Some(path)) => full.rsplit_once(':').is_some_and(|(own, _)| own == path),
-                _ => true,
-            };
-            if fits && passed(image, Some(name))? {
+            if fits(name) && passed(image, Some(name))? {
                 values.push(listed(image, Some(name), whole));
             }
         }
         if names.is_empty() && wanted.is_none() && passed(image, None)? {
             values.push(listed(image, None, whole));
+        }
+    }
+    // No filter can ask what they are like.
+    let damaged = if filters.is_empty() { store.broken_images()? } else { Vec::new() };
+    for image in &damaged {
+        let shown = image.references().iter().filter(|name| fits(name)).map(Some);
+        let nameless = (image.references().is_empty() && wanted.is_none()).then_some(None);
+        let before = values.len();
+        values.extend(shown.chain(nameless).map(|name| broken(image, name, whole)));
+        if values.len() > before {
+            eprintln!("coracle: image {}: {}", image.digest(), image.error());
         }
     }
     if args.has("quiet") {

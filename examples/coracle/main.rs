@@ -166,6 +166,14 @@ const VERBS: &[Verb] = &[
         system::info,
     ),
     verb("version", "", "Show the version", &[system::FORMAT], (0, 0), system::version),
+    verb(
+        "system verify",
+        "",
+        "Look at everything in the store and say what is damaged",
+        &[system::FORMAT],
+        (0, 0),
+        system::verify,
+    ),
     verb("volume create", "[NAME]", "Make a volume", &[volumes::CREATE], (0, 1), volumes::create),
     verb("volume ls", "", "List volumes", &[volumes::LS], (0, 0), volumes::ls),
     verb("volume rm", "VOLUME...", "Remove volumes", &[volumes::RM], (1, ANY), volumes::rm),
@@ -237,8 +245,9 @@ fn program(words: Vec<OsString>) -> Result<u8> {
         format::print(help())?;
         return Ok(0);
     }
-    if name == "volume" {
-        let second = words.next().ok_or_else(|| usage("volume create, ls, rm, inspect or prune?"))?;
+    let groups = [("volume", "create, ls, rm, inspect or prune"), ("system", "verify")];
+    if let Some((group, verbs)) = groups.iter().find(|(group, _)| *group == name) {
+        let second = words.next().ok_or_else(|| usage(format!("{group} {verbs}?")))?;
         name = format!("{name} {}", second.to_string_lossy());
     }
     let verb = VERBS.iter().find(|verb| verb.syntax.name == name).ok_or_else(|| unknown(&name))?;

@@ -1,4 +1,4 @@
-//! `info` and `version`.
+//! `info`, `version` and `system verify`.
 #![forbid(unsafe_code)]
 
 use crate::args::{Args, Flag, flag};
@@ -81,6 +81,51 @@ fn answer(format: Option<&str>, value: &Value) -> Result<u8> {
 
 pub fn info(store: &Store, args: &Args) -> Result<u8> {
     answer(args.get("format")?, &gather(store)?)
+}
+
+/// Says each problem in a line, with the file and what to do; exit code 1 where there is one.
+pub fn verify(store: &Store, args: &Args) -> Result<u8> {
+    let found = store.verify()?;
+    let problems: Vec<_> = found
+        .problems
+        .iter()
+        .map(|problem| {
+            json!({
+                "Part": format!("{:?}", problem.part()),
+                "Path": problem.path(),
+                "Error": problem.error().to_string(),
+                "Remedy": problem.remedy(),
+            })
+        })
+        .collect();
+    let code = u8::from(!found.is_sound());
+    if let Some(format) = args.get("format")? {
+        let value = json!({
+            "Blobs": found.blobs,
+            "Bytes": found.bytes,
+            "Images": found.images,
+            "Layers": found.layers,
+            "Containers": found.containers,
+            "Volumes": found.volumes,
+            "Problems": problems,
+        });
+        line(shown(format, &value)?)?;
+        return Ok(code);
+    }
+    for problem in &found.problems {
+        line(format!("{:?}: {problem}", problem.part()))?;
+    }
+    line(format!(
+        "{} blobs of {}, {} images, {} unpacked layers, {} containers, {} volumes: {} problems",
+        found.blobs,
+        crate::format::size(found.bytes),
+        found.images,
+        found.layers,
+        found.containers,
+        found.volumes,
+        found.problems.len()
+    ))?;
+    Ok(code)
 }
 
 pub fn version(_: &Store, args: &Args) -> Result<u8> {

@@ -17,6 +17,17 @@ pub(crate) const COUNT: u32 = 65536;
 const FIRST: u32 = 524288;
 const RANGES: u32 = (1879048192 - FIRST) / COUNT;
 
+/// The number of the range that begins there.
+fn number(base: u32) -> Option<u32> {
+    let number = base.checked_sub(FIRST).map(|above| above / COUNT);
+    number.filter(|number| *number < RANGES && FIRST + number * COUNT == base)
+}
+
+/// Whether a range begins there.
+pub(crate) fn is_range(base: u32) -> bool {
+    number(base).is_some()
+}
+
 /// A range in use by this program.
 #[derive(Debug)]
 pub(crate) struct Range {
@@ -63,9 +74,7 @@ impl Range {
     /// `Unsupported` for what begins no range: the container of somebody without root's capabilities names 0, which would
     /// be the host's own root.
     pub fn again(store: &Store, base: u32) -> Result<Self> {
-        let number = base.checked_sub(FIRST).map(|above| above / COUNT);
-        let number = number.filter(|number| *number < RANGES && FIRST + number * COUNT == base);
-        let number = number.ok_or_else(|| {
+        let number = number(base).ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, format!("no range of user ids begins at {base}")).with_remedy(
                 "the container was made without the capabilities that this program has: start it as it was made, or \
                  make it anew",

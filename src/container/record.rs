@@ -341,8 +341,18 @@ pub(crate) struct Names;
 impl Names {
     const DIR: &str = "names";
 
-    fn path(name: &str) -> String {
+    pub fn path(name: &str) -> String {
         format!("{}/{name}", Self::DIR)
+    }
+
+    /// All of them.
+    pub fn all(store: &Store) -> Result<Vec<String>> {
+        let dir = match rustix::fs::openat(store.dir(), Self::DIR, crate::store::DIRECTORY, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            other => other.call_at("openat", store.path().join(Self::DIR))?,
+        };
+        let names = crate::store::list(dir.as_fd())?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
     /// Takes the name for a container; `false` when another one that exists has it.

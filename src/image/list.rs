@@ -16,10 +16,39 @@ use std::collections::HashSet;
 pub struct Removed {
     /// The names that lead nowhere now.
     pub untagged: Vec<Reference>,
-    /// The ids of the images that are gone; empty when other names still lead to the image.
+    /// The ids of the images that are gone; empty when other names still lead to the image. Of a broken one, the
+    /// digest of its manifest.
     pub deleted: Vec<Digest>,
     /// The bytes of the blobs that are gone. What another program uses at this moment goes later.
     pub freed: u64,
+}
+
+/// Something in a store that should be an image and can't be read: a document of it is damaged or gone.
+///
+/// Its name may be given to a new image, it is replaced by loading the image again, and
+/// [`Store::remove_image`] removes it by name or digest.
+#[derive(Debug)]
+pub struct BrokenImage {
+    digest: Digest,
+    references: Vec<Reference>,
+    error: Error,
+}
+
+impl BrokenImage {
+    /// The digest of its manifest, as the store's index has it.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Its names.
+    pub fn references(&self) -> &[Reference] {
+        &self.references
+    }
+
+    /// Why it can't be read, with the file and what to do.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
 }
 
 impl Store {
@@ -32,24 +61,70 @@ impl Store {
         Ok(self.find(&index, name)?.0)
     }
 
-    /// All images, in the order in which they came.
+    /// All images, in the order in which they came. One that can't be read is in
+    /// [`broken_images`](Self::broken_images) instead.
     ///
     /// # Errors
-    /// Those of the file system; `InvalidData` or `Mismatch` for an image that is broken, with its digest.
+    /// Those of the file system; `InvalidData` where the store's index is broken.
     pub fn images(&self) -> Result<Vec<Image>> {
+        Ok(self.sorted_images()?.0)
+    }
+
+    /// What the store's index lists as an image and can't be read, in the order in which it came.
+    /// [`Store::verify`] looks at all content, not only at what is needed to list an image.
+    ///
+    /// ```
+    /// use coracle::{Layer, Store};
+    /// let store = Store::temp()?;
+    /// for broken in store.broken_images()? {
+    ///     eprintln!("{}: {}", broken.digest(), broken.error());
+    /// }
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`images`](Self::images).
+    pub fn broken_images(&self) -> Result<Vec<BrokenImage>> {
+        Ok(self.sorted_images()?.1)
+    }
+
+    fn sorted_images(&self) -> Result<(Vec<Image>, Vec<BrokenImage>)> {
         let mut seen = HashSet::new();
-        let mut images = Vec::new();
-        for listed in self.index()?.manifests.iter().filter(|listed| seen.insert(listed.digest)) {
-            match Image::from_listed(self, listed) {
-                Ok(image) => images.push(image),
-                // An artifact, another machine's, or one that has just been removed: no image to be listed.
-                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) => {
-                    tracing::debug!(%error, digest = %listed.digest, "not listed");
+        let (mut images, mut broken) = (Vec::new(), Vec::new());
+        let index = self.index()?;
+        for listed in index.manifests.iter().filter(|listed| seen.insert(listed.digest)) {
+            let error = match Image::from_listed(self, listed) {
+                Ok(image) => {
+                    images.push(image);
+                    continue;
                 }
-                Err(error) => return Err(error.during(format!("reading the image {}", listed.digest))),
+                Err(error) => error,
+            };
+            if is_of_program(&error) {
+                return Err(error.during(format!("reading the image {}", listed.digest)));
             }
+            if error.kind() == ErrorKind::Unsupported {
+                // An artifact, or another machine's: no image here.
+                tracing::debug!(%error, digest = %listed.digest, "not listed");
+                continue;
+            }
+            // It may just have been removed.
+            let names: Vec<_> =
+                self.index()?.manifests.into_iter().filter(|other| other.digest == listed.digest).collect();
+            if names.is_empty() {
+                continue;
+            }
+            let error = match error.remedy() {
+                Some(_) => error,
+                None => error.with_remedy(Store::HEAL),
+            };
+            broken.push(BrokenImage {
+                digest: listed.digest,
+                references: names.iter().filter_map(name_of).collect(),
+                error,
+            });
         }
-        Ok(images)
+        Ok((images, broken))
     }
 
     /// Takes a name away. The image stays, also when this was its last name.
@@ -81,8 +156,7 @@ impl Store {
 
     fn remove(&self, name: &str, force: bool) -> Result<Removed> {
         let mut removed = self.update_index(|index| {
-            let (image, wanted) = self.find(index, name)?;
-            let digest = image.0.listed.digest;
+            let Target { digest, manifest, id, wanted } = self.target(index, name)?;
             let names: Vec<_> =
                 index.manifests.iter().filter(|other| other.digest == digest).filter_map(name_of).collect();
             if let Some(name) = wanted
@@ -98,8 +172,7 @@ impl Store {
                 )
                 .with_remedy("remove it by its names, or by force"));
             }
-            let pinned =
-                self.pins()?.into_iter().find(|(_, pins)| pins.image.as_ref() == Some(image.digest()));
+            let pinned = self.pins()?.into_iter().find(|(_, pins)| pins.image == Some(manifest));
             if let Some((id, _)) = pinned
                 && !force
             {
@@ -110,7 +183,7 @@ impl Store {
                 .with_remedy("remove the container first, or the image by force"));
             }
             index.manifests.retain(|other| other.digest != digest);
-            Ok(Removed { untagged: names, deleted: vec![*image.id()], freed: 0 })
+            Ok(Removed { untagged: names, deleted: vec![id], freed: 0 })
         })?;
         if !removed.deleted.is_empty() {
             removed.freed = self.collect_garbage()?;
@@ -148,14 +221,43 @@ impl Store {
         Ok(removed)
     }
 
+    /// What is to be removed: an image, or what is broken.
+    fn target(&self, index: &Index, text: &str) -> Result<Target> {
+        let (error, wanted) = match self.find(index, text) {
+            Ok((image, wanted)) => {
+                let (digest, manifest, id) = (image.0.listed.digest, *image.digest(), *image.id());
+                return Ok(Target { digest, manifest, id, wanted });
+            }
+            Err(error) if is_of_program(&error) => return Err(error),
+            Err(error) => (error, text.parse::<Reference>().ok()),
+        };
+        let named = wanted.and_then(|name| {
+            let listed = index.manifests.iter().find(|listed| has(listed, &name))?;
+            Some((listed.digest, name.tag().is_some().then_some(name)))
+        });
+        let (digest, wanted) = match (named, is_id(text)) {
+            (Some(named), _) => named,
+            (None, None) => return Err(error),
+            // Its id is not known, as its configuration can't be read.
+            (None, Some(hex)) => {
+                let digests: HashSet<_> = index.manifests.iter().map(|listed| listed.digest).collect();
+                let mut found = digests.into_iter().filter(|digest| digest.hex().starts_with(hex));
+                match (found.next(), found.next()) {
+                    (Some(digest), None) => (digest, None),
+                    (None, _) => return Err(error),
+                    _ => return Err(several(text)),
+                }
+            }
+        };
+        Ok(Target { digest, manifest: digest, id: digest, wanted })
+    }
+
     /// The image that `text` names in this index, and the name if it was found by that.
     fn find(&self, index: &Index, text: &str) -> Result<(Image, Option<Reference>)> {
-        let hex = text.strip_prefix("sha256:").unwrap_or(text);
-        let is_hex =
-            (1..=64).contains(&hex.len()) && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let hex = is_id(text);
         let name = match text.parse::<Reference>() {
             Ok(name) => Some(name),
-            Err(_) if is_hex => None,
+            Err(_) if hex.is_some() => None,
             Err(error) => return Err(error),
         };
         if let Some(name) = &name {
@@ -164,30 +266,55 @@ impl Store {
                 return Ok((Image::from_listed(self, listed)?, name.tag().map(|_| name.clone())));
             }
         }
-        if !is_hex {
-            return Err(not_found(text));
-        }
+        let Some(hex) = hex else { return Err(not_found(text)) };
         let mut found: Option<Image> = None;
+        let mut unreadable = None;
         for listed in &index.manifests {
             let image = match Image::from_listed(self, listed) {
+                Ok(image) => image,
                 // It has no id that it could be asked by.
                 Err(error) if is_unusable(&error) => continue,
-                other => other?,
+                // It may be the one.
+                Err(error) => {
+                    unreadable = unreadable.or(Some(error));
+                    continue;
+                }
             };
             if !image.id().hex().starts_with(hex) && !image.digest().hex().starts_with(hex) {
                 continue;
             }
             if found.as_ref().is_some_and(|other| other.id() != image.id()) {
-                return Err(Error::new(
-                    ErrorKind::InvalidInput,
-                    format!("several images have an id that begins with {text:?}"),
-                )
-                .with_remedy("give more digits of it"));
+                return Err(several(text));
             }
             found = found.or(Some(image));
         }
-        Ok((found.ok_or_else(|| not_found(text))?, None))
+        match found {
+            Some(image) => Ok((image, None)),
+            None => Err(unreadable.unwrap_or_else(|| not_found(text))),
+        }
     }
+}
+
+/// What an index has of an image that is to be removed.
+struct Target {
+    digest: Digest,
+    /// What containers pin.
+    manifest: Digest,
+    id: Digest,
+    /// By which name it was found.
+    wanted: Option<Reference>,
+}
+
+/// The digits of what could be an id or its beginning.
+fn is_id(text: &str) -> Option<&str> {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    let digits = hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    ((1..=64).contains(&hex.len()) && digits).then_some(hex)
+}
+
+fn several(text: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("several images have an id that begins with {text:?}"))
+        .with_remedy("give more digits of it")
 }
 
 /// Also one that another tool gave and that is none to docker (with upper case, say): it is somebody's image.
@@ -199,6 +326,11 @@ fn has_name(listed: &Descriptor) -> bool {
 fn is_unusable(error: &Error) -> bool {
     use ErrorKind::{InvalidData, Mismatch, NotFound, TooLarge, Unsupported};
     matches!(error.kind(), InvalidData | Mismatch | NotFound | TooLarge | Unsupported)
+}
+
+/// Whether this program lacks something, which says nothing of an image.
+fn is_of_program(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::ResourceExhausted | ErrorKind::OutOfMemory)
 }
 
 /// Whether an entry of the index is what this name means: the tag, or the digest in that repository.

@@ -39,6 +39,7 @@ impl<'a> Stack<'a> {
     }
 
     /// Makes sure that the store has the next layer, blob and directory. `open` gives the blob when it is needed.
+    /// What the store has of it already is verified, and replaced where it is damaged.
     pub(super) fn add<R: Read + Send>(
         &mut self,
         descriptor: &Descriptor,
@@ -46,10 +47,9 @@ impl<'a> Stack<'a> {
         open: impl FnOnce() -> Result<R>,
     ) -> Result<()> {
         let Descriptor { digest, size, .. } = *descriptor;
-        let has_blob = self.store.blob_size(&digest)? == Some(size);
         let layer = match self.find(diff_id)? {
             Some(layer) => {
-                if !has_blob {
+                if !self.store.is_sound(&digest, size)? {
                     let mut writer = self.store.blob_writer()?;
                     io::copy(&mut open()?.take(size.saturating_add(1)), &mut writer)
                         .call("copying a layer")?;
@@ -57,12 +57,43 @@ impl<'a> Stack<'a> {
                 }
                 layer
             }
-            None if has_blob => {
-                unpack_stored(self.store, digest, Some(*diff_id), &self.layers, self.chain_id)?.unpacked
+            None => match self.unpack_stored(descriptor, diff_id)? {
+                Some(layer) => layer,
+                None => {
+                    let expected =
+                        Expected { digest: Some(digest), size: Some(size), diff_id: Some(*diff_id) };
+                    apply(self.store, open()?, expected, &self.layers, self.chain_id)?.unpacked
+                }
+            },
+        };
+        self.push(layer, diff_id);
+        Ok(())
+    }
+
+    /// Unpacks what the store has; `None` where that is damaged, or nothing.
+    fn unpack_stored(&self, descriptor: &Descriptor, diff_id: &Digest) -> Result<Option<UnpackedLayer>> {
+        let Descriptor { digest, size, .. } = *descriptor;
+        if self.store.blob_size(&digest)? != Some(size) {
+            return Ok(None);
+        }
+        match unpack_stored(self.store, digest, Some(*diff_id), &self.layers, self.chain_id) {
+            Ok(applied) => Ok(Some(applied.unpacked)),
+            // The same content from outside, were it that, would say the same again.
+            Err(error) if !self.store.is_sound(&digest, size)? => {
+                tracing::warn!(%error, %digest, store = ?self.store.path(), "a damaged blob is replaced");
+                Ok(None)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Unpacks the next layer, whose blob the store has, where it is not unpacked yet.
+    fn add_stored(&mut self, descriptor: &Descriptor, diff_id: &Digest) -> Result<()> {
+        let layer = match self.find(diff_id)? {
+            Some(layer) => layer,
             None => {
-                let expected = Expected { digest: Some(digest), size: Some(size), diff_id: Some(*diff_id) };
-                apply(self.store, open()?, expected, &self.layers, self.chain_id)?.unpacked
+                unpack_stored(self.store, descriptor.digest, Some(*diff_id), &self.layers, self.chain_id)?
+                    .unpacked
             }
         };
         self.push(layer, diff_id);
@@ -79,7 +110,7 @@ impl<'a> Stack<'a> {
             // The same content is there; the blob that it came from serves as well as this one.
             let Meta { digest, size } = layer.meta()?;
             if let Some(digest) = digest
-                && self.store.blob_size(&digest)? == Some(size)
+                && self.store.is_sound(&digest, size)?
             {
                 self.push(layer, diff_id);
                 return describe(self.store, digest, size);
@@ -116,7 +147,7 @@ pub(super) fn all(store: &Store, manifest: &Manifest, config: &ImageConfig) -> R
     let mut stack = Stack::new(store);
     for (descriptor, diff_id) in manifest.layers().iter().zip(config.diff_ids()) {
         stack
-            .add(descriptor, diff_id, || store.open_blob(&descriptor.digest))
+            .add_stored(descriptor, diff_id)
             .map_err(|error| error.during(format!("unpacking the layer {}", descriptor.digest)))?;
     }
     Ok(stack.layers())

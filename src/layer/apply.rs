@@ -17,7 +17,7 @@ use super::tar::{ReadLimits, Reader};
 use super::unpack::{Limits, Outcome, Target, Unpacker};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::{BlobWriter, Store, UnpackedLayer, of_one_id};
+use crate::store::{BlobWriter, Store, UnpackedLayer};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::io::{BufRead, Read, Write};
@@ -54,11 +54,6 @@ pub(crate) fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
     }
 }
 
-/// Under what a layer is filed, by its diff_id or chain_id.
-fn filed(key: &Digest, owners: &dyn Owners) -> Digest {
-    if owners.is_recorded() { of_one_id(key) } else { *key }
-}
-
 /// The unpacked layer, if the store has it with these owners.
 pub(crate) fn find(
     store: &Store,
@@ -66,13 +61,14 @@ pub(crate) fn find(
     chain_id: &Digest,
     owners: &dyn Owners,
 ) -> Result<Option<UnpackedLayer>> {
-    if let Some(layer) = store.layer(&filed(diff_id, owners))? {
+    let base = owners.base();
+    if let Some(layer) = store.layer(&base.file(diff_id))? {
         // As the lowest layer of an image it is filed here too when it would be another above others.
         if diff_id == chain_id || layer.meta::<LayerMeta>()?.self_contained {
             return Ok(Some(layer));
         }
     }
-    if diff_id == chain_id { Ok(None) } else { store.layer(&filed(chain_id, owners)) }
+    if diff_id == chain_id { Ok(None) } else { store.layer(&base.file(chain_id)) }
 }
 
 /// Takes a layer's blob from outside into the store and unpacks it above `lowers`, the topmost first;
@@ -107,7 +103,10 @@ pub(crate) fn unpack_stored(
     let owners = owner::for_caller();
     let expected = Expected { digest: Some(digest), size: None, diff_id };
     let job = Job { store, expected, lowers, parent, owners: &*owners, limits: Limits::default() };
-    job.run(store.open_blob(&digest)?, None)
+    job.run(store.open_blob(&digest)?, None).map_err(|error| match error.kind() {
+        ErrorKind::Mismatch => error.with_path(store.blob_path(&digest)).with_remedy(Store::HEAL),
+        _ => error,
+    })
 }
 
 /// One blob's way into the store.
@@ -241,8 +240,10 @@ impl Job<'_> {
         let Some((staged, outcome)) = made else {
             return Err(Error::new(ErrorKind::State, "a layer was not unpacked"));
         };
-        let meta = LayerMeta { diff_id: Some(diff_id), digest: Some(digest), size, bytes, ..outcome.meta };
-        let key = filed(if meta.self_contained { &diff_id } else { &chain_id }, self.owners);
+        let base = self.owners.base();
+        let key = base.file(if outcome.meta.self_contained { &diff_id } else { &chain_id });
+        let (diff_id, chain_id, digest) = (Some(diff_id), Some(chain_id), Some(digest));
+        let meta = LayerMeta { diff_id, chain_id, base, digest, size, bytes, ..outcome.meta };
         Ok(applied(staged.publish(&key, &meta)?, meta.entries))
     }
 

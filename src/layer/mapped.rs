@@ -3,6 +3,7 @@
 
 use super::owner::{Owned, Owners};
 use crate::error::Result;
+use crate::store::Base;
 use crate::sys::idmap::IdMap;
 use crate::sys::owners::{Keeper, Ownership, capability_inside, inside};
 use rustix::fs::OFlags;
@@ -24,6 +25,10 @@ impl Mapped {
 }
 
 impl Owners for Mapped {
+    fn base(&self) -> Base {
+        Base::of(&self.map)
+    }
+
     fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()> {
         if batch.is_empty() {
             return Ok(());

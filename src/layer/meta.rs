@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::digest::Digest;
+use crate::store::Base;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 
@@ -11,6 +12,10 @@ use std::collections::BTreeMap;
 pub(crate) struct LayerMeta {
     /// Digest of the archive, uncompressed; what the layer is.
     pub(crate) diff_id: Option<Digest>,
+    /// What it is together with the layers below it.
+    pub(crate) chain_id: Option<Digest>,
+    /// Which ids its files have on disk.
+    pub(crate) base: Base,
     /// Digest and size of the blob that it was unpacked from; the same layer may come in other compressions.
     pub(crate) digest: Option<Digest>,
     pub(crate) size: u64,

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Call, Result};
+use crate::store::Base;
+use crate::sys::idmap::IdMap;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -24,6 +26,9 @@ pub(crate) struct Owned {
 pub(crate) trait Owners: Send + Sync {
     /// Changes the owners of files beneath `dir`.
     fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()>;
+
+    /// Which ids files have on disk.
+    fn base(&self) -> Base;
 
     /// Nothing is changed on disk: owners and capabilities are to be kept in the layer's metadata.
     fn is_recorded(&self) -> bool {
@@ -58,6 +63,10 @@ pub(crate) trait Owners: Send + Sync {
 pub(crate) struct Direct;
 
 impl Owners for Direct {
+    fn base(&self) -> Base {
+        Base::default()
+    }
+
     fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()> {
         for owned in batch {
             let path = super::path::text(owned.path.as_bytes());
@@ -88,6 +97,10 @@ impl Owners for Direct {
 pub(crate) struct Recorded;
 
 impl Owners for Recorded {
+    fn base(&self) -> Base {
+        Base::of(&IdMap::single(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()))
+    }
+
     fn apply(&self, _: BorrowedFd<'_>, _: &[Owned]) -> Result<()> {
         Ok(())
     }
@@ -106,7 +119,7 @@ pub(crate) fn for_caller() -> Box<dyn Owners> {
     if crate::sys::idmap::is_privileged() {
         return Box::new(Direct);
     }
-    match crate::sys::idmap::of_caller() {
+    match crate::sys::warden::ids_of_caller() {
         (map, None) => Box::new(super::mapped::Mapped::new(map)),
         (_, Some(_)) => Box::new(Recorded),
     }

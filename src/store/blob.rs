@@ -12,6 +12,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+/// So many bytes are read at a time to hash a blob.
+const HASHED: usize = 256 << 10;
+
 /// Writes a blob: hashes and counts what passes, and publishes it under its digest at the end.
 /// Dropped before that, it leaves nothing.
 pub(crate) struct BlobWriter {
@@ -37,8 +40,8 @@ impl BlobWriter {
         if let Some(name) = &self.name {
             let (tmp, blobs, hex) = (self.store.tmp_dir(), &self.store.0.blobs, digest.hex());
             let published = match rustix::fs::renameat_with(tmp, name, blobs, &hex, RenameFlags::NOREPLACE) {
-                // A blob that is there may be leased, so it stays; one that was cut short is replaced.
-                Err(Errno::EXIST) if self.store.blob_size(&digest)? == Some(self.size) => Ok(false),
+                // A blob that is there may be leased, so it stays; one that is damaged or cut short is replaced.
+                Err(Errno::EXIST) if self.store.is_sound(&digest, self.size)? => Ok(false),
                 // EINVAL: a file system without the flag.
                 Err(Errno::EXIST | Errno::INVAL) => {
                     rustix::fs::renameat(tmp, name, blobs, &hex).map(|()| true)
@@ -152,6 +155,50 @@ impl Store {
         }
     }
 
+    /// Whether the store has this blob with its right content, which is read whole: what stands on a disk may have
+    /// changed since it was written.
+    pub(crate) fn is_sound(&self, digest: &Digest, size: u64) -> Result<bool> {
+        if self.blob_size(digest)? != Some(size) {
+            return Ok(false);
+        }
+        match self.hash_blob(digest) {
+            Ok(found) => Ok(found == *digest),
+            // No file, or one that the disk doesn't give any more.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound
+                        | ErrorKind::InvalidData
+                        | ErrorKind::PermissionDenied
+                        | ErrorKind::Io
+                ) =>
+            {
+                tracing::debug!(%error, %digest, "a blob that can't be read");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The digest that a blob's content has now.
+    pub(crate) fn hash_blob(&self, digest: &Digest) -> Result<Digest> {
+        let mut file = self.open_blob(digest)?;
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; HASHED];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(Digest::finish(hasher)),
+                Ok(n) => hasher.update(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).call_at("read", self.blob_path(digest)),
+            }
+        }
+    }
+
+    /// What to do about a blob that is not what it should be.
+    pub(crate) const HEAL: &str =
+        "load or import the image again, which replaces damaged blobs; or remove the image";
+
     /// Reads a manifest or a configuration and verifies its digest.
     ///
     /// # Errors
@@ -171,7 +218,8 @@ impl Store {
                 ErrorKind::Mismatch,
                 format!("blob {digest}: its content has digest {found}"),
             )
-            .with_path(path));
+            .with_path(path)
+            .with_remedy(Self::HEAL));
         }
         Ok(bytes)
     }

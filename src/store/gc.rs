@@ -5,7 +5,7 @@
 //! that no index names yet holds [`Store::writing`]; nothing is collected meanwhile.
 #![forbid(unsafe_code)]
 
-use super::{Lease, Store, of_one_id};
+use super::{Lease, Place, Store};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{DOCUMENT_MAX, Document, ImageConfig, media};
@@ -28,7 +28,8 @@ impl Store {
     /// # Errors
     /// `NotFound` when the store has no such blob.
     pub(crate) fn lease_blob(&self, digest: &Digest) -> Result<Lease> {
-        Lease::shared(self.0.blobs.as_fd(), digest.hex())?
+        Lease::shared(self.0.blobs.as_fd(), digest.hex())
+            .map_err(|error| error.with_path(self.blob_path(digest)))?
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "no such blob").with_path(self.blob_path(digest)))
     }
 
@@ -52,7 +53,9 @@ impl Store {
         let (mut doomed, mut leased) = (Vec::new(), Vec::new());
         for digest in blobs.iter().filter(|digest| !live.blobs.contains(digest)) {
             match Lease::try_exclusive(self.0.blobs.as_fd(), digest.hex()) {
-                Ok(lease) => doomed.extend(lease.map(|lease| (digest, lease))),
+                Ok(lease) => doomed.extend(lease.map(|lease| (digest, Some(lease)))),
+                // A link: nothing of ours, and nothing that can be locked.
+                Err(error) if is_link(&error) => doomed.push((digest, None)),
                 Err(error) if error.kind() == ErrorKind::InUse => leased.push(*digest),
                 Err(error) => return Err(error),
             }
@@ -67,13 +70,33 @@ impl Store {
             freed += self.blob_size(digest)?.unwrap_or(0);
             self.remove_blob(digest)?;
         }
-        for key in self.layer_keys()?.iter().filter(|key| !live.layers.contains(key)) {
-            match self.remove_layer(key) {
+        for key in self.layer_keys()? {
+            if live.layers.contains(&key) || self.is_live(&key, &live)? {
+                continue;
+            }
+            match self.remove_layer(&key) {
                 Err(error) if error.kind() == ErrorKind::InUse => {}
+                // Of ids that this program has not: a sweep of one that has them removes it.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    tracing::warn!(%error, %key, store = ?self.path(), "an unpacked layer with other programs' ids stays in tmp/");
+                }
                 other => other?,
             }
         }
         Ok(freed)
+    }
+
+    /// Whether an unpacked layer is one of the live ones, with other ids on disk than the image's.
+    fn is_live(&self, key: &Digest, live: &Live) -> Result<bool> {
+        let place = self.layer(key).and_then(|layer| layer.map(|layer| layer.meta::<Place>()).transpose());
+        match place {
+            Ok(place) => {
+                Ok(place.and_then(|place| place.of(key)).is_some_and(|id| live.layers.contains(&id)))
+            }
+            // What nobody can use is unpacked again.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::NotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Marks what has a name, and what containers pin.
@@ -109,9 +132,7 @@ impl Store {
                         && let Ok(config) = ImageConfig::parse(raw)
                     {
                         let chain_ids = config.chain_ids();
-                        for key in config.diff_ids().iter().chain(&chain_ids) {
-                            live.layers.extend([*key, of_one_id(key)]);
-                        }
+                        live.layers.extend(config.diff_ids().iter().chain(&chain_ids));
                     }
                 }
                 _ => {}
@@ -129,10 +150,14 @@ impl Store {
         match self.read_blob_small(digest, DOCUMENT_MAX) {
             Ok(raw) => Ok(raw.starts_with(b"{").then_some(raw)),
             Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::Mismatch | ErrorKind::TooLarge
-                ) =>
+                if is_link(&error)
+                    || matches!(
+                        error.kind(),
+                        ErrorKind::NotFound
+                            | ErrorKind::Mismatch
+                            | ErrorKind::TooLarge
+                            | ErrorKind::InvalidData
+                    ) =>
             {
                 Ok(None)
             }
@@ -141,9 +166,14 @@ impl Store {
     }
 }
 
+/// What O_NOFOLLOW says of a symbolic link.
+fn is_link(error: &Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
 #[derive(Default)]
 struct Live {
     blobs: HashSet<Digest>,
-    /// Keys of unpacked layers.
+    /// The diff_ids and chain_ids of layers.
     layers: HashSet<Digest>,
 }

@@ -3,17 +3,18 @@
 //! - its **chain_id** when what was unpacked also came from the layers below (a hard link to a file
 //!   there, the metadata of a parent directory that this layer's archive does not have).
 //!
-//! Where one user id is all that there is, a layer has other owners on disk than elsewhere, so it is another layer
-//! there: see [`of_one_id`].
+//! Except as root with its capabilities, the files have other ids on disk than in the image: of sub-ids, or the one id
+//! that there is. For each such map a layer is unpacked by itself, see [`Base`].
 #![forbid(unsafe_code)]
 
 use super::{Lease, Store, remove_tree};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::idmap::IdMap;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -25,10 +26,42 @@ const META: &str = "meta.json";
 /// Metadata lists device nodes and the like; more than this is not a layer's.
 const META_MAX: u64 = 64 << 20;
 
-/// The key of a layer whose files all belong to the caller, because there was no other id to give them to. It must not
-/// be taken for the same layer once there are (newuidmap is installed, sub-ids are given), nor the reverse.
-pub(crate) fn of_one_id(key: &Digest) -> Digest {
-    Digest::of(format!("{key} of one id").as_bytes())
+/// Which ids the files of an unpacked layer have on disk: the image's own, or what a user namespace's map makes of
+/// them. A layer of one map must not be taken for the same layer under another: sub-ids are given or taken away,
+/// newuidmap is installed, root works once with its capabilities and once without.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Base(Option<String>);
+
+impl Base {
+    /// The ids of this map; see [`IdMap`].
+    pub(crate) fn of(map: &IdMap) -> Self {
+        let text = |extents| IdMap::text(extents).trim_end().replace('\n', ", ");
+        Self(Some(format!("users {}; groups {}", text(&map.users), text(&map.groups))))
+    }
+
+    /// Under what a layer with these ids is filed, by its diff_id or chain_id.
+    pub(crate) fn file(&self, key: &Digest) -> Digest {
+        match &self.0 {
+            None => *key,
+            Some(ids) => Digest::of(format!("{key} with ids {ids}").as_bytes()),
+        }
+    }
+}
+
+/// The part of a layer's metadata that says where it belongs; the rest is the layer room's business.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Place {
+    #[serde(default)]
+    base: Base,
+    diff_id: Option<Digest>,
+    chain_id: Option<Digest>,
+}
+
+impl Place {
+    /// The diff_id or chain_id that a layer which is filed under `key` has; `None`: it should not be there.
+    pub(crate) fn of(&self, key: &Digest) -> Option<Digest> {
+        [self.diff_id, self.chain_id].into_iter().flatten().find(|id| self.base.file(id) == *key)
+    }
 }
 
 /// A layer being unpacked. Dropped before [`publish`](StagedLayer::publish), it is removed.
@@ -125,7 +158,7 @@ impl UnpackedLayer {
         self.0.store.layer_path(&self.0.key).join("fs")
     }
 
-    /// Under what it is filed: its diff_id or its chain_id.
+    /// Under what it is filed: its diff_id or its chain_id, or what its [`Base`] makes of them.
     pub(crate) fn key(&self) -> &Digest {
         &self.0.key
     }
@@ -193,6 +226,11 @@ impl Store {
             Some(_lease) => self.discard(self.0.layers.as_fd(), key.hex()),
             None => Ok(()),
         }
+    }
+
+    /// The names of the directories of unpacked layers.
+    pub(crate) fn layer_names(&self) -> Result<Vec<std::ffi::OsString>> {
+        super::list(self.0.layers.as_fd())
     }
 
     /// The keys of all unpacked layers.

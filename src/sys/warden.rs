@@ -103,6 +103,17 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
     Ok(warden)
 }
 
+/// Which ids this program's containers have, as an ordinary user: those of its warden where one is up, as the user's
+/// sub-ids may have changed since. And why it is one id only.
+pub(crate) fn ids_of_caller() -> (IdMap, Option<String>) {
+    let of_running = || {
+        let current = lock(&slot().ok()?.warden);
+        let warden = current.as_ref().filter(|warden| !lock(&warden.shared.state).gone)?;
+        Some((warden.map.clone()?, warden.single.clone()))
+    };
+    of_running().unwrap_or_else(idmap::of_caller)
+}
+
 impl Warden {
     fn start() -> Result<Self> {
         let (socket, theirs) = message::pair()?;

@@ -83,7 +83,9 @@ fn add(
         _ => {}
     }
     for (name, value) in xattrs(path) {
-        if compare.all_xattrs || name.starts_with("user.") {
+        // What umoci notes for those who can't set owners.
+        let noted = name == "user.rootlesscontainers";
+        if (compare.all_xattrs || name.starts_with("user.")) && !noted {
             line += &format!(" {name}={}", value.escape_ascii());
         }
     }
@@ -127,4 +129,129 @@ pub fn assert_same(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, St
         .map(|name| format!("{name}\n  ours:   {:?}\n  theirs: {:?}", ours.get(name), theirs.get(name)))
         .collect();
     assert!(differing.is_empty(), "{what}:\n{}", differing.join("\n"));
+}
+
+const TREE: &str = "CORACLE_TEST_TREE";
+
+/// The same as [`tree`] by a process that has the ids which an ordinary user's layers have: others may not enter all
+/// directories. As root, this one.
+pub fn tree_with_sub_ids(dir: &Path, compare: Compare) -> BTreeMap<String, String> {
+    if rustix::process::geteuid().is_root() {
+        return tree(dir, compare);
+    }
+    assert!(!compare.owners, "they are the namespace's");
+    let own = std::env::current_exe().unwrap();
+    let out = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--map-auto"])
+        .arg(own)
+        .args(["--exact", "trees::prints_a_tree", "--nocapture"])
+        .env(TREE, dir)
+        .output()
+        .expect("unshare (util-linux)");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).unwrap();
+    let pairs = text.lines().filter_map(|line| line.strip_prefix("TREE "));
+    let mut lines: BTreeMap<String, String> =
+        pairs.map(|line| serde_json::from_str::<(String, String)>(line).unwrap()).collect();
+    assert!(!lines.is_empty(), "{text}");
+    if !compare.all_xattrs {
+        assert!(!lines.values().any(|line| line.contains("security.capability")), "{lines:?}");
+    }
+    if !compare.root {
+        lines.remove("");
+    }
+    lines
+}
+
+/// Only by [`tree_with_sub_ids`].
+#[test]
+fn prints_a_tree() {
+    let Some(dir) = std::env::var_os(TREE) else { return };
+    for line in tree(Path::new(&dir), Compare { owners: false, all_xattrs: false, root: true }) {
+        println!("TREE {}", serde_json::to_string(&line).unwrap());
+    }
+}
+
+/// The comparisons with other programs would pass if they compared nothing: each word of a line is one that differs.
+#[test]
+fn each_attribute_is_compared() {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    type Change = fn(&Path);
+    fn remake(path: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) {
+        fs::remove_file(path).unwrap();
+        make(path).unwrap();
+        time(path, 1_000, 0);
+    }
+    fn time(path: &Path, secs: i64, nanos: i64) {
+        let time = Timespec { tv_sec: secs, tv_nsec: nanos };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+    let make = || {
+        let dir = Scratch::new();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("d")).unwrap();
+        fs::write(at("d/file"), "text").unwrap();
+        fs::hard_link(at("d/file"), at("d/hard")).unwrap();
+        fs::write(at("d/other"), "text").unwrap();
+        symlink("target", at("d/link")).unwrap();
+        rustix::fs::mknodat(CWD, at("d/pipe"), FileType::Fifo, 0o600.into(), 0).unwrap();
+        rustix::fs::setxattr(at("d/file"), "user.note", b"1", XattrFlags::empty()).unwrap();
+        for name in ["d/file", "d/other", "d/link", "d/pipe", "d", ""] {
+            time(&at(name), 1_000, 0);
+        }
+        dir
+    };
+    let changes: &[(&str, &str, Change)] = &[
+        ("type", "d/other", |path| remake(path, |path| symlink("text", path))),
+        ("mode", "d/file", |path| fs::set_permissions(path, PermissionsExt::from_mode(0o4755)).unwrap()),
+        ("a directory's mode", "d", |path| {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o1755)).unwrap()
+        }),
+        ("a pipe's mode", "d/pipe", |path| {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o604)).unwrap()
+        }),
+        ("seconds", "d/file", |path| time(path, 1_001, 0)),
+        ("nanoseconds", "d/file", |path| time(path, 1_000, 1)),
+        ("a directory's time", "d", |path| time(path, 1_000, 1)),
+        ("a link's time", "d/link", |path| time(path, 1_000, 1)),
+        ("content", "d/other", |path| fs::write(path, "tex_").unwrap()),
+        ("a link's target", "d/link", |path| remake(path, |path| symlink("targe_", path))),
+        ("an attribute", "d/file", |path| {
+            rustix::fs::setxattr(path, "user.note", b"2", XattrFlags::empty()).unwrap()
+        }),
+        ("a further attribute", "d/other", |path| {
+            rustix::fs::setxattr(path, "user.note", b"1", XattrFlags::empty()).unwrap()
+        }),
+        ("a hard link", "d/hard", |path| {
+            remake(path, |path| fs::write(path, "text"));
+            rustix::fs::setxattr(path, "user.note", b"1", XattrFlags::empty()).unwrap();
+            time(path, 1_000, 0);
+        }),
+        ("a name", "d/hard", |path| fs::rename(path, path.with_file_name("herd")).unwrap()),
+    ];
+    let root = rustix::process::geteuid().is_root();
+    let of_root: &[(&str, &str, Change)] = &[
+        ("owner", "d/other", |path| chown(path, Some(1), None).unwrap()),
+        ("group", "d/other", |path| chown(path, None, Some(1)).unwrap()),
+        ("a link's owner", "d/link", |path| std::os::unix::fs::lchown(path, Some(1), None).unwrap()),
+        ("a capability", "d/other", |path| {
+            let value = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            rustix::fs::setxattr(path, "security.capability", &value, XattrFlags::empty()).unwrap()
+        }),
+    ];
+    let compare = Compare { owners: root, all_xattrs: root, root: true };
+    let before = tree(make().path(), compare);
+    assert_eq!(tree(make().path(), compare), before);
+    for (what, name, change) in changes.iter().chain(if root { of_root } else { &[] }) {
+        let dir = make();
+        change(&dir.path().join(name));
+        // Of the directory that a name was changed in, the time is set back: the name itself has to tell.
+        if *name != "d" {
+            time(&dir.path().join("d"), 1_000, 0);
+        }
+        assert_ne!(tree(dir.path(), compare), before, "{what}");
+    }
 }

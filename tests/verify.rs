@@ -1,0 +1,343 @@
+//! `Store::verify`: each kind of damage is found, with the file and what to do, and nothing else is.
+#![forbid(unsafe_code)]
+
+mod common;
+
+use common::*;
+use coracle::{Container, Image, Store, StorePart, Volume};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A store with everything in it that can be damaged, and where that lies.
+struct World {
+    store: Store,
+    manifest: PathBuf,
+    config: PathBuf,
+    blob: PathBuf,
+    /// An unpacked layer.
+    layer: PathBuf,
+    container: PathBuf,
+    volume: PathBuf,
+    fixture: Fixture,
+}
+
+impl World {
+    fn new() -> Self {
+        let store = Store::temp().unwrap();
+        let fixture = Fixture::new(&["one", "two"]);
+        let oci = pack(&oci_members(&fixture, Some("app:1"), "+gzip", gzip));
+        let image = Image::load_reader(&store, &oci[..]).unwrap().remove(0);
+        image.tag("app:2").unwrap();
+        let other = Fixture::new(&["three"]);
+        Image::load_reader(&store, &docker_archive(&[(&other, &["other:1"])])[..]).unwrap();
+        let volume = Volume::create(&store, "data").unwrap();
+        let container = Container::builder(&image).name("kept").volume(&volume, "/data").create().unwrap();
+        let path = store.path().join("containers").join(container.id());
+        container.keep().unwrap();
+        let host = Image::host(&store).unwrap();
+        let ran = sh(&host, "echo x >/tmp/x").start().unwrap();
+        assert!(ran.wait().unwrap().success());
+        ran.keep().unwrap();
+
+        let blob = |hex: String| store.path().join("blobs/sha256").join(hex);
+        let layers = fs::read_dir(store.path().join("layers")).unwrap();
+        Self {
+            manifest: blob(image.digest().hex()),
+            config: blob(image.id().hex()),
+            blob: blob(image.layer_descriptors()[0].digest.hex()),
+            layer: layers.map(|layer| layer.unwrap().path()).min().unwrap(),
+            container: path,
+            volume: volume.path().parent().unwrap().to_owned(),
+            store,
+            fixture,
+        }
+    }
+}
+
+#[test]
+fn a_sound_store_is_sound() {
+    let w = World::new();
+    let found = w.store.verify().unwrap();
+    assert!(found.is_sound(), "{:#?}", found.problems);
+    assert_eq!((found.blobs, found.images, found.layers), (7, 2, 3));
+    assert_eq!((found.containers, found.volumes), (2, 1));
+    let sizes = fs::read_dir(w.store.path().join("blobs/sha256")).unwrap();
+    assert_eq!(found.bytes, sizes.map(|blob| blob.unwrap().metadata().unwrap().len()).sum::<u64>());
+    let empty = Store::temp().unwrap().verify().unwrap();
+    assert!(empty.is_sound() && empty.blobs == 0);
+}
+
+fn flip(path: &Path) {
+    let mut content = fs::read(path).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(path, content).unwrap();
+}
+
+fn replace(path: &Path, find: &str, put: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(find), "{text}");
+    fs::write(path, text.replace(find, put)).unwrap();
+}
+
+/// What is done to a store, the part it is in, and the file that is named.
+type Damage = (&'static str, fn(&World) -> PathBuf, StorePart);
+
+const DAMAGES: &[Damage] = &[
+    (
+        "a flipped bit in a layer's blob",
+        |w| {
+            flip(&w.blob);
+            w.blob.clone()
+        },
+        StorePart::Blob,
+    ),
+    (
+        "a flipped bit in a configuration",
+        |w| {
+            flip(&w.config);
+            w.config.clone()
+        },
+        StorePart::Blob,
+    ),
+    (
+        "a flipped bit in a manifest",
+        |w| {
+            flip(&w.manifest);
+            w.manifest.clone()
+        },
+        StorePart::Blob,
+    ),
+    (
+        "a blob cut short",
+        |w| {
+            fs::write(&w.blob, "x").unwrap();
+            w.blob.clone()
+        },
+        StorePart::Blob,
+    ),
+    (
+        "no blob of a layer",
+        |w| {
+            fs::remove_file(&w.blob).unwrap();
+            w.blob.clone()
+        },
+        StorePart::Image,
+    ),
+    (
+        "no configuration",
+        |w| {
+            fs::remove_file(&w.config).unwrap();
+            w.config.clone()
+        },
+        StorePart::Image,
+    ),
+    (
+        "no manifest",
+        |w| {
+            fs::remove_file(&w.manifest).unwrap();
+            w.manifest.clone()
+        },
+        StorePart::Image,
+    ),
+    (
+        "a link instead of a blob",
+        |w| {
+            fs::remove_file(&w.blob).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", &w.blob).unwrap();
+            w.blob.clone()
+        },
+        StorePart::Blob,
+    ),
+    (
+        "what is no blob",
+        |w| {
+            let stranger = w.store.path().join("blobs/sha256/letter");
+            fs::write(&stranger, "x").unwrap();
+            stranger
+        },
+        StorePart::Blob,
+    ),
+    (
+        "an index that is none",
+        |w| {
+            let index = w.store.path().join("index.json");
+            fs::write(&index, "{").unwrap();
+            index
+        },
+        StorePart::Index,
+    ),
+    (
+        "another size in the index",
+        |w| {
+            let index = w.store.path().join("index.json");
+            let size = w.manifest.metadata().unwrap().len();
+            replace(&index, &format!("\"size\":{size}"), &format!("\"size\":{}", size + 1));
+            w.manifest.clone()
+        },
+        StorePart::Image,
+    ),
+    (
+        "an unpacked layer without metadata",
+        |w| {
+            fs::remove_file(w.layer.join("meta.json")).unwrap();
+            w.layer.join("meta.json")
+        },
+        StorePart::Layer,
+    ),
+    (
+        "metadata that is none",
+        |w| {
+            fs::write(w.layer.join("meta.json"), "[").unwrap();
+            w.layer.join("meta.json")
+        },
+        StorePart::Layer,
+    ),
+    (
+        "metadata of another layer",
+        |w| {
+            let name = w.layer.with_file_name("0".repeat(64));
+            fs::rename(&w.layer, &name).unwrap();
+            name
+        },
+        StorePart::Layer,
+    ),
+    (
+        "an unpacked layer without files",
+        |w| {
+            fs::rename(w.layer.join("fs"), w.layer.join("other")).unwrap();
+            w.layer.clone()
+        },
+        StorePart::Layer,
+    ),
+    (
+        "a record that is none",
+        |w| {
+            fs::write(w.container.join("container.json"), "{\"id\":").unwrap();
+            w.container.join("container.json")
+        },
+        StorePart::Container,
+    ),
+    (
+        "a record that is empty",
+        |w| {
+            fs::write(w.container.join("container.json"), "").unwrap();
+            w.container.join("container.json")
+        },
+        StorePart::Container,
+    ),
+    (
+        "no record",
+        |w| {
+            fs::remove_file(w.container.join("container.json")).unwrap();
+            w.container.clone()
+        },
+        StorePart::Container,
+    ),
+    (
+        "the record of another container",
+        |w| {
+            let id = w.container.file_name().unwrap().to_str().unwrap();
+            let record = w.container.join("container.json");
+            replace(&record, &format!("\"id\":\"{id}\""), "\"id\":\"other\"");
+            record
+        },
+        StorePart::Container,
+    ),
+    (
+        "another name",
+        |w| {
+            fs::rename(w.store.path().join("names/kept"), w.store.path().join("names/other")).unwrap();
+            w.store.path().join("names/other")
+        },
+        StorePart::Container,
+    ),
+    (
+        "no writable layer",
+        |w| {
+            fs::remove_dir(w.container.join("upper")).unwrap();
+            w.container.join("upper")
+        },
+        StorePart::Container,
+    ),
+    (
+        "no volume",
+        |w| {
+            fs::remove_dir_all(&w.volume).unwrap();
+            w.volume.clone()
+        },
+        StorePart::Container,
+    ),
+    (
+        "a volume's metadata that are none",
+        |w| {
+            fs::write(w.volume.join("volume.json"), "[]").unwrap();
+            w.volume.join("volume.json")
+        },
+        StorePart::Volume,
+    ),
+    (
+        "no metadata of a volume",
+        |w| {
+            fs::remove_file(w.volume.join("volume.json")).unwrap();
+            w.volume.join("volume.json")
+        },
+        StorePart::Volume,
+    ),
+    (
+        "a volume without its directory",
+        |w| {
+            fs::remove_dir(w.volume.join("data")).unwrap();
+            w.volume.join("data")
+        },
+        StorePart::Volume,
+    ),
+];
+
+#[test]
+fn each_damage_is_found_and_named() {
+    for (what, damage, part) in DAMAGES {
+        let w = World::new();
+        let path = damage(&w);
+        let found = w.store.verify().unwrap();
+        let named = found.problems.iter().find(|problem| problem.part() == *part && problem.path() == path);
+        let named = named.unwrap_or_else(|| panic!("{what}: {part:?} {path:?}: {:#?}", found.problems));
+        assert!(!named.remedy().is_empty(), "{what}: {named}");
+        // A blob that is cut short is also one of the wrong size, but each says the same file.
+        for problem in &found.problems {
+            assert_eq!(problem.path(), path, "{what}: {problem}");
+        }
+        if *part == StorePart::Blob && !path.ends_with("letter") {
+            assert!(named.to_string().contains("the image app:1"), "{what}: {named}");
+        }
+    }
+}
+
+/// What the remedy says, helps.
+#[test]
+fn what_is_loaded_again_is_sound() {
+    let w = World::new();
+    for path in [&w.blob, &w.config, &w.manifest] {
+        flip(path);
+    }
+    fs::remove_dir_all(&w.layer).unwrap();
+    assert_eq!(w.store.verify().unwrap().problems.len(), 3);
+    let oci = pack(&oci_members(&w.fixture, Some("app:1"), "+gzip", gzip));
+    Image::load_reader(&w.store, &oci[..]).unwrap();
+    let found = w.store.verify().unwrap();
+    assert!(found.is_sound(), "{:#?}", found.problems);
+}
+
+/// An image that was removed by force stays as long as a container has it, and is looked at.
+#[test]
+fn an_image_without_a_name_is_looked_at_for_its_container() {
+    let w = World::new();
+    for name in ["app:1", "app:2"] {
+        w.store.force_remove_image(name).unwrap();
+    }
+    assert!(w.store.verify().unwrap().is_sound());
+    fs::remove_file(&w.blob).unwrap();
+    let found = w.store.verify().unwrap();
+    assert_eq!((found.problems.len(), found.problems[0].path()), (1, w.blob.as_path()));
+    assert!(found.problems[0].to_string().contains("of container"), "{}", found.problems[0]);
+}
