@@ -14,6 +14,7 @@ use super::plan::Plan;
 use super::plan::format::{Event, Request, Status};
 use super::{memfd, message};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::Missing;
 use launch::{Launch, explain};
 use rustix::fs::FlockOperation;
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
@@ -43,7 +44,7 @@ pub(crate) struct Warden {
     /// Of the user namespace that the warden lives in; `None` for root.
     map: Option<IdMap>,
     /// Why the map has one id only.
-    single: Option<String>,
+    single: Option<Missing>,
     /// Where other programs may connect, by the directory.
     doors: Mutex<HashMap<PathBuf, Door>>,
 }
@@ -147,7 +148,7 @@ impl Warden {
             "unshare(CLONE_NEWNS)",
             "signalfd4",
             "clone",
-            "mount(\"proc\", \"/proc\")",
+            launch::PROC,
             "keyctl(KEYCTL_JOIN_SESSION_KEYRING)",
             "fcntl(F_DUPFD_CLOEXEC)",
         ];
@@ -272,8 +273,8 @@ impl Warden {
     }
 
     /// Why there is only one id, where that is so.
-    pub fn single(&self) -> Option<&str> {
-        self.single.as_deref()
+    pub fn single(&self) -> Option<&Missing> {
+        self.single.as_ref()
     }
 
     /// Executes a plan in a child of the warden; hands over what its operations send until `done` says that it
