@@ -162,7 +162,7 @@ impl Feature {
             Self::Privileges => ("privileges", "root's privileges", None),
             Self::SubIds => ("sub-ids", "more than one user id for an ordinary user", None),
             Self::Overlay => ("overlay", "overlay mounts", Some((5, 11))),
-            Self::OverlayAppend => ("overlay-append", "overlay layers one by one (lowerdir+)", Some((6, 7))),
+            Self::OverlayAppend => ("overlay-append", "overlay layers one by one (lowerdir+)", Some((6, 8))),
             Self::OverlayDetached => {
                 ("overlay-detached", "overlay layers that are attached nowhere", Some((6, 15)))
             }

@@ -237,6 +237,12 @@ impl Host {
         self.get(feature).is_some_and(Ability::is_available)
     }
 
+    /// The answers as text for people: one line for each feature that is there, then the others, those with the same reason
+    /// together.
+    pub fn features(&self) -> impl fmt::Display {
+        Features(self)
+    }
+
     /// Insists on it.
     ///
     /// # Errors
@@ -263,7 +269,7 @@ impl<'a> IntoIterator for &'a Host {
 }
 
 impl fmt::Display for Host {
-    /// One line about the host, then one for each feature that is there, then the others with their reasons.
+    /// One line about the host, then its [`features`](Self::features).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Linux {} on {}, user {}, ", self.kernel, self.machine, self.user)?;
         match &self.container {
@@ -271,21 +277,29 @@ impl fmt::Display for Host {
             None => write!(f, "in no container, ")?,
         }
         writeln!(f, "control groups: {}, store: {}", self.cgroups, self.store.display())?;
-        for ability in self {
+        self.features().fmt(f)
+    }
+}
+
+struct Features<'a>(&'a Host);
+
+impl fmt::Display for Features<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for ability in self.0 {
             if ability.is_available() {
                 writeln!(f, "{ability}")?;
             }
         }
         // Often one lack has many consequences: it is told once.
         let mut told: Vec<(&str, &str)> = Vec::new();
-        for missing in self.iter().filter_map(Ability::missing) {
+        let all = || self.0.iter().filter_map(Ability::missing);
+        for missing in all() {
             let words = (missing.reason(), missing.remedy());
             if told.contains(&words) {
                 continue;
             }
             told.push(words);
-            let same = self.iter().filter_map(Ability::missing);
-            let same = same.filter(|other| (other.reason(), other.remedy()) == words);
+            let same = all().filter(|other| (other.reason(), other.remedy()) == words);
             let features: Vec<_> = same.map(|other| other.feature().to_string()).collect();
             writeln!(f, "no   {}: {missing}", features.join(", "))?;
         }

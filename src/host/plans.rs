@@ -171,8 +171,7 @@ pub(super) fn write(s: &mut Script<'_>, warden: &Warden, feature: Feature, resul
 
 /// A user namespace to map mounts with. Whose ids it has does not matter here.
 pub(super) fn for_mounts(warden: &Arc<Warden>) -> Result<OwnedFd, Missing> {
-    let map = if warden.map().is_some() { IdMap::single(0, 0) } else { IdMap::range(524_288, 65536) };
-    namespace::for_mounts(warden, &map)
+    namespace::for_mounts(warden, &IdMap::single(0, 0))
         .map_err(|error| error.into_missing(Feature::UserNamespace, words::REFUSED.remedy).0)
 }
 

@@ -12,9 +12,9 @@ use super::fork::Witness;
 use super::idmap::{self, IdMap};
 use super::plan::Plan;
 use super::plan::format::{Event, Request, Status};
-use super::{memfd, message};
+use super::{diagnose, memfd, message};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::feature::Missing;
+use crate::feature::{Feature, Missing};
 use launch::{Launch, explain};
 use rustix::fs::FlockOperation;
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
@@ -107,9 +107,13 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
 impl Warden {
     fn start() -> Result<Self> {
         let (socket, theirs) = message::pair()?;
-        let host = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).call("pidfd_open")?;
+        let host = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+            .call("pidfd_open")
+            .map_err(|error| diagnose::explain(error, Feature::Pidfd))?;
         let lock = File::from(memfd::above_stdio(
-            rustix::fs::memfd_create("coracle-lock", rustix::fs::MemfdFlags::CLOEXEC).call("memfd_create")?,
+            rustix::fs::memfd_create("coracle-lock", rustix::fs::MemfdFlags::CLOEXEC)
+                .call("memfd_create")
+                .map_err(|error| diagnose::explain(error, Feature::ExecutableMemfd))?,
         )?);
         let (map, single) = match idmap::is_privileged() {
             true => (None, None),
