@@ -47,7 +47,7 @@ pub(crate) const UNMAPPED: Cause = cause(
 
 pub(crate) const SETFCAP: Cause = cause(
     "uid 0 is let into a user namespace only by CAP_SETFCAP (since Linux 5.12)",
-    "give this program that capability, all that containers need (SYS_ADMIN, SETUID, SETGID, CHOWN), or another user",
+    "give this program CAP_SETFCAP, or all that containers need (SYS_ADMIN, SETUID, SETGID, CHOWN), or another user",
 );
 
 pub(crate) const USERNS_REFUSED: Cause = cause(
