@@ -276,7 +276,9 @@ pub fn is_under(test: &str, flags: &[&str]) -> bool {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("program");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: what this one has open for writing, a child of another test has for a moment too, and then it can't
+    // be executed.
+    peer("cp", [std::env::current_exe().unwrap(), program.clone()]);
     let (tool, flags) = flags.split_first().unwrap();
     let mut command = Command::new(tool);
     command.args(flags).arg(&program).args(["--exact", test, "--nocapture", "--include-ignored"]);
