@@ -164,6 +164,7 @@ pub(crate) const MOUNT_UNIFIED: &str =
 pub(crate) const NO_UNIFIED: Cause =
     cause("no cgroup v2 hierarchy is mounted where this process is", MOUNT_UNIFIED);
 
+#[cfg(feature = "cgroups")]
 pub(crate) const NO_SWAP: &str = "boot with swapaccount=1, or leave memory_swap_max unsaid";
 
 pub(crate) const FEATURE_CGROUPS: &str = "build it with the feature `cgroups`";
