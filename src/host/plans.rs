@@ -19,7 +19,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What [`write`] uses.
+/// What [`write()`] uses.
 pub(super) const ALL: [Feature; 22] = [
     Feature::UserNamespace,
     Feature::PidNamespace,
@@ -45,7 +45,7 @@ pub(super) const ALL: [Feature; 22] = [
     Feature::Landlock,
 ];
 
-/// What [`mapped`] uses.
+/// What [`mapped()`] uses.
 pub(super) const MAPPED: [Feature; 3] =
     [Feature::IdMappedMounts, Feature::OverlayIdMapped, Feature::IdMappedTmpfs];
 
