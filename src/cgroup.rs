@@ -31,6 +31,7 @@ pub use report::{Outcome, Report, ReportEntry};
 pub use stats::Stats;
 
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::{Feature, Missing, words};
 use crate::sys::fork::Witness;
 use crate::sys::time::after;
 use rustix::fs::{Mode, OFlags, open, openat};
@@ -41,10 +42,6 @@ use std::time::{Duration, Instant};
 
 /// The directory in which all groups of this crate lie.
 const ROOM: &str = "coracle";
-
-/// What lets this user make groups.
-const REMEDY: &str = "run as root, or where control groups v2 are delegated to this user: \
-    systemd-run --user --scope -p Delegate=yes PROGRAM";
 
 /// A control group with its limits. Removed when it goes, if nothing is left in it.
 ///
@@ -65,7 +62,7 @@ const REMEDY: &str = "run as root, or where control groups v2 are delegated to t
 pub struct Cgroup {
     name: String,
     v1: Vec<V1>,
-    unified: Result<Unified, String>,
+    unified: Result<Unified, Missing>,
     report: Report,
     /// Keeps the directory above; `None` where another process owns the group.
     _parent: Option<CgroupParent>,
@@ -115,7 +112,7 @@ impl Cgroup {
         let mut group = Self {
             name: name.to_owned(),
             v1: Vec::new(),
-            unified: Err(String::new()),
+            unified: Err(words::NO_UNIFIED.of(Feature::Cgroup)),
             report: Report::default(),
             _parent: Some(parent.clone()),
             owner: Some(Witness::current()?),
@@ -128,7 +125,7 @@ impl Cgroup {
                     ErrorKind::Unsupported,
                     format!("{}: this build of coracle has no limits", kind.name()),
                 );
-                group.refused(limits, kind, error.with_remedy("build it with the feature `cgroups`"))?;
+                group.refused(limits, kind, error.with_remedy(words::FEATURE_CGROUPS))?;
             } else if parent.v1_of(kind.controller()).is_some() {
                 match group.enter_v1(parent, kind.controller()) {
                     Ok(()) => kinds.push(kind),
@@ -141,11 +138,7 @@ impl Cgroup {
                     ErrorKind::Unsupported,
                     format!("no {} controller is mounted", kind.controller()),
                 );
-                group.refused(
-                    limits,
-                    kind,
-                    error.with_remedy("mount control groups: mount -t cgroup2 none /sys/fs/cgroup"),
-                )?;
+                group.refused(limits, kind, error.with_remedy(words::MOUNT_CGROUP))?;
             }
         }
         group.enter_unified(parent, limits, &mut on_v2)?;
@@ -165,7 +158,7 @@ impl Cgroup {
         let mut group = Self {
             name: String::new(),
             v1: Vec::new(),
-            unified: Err("the group has no directory in a unified hierarchy".to_owned()),
+            unified: Err(words::NO_UNIFIED.of(Feature::Cgroup)),
             report: Report::default(),
             _parent: None,
             owner: None,
@@ -241,7 +234,7 @@ impl Cgroup {
                 self.unified = Ok(unified?);
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(error),
-            Err(error) => self.unified = Err(error.to_string()),
+            Err(error) => self.unified = Err(error.into_missing(Feature::Cgroup, words::DELEGATE).0),
         }
         Ok(())
     }
@@ -252,7 +245,9 @@ impl Cgroup {
         let outcome = match (self.v1_of(kind.controller()), &self.unified) {
             (Some(v1), _) => control::set(limits, kind, &v1.path, false),
             (None, Ok(unified)) => control::set(limits, kind, &unified.path, true),
-            (None, Err(why)) => Err(Error::new(ErrorKind::Unsupported, why.clone())),
+            (None, Err(why)) => {
+                Err(Error::new(ErrorKind::Unsupported, "a control group v2").lacks(why.clone()))
+            }
         };
         match outcome {
             Ok(value) => {
@@ -276,7 +271,8 @@ impl Cgroup {
     fn refused(&mut self, limits: &Limits, kind: LimitKind, error: Error) -> Result<()> {
         let asked = limits.asked(kind).unwrap_or_default();
         let denied = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnly);
-        let error = if denied && error.remedy().is_none() { error.with_remedy(REMEDY) } else { error };
+        let error =
+            if denied && error.remedy().is_none() { error.with_remedy(words::DELEGATE) } else { error };
         match limits.requirement_of(kind) {
             // A taken name is no matter of what this machine can enforce.
             _ if error.kind() == ErrorKind::AlreadyExists => Err(error),
@@ -292,10 +288,14 @@ impl Cgroup {
         self.v1.iter().find(|v1| v1.has(controller))
     }
 
+    /// Why it has no directory in the unified hierarchy.
+    pub(crate) fn lack(&self) -> Option<&Missing> {
+        self.unified.as_ref().err()
+    }
+
     fn unified(&self) -> Result<&Unified> {
         self.unified.as_ref().map_err(|why| {
-            Error::new(ErrorKind::Unsupported, format!("the control group has no v2 directory: {why}"))
-                .with_remedy(format!("mount cgroup2, also beside v1; {REMEDY}"))
+            Error::new(ErrorKind::Unsupported, "the control group has no v2 directory").lacks(why.clone())
         })
     }
 

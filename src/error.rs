@@ -9,6 +9,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use crate::feature::{Feature, Missing};
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
@@ -83,6 +84,8 @@ struct Inner {
     path: Option<PathBuf>,
     errno: Option<i32>,
     remedy: Option<Cow<'static, str>>,
+    /// What this host lacks, where that is the reason.
+    missing: Option<Missing>,
     /// What was being done when it failed, outermost last.
     during: Vec<Cow<'static, str>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
@@ -102,6 +105,9 @@ impl fmt::Display for Inner {
         for during in &self.during {
             write!(f, "; while {during}")?;
         }
+        if let Some(missing) = &self.missing {
+            write!(f, "; {}", missing.reason())?;
+        }
         if let Some(remedy) = &self.remedy {
             write!(f, "; help: {remedy}")?;
         }
@@ -118,6 +124,7 @@ impl Error {
             path: None,
             errno: None,
             remedy: None,
+            missing: None,
             during: Vec::new(),
             source: None,
         }))
@@ -172,6 +179,26 @@ impl Error {
         self
     }
 
+    /// It failed because this host lacks something: `Unsupported`, with the reason and the remedy.
+    pub(crate) fn lacks(mut self, missing: Missing) -> Self {
+        self.0.kind = ErrorKind::Unsupported;
+        self.0.remedy = Some(missing.remedy().to_owned().into());
+        self.0.missing = Some(missing);
+        self
+    }
+
+    /// What this host lacks, and what failed for it. Where nothing is known of the reason it is what failed, with this remedy
+    /// unless there is another. For answers, not for errors.
+    pub(crate) fn into_missing(self, feature: Feature, remedy: &'static str) -> (Missing, Option<String>) {
+        let missing = self.0.missing.clone();
+        let other = self.0.remedy.clone().unwrap_or(remedy.into());
+        let plain = Self(Box::new(Inner { remedy: None, missing: None, ..*self.0 })).to_string();
+        match missing {
+            Some(missing) => (missing.of(feature), Some(plain)),
+            None => (Missing::new(feature, plain, other), None),
+        }
+    }
+
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into().into());
         self
@@ -206,6 +233,11 @@ impl Error {
     /// The kernel's errno, where a system call failed.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.0.errno
+    }
+
+    /// What this host lacks, where that is why it failed: reason and remedy are those of [`Host`](crate::Host).
+    pub fn missing(&self) -> Option<&Missing> {
+        self.0.missing.as_ref()
     }
 
     /// What the reader can do about it, where something can be done.

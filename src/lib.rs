@@ -35,6 +35,8 @@ mod cgroup;
 mod container;
 mod digest;
 mod error;
+mod feature;
+mod host;
 mod image;
 mod layer;
 mod manifest;
@@ -53,6 +55,8 @@ pub use container::{
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
+pub use feature::{Feature, Missing};
+pub use host::{Ability, CgroupVersion, Host};
 pub use image::{BrokenImage, Image, Import, Removed};
 pub use layer::{
     Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile, Overlay, OverlayMount,

@@ -27,7 +27,9 @@ pub(crate) use fence::Fence;
 use fence::NewUser;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::Feature;
 use crate::sys::courier::Letter;
+use crate::sys::diagnose;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::plan::format::{OP_END, Status};
@@ -72,7 +74,7 @@ pub enum NamespaceKind {
 }
 
 impl NamespaceKind {
-    const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Cgroup, Self::Ipc, Self::Mount, Self::Net, Self::Pid, Self::User, Self::Uts];
 
     /// The name in /proc/PID/ns, and `PIDFD_GET_*_NAMESPACE` of linux/pidfd.h.
@@ -88,7 +90,20 @@ impl NamespaceKind {
         }
     }
 
-    fn flag(self) -> u32 {
+    /// What a host must have for it.
+    pub fn feature(self) -> Feature {
+        match self {
+            Self::Cgroup => Feature::CgroupNamespace,
+            Self::Ipc => Feature::IpcNamespace,
+            Self::Mount => Feature::MountNamespace,
+            Self::Net => Feature::NetNamespace,
+            Self::Pid => Feature::PidNamespace,
+            Self::User => Feature::UserNamespace,
+            Self::Uts => Feature::UtsNamespace,
+        }
+    }
+
+    pub(crate) fn flag(self) -> u32 {
         match self {
             Self::Cgroup => n::CLONE_NEWCGROUP,
             Self::Ipc => n::CLONE_NEWIPC,
@@ -364,15 +379,14 @@ pub(crate) fn clone_into(
     if let Some(cgroup) = birth.cgroup {
         s.copy_fd(cgroup, Cell(args.0 + 80));
     }
-    const LIMITS: &str = "see /proc/sys/user/max_*_namespaces, and what confines this program";
-    let remedy = match namespaces.joins(NamespaceKind::Pid) {
-        true => "a PID namespace whose first process has ended takes no other",
-        false => LIMITS,
-    };
-    s.op(n::__NR_clone3, "clone3", [args.into(), 88.into()])
+    let clone = s
+        .op(n::__NR_clone3, "clone3", [args.into(), 88.into()])
         .detail(format!("{now:#x}"))
-        .remedy(remedy)
         .store(born.value);
+    match namespaces.joins(NamespaceKind::Pid) {
+        true => clone.remedy("a PID namespace whose first process has ended takes no other"),
+        false => clone.needs(needed(now)),
+    };
     let child = s.label();
     s.jump_if_zero(born.value, child);
     if let Some(map) = &beneath {
@@ -392,7 +406,7 @@ pub(crate) fn clone_into(
     s.place(child);
     s.during("entering the namespaces");
     if later != 0 {
-        s.op(n::__NR_unshare, "unshare", [later.into()]).detail(format!("{later:#x}")).remedy(LIMITS);
+        s.op(n::__NR_unshare, "unshare", [later.into()]).detail(format!("{later:#x}")).needs(needed(later));
     }
     sync.wait(s);
     if let Some(fence) = birth.fence {
@@ -400,6 +414,14 @@ pub(crate) fn clone_into(
     }
     inside(s);
     Ok(())
+}
+
+/// What a call needs that makes these namespaces at once: the one that is refused most often.
+fn needed(flags: u32) -> Feature {
+    use NamespaceKind as K;
+    let order = [K::User, K::Net, K::Pid, K::Mount, K::Cgroup, K::Ipc, K::Uts];
+    let first = order.into_iter().find(|kind| flags & kind.flag() != 0);
+    first.map_or(Feature::Clone3, NamespaceKind::feature)
 }
 
 /// What was heard of a plan that ends with [`clone_into`].
@@ -447,16 +469,20 @@ impl Heard {
     }
 }
 
+/// `PIDFD_GET_*_NAMESPACE` of ioctl_pidfd(2).
+pub(crate) fn pidfd_request(kind: NamespaceKind) -> u32 {
+    0xff00 | kind.name().1
+}
+
 /// Opens namespaces of a process with the warden's rights.
 fn open(warden: &Arc<Warden>, process: impl AsFd, kinds: &[NamespaceKind]) -> Result<Vec<OwnedFd>> {
-    const PIDFD_GET_NAMESPACE: u32 = 0xff00;
     let mut s = Script::new();
     s.during("opening the namespaces of a process");
     let pidfd = s.fd(process.as_fd());
     for kind in kinds {
-        let (name, number) = kind.name();
+        let (name, _) = kind.name();
         let letter = s.letter(DESCRIPTOR);
-        s.op(n::__NR_ioctl, "ioctl", [pidfd.into(), (PIDFD_GET_NAMESPACE | number).into(), 0.into()])
+        s.op(n::__NR_ioctl, "ioctl", [pidfd.into(), pidfd_request(*kind).into(), 0.into()])
             .detail(format!("PIDFD_GET_{}_NAMESPACE", name.to_uppercase()))
             .store(letter.fd);
         s.post(letter);
@@ -476,9 +502,7 @@ fn explain(error: Error) -> Error {
     use linux_raw_sys::errno as e;
     match error.raw_os_error().map(|errno| errno as u32) {
         Some(e::ESRCH) => error.with_kind(ErrorKind::State).with_remedy("the process has ended"),
-        Some(e::ENOTTY | e::EINVAL) => {
-            error.with_kind(ErrorKind::Unsupported).with_remedy("this takes a pidfd, and Linux 6.11")
-        }
+        Some(e::ENOTTY | e::EINVAL) => diagnose::explain(error, Feature::PidfdNamespaces),
         Some(e::EACCES | e::EPERM) => error.with_remedy("this program may not look into that process"),
         _ => error,
     }
@@ -488,6 +512,8 @@ fn explain(error: Error) -> Error {
 pub(crate) fn for_mounts(warden: &Arc<Warden>, map: &IdMap) -> Result<OwnedFd> {
     let mut s = Script::new();
     s.during("making a user namespace");
+    // Else /proc/PID/uid_map of the child would belong to the host's root.
+    s.dumpable(warden.map().is_some());
     let NewUser { pid, child, mapped } = fence::new_user(&mut s, map, None);
     let path = s.decimal("/proc/", pid, c"/ns/user");
     let letter = s.letter(DESCRIPTOR);

@@ -1,6 +1,7 @@
 //! What touches the kernel directly, and the socket to the warden. The only room with `unsafe`.
 
 pub(crate) mod courier;
+pub(crate) mod diagnose;
 pub(crate) mod fork;
 pub(crate) mod idmap;
 pub(crate) mod map;

@@ -670,6 +670,16 @@ fn info_is_json() {
     let info: Value = serde_json::from_str(&w.ok(["info", "--format", "json"])).unwrap();
     let root = w.path().join("store").canonicalize().unwrap();
     assert_eq!(info["CoracleRootDir"], root.to_str().unwrap());
+    let features = info["Features"].as_array().unwrap();
+    let names: Vec<_> = features.iter().map(|feature| feature["feature"].as_str().unwrap()).collect();
+    assert_eq!(names, coracle::Feature::ALL.map(|feature| feature.name()));
+    let shown = w.ok(["info"]);
+    for feature in features.iter().filter(|feature| feature["available"] == false) {
+        for part in ["reason", "remedy"] {
+            assert!(shown.contains(feature[part].as_str().unwrap()), "{feature}: {shown}");
+        }
+    }
+    assert!(shown.lines().any(|line| line.starts_with("yes  ")), "{shown}");
     assert_eq!(w.ok(["version", "-f", "{{.Version}}"]).trim(), env!("CARGO_PKG_VERSION"));
 }
 

@@ -6,24 +6,28 @@ use std::path::{Path, PathBuf};
 
 /// Each room of src/ and what it may use. A room uses only rows above its own.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("error", &[]),
-    ("sys", &["error"]),
+    // The words for what a host may lack, which every room needs.
+    ("feature", &[]),
+    ("error", &["feature"]),
+    ("sys", &["error", "feature"]),
     ("digest", &["error"]),
     ("reference", &["error", "digest"]),
     ("manifest", &["error", "digest"]),
     ("security", &["error", "sys"]),
-    ("namespace", &["error", "sys", "security"]),
-    ("cgroup", &["error", "sys"]),
+    ("namespace", &["error", "feature", "sys", "security"]),
+    ("cgroup", &["error", "feature", "sys"]),
     ("network", &["error", "sys", "namespace"]),
     // It removes the control groups that dead programs left.
     ("store", &["error", "sys", "digest", "reference", "manifest", "cgroup"]),
-    ("layer", &["error", "sys", "digest", "manifest", "namespace", "store"]),
+    ("host", &["error", "feature", "sys", "namespace", "cgroup", "store"]),
+    ("layer", &["error", "feature", "sys", "digest", "manifest", "namespace", "store"]),
     ("volume", &["error", "sys", "digest", "namespace", "store"]),
     ("image", &["error", "sys", "digest", "reference", "manifest", "security", "store", "layer"]),
     (
         "container",
         &[
             "error",
+            "feature",
             "sys",
             "digest",
             "reference",

@@ -10,46 +10,9 @@ use coracle::{Container, ErrorKind, Image, Outcome, Store};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
-const ROLE: &str = "CORACLE_TEST_ROLE";
 
 /// An id that /etc/passwd and /etc/subuid don't know.
 const NOBODYS: &str = "54321";
-
-/// Runs `test` again under a tool, where it finds `true`. It ends, too.
-fn is_under(test: &str, flags: &[&str]) -> bool {
-    if std::env::var_os(ROLE).is_some() {
-        return true;
-    }
-    again(test, flags, &[]);
-    false
-}
-
-/// Runs `test` again under a tool, with `vars` in its environment.
-fn again(test: &str, flags: &[&str], vars: &[(&str, &Path)]) {
-    // Where every user finds it.
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = dir.path().join("program");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let (tool, flags) = flags.split_first().unwrap();
-    let mut command = Command::new(tool);
-    command.args(flags).arg(&program).args(["--exact", test, "--nocapture", "--include-ignored"]);
-    command.env(ROLE, "1").env("HOME", dir.path()).env_remove("XDG_DATA_HOME");
-    command.envs(vars.iter().copied());
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let process = pidfd(child.id() as i32);
-    let said = std::thread::spawn(|| child.wait_with_output().unwrap());
-    if !ends(&process, Duration::from_secs(100)) {
-        rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).unwrap();
-        panic!("it hangs: {:?}", said.join().unwrap());
-    }
-    let out = said.join().unwrap();
-    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
-    assert!(text(&out.stdout).contains("1 passed"), "no test {test}");
-}
 
 /// As an ordinary user who has no sub-ids, or may not use them.
 fn is_single(test: &str) -> bool {
@@ -92,7 +55,8 @@ fn assert_single(image: &Image, why: &[&str]) {
         assert!(remedy.contains("uidmap") && remedy.contains("/etc/subuid"), "{remedy}");
     }
     let error = sh(image, "true").group("1000").run().unwrap_err();
-    assert_eq!((error.kind(), error.remedy()), (ErrorKind::Unsupported, Some(reason.as_str())));
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(error.missing().map(ToString::to_string).as_ref(), Some(reason), "{error}");
 }
 
 #[test]

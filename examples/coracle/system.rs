@@ -4,10 +4,9 @@
 use crate::args::{Args, Flag, flag};
 use crate::fail::Result;
 use crate::format::{line, print, shown};
-use coracle::{State, Store};
+use coracle::{Feature, Host, State, Store};
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::fs;
 
 pub const FORMAT: &[Flag] = &[flag("format", "FORMAT", "json, or {{.Field}}").short('f')];
 
@@ -16,29 +15,9 @@ fn kernel() -> (String, String) {
     (uname.release().to_string_lossy().into_owned(), uname.machine().to_string_lossy().into_owned())
 }
 
-/// A file's first line, where the kernel has the file.
-fn setting(path: &str) -> Option<String> {
-    Some(fs::read_to_string(path).ok()?.lines().next().unwrap_or_default().to_owned())
-}
-
-fn cgroups() -> &'static str {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let has = |kind: &str| mounts.lines().any(|line| line.split(' ').nth(2) == Some(kind));
-    match (has("cgroup2"), has("cgroup")) {
-        (true, false) => "v2",
-        (true, true) => "v1 and v2",
-        (false, true) => "v1",
-        (false, false) => "none",
-    }
-}
-
-/// What is known without trying it out.
-fn gather(store: &Store) -> Result<Value> {
+fn gather(store: &Store, host: &Host) -> Result<Value> {
     let containers = store.containers()?;
     let count = |state| containers.iter().filter(|one| one.state() == state).count();
-    let uid = rustix::process::geteuid().as_raw();
-    let (release, machine) = kernel();
-    let ids = if uid == 0 { "a range of its own for each container" } else { "nested in the user's" };
     Ok(json!({
         "ServerVersion": env!("CARGO_PKG_VERSION"),
         "CoracleRootDir": store.path(),
@@ -48,17 +27,15 @@ fn gather(store: &Store) -> Result<Value> {
         "ContainersStopped": count(State::Exited) + count(State::Created),
         "Images": store.images()?.len(),
         "Volumes": store.volumes()?.len(),
-        "KernelVersion": release,
-        "Architecture": machine,
+        "KernelVersion": host.kernel(),
+        "Architecture": host.machine(),
         "OSType": "linux",
-        "User": uid,
-        "Rootless": uid != 0,
-        "UserIds": ids,
-        "CgroupVersion": cgroups(),
-        "MaxUserNamespaces": setting("/proc/sys/user/max_user_namespaces"),
-        "MemfdNoexec": setting("/proc/sys/vm/memfd_noexec"),
-        "AppArmorRestrictsUserns": setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
+        "User": host.user(),
+        "Rootless": !host.has(Feature::Privileges),
+        "CgroupVersion": host.cgroups().to_string(),
+        "InContainer": host.container(),
         "NCPU": std::thread::available_parallelism().map_or(0, usize::from),
+        "Features": host.abilities(),
     }))
 }
 
@@ -79,8 +56,19 @@ fn answer(format: Option<&str>, value: &Value) -> Result<u8> {
     Ok(0)
 }
 
+/// What there is, and what this host offers: each feature with a yes, or with a no, the reason and the remedy.
 pub fn info(store: &Store, args: &Args) -> Result<u8> {
-    answer(args.get("format")?, &gather(store)?)
+    let host = Host::probe_at(store.path());
+    let mut value = gather(store, &host)?;
+    if let Some(format) = args.get("format")? {
+        return answer(Some(format), &value);
+    }
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("Features");
+    }
+    answer(None, &value)?;
+    print(format!("Features:\n{}", host.features()))?;
+    Ok(0)
 }
 
 /// Says each problem in a line, with the file and what to do; exit code 1 where there is one.

@@ -6,6 +6,7 @@
 
 use super::limits::{CpuMax, LimitKind, Limits, parse_list, shares_of_weight};
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::words;
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::cpuset::CpuSetController;
 use cgroups_rs::fs::memory::{MemController, SetMemory};
@@ -82,9 +83,7 @@ impl Write<'_> {
         let error =
             Error::new(ErrorKind::Unsupported, "this kernel has no such limit").with_path(self.path());
         match self.file {
-            "memory.memsw.limit_in_bytes" | "memory.swap.max" => {
-                error.with_remedy("boot with swapaccount=1, or leave memory_swap_max unsaid")
-            }
+            "memory.memsw.limit_in_bytes" | "memory.swap.max" => error.with_remedy(words::NO_SWAP),
             _ => error,
         }
     }

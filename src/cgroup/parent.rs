@@ -3,8 +3,9 @@
 
 use super::layout::{Hierarchy, Layout};
 use super::limits::Limits;
-use super::{Cgroup, REMEDY, ROOM, process, valid_name};
+use super::{Cgroup, ROOM, process, valid_name};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::{Feature, words};
 use crate::sys::fork::Witness;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -116,8 +117,13 @@ impl CgroupParent {
         self.0.layout.v1_of(controller)
     }
 
+    /// Whether there are v1 hierarchies that control something.
+    pub(crate) fn has_v1(&self) -> bool {
+        !self.0.layout.v1.is_empty()
+    }
+
     /// Whether there is a unified hierarchy.
-    pub(super) fn has_unified(&self) -> bool {
+    pub(crate) fn has_unified(&self) -> bool {
         self.0.layout.unified.is_some()
     }
 
@@ -140,11 +146,8 @@ impl CgroupParent {
     /// Makes `name` in the unified hierarchy, where it has `controllers`.
     pub(super) fn make_unified(&self, controllers: &[&'static str], name: &str) -> Result<PathBuf> {
         let Some(unified) = &self.0.layout.unified else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "no cgroup v2 hierarchy is mounted where this process is",
-            )
-            .with_remedy("mount -t cgroup2 none /sys/fs/cgroup/unified"));
+            let error = Error::new(ErrorKind::Unsupported, "a control group v2");
+            return Err(error.lacks(words::NO_UNIFIED.of(Feature::Cgroup)));
         };
         let lock = || self.0.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         let key = controllers.to_vec();
@@ -173,7 +176,13 @@ impl CgroupParent {
         }
         let error =
             nearest.unwrap_or_else(|| Error::new(ErrorKind::Unsupported, "no control group to be below"));
-        Err(error.with_remedy(REMEDY))
+        Err(match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnly => {
+                error.lacks(words::NOT_DELEGATED.of(Feature::Cgroup))
+            }
+            _ if error.missing().is_some() => error,
+            _ => error.with_remedy(words::DELEGATE),
+        })
     }
 
     /// Makes the directory `room`, from which groups can be joined and in which they have `controllers`.
@@ -238,7 +247,7 @@ fn refused(error: io::Error, dir: &Path) -> Error {
     let error = Error::os("mkdir", error).with_path(dir);
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnly => {
-            error.with_kind(ErrorKind::Unsupported).with_remedy(REMEDY)
+            error.lacks(words::NOT_DELEGATED.of(Feature::Cgroup))
         }
         _ => error,
     }

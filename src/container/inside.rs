@@ -9,6 +9,7 @@ use super::hierarchies::Hierarchies;
 use super::script::{CWD, EEXIST, ENOENT, Links, Script};
 use super::users::Identity;
 use crate::error::ErrorKind;
+use crate::feature::words;
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::capability::Capabilities;
 use crate::security::limit::{Sysctl, Ulimit};
@@ -370,24 +371,22 @@ fn working_dir(s: &mut Script<'_>, path: &Path) {
 fn privileges(s: &mut Script<'_>, command: &Command<'_>) {
     let identity = command.identity;
     s.during("becoming the user");
-    let remedy = "the container's ids don't reach this one: install newuidmap (Debian's package: uidmap) and give the user \
-        ranges in /etc/subuid and /etc/subgid that do (usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER)";
     if command.groups_allowed {
         let groups: Vec<u8> = identity.groups.iter().flat_map(|gid| gid.to_ne_bytes()).collect();
         let at = s.bytes(&groups);
         s.op(n::__NR_setgroups, "setgroups", [identity.groups.len().into(), at.into()])
             .kind(ErrorKind::Unsupported)
-            .remedy(remedy);
+            .remedy(words::UIDMAP);
     }
     let (uid, gid) = (identity.uid, identity.gid);
     s.op(n::__NR_setresgid, "setresgid", [gid.into(), gid.into(), gid.into()])
         .path(gid.to_string())
         .kind(ErrorKind::Unsupported)
-        .remedy(remedy);
+        .remedy(words::UIDMAP);
     s.op(n::__NR_setresuid, "setresuid", [uid.into(), uid.into(), uid.into()])
         .path(uid.to_string())
         .kind(ErrorKind::Unsupported)
-        .remedy(remedy);
+        .remedy(words::UIDMAP);
     s.dumpable(false);
     // struct __user_cap_header, then two of __user_cap_data (effective, permitted, inheritable).
     let header = s.words64(&[u64::from(n::_LINUX_CAPABILITY_VERSION_3)]);

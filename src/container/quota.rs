@@ -11,6 +11,7 @@ use super::Held;
 use super::record::Dir;
 use crate::cgroup::{Outcome, Report};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::{Feature, words};
 use crate::store::Store;
 use crate::sys::quota;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -27,23 +28,17 @@ const DEPTH: usize = 100;
 /// The directories of the writable layer.
 const DIRS: [&str; 3] = ["upper", "work", "parts"];
 
-fn unsupported(store: &Store, what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("disk_max on this filesystem: {what}"))
+fn unsupported(store: &Store) -> Error {
+    Error::new(ErrorKind::Unsupported, "disk_max on this filesystem")
         .with_path(store.path())
-        .with_remedy(
-            "use writable_in_memory(true), or, as root, a store on a filesystem mounted with prjquota \
-             (ext4 with the features quota and project, or xfs)",
-        )
+        .lacks(words::NO_QUOTAS.of(Feature::ProjectQuota))
 }
 
 fn refused(store: &Store, call: &'static str, errno: Errno) -> Error {
     let error = Error::os(call, errno).with_path(store.path());
     match errno {
         // From any user namespace but the first, the number of a file's project is not to be changed.
-        Errno::PERM | Errno::INVAL => error.with_kind(ErrorKind::Unsupported).with_remedy(
-            "project quotas need CAP_SYS_ADMIN in the initial user namespace: run as root, or use \
-             writable_in_memory(true)",
-        ),
+        Errno::PERM | Errno::INVAL => error.lacks(words::QUOTAS_ARE_ROOTS.of(Feature::ProjectQuota)),
         _ => error,
     }
 }
@@ -54,7 +49,7 @@ pub(super) fn bound(store: &Store, held: &mut Held, bytes: u64) -> Result<u32> {
     if !quota::enforced(store.containers_dir())
         .map_err(|errno| refused(store, "quotactl_fd(Q_XGETQSTAT)", errno))?
     {
-        return Err(unsupported(store, "it has no project quotas"));
+        return Err(unsupported(store));
     }
     if held.range.is_none() {
         return Err(refused(store, "quotactl_fd(Q_SETQUOTA)", Errno::PERM));
@@ -121,10 +116,8 @@ fn open(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<Option<Owne
 /// A tree of a layer that nothing runs in. What is neither file nor directory takes no blocks.
 fn tag(store: &Store, top: &OwnedFd, project: u32, depth: usize) -> Result<()> {
     let Some(below) = depth.checked_sub(1) else {
-        return Err(unsupported(
-            store,
-            "its writable layer was made without, and is too deep to be counted now",
-        ));
+        let what = "disk_max: the writable layer was made without, and is too deep to be counted now";
+        return Err(Error::new(ErrorKind::Unsupported, what).with_path(store.path()));
     };
     let set = |file: &OwnedFd, is_dir| {
         quota::set_project(file.as_fd(), project, is_dir)

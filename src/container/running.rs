@@ -7,6 +7,7 @@ use super::record::{Dir, Exited, RunningRecord};
 use super::{Inner, KILL_TIME, Output, Process, lock};
 use crate::cgroup::{Cgroup, Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::{Feature, words};
 use crate::sys::warden::{self, Exit, Warden};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -386,10 +387,8 @@ fn not_running(id: &str) -> Error {
 }
 
 fn no_cgroup() -> Error {
-    Error::new(ErrorKind::Unsupported, "the container has no control group").with_remedy(
-        "see its report for the reason; an ordinary user needs a delegated group: \
-             systemd-run --user --scope -p Delegate=yes PROGRAM",
-    )
+    Error::new(ErrorKind::Unsupported, "the container has no control group")
+        .lacks(words::NO_CGROUP.of(Feature::Cgroup))
 }
 
 pub(super) fn named(signal: Signal) -> Result<rustix::process::Signal> {

@@ -290,7 +290,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         None => None,
     };
     if let Some(why) = warden.single() {
-        report.add_single_id(why);
+        report.add_single_id(&why.to_string());
     }
     let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(record.base, super::ids::COUNT));
     let groups_allowed = !map.is_single();
@@ -299,7 +299,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
             ErrorKind::Unsupported,
             format!("group {group:?} where only one id is mapped"),
         )
-        .with_remedy(why.to_owned()));
+        .lacks(why.clone()));
     }
     let capabilities = capabilities(spec)?;
     let masked: Vec<(PathBuf, bool)> = match &spec.masked {

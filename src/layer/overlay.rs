@@ -7,6 +7,7 @@
 
 use super::Layer;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::{Feature, words};
 use crate::namespace;
 use crate::store::UnpackedLayer;
 use crate::sys::idmap::IdMap;
@@ -182,7 +183,7 @@ impl Overlay {
     /// # Errors
     /// `NotFound` for a directory that does not exist; `Unsupported` for one of another [`OverlayMount`], which has no path;
     /// `InvalidInput` without a lower directory, with more than 500, or for
-    /// options that exclude each other; `PermissionDenied` for an ordinary user's id map. What the kernel refuses names the call,
+    /// options that exclude each other; `Unsupported` for an ordinary user's id map. What the kernel refuses names the call,
     /// `fsconfig(FSCONFIG_CMD_CREATE)` for what it finds wrong with the whole: an upper and a work directory on different
     /// filesystems, or on one that can't be an upper directory, or directories within each other.
     pub fn mount(&self) -> Result<OverlayMount> {
@@ -200,11 +201,8 @@ impl Overlay {
                 .with_remedy("leave userxattr at its default, or run as root"));
         }
         if warden.map().is_some() && self.map.is_some() {
-            return Err(Error::new(
-                ErrorKind::PermissionDenied,
-                "an ordinary user can't have the filesystems of the host id-mapped",
-            )
-            .with_remedy("run as root, or give the files to the ids that they are to have"));
+            let error = Error::new(ErrorKind::Unsupported, "id-mapped layers");
+            return Err(error.lacks(words::ORDINARY_USER.of(Feature::IdMappedMounts)));
         }
         let lowers = self.lowers.iter().map(|dir| directory(dir)).collect::<Result<Vec<_>>>()?;
         let upper = match &self.upper {

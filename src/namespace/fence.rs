@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::Feature;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::format::OP_END;
 use crate::sys::plan::{At, Cell, Label};
@@ -98,7 +99,7 @@ pub(super) fn new_user(s: &mut Script<'_>, map: &IdMap, proc: Option<Cell>) -> N
     let args = s.words64(&[u64::from(n::CLONE_NEWUSER), 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0]);
     let pid = s
         .op(n::__NR_clone3, "clone3(CLONE_NEWUSER)", [args.into(), 88.into()])
-        .remedy("see /proc/sys/user/max_user_namespaces, and what confines this program")
+        .needs(Feature::UserNamespace)
         .result();
     let child = s.label();
     s.jump_if_zero(pid, child);

@@ -1,6 +1,8 @@
 //! Which user and group ids a user namespace has (user_namespaces(7)), and which ones this user may give away.
 
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::words::{self, Cause};
+use crate::feature::{Feature, Missing};
 use rustix::process::{getegid, geteuid};
 use std::fs;
 use std::io::Read;
@@ -166,26 +168,24 @@ fn own_name(uid: u32) -> Option<String> {
 
 /// The map that an ordinary user can have: itself as root, its sub-ids (at most 65535 of them) as the others.
 /// Without sub-ids, or a newuidmap that may do what it is for, only itself, and why.
-pub(crate) fn of_caller() -> (IdMap, Option<String>) {
+pub(crate) fn of_caller() -> (IdMap, Option<Missing>) {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let single = |why: String| (IdMap::single(uid, gid), Some(why));
+    let single = |why: Missing| (IdMap::single(uid, gid), Some(why));
     let name = own_name(uid);
     let share = |file: &str| {
         let text = fs::read_to_string(file).ok()?;
         parse_subids(&text, name.as_deref(), uid)
     };
     let (Some(users), Some(groups)) = (share("/etc/subuid"), share("/etc/subgid")) else {
-        return single(format!(
-            "no sub-ids for user {uid} in /etc/subuid and /etc/subgid; \
-             add them with: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
-        ));
+        let why = format!("there are no sub-ids for user {uid} in /etc/subuid and /etc/subgid");
+        return single(Missing::new(Feature::SubIds, why, words::UIDMAP));
     };
     let missing = ["newuidmap", "newgidmap"].into_iter().find(|tool| !in_path(tool));
     if let Some(tool) = missing {
-        return single(format!("{tool} is not installed (Debian's package: uidmap)"));
+        return single(Missing::new(Feature::SubIds, format!("{tool} is not installed"), words::UIDMAP));
     }
     if let Some(why) = tools_are_bound() {
-        return single(why.into());
+        return single(why.of(Feature::SubIds));
     }
     let extents = |own, (first, count): (u32, u32)| {
         vec![
@@ -197,23 +197,22 @@ pub(crate) fn of_caller() -> (IdMap, Option<String>) {
 }
 
 /// A program that is set-user-id root, or has file capabilities, gets them only where its caller is not bound.
-fn tools_are_bound() -> Option<&'static str> {
+fn tools_are_bound() -> Option<Cause> {
     const WANTED: u64 = 1 << 7 | 1 << 6; // SETUID, SETGID
     let status = status();
     if field(&status, "NoNewPrivs:") == Some("1") {
-        return Some("newuidmap can't work: this program has given up to gain privileges (no_new_privs)");
+        return Some(words::TOOLS_NO_NEW_PRIVS);
     }
     let bounding = field(&status, "CapBnd:").and_then(|set| u64::from_str_radix(set, 16).ok());
-    (bounding.unwrap_or(0) & WANTED != WANTED)
-        .then_some("newuidmap can't work: this program's bounding set lacks CAP_SETUID or CAP_SETGID")
+    (bounding.unwrap_or(0) & WANTED != WANTED).then_some(words::TOOLS_BOUND)
 }
 
 /// proc_pid_status(5) of the calling thread.
-fn status() -> String {
+pub(crate) fn status() -> String {
     fs::read_to_string("/proc/thread-self/status").unwrap_or_default()
 }
 
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
@@ -229,10 +228,7 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
         let put = |name: &str, text: &str| fs::write(file(name), text).call_at("write", file(name));
         put("setgroups", "deny")?;
         put("uid_map", &IdMap::text(&map.users)).map_err(|error| match geteuid().is_root() {
-            true => error.with_kind(ErrorKind::Unsupported).with_remedy(
-                "uid 0 is let into a user namespace only by CAP_SETFCAP (since Linux 5.12): give this program that \
-                 capability, all that containers need (SYS_ADMIN, SETUID, SETGID, CHOWN), or another user",
-            ),
+            true => error.lacks(words::SETFCAP.of(Feature::UserNamespace)),
             false => error,
         })?;
         return put("gid_map", &IdMap::text(&map.groups));
@@ -253,10 +249,8 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
         drop(child.wait());
         let written = fs::read_to_string(file(name)).call_at("read", file(name))?;
         if written.split_whitespace().next().is_none() {
-            return Err(Error::new(ErrorKind::PermissionDenied, format!("{tool} refused: {}", said.trim()))
-                .with_remedy(
-                    "check /etc/subuid and /etc/subgid, and that newuidmap and newgidmap are setuid root",
-                ));
+            let error = Error::new(ErrorKind::PermissionDenied, format!("{tool} refused: {}", said.trim()));
+            return Err(error.with_remedy(words::TOOLS_REFUSE));
         }
     }
     Ok(())
@@ -265,9 +259,11 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
 /// Whether this process may do in its user namespace what only root may.
 pub(crate) fn is_privileged() -> bool {
     const WANTED: u64 = 1 << 21 | 1 << 7 | 1 << 6 | 1 << 0; // SYS_ADMIN, SETUID, SETGID, CHOWN
-    let effective =
-        field(&status(), "CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
-    geteuid().is_root() && effective & WANTED == WANTED
+    geteuid().is_root() && effective_capabilities() & WANTED == WANTED
+}
+
+pub(crate) fn effective_capabilities() -> u64 {
+    field(&status(), "CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

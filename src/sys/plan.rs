@@ -7,8 +7,9 @@
 #[allow(dead_code)] // the warden's half
 pub(crate) mod format;
 
-use super::memfd;
+use super::{diagnose, memfd};
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::Feature;
 use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_AGAIN, FLAG_FULL, Header, MAGIC, Op};
 use std::borrow::Cow;
 use std::ffi::{CStr, OsStr};
@@ -62,6 +63,7 @@ struct Words {
     /// Likewise.
     path: Range<u32>,
     remedy: Option<&'static str>,
+    needs: Option<Feature>,
     during: Option<&'static str>,
     kind: Option<ErrorKind>,
 }
@@ -300,8 +302,11 @@ impl Compiled {
         if let Some(remedy) = words.remedy.filter(|_| error.remedy().is_none()) {
             error = error.with_remedy(remedy);
         }
-        match words.kind {
-            Some(kind) => error.with_kind(kind),
+        if let Some(kind) = words.kind {
+            error = error.with_kind(kind);
+        }
+        match words.needs {
+            Some(feature) => diagnose::explain(error, feature),
             None => error,
         }
     }
@@ -422,6 +427,12 @@ impl Added<'_, '_> {
 
     pub fn remedy(mut self, remedy: &'static str) -> Self {
         self.words().remedy = Some(remedy);
+        self
+    }
+
+    /// It can't be done where the host lacks this: its error then says why.
+    pub fn needs(mut self, feature: Feature) -> Self {
+        self.words().needs = Some(feature);
         self
     }
 

@@ -8,6 +8,7 @@ use super::idmap::IdMap;
 use super::plan::format::{OP_FAIL, OP_INIT};
 use super::plan::{Added, At, Cell, Label, Plan};
 use crate::error::ErrorKind;
+use crate::feature::Feature;
 use linux_raw_sys::{general as n, ioctl, prctl};
 use std::ffi::{CStr, OsStr, OsString};
 use std::ops::{Deref, DerefMut};
@@ -74,6 +75,7 @@ impl<'fd> Script<'fd> {
             .op(n::__NR_openat2, "openat2(RESOLVE_IN_ROOT)", [root.into(), at.into(), how.into(), 24.into()])
             .path(Path::new("/").join(path))
             .store(found)
+            .needs(Feature::Openat2)
             .again();
         if let Some(missing) = missing {
             op.tolerate(&[ENOENT]).otherwise(missing);
@@ -105,8 +107,10 @@ impl<'fd> Script<'fd> {
     /// A filesystem being configured (fsopen(2)).
     pub fn fsopen(&mut self, kind: &'static CStr) -> Cell {
         let name = self.c_str(kind);
+        let feature = if kind == c"overlay" { Feature::Overlay } else { Feature::MountApi };
         self.op(n::__NR_fsopen, "fsopen", [name.into(), n::FSOPEN_CLOEXEC.into()])
             .path(OsStr::from_bytes(kind.to_bytes()))
+            .needs(feature)
             .result()
     }
 
@@ -177,7 +181,8 @@ impl<'fd> Script<'fd> {
             "move_mount",
             [mount.into(), empty.into(), target.into(), empty.into(), flags.into()],
         )
-        .path(path);
+        .path(path)
+        .needs(Feature::MountApi);
     }
 
     /// Attaches a mount on what has this name, in a directory where no link can be in the way.
@@ -197,6 +202,7 @@ impl<'fd> Script<'fd> {
         let flags = n::OPEN_TREE_CLONE | n::OPEN_TREE_CLOEXEC | n::AT_SYMLINK_NOFOLLOW;
         self.op(n::__NR_open_tree, "open_tree(OPEN_TREE_CLONE)", [CWD.into(), at.into(), flags.into()])
             .path(path)
+            .needs(Feature::MountApi)
             .result()
     }
 
@@ -238,8 +244,9 @@ impl<'fd> Script<'fd> {
             )
             .path(path);
         if userns.is_some() {
-            op.call("mount_setattr(MOUNT_ATTR_IDMAP)")
-                .remedy("the filesystem there can't be id-mapped: use one that can (ext4, xfs, btrfs; tmpfs since Linux 6.3)");
+            op.call("mount_setattr(MOUNT_ATTR_IDMAP)").needs(Feature::IdMappedMounts);
+        } else {
+            op.needs(Feature::MountSetattr);
         }
     }
 
@@ -418,7 +425,8 @@ impl<'fd> Script<'fd> {
         self.op(n::__NR_dup3, "dup3", [status.into(), 3.into(), n::O_CLOEXEC.into()])
             .tolerate(&[EINVAL])
             .store(status);
-        self.op(n::__NR_close_range, "close_range", [4.into(), u32::MAX.into(), 0.into()]);
+        self.op(n::__NR_close_range, "close_range", [4.into(), u32::MAX.into(), 0.into()])
+            .needs(Feature::CloseRange);
     }
 
     /// Says `ready` and executes `words`; a word without a slash is looked for in `path`, as execvp(3) does it.

@@ -12,8 +12,9 @@ use super::fork::Witness;
 use super::idmap::{self, IdMap};
 use super::plan::Plan;
 use super::plan::format::{Event, Request, Status};
-use super::{memfd, message};
+use super::{diagnose, memfd, message};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::{Feature, Missing};
 use launch::{Launch, explain};
 use rustix::fs::FlockOperation;
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
@@ -43,7 +44,7 @@ pub(crate) struct Warden {
     /// Of the user namespace that the warden lives in; `None` for root.
     map: Option<IdMap>,
     /// Why the map has one id only.
-    single: Option<String>,
+    single: Option<Missing>,
     /// Where other programs may connect, by the directory.
     doors: Mutex<HashMap<PathBuf, Door>>,
 }
@@ -105,7 +106,7 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
 
 /// Which ids this program's containers have, as an ordinary user: those of its warden where one is up, as the user's
 /// sub-ids may have changed since. And why it is one id only.
-pub(crate) fn ids_of_caller() -> (IdMap, Option<String>) {
+pub(crate) fn ids_of_caller() -> (IdMap, Option<Missing>) {
     let of_running = || {
         let current = lock(&slot().ok()?.warden);
         let warden = current.as_ref().filter(|warden| !lock(&warden.shared.state).gone)?;
@@ -117,9 +118,13 @@ pub(crate) fn ids_of_caller() -> (IdMap, Option<String>) {
 impl Warden {
     fn start() -> Result<Self> {
         let (socket, theirs) = message::pair()?;
-        let host = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).call("pidfd_open")?;
+        let host = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+            .call("pidfd_open")
+            .map_err(|error| diagnose::explain(error, Feature::Pidfd))?;
         let lock = File::from(memfd::above_stdio(
-            rustix::fs::memfd_create("coracle-lock", rustix::fs::MemfdFlags::CLOEXEC).call("memfd_create")?,
+            rustix::fs::memfd_create("coracle-lock", rustix::fs::MemfdFlags::CLOEXEC)
+                .call("memfd_create")
+                .map_err(|error| diagnose::explain(error, Feature::ExecutableMemfd))?,
         )?);
         let (map, single) = match idmap::is_privileged() {
             true => (None, None),
@@ -158,7 +163,7 @@ impl Warden {
             "unshare(CLONE_NEWNS)",
             "signalfd4",
             "clone",
-            "mount(\"proc\", \"/proc\")",
+            launch::PROC,
             "keyctl(KEYCTL_JOIN_SESSION_KEYRING)",
             "fcntl(F_DUPFD_CLOEXEC)",
         ];
@@ -283,8 +288,8 @@ impl Warden {
     }
 
     /// Why there is only one id, where that is so.
-    pub fn single(&self) -> Option<&str> {
-        self.single.as_deref()
+    pub fn single(&self) -> Option<&Missing> {
+        self.single.as_ref()
     }
 
     /// Executes a plan in a child of the warden; hands over what its operations send until `done` says that it

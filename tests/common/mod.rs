@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// Runs a peer tool and gives its output.
 pub fn peer(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
@@ -260,4 +262,42 @@ pub fn cgroups_with(part: &str) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     walk(Path::new("/sys/fs/cgroup"), part, &mut found);
     found
+}
+
+/// Set in a process that a test has started from its own program.
+pub const ROLE: &str = "CORACLE_TEST_ROLE";
+
+/// Runs `test` again under a tool, where it finds `true`. It ends, too.
+pub fn is_under(test: &str, flags: &[&str]) -> bool {
+    if std::env::var_os(ROLE).is_some() {
+        return true;
+    }
+    again(test, flags, &[]);
+    false
+}
+
+/// Runs `test` again under a tool, with `vars` in its environment.
+pub fn again(test: &str, flags: &[&str], vars: &[(&str, &Path)]) {
+    // Where every user finds it.
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("program");
+    // By another process: what this one has open for writing, a child of another test has for a moment too, and then it can't
+    // be executed.
+    peer("cp", [std::env::current_exe().unwrap(), program.clone()]);
+    let (tool, flags) = flags.split_first().unwrap();
+    let mut command = Command::new(tool);
+    command.args(flags).arg(&program).args(["--exact", test, "--nocapture", "--include-ignored"]);
+    command.env(ROLE, "1").env("HOME", dir.path()).env_remove("XDG_DATA_HOME");
+    command.envs(vars.iter().copied());
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let process = pidfd(child.id() as i32);
+    let said = std::thread::spawn(|| child.wait_with_output().unwrap());
+    if !ends(&process, Duration::from_secs(100)) {
+        rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).unwrap();
+        panic!("it hangs: {:?}", said.join().unwrap());
+    }
+    let out = said.join().unwrap();
+    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stdout).contains("1 passed"), "no test {test}");
 }

@@ -1,7 +1,8 @@
 //! How the warden's program is started.
 
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::sys::memfd;
+use crate::feature::Feature;
+use crate::sys::{diagnose, memfd};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -62,19 +63,27 @@ impl Launch<'_> {
     }
 }
 
-const USER_NAMESPACES: &str = "this host does not let an ordinary user make user namespaces: \
-     sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0, or an AppArmor profile \
-     for this program with `flags=(unconfined) { userns, }`";
-
 /// Why the warden did not come up. AppArmor lets an ordinary user (`user`) have the namespace, and nothing in it.
 pub(super) fn explain(error: Error, step: &str, user: bool) -> Error {
+    let errno = error.raw_os_error().unwrap_or(0);
     let refused = error.kind() == ErrorKind::PermissionDenied;
-    let error = error.with_kind(ErrorKind::Unsupported);
-    match user && (refused || step == "unshare(CLONE_NEWUSER)") {
-        true => error.with_remedy(USER_NAMESPACES),
-        false => error,
+    let feature = match step {
+        "close_range" => Feature::CloseRange,
+        "unshare(CLONE_NEWPID)" => Feature::PidNamespace,
+        "unshare(CLONE_NEWNS)" => Feature::MountNamespace,
+        "clone3(CLONE_PIDFD)" => Feature::Clone3,
+        PROC => Feature::FreshProc,
+        _ => Feature::UserNamespace,
+    };
+    let in_namespace = step != PROC && feature != Feature::Clone3 && refused;
+    match user && (in_namespace || step == "unshare(CLONE_NEWUSER)") {
+        true => error.lacks(diagnose::no_user_namespace(step, errno)),
+        false => diagnose::explain(error.with_kind(ErrorKind::Unsupported), feature),
     }
 }
+
+/// The last step: a /proc of the warden's own.
+pub(super) const PROC: &str = "mount(\"proc\", \"/proc\")";
 
 #[cfg(test)]
 mod tests {
@@ -85,12 +94,14 @@ mod tests {
         let refused = |errno, step: &'static str, user| {
             let error = explain(Error::errno(step, errno), step, user);
             assert_eq!(error.kind(), ErrorKind::Unsupported);
-            error.remedy().is_some_and(|remedy| remedy.contains("AppArmor"))
+            error.missing().map(|missing| missing.feature())
         };
-        assert!(refused(28, "unshare(CLONE_NEWUSER)", true));
-        assert!(refused(1, "unshare(CLONE_NEWPID)", true));
-        assert!(refused(13, "mount(\"proc\", \"/proc\")", true));
-        assert!(!refused(1, "unshare(CLONE_NEWPID)", false));
-        assert!(!refused(12, "clone", true));
+        assert_eq!(refused(28, "unshare(CLONE_NEWUSER)", true), Some(Feature::UserNamespace));
+        assert_eq!(refused(1, "unshare(CLONE_NEWPID)", true), Some(Feature::UserNamespace));
+        assert_eq!(refused(28, "unshare(CLONE_NEWPID)", true), Some(Feature::PidNamespace));
+        assert_eq!(refused(1, PROC, true), Some(Feature::FreshProc));
+        assert_eq!(refused(1, "unshare(CLONE_NEWPID)", false), Some(Feature::PidNamespace));
+        assert_eq!(refused(38, "clone3(CLONE_PIDFD)", true), Some(Feature::Clone3));
+        assert_eq!(refused(12, "clone", true), None);
     }
 }

@@ -1,0 +1,250 @@
+//! What a host offers, against the facts of this machine, and with one thing after the other taken away.
+//!
+//! What is taken away is so from a process of its own: this test program again.
+
+mod common;
+
+use common::*;
+use coracle::{ErrorKind, Feature, Host, Missing, Namespaces};
+use nix::libc;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+/// Whatever a host is like: an answer about everything, and no "no" without a reason and a remedy. Gives the lacks.
+#[track_caller]
+fn sound(host: &Host) -> BTreeSet<Feature> {
+    let features: Vec<_> = host.iter().map(|ability| ability.feature()).collect();
+    assert_eq!(features, Feature::ALL);
+    let json = serde_json::to_value(host).unwrap();
+    let mut lacks = BTreeSet::new();
+    for (ability, json) in host.into_iter().zip(json["abilities"].as_array().unwrap()) {
+        let feature = ability.feature();
+        assert_eq!(
+            (&json["feature"], &json["available"]),
+            (&feature.name().into(), &ability.is_available().into())
+        );
+        assert_eq!(host.has(feature), ability.is_available());
+        let required = host.require(feature);
+        let Some(missing) = ability.missing() else {
+            required.unwrap();
+            continue;
+        };
+        lacks.insert(feature);
+        assert!(missing.reason().len() > 10 && missing.remedy().len() > 10, "{feature}: {missing}");
+        assert_eq!((&json["reason"], &json["remedy"]), (&missing.reason().into(), &missing.remedy().into()));
+        let error = required.unwrap_err();
+        assert_eq!((error.kind(), error.missing()), (ErrorKind::Unsupported, Some(missing)));
+        assert_eq!(error.remedy(), Some(missing.remedy()));
+        for text in [error.to_string(), ability.to_string(), host.to_string()] {
+            assert!(text.contains(missing.reason()) && text.contains(missing.remedy()), "{text}");
+        }
+    }
+    lacks
+}
+
+#[track_caller]
+fn missing(host: &Host, feature: Feature) -> &Missing {
+    host.get(feature).unwrap().missing().unwrap_or_else(|| panic!("{feature}: {host}"))
+}
+
+/// A command in namespaces fails with the very words of the answer.
+#[track_caller]
+fn assert_same_words(host: &Host, feature: Feature) {
+    let error = Namespaces::new().user().pid().mount().command(["true"]).status().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(error.missing(), Some(missing(host, feature)), "{error}");
+    assert!(error.to_string().contains(missing(host, feature).reason()), "{error}");
+}
+
+/// What depends on nothing but the kernel's version, as far as the kernel's own words go.
+const BY_VERSION: [Feature; 11] = [
+    Feature::OverlayAppend,
+    Feature::OverlayDetached,
+    Feature::IdMappedTmpfs,
+    Feature::MountApi,
+    Feature::MountSetattr,
+    Feature::Openat2,
+    Feature::Clone3,
+    Feature::CloseRange,
+    Feature::Pidfd,
+    Feature::PidfdNamespaces,
+    Feature::ExecutableMemfd,
+];
+
+#[test]
+fn what_this_machine_has() {
+    let host = Host::probe();
+    sound(&host);
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(host.kernel(), release.trim());
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    let running = (numbers.next().unwrap(), numbers.next().unwrap());
+    for feature in BY_VERSION {
+        assert_eq!(host.has(feature), feature.since().unwrap() <= running, "{}", host.get(feature).unwrap());
+    }
+    for (feature, file) in [
+        (Feature::UserNamespace, "user"),
+        (Feature::PidNamespace, "pid"),
+        (Feature::MountNamespace, "mnt"),
+        (Feature::NetNamespace, "net"),
+        (Feature::IpcNamespace, "ipc"),
+        (Feature::UtsNamespace, "uts"),
+        (Feature::CgroupNamespace, "cgroup"),
+        (Feature::TimeNamespace, "time"),
+    ] {
+        assert_eq!(host.has(feature), Path::new("/proc/self/ns").join(file).exists(), "{host}");
+    }
+    assert!(
+        host.has(Feature::FreshProc) && host.has(Feature::Overlay) && host.has(Feature::Seccomp),
+        "{host}"
+    );
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mounted = |kind: &str| mounts.lines().any(|line| line.split(' ').nth(2) == Some(kind));
+    assert_eq!(host.cgroups() != coracle::CgroupVersion::None, mounted("cgroup") || mounted("cgroup2"));
+    assert_eq!(host.has(Feature::Privileges), is_root());
+    if !is_root() {
+        let layers = coracle::Overlay::new().lower("/etc").id_map(coracle::IdMap::range(100_000, 1));
+        let error = layers.mount().unwrap_err();
+        assert_eq!(error.missing(), Some(missing(&host, Feature::IdMappedMounts)), "{error}");
+    }
+    // Nothing of it stays, and the second one costs a new warden nothing.
+    assert!(cgroups_with(&format!("probe-{}-", std::process::id())).is_empty());
+    let again = Host::probe();
+    for (first, again) in host.iter().zip(&again) {
+        // The detail of a group that could not be made has its name.
+        assert_eq!(first.missing(), again.missing(), "{}", first.feature());
+    }
+}
+
+/// The limit is one of each user namespace, and holds for those below it.
+#[test]
+fn without_user_namespaces() {
+    let script = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
+    let test = "without_user_namespaces";
+    if is_under(test, &["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]) {
+        let host = Host::probe();
+        sound(&host);
+        let why = missing(&host, Feature::UserNamespace);
+        assert!(why.reason().contains("user.max_user_namespaces=0"), "{why}");
+        assert!(why.remedy().contains("sysctl -w user.max_user_namespaces="), "{why}");
+        assert_same_words(&host, Feature::UserNamespace);
+        assert!(host.container().is_some());
+    }
+}
+
+#[test]
+fn as_nobody_in_a_user_namespace() {
+    if is_under("as_nobody_in_a_user_namespace", &["unshare", "--user"]) {
+        let host = Host::probe();
+        assert!(sound(&host).contains(&Feature::Openat2), "nothing can be tried: {host}");
+        assert!(missing(&host, Feature::UserNamespace).reason().contains("not mapped"), "{host}");
+        assert_same_words(&host, Feature::UserNamespace);
+    }
+}
+
+#[test]
+#[ignore = "needs root: capabilities to be without"]
+fn as_root_without_capabilities() {
+    let flags = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    if is_under("as_root_without_capabilities", &flags) {
+        let host = Host::probe();
+        sound(&host);
+        assert!(missing(&host, Feature::Privileges).reason().contains("CAP_SYS_ADMIN"), "{host}");
+        assert!(missing(&host, Feature::UserNamespace).reason().contains("CAP_SETFCAP"), "{host}");
+        assert_same_words(&host, Feature::UserNamespace);
+    }
+}
+
+/// As containers have it: the kernel mounts no further proc in a user namespace that can't see the whole of one.
+#[test]
+#[ignore = "needs bubblewrap: run with --include-ignored"]
+fn with_a_masked_proc() {
+    let user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"];
+    let bwrap = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", "/dev/null", "/proc/cpuinfo"];
+    let flags = if is_root() { [&user[..], &bwrap].concat() } else { bwrap.into() };
+    if is_under("with_a_masked_proc", &flags) {
+        let host = Host::probe();
+        sound(&host);
+        let why = missing(&host, Feature::FreshProc);
+        assert!(why.reason().contains("masked") && why.remedy().contains("systempaths=unconfined"), "{why}");
+        assert_same_words(&host, Feature::FreshProc);
+    }
+}
+
+/// From then on these calls, by their numbers, fail with this errno in this thread and in what it starts.
+fn refuse(calls: &[u32], errno: i32) {
+    use nix::libc;
+    let line = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    // The number is the first word of struct seccomp_data.
+    let mut program = vec![line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
+    for call in calls {
+        program.push(line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, *call));
+        program.push(line(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32));
+    }
+    program.push(line(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: flags and a pointer to a structure that outlives the calls.
+    let done = unsafe {
+        if !is_root() {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        }
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// The numbers of these calls are the same on every architecture.
+const CALLS: [(&str, u32, Feature); 9] = [
+    ("move_mount", 429, Feature::MountApi),
+    ("fsopen", 430, Feature::MountApi),
+    ("pidfd_open", 434, Feature::Pidfd),
+    ("clone3", 435, Feature::Clone3),
+    ("close_range", 436, Feature::CloseRange),
+    ("openat2", 437, Feature::Openat2),
+    ("mount_setattr", 442, Feature::MountSetattr),
+    ("landlock_create_ruleset", 444, Feature::Landlock),
+    ("memfd_create", libc::SYS_memfd_create as u32, Feature::ExecutableMemfd),
+];
+
+#[test]
+fn under_a_filter() {
+    let Ok(role) = std::env::var(ROLE) else {
+        for (name, _, _) in CALLS {
+            for errno in ["EPERM", "ENOSYS"] {
+                // The C library itself can't start anything then.
+                if (name, errno) == ("clone3", "EPERM") {
+                    continue;
+                }
+                let role = format!("{name} {errno}");
+                let mut again = child("under_a_filter", &[(ROLE, role.as_ref())]);
+                let out = again.stdin(Stdio::null()).output().unwrap();
+                let said = format!("{role}: {}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+                assert!(out.status.success() && said.contains("1 passed"), "{said}");
+            }
+        }
+        return;
+    };
+    let (name, errno) = role.split_once(' ').unwrap();
+    let (_, number, feature) = CALLS.into_iter().find(|(call, _, _)| *call == name).unwrap();
+    refuse(&[number], if errno == "EPERM" { libc::EPERM } else { libc::ENOSYS });
+    let host = Host::probe();
+    let lacks = sound(&host);
+    assert!(lacks.contains(&feature), "{host}");
+    let why = missing(&host, feature);
+    assert!(why.reason().contains("seccomp filter") && why.reason().contains(name), "{feature}: {why}");
+    assert!(why.remedy().contains("seccomp=unconfined"), "{why}");
+}
+
+/// The table of kernels names each feature and says its first kernel as the library does.
+#[test]
+fn the_documentation_has_every_feature() {
+    let table = fs::read_to_string("docs/kernel-features.md").unwrap();
+    for feature in Feature::ALL {
+        let row = table.lines().find(|line| line.starts_with(&format!("| `{}` |", feature.name())));
+        let row = row.unwrap_or_else(|| panic!("no row for {}", feature.name()));
+        let since = feature.since().map_or("-".to_owned(), |(major, minor)| format!("{major}.{minor}"));
+        assert_eq!(row.split('|').nth(2).unwrap().trim(), since, "{row}");
+    }
+}
