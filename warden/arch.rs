@@ -188,6 +188,7 @@ pub mod nr {
     pub const PIDFD_SEND_SIGNAL: u32 = 424;
     pub const CLONE3: u32 = 435;
     pub const CLOSE_RANGE: u32 = 436;
+    pub const OPEN_TREE_ATTR: u32 = 467;
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -224,4 +225,5 @@ pub mod nr {
     pub const PIDFD_SEND_SIGNAL: u32 = 424;
     pub const CLONE3: u32 = 435;
     pub const CLOSE_RANGE: u32 = 436;
+    pub const OPEN_TREE_ATTR: u32 = 467;
 }

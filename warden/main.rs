@@ -66,7 +66,7 @@ extern "C" fn warden_main(stack: *const usize) -> ! {
     };
     warden.watch = step(9, watch_lock()) as i32;
     warden.spare = step(12, warden.keep_spare()) as i32;
-    post(&Event { kind: Event::UP, ..EVENT }, None);
+    post(&Event { kind: Event::UP, value: features(), ..EVENT }, None);
     warden.run()
 }
 
@@ -83,6 +83,21 @@ fn step(number: u64, result: isize) -> isize {
         exit(125);
     }
     result
+}
+
+/// Whether a call does not exist here, or some filter says so, or refuses it whatever it is asked.
+fn is_missing(result: isize) -> bool {
+    const EPERM: isize = -1;
+    const ENOSYS: isize = -38;
+    result == ENOSYS || result == EPERM
+}
+
+/// What this kernel has, asked with arguments that do nothing.
+fn features() -> i64 {
+    let clone3 = sys!(nr::CLONE3, 0, 0);
+    let open_tree_attr = sys!(nr::OPEN_TREE_ATTR, -1isize, 0, 0, 0, 0);
+    let has = |result, feature| if is_missing(result) { 0 } else { feature };
+    has(clone3, Event::HAS_CLONE3) | has(open_tree_attr, Event::HAS_OPEN_TREE_ATTR)
 }
 
 fn enter(user: bool) {
@@ -105,8 +120,7 @@ fn enter(user: bool) {
     const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
     let joined = sys!(nr::KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, 0);
     // A kernel without keys; or a filter over all of us, which keeps containers from them too.
-    const NONE: [isize; 2] = [-38, -1];
-    if !NONE.contains(&joined) {
+    if !is_missing(joined) {
         step(11, joined);
     }
     if user {

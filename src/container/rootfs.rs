@@ -33,6 +33,8 @@ pub(super) struct Root<'a> {
     pub read_only: bool,
     /// Writes need not reach the disk before the end of the container.
     pub volatile: bool,
+    /// The kernel has overlays over mounts that are attached nowhere.
+    pub detached_lowers: bool,
 }
 
 impl Root<'_> {
@@ -244,6 +246,7 @@ fn overlay_of(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], upper: Ce
         // Renaming a directory of a lower layer is a copy then, as everywhere else; a layer needs no redirects.
         redirect_dir: as_root.then_some(false),
         volatile: root.volatile,
+        detached: root.detached_lowers,
     };
     overlay::stack(s, &stack)
 }

@@ -368,6 +368,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         files: &spec.files,
         read_only: spec.read_only,
         volatile: !held.kept,
+        detached_lowers: warden.features().detached_lowers,
     };
     inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
