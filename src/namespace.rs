@@ -31,7 +31,7 @@ use crate::sys::courier::Letter;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::plan::format::{OP_END, Status};
-use crate::sys::script::{CWD, Script};
+use crate::sys::script::{CWD, NewProcess, Script};
 use crate::sys::warden::{self, Started, Told, Warden};
 use linux_raw_sys::general as n;
 use std::ffi::OsString;
@@ -356,23 +356,20 @@ pub(crate) fn clone_into(
     const CLONE_PARENT: u32 = 0x8000;
     let later = namespaces.new & birth.later;
     let now = namespaces.new & !later;
-    let flags = u64::from(now | n::CLONE_PIDFD | CLONE_PARENT);
-    let flags = flags | if birth.cgroup.is_some() { n::CLONE_INTO_CGROUP } else { 0 };
-    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
-    // set_tid_size, cgroup.
-    let args = s.words64(&[flags, born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    if let Some(cgroup) = birth.cgroup {
-        s.copy_fd(cgroup, Cell(args.0 + 80));
-    }
     const LIMITS: &str = "see /proc/sys/user/max_*_namespaces, and what confines this program";
     let remedy = match namespaces.joins(NamespaceKind::Pid) {
         true => "a PID namespace whose first process has ended takes no other",
         false => LIMITS,
     };
-    s.op(n::__NR_clone3, "clone3", [args.into(), 88.into()])
-        .detail(format!("{now:#x}"))
-        .remedy(remedy)
-        .store(born.value);
+    s.clone_process(&NewProcess {
+        flags: (now | CLONE_PARENT).into(),
+        exit_signal: 0,
+        pid: born.value,
+        pidfd: Some(born.fd),
+        cgroup: birth.cgroup,
+        detail: &format!("{now:#x}"),
+        remedy,
+    });
     let child = s.label();
     s.jump_if_zero(born.value, child);
     if let Some(map) = &beneath {

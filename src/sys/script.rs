@@ -26,6 +26,22 @@ pub(crate) enum Links {
     Refuse,
 }
 
+/// A process that another clones.
+pub(crate) struct NewProcess<'a> {
+    /// `CLONE_*`, without those that the other fields say.
+    pub flags: u64,
+    pub exit_signal: u32,
+    /// Its number goes here; 0 in itself.
+    pub pid: Cell,
+    /// And a descriptor of it here.
+    pub pidfd: Option<Cell>,
+    /// The v2 group that it is born in, which clone3 alone can do.
+    pub cgroup: Option<Cell>,
+    /// For errors.
+    pub detail: &'a str,
+    pub remedy: &'static str,
+}
+
 pub(crate) struct Script<'fd> {
     pub plan: Plan<'fd>,
     empty: At,
@@ -327,6 +343,36 @@ impl<'fd> Script<'fd> {
             "prctl(PR_SET_DUMPABLE)",
             [prctl::PR_SET_DUMPABLE.into(), value.into(), 0.into(), 0.into(), 0.into()],
         );
+    }
+
+    /// Clones this process: clone3(2) or, where that does not exist or a filter refuses it, which can't look into its
+    /// arguments, clone(2).
+    pub fn clone_process(&mut self, new: &NewProcess<'_>) {
+        const EPERM: u32 = 1;
+        const ENOSYS: u32 = 38;
+        let pidfd = new.pidfd.map_or(0, |cell| cell.0);
+        let flags = new.flags | if new.pidfd.is_some() { u64::from(n::CLONE_PIDFD) } else { 0 };
+        let into = if new.cgroup.is_some() { n::CLONE_INTO_CGROUP } else { 0 };
+        let signal = u64::from(new.exit_signal);
+        // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+        // set_tid_size, cgroup.
+        let args = self.words64(&[flags | into, pidfd, 0, 0, signal, 0, 0, 0, 0, 0, 0]);
+        if let Some(cgroup) = new.cgroup {
+            self.copy_fd(cgroup, Cell(args.0 + 80));
+        }
+        let (older, done) = (self.label(), self.label());
+        let op = self.plan.op(n::__NR_clone3, "clone3", [args.into(), 88.into()]);
+        let op = op.detail(new.detail).remedy(new.remedy).store(new.pid);
+        if new.cgroup.is_some() {
+            return;
+        }
+        op.tolerate(&[EPERM, ENOSYS]).otherwise(older);
+        self.jump(done);
+        self.place(older);
+        // The descriptor goes where a thread's number would; without a stack it is a copy of this one.
+        let args = [(flags | signal).into(), 0.into(), pidfd.into(), 0.into(), 0.into()];
+        self.op(n::__NR_clone, "clone", args).detail(new.detail).remedy(new.remedy).store(new.pid);
+        self.place(done);
     }
 
     /// Puts a descriptor's number into a structure, by way of another descriptor for the same.

@@ -61,10 +61,7 @@ pub(crate) struct Features {
 
 impl Features {
     fn from_bits(bits: i64) -> Self {
-        Self {
-            clone3: bits & Event::HAS_CLONE3 != 0,
-            detached_lowers: bits & Event::HAS_OPEN_TREE_ATTR != 0,
-        }
+        Self { clone3: bits & Event::HAS_CLONE3 != 0, detached_lowers: bits & Event::HAS_OPEN_TREE_ATTR != 0 }
     }
 }
 
@@ -168,7 +165,7 @@ impl Warden {
             "unshare(CLONE_NEWUSER)",
             "setresuid(0)",
             "unshare(CLONE_NEWPID)",
-            "clone3(CLONE_PIDFD)",
+            "clone(CLONE_PIDFD)",
             "unshare(CLONE_NEWNS)",
             "signalfd4",
             "clone",
