@@ -15,7 +15,7 @@ mod sys;
 
 use arch::nr;
 use plan::{Event, FDS_MAX, Request, Status};
-use sys::{Control, EAGAIN, close, exit, fork, receive, send, set_mask, sys};
+use sys::{Control, EAGAIN, close, close_others, exit, fork, is_missing, receive, send, set_mask, sys};
 
 const SOCKET: i32 = 0;
 const HOST: i32 = 1;
@@ -64,7 +64,7 @@ extern "C" fn warden_main(stack: *const usize) -> ! {
         pending: None,
         stalled: false,
     };
-    warden.watch = step(9, watch_lock()) as i32;
+    warden.watch = step(9, watch_lock(warden.signals)) as i32;
     warden.spare = step(12, warden.keep_spare()) as i32;
     post(&Event { kind: Event::UP, value: features(), ..EVENT }, None);
     warden.run()
@@ -85,13 +85,6 @@ fn step(number: u64, result: isize) -> isize {
     result
 }
 
-/// Whether a call does not exist here, or some filter says so, or refuses it whatever it is asked.
-fn is_missing(result: isize) -> bool {
-    const EPERM: isize = -1;
-    const ENOSYS: isize = -38;
-    result == ENOSYS || result == EPERM
-}
-
 /// What this kernel has, asked with arguments that do nothing.
 fn features() -> i64 {
     let clone3 = sys!(nr::CLONE3, 0, 0);
@@ -105,7 +98,7 @@ fn enter(user: bool) {
     const MS_SLAVE_REC: usize = 0x8_4000;
     const PROC_FLAGS: usize = 2 | 4 | 8;
     // Nothing of the host's but the three: a lock or a pipe's end would live on here.
-    step(1, sys!(nr::CLOSE_RANGE, 3, u32::MAX, 0));
+    step(1, close_others());
     // What the host program ignores or blocks is its own affair; containers get the defaults.
     let default = [0usize; 4];
     for signal in 1..=SIGNALS {
@@ -156,7 +149,7 @@ fn enter(user: bool) {
 }
 
 /// A child that ends when the host's lock is free: at the host's end, and when it becomes another program.
-fn watch_lock() -> isize {
+fn watch_lock(signals: i32) -> isize {
     const F_SETLKW: usize = 7;
     #[repr(C)]
     struct Flock {
@@ -168,8 +161,9 @@ fn watch_lock() -> isize {
     }
     let child = fork();
     if child == 0 {
-        sys!(nr::CLOSE_RANGE, 0, 1, 0);
-        sys!(nr::CLOSE_RANGE, 3, u32::MAX, 0);
+        for fd in [SOCKET, HOST, signals] {
+            close(fd);
+        }
         let lock = Flock { kind: 1, whence: 0, start: 0, len: 0, pid: 0 };
         sys!(nr::FCNTL, LOCK, F_SETLKW, &lock as *const Flock);
         exit(0);

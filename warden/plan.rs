@@ -87,6 +87,8 @@ pub const OP_INIT: u32 = PSEUDO + 4;
 pub const OP_SERVE: u32 = PSEUDO + 5;
 /// End the plan here: a courier replies, any other process exits with code `args[0]`.
 pub const OP_END: u32 = PSEUDO + 6;
+/// Close the descriptors from `args[0]` on.
+pub const OP_CLOSE_FROM: u32 = PSEUDO + 7;
 
 /// A message on a plan's own socket.
 #[repr(C)]

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::idmap::IdMap;
-use super::plan::format::{OP_FAIL, OP_INIT};
+use super::plan::format::{OP_CLOSE_FROM, OP_FAIL, OP_INIT};
 use super::plan::{Added, At, Cell, Label, Plan};
 use crate::error::ErrorKind;
 use linux_raw_sys::{general as n, ioctl, prctl};
@@ -464,7 +464,7 @@ impl<'fd> Script<'fd> {
         self.op(n::__NR_dup3, "dup3", [status.into(), 3.into(), n::O_CLOEXEC.into()])
             .tolerate(&[EINVAL])
             .store(status);
-        self.op(n::__NR_close_range, "close_range", [4.into(), u32::MAX.into(), 0.into()]);
+        self.op(OP_CLOSE_FROM, "close_range", [4.into()]);
     }
 
     /// Says `ready` and executes `words`; a word without a slash is looked for in `path`, as execvp(3) does it.

@@ -34,6 +34,7 @@ impl Launch<'_> {
         // One that refuses does so when the file is made, or when it is executed.
         match memfd::sealed("coracle-warden", PROGRAM, 0, true) {
             Ok(program) => match self.spawn(&program) {
+                Err(error) if error.raw_os_error() == Some(EPERM) => return Err(refused(error)),
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
                 child => return child.call("posix_spawn(warden)"),
             },
@@ -60,6 +61,16 @@ impl Launch<'_> {
         }
         self.spawn(&readable).call_at("posix_spawn(warden)", &dir)
     }
+}
+
+const EPERM: i32 = 1;
+
+/// No program can start another then: the C library takes only ENOSYS for a reason to use clone(2).
+fn refused(error: std::io::Error) -> Error {
+    Error::os("posix_spawn(warden)", error).with_kind(ErrorKind::Unsupported).with_remedy(
+        "a seccomp filter over this program refuses clone3(2) with EPERM, where the C library expects ENOSYS: \
+         Docker before 20.10.10 does; update it, or run its container with --security-opt seccomp=unconfined",
+    )
 }
 
 const USER_NAMESPACES: &str = "this host does not let an ordinary user make user namespaces: \
