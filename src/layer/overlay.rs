@@ -130,9 +130,7 @@ fn attached(s: &mut Script<'_>, stack: &Stack<'_>, lowers: &[(Cell, &Path)]) -> 
     let args = [kind.into(), name.into(), kind.into(), n::MS_NODEV.into(), options.into()];
     let op = s.op(n::__NR_mount, "mount(\"overlay\")", args).path(path);
     if stack.userns.is_some() {
-        op.remedy("layers that are id-mapped, as root's containers have them, need Linux 5.19: before that, run as an ordinary user");
-    } else if stack.userxattr {
-        op.remedy("an overlay of an ordinary user needs Linux 5.11");
+        op.remedy("before Linux 5.19 no overlay takes id-mapped layers, as root's containers have them: run as an ordinary user there");
     }
     let mount = s.copy_mount(Path::new("overlay"));
     // It has its own copies of all of them.
@@ -245,7 +243,7 @@ impl Overlay {
     /// `NotFound` for a directory that does not exist; `Unsupported` for one of another [`OverlayMount`], which has no path;
     /// `InvalidInput` without a lower directory, with more than 500, or for
     /// options that exclude each other; `PermissionDenied` for an ordinary user's id map. What the kernel refuses names the call,
-    /// `fsconfig(FSCONFIG_CMD_CREATE)` for what it finds wrong with the whole: an upper and a work directory on different
+    /// `fsconfig(FSCONFIG_CMD_CREATE)` or, before Linux 6.15, `mount("overlay")` for what it finds wrong with the whole: an upper and a work directory on different
     /// filesystems, or on one that can't be an upper directory, or directories within each other.
     pub fn mount(&self) -> Result<OverlayMount> {
         let warden = warden::warden()?;

@@ -300,7 +300,7 @@ impl Compiled {
         if let Some(remedy) = words.remedy.filter(|_| error.remedy().is_none()) {
             error = error.with_remedy(remedy);
         }
-        match words.kind {
+        match words.kind.filter(|_| !error.is_missing_call()) {
             Some(kind) => error.with_kind(kind),
             None => error,
         }
