@@ -485,6 +485,8 @@ fn explain(error: Error) -> Error {
 pub(crate) fn for_mounts(warden: &Arc<Warden>, map: &IdMap) -> Result<OwnedFd> {
     let mut s = Script::new();
     s.during("making a user namespace");
+    // Else only CAP_SYS_PTRACE may open the child's namespace, which root of a docker container has not.
+    s.dumpable(true);
     let NewUser { pid, child, mapped } = fence::new_user(&mut s, map, None);
     let path = s.decimal("/proc/", pid, c"/ns/user");
     let letter = s.letter(DESCRIPTOR);

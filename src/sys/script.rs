@@ -256,7 +256,7 @@ impl<'fd> Script<'fd> {
         if userns.is_some() {
             op.call("mount_setattr(MOUNT_ATTR_IDMAP)")
                 .kind(ErrorKind::Unsupported)
-                .remedy("the filesystem there can't be id-mapped: use one that can (ext4, xfs, btrfs; tmpfs since Linux 6.3)");
+                .remedy("the filesystem there can't be id-mapped: use one that can (ext4, xfs, btrfs; tmpfs since Linux 6.3), or run as an ordinary user");
         }
     }
 
