@@ -131,12 +131,12 @@ impl Tour {
     fn files(&mut self) -> Result<()> {
         let own = self.run(
             "files",
-            "echo hello >/etc/coracle; rm /usr/bin/env; cat /etc/coracle; ls /usr/bin/env || true",
+            "echo hello >/etc/coracle; rm /etc/passwd; cat /etc/coracle; ls /etc/passwd || true",
         )?;
-        let is_true = own == "hello" && !fs::exists("/etc/coracle")? && fs::exists("/usr/bin/env")?;
+        let is_true = own == "hello" && !fs::exists("/etc/coracle")? && fs::exists("/etc/passwd")?;
         self.line(
             "files",
-            "it wrote /etc/coracle and removed /usr/bin/env; the host's files are as they were",
+            "it wrote /etc/coracle and removed /etc/passwd; the host's /etc is as it was",
             is_true,
         );
         Ok(())
