@@ -33,7 +33,7 @@ use crate::sys::plan::Cell;
 use crate::sys::plan::format::{OP_END, Status};
 use crate::sys::script::{CWD, NewProcess, Script};
 use crate::sys::warden::{self, Started, Told, Warden};
-use linux_raw_sys::general as n;
+use linux_raw_sys::{errno as e, general as n};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -239,8 +239,8 @@ impl Namespaces {
     /// value does, whatever becomes of the process; but nothing can be started in a PID namespace whose process 1 is gone.
     ///
     /// # Errors
-    /// `State` when the process has ended; `PermissionDenied` for one that this program may not look into; `Unsupported`
-    /// before Linux 6.11.
+    /// `State` when the process has ended; `PermissionDenied` for one that this program may not look into (what it may
+    /// look into and not join is seen, before Linux 6.11, by the command); `Unsupported` for another kind of descriptor.
     pub fn of(process: impl AsFd, kinds: impl IntoIterator<Item = NamespaceKind>) -> Result<Self> {
         let kinds: Vec<_> = kinds.into_iter().collect();
         let opened = open(&warden::warden()?, process, &kinds)?;
@@ -460,8 +460,20 @@ fn open(warden: &Arc<Warden>, process: impl AsFd, kinds: &[NamespaceKind]) -> Re
     }
     let mut started = warden.start_plan(s.plan)?;
     let mut opened = Vec::new();
-    while let Some(told) = started.next(None).map_err(explain)? {
-        opened.extend(told.fds);
+    loop {
+        match started.next(None) {
+            Ok(Some(told)) => opened.extend(told.fds),
+            Ok(None) => break,
+            Err(error) => {
+                // Not every kernel knows all of these.
+                let is_unknown =
+                    [Some(e::ENOTTY as i32), Some(e::EINVAL as i32)].contains(&error.raw_os_error());
+                return match warden::number(&process.as_fd())?.filter(|_| is_unknown) {
+                    Some(pid) => open_by_number(process, pid, kinds).map_err(explain),
+                    None => Err(explain(error)),
+                };
+            }
+        }
     }
     match opened.len() == kinds.len() {
         true => Ok(opened),
@@ -469,12 +481,30 @@ fn open(warden: &Arc<Warden>, process: impl AsFd, kinds: &[NamespaceKind]) -> Re
     }
 }
 
+/// Before Linux 6.11: the files of /proc, with this program's own rights. They are of the process that the descriptor
+/// means, as its number is not another's while it is still there afterwards.
+fn open_by_number(process: impl AsFd, pid: i32, kinds: &[NamespaceKind]) -> Result<Vec<OwnedFd>> {
+    let ended = || Error::errno("open the namespaces of a process", e::ESRCH as i32);
+    let mut opened = Vec::new();
+    for kind in kinds {
+        let path = format!("/proc/{pid}/ns/{}", kind.name().0);
+        match std::fs::File::open(&path) {
+            Ok(file) => opened.push(file.into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(ended()),
+            Err(error) => return Err(Error::os("open", error).with_path(path)),
+        }
+    }
+    match warden::number(&process.as_fd())? == Some(pid) {
+        true => Ok(opened),
+        false => Err(ended()),
+    }
+}
+
 fn explain(error: Error) -> Error {
-    use linux_raw_sys::errno as e;
     match error.raw_os_error().map(|errno| errno as u32) {
         Some(e::ESRCH) => error.with_kind(ErrorKind::State).with_remedy("the process has ended"),
         Some(e::ENOTTY | e::EINVAL) => {
-            error.with_kind(ErrorKind::Unsupported).with_remedy("this takes a pidfd, and Linux 6.11")
+            error.with_kind(ErrorKind::Unsupported).with_remedy("this takes a pidfd")
         }
         Some(e::EACCES | e::EPERM) => error.with_remedy("this program may not look into that process"),
         _ => error,

@@ -6,7 +6,7 @@ mod hang;
 mod launch;
 mod told;
 
-pub(crate) use told::{Exit, Process};
+pub(crate) use told::{Exit, Process, number};
 
 use super::fork::Witness;
 use super::idmap::{self, IdMap};
