@@ -146,6 +146,7 @@ impl Error {
             Some(EMFILE) => {
                 return error.with_remedy("raise this program's limit on descriptors (ulimit -n)");
             }
+            _ if error.is_missing_call() => return error.with_remedy(MISSING_CALL),
             _ => {}
         }
         if error.0.errno.is_none() {
@@ -161,6 +162,11 @@ impl Error {
     /// The same with an errno as a number.
     pub(crate) fn errno(step: impl Into<Cow<'static, str>>, errno: i32) -> Self {
         Self::os(step, io::Error::from_raw_os_error(errno))
+    }
+
+    /// Whether the kernel has no such call, or some filter says so: then nothing else is to be done about it.
+    pub(crate) fn is_missing_call(&self) -> bool {
+        self.0.errno == Some(linux_raw_sys::errno::ENOSYS as i32)
     }
 
     pub(crate) fn with_path(mut self, path: impl AsRef<Path>) -> Self {
@@ -249,6 +255,10 @@ impl Error {
 const TOO_MANY: &str = "there are as many processes and threads as may be (ulimit -u, or pids.max of this program's \
     control group), and an ordinary user's containers count on the user's own: end some, give containers a smaller \
     pids_max, or raise the limit";
+
+/// The remedy for a system call that is missing.
+const MISSING_CALL: &str = "it is there from Linux 5.12 on, unless a seccomp filter over this program refuses it: \
+    in a container, see docs/inside-containers.md for the options that let it through";
 
 /// Names from archives and documents are part of many texts and may be megabytes long.
 fn bounded(text: Cow<'static, str>) -> Cow<'static, str> {
@@ -350,6 +360,14 @@ mod tests {
             "mount_setattr(MOUNT_ATTR_IDMAP) (\"/layers/ab\"): Operation not permitted (os error 1); \
              while mounting the root filesystem; help: use a filesystem that can be id-mapped"
         );
+    }
+
+    #[test]
+    fn a_call_that_is_missing_has_its_own_remedy() {
+        let error = Error::errno("openat2", 38);
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.remedy().unwrap().contains("seccomp"), "{error}");
+        assert_eq!(Error::errno("openat2", 22).remedy(), None);
     }
 
     #[test]

@@ -29,13 +29,12 @@ use fence::NewUser;
 use crate::error::{Error, ErrorKind, Result};
 use crate::feature::Feature;
 use crate::sys::courier::Letter;
-use crate::sys::diagnose;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::plan::format::{OP_END, Status};
-use crate::sys::script::{CWD, Script};
+use crate::sys::script::{CWD, Lacking, NewProcess, Script};
 use crate::sys::warden::{self, Started, Told, Warden};
-use linux_raw_sys::general as n;
+use linux_raw_sys::{errno as e, general as n};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -254,8 +253,8 @@ impl Namespaces {
     /// value does, whatever becomes of the process; but nothing can be started in a PID namespace whose process 1 is gone.
     ///
     /// # Errors
-    /// `State` when the process has ended; `PermissionDenied` for one that this program may not look into; `Unsupported`
-    /// before Linux 6.11.
+    /// `State` when the process has ended; `PermissionDenied` for one that this program may not look into (what it may
+    /// look into and not join is seen, before Linux 6.11, by the command); `Unsupported` for another kind of descriptor.
     pub fn of(process: impl AsFd, kinds: impl IntoIterator<Item = NamespaceKind>) -> Result<Self> {
         let kinds: Vec<_> = kinds.into_iter().collect();
         let opened = open(&warden::warden()?, process, &kinds)?;
@@ -371,22 +370,19 @@ pub(crate) fn clone_into(
     const CLONE_PARENT: u32 = 0x8000;
     let later = namespaces.new & birth.later;
     let now = namespaces.new & !later;
-    let flags = u64::from(now | n::CLONE_PIDFD | CLONE_PARENT);
-    let flags = flags | if birth.cgroup.is_some() { n::CLONE_INTO_CGROUP } else { 0 };
-    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
-    // set_tid_size, cgroup.
-    let args = s.words64(&[flags, born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    if let Some(cgroup) = birth.cgroup {
-        s.copy_fd(cgroup, Cell(args.0 + 80));
-    }
-    let clone = s
-        .op(n::__NR_clone3, "clone3", [args.into(), 88.into()])
-        .detail(format!("{now:#x}"))
-        .store(born.value);
-    match namespaces.joins(NamespaceKind::Pid) {
-        true => clone.remedy("a PID namespace whose first process has ended takes no other"),
-        false => clone.needs(needed(now)),
+    let lacking = match namespaces.joins(NamespaceKind::Pid) {
+        true => Lacking::Remedy("a PID namespace whose first process has ended takes no other"),
+        false => Lacking::Feature(needed(now)),
     };
+    s.clone_process(&NewProcess {
+        flags: (now | CLONE_PARENT).into(),
+        exit_signal: 0,
+        pid: born.value,
+        pidfd: Some(born.fd),
+        cgroup: birth.cgroup,
+        detail: &format!("{now:#x}"),
+        lacking,
+    });
     let child = s.label();
     s.jump_if_zero(born.value, child);
     if let Some(map) = &beneath {
@@ -489,8 +485,20 @@ fn open(warden: &Arc<Warden>, process: impl AsFd, kinds: &[NamespaceKind]) -> Re
     }
     let mut started = warden.start_plan(s.plan)?;
     let mut opened = Vec::new();
-    while let Some(told) = started.next(None).map_err(explain)? {
-        opened.extend(told.fds);
+    loop {
+        match started.next(None) {
+            Ok(Some(told)) => opened.extend(told.fds),
+            Ok(None) => break,
+            Err(error) => {
+                // Not every kernel knows all of these.
+                let is_unknown =
+                    [Some(e::ENOTTY as i32), Some(e::EINVAL as i32)].contains(&error.raw_os_error());
+                return match warden::number(&process.as_fd())?.filter(|_| is_unknown) {
+                    Some(pid) => open_by_number(process, pid, kinds).map_err(explain),
+                    None => Err(explain(error)),
+                };
+            }
+        }
     }
     match opened.len() == kinds.len() {
         true => Ok(opened),
@@ -498,11 +506,31 @@ fn open(warden: &Arc<Warden>, process: impl AsFd, kinds: &[NamespaceKind]) -> Re
     }
 }
 
+/// Before Linux 6.11: the files of /proc, with this program's own rights. They are of the process that the descriptor
+/// means, as its number is not another's while it is still there afterwards.
+fn open_by_number(process: impl AsFd, pid: i32, kinds: &[NamespaceKind]) -> Result<Vec<OwnedFd>> {
+    let ended = || Error::errno("open the namespaces of a process", e::ESRCH as i32);
+    let mut opened = Vec::new();
+    for kind in kinds {
+        let path = format!("/proc/{pid}/ns/{}", kind.name().0);
+        match std::fs::File::open(&path) {
+            Ok(file) => opened.push(file.into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(ended()),
+            Err(error) => return Err(Error::os("open", error).with_path(path)),
+        }
+    }
+    match warden::number(&process.as_fd())? == Some(pid) {
+        true => Ok(opened),
+        false => Err(ended()),
+    }
+}
+
 fn explain(error: Error) -> Error {
-    use linux_raw_sys::errno as e;
     match error.raw_os_error().map(|errno| errno as u32) {
         Some(e::ESRCH) => error.with_kind(ErrorKind::State).with_remedy("the process has ended"),
-        Some(e::ENOTTY | e::EINVAL) => diagnose::explain(error, Feature::PidfdNamespaces),
+        Some(e::ENOTTY | e::EINVAL) => {
+            error.with_kind(ErrorKind::Unsupported).with_remedy("this takes a pidfd")
+        }
         Some(e::EACCES | e::EPERM) => error.with_remedy("this program may not look into that process"),
         _ => error,
     }
@@ -512,8 +540,8 @@ fn explain(error: Error) -> Error {
 pub(crate) fn for_mounts(warden: &Arc<Warden>, map: &IdMap) -> Result<OwnedFd> {
     let mut s = Script::new();
     s.during("making a user namespace");
-    // Else /proc/PID/uid_map of the child would belong to the host's root.
-    s.dumpable(warden.map().is_some());
+    // Else only CAP_SYS_PTRACE may open the child's namespace, which root of a docker container has not.
+    s.dumpable(true);
     let NewUser { pid, child, mapped } = fence::new_user(&mut s, map, None);
     let path = s.decimal("/proc/", pid, c"/ns/user");
     let letter = s.letter(DESCRIPTOR);

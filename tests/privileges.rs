@@ -137,6 +137,14 @@ fn root_that_may_map_itself() {
     }
 }
 
+/// As in a rootless container: all capabilities, and nothing of the host's to use them on.
+#[test]
+fn root_of_a_user_namespace() {
+    if is_under("root_of_a_user_namespace", &["unshare", "--user", "--map-root-user"]) {
+        assert_single(&host(), &["no sub-ids"]);
+    }
+}
+
 /// As in other engines' containers: much, but not SYS_ADMIN.
 #[test]
 #[ignore = "needs root: some of its capabilities are taken away"]

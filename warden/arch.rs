@@ -188,6 +188,10 @@ pub mod nr {
     pub const PIDFD_SEND_SIGNAL: u32 = 424;
     pub const CLONE3: u32 = 435;
     pub const CLOSE_RANGE: u32 = 436;
+    pub const LSEEK: u32 = 8;
+    pub const GETDENTS64: u32 = 217;
+    pub const OPENAT: u32 = 257;
+    pub const OPEN_TREE_ATTR: u32 = 467;
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -224,4 +228,8 @@ pub mod nr {
     pub const PIDFD_SEND_SIGNAL: u32 = 424;
     pub const CLONE3: u32 = 435;
     pub const CLOSE_RANGE: u32 = 436;
+    pub const LSEEK: u32 = 62;
+    pub const GETDENTS64: u32 = 61;
+    pub const OPENAT: u32 = 56;
+    pub const OPEN_TREE_ATTR: u32 = 467;
 }

@@ -87,6 +87,8 @@ pub const OP_INIT: u32 = PSEUDO + 4;
 pub const OP_SERVE: u32 = PSEUDO + 5;
 /// End the plan here: a courier replies, any other process exits with code `args[0]`.
 pub const OP_END: u32 = PSEUDO + 6;
+/// Close the descriptors from `args[0]` on.
+pub const OP_CLOSE_FROM: u32 = PSEUDO + 7;
 
 /// A message on a plan's own socket.
 #[repr(C)]
@@ -152,7 +154,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// The warden is up.
+    /// The warden is up; `value` has what its kernel has ([`HAS_CLONE3`](Self::HAS_CLONE3) and so on).
     pub const UP: u32 = 1;
     /// The entry process waits for [`Request::GO`]; as an ordinary user its user namespace waits for maps.
     pub const ENTERED: u32 = 2;
@@ -166,4 +168,10 @@ impl Event {
     pub const PIDFD: u32 = 7;
     /// To another program, first of all: it has been let in, or with an errno as value it has not, and nothing follows.
     pub const WELCOME: u32 = 8;
+
+    /// clone3(2): of Linux 5.3, but often refused by filters, which can't look into its arguments.
+    pub const HAS_CLONE3: i64 = 1;
+    /// open_tree_attr(2). It came with Linux 6.15, as overlays over mounts that are attached nowhere did: an attempt at
+    /// one of those would cost each program a mount.
+    pub const HAS_OPEN_TREE_ATTR: i64 = 2;
 }

@@ -122,6 +122,13 @@ pub fn send(socket: i32, base: usize, len: usize, fd: Option<i32>, wait: bool) -
     }
 }
 
+/// Whether a call does not exist here, or some filter says so, or refuses it whatever it is asked.
+pub fn is_missing(result: isize) -> bool {
+    const EPERM: isize = -1;
+    const ENOSYS: isize = -38;
+    result == ENOSYS || result == EPERM
+}
+
 pub fn close(fd: i32) {
     sys!(nr::CLOSE, fd);
 }
@@ -139,3 +146,72 @@ pub fn set_mask(mask: u64) {
     const SIG_SETMASK: usize = 2;
     sys!(nr::RT_SIGPROCMASK, SIG_SETMASK, &mask as *const u64, 0, 8);
 }
+
+/// Closes all descriptors but the first three, which may have any number: without close_range(2), those that /proc lists.
+pub fn close_others() -> isize {
+    const FIRST: usize = 3;
+    const AT_FDCWD: isize = -100;
+    const O_DIRECTORY_CLOEXEC: usize = O_DIRECTORY | 0o2000000;
+    let closed = sys!(nr::CLOSE_RANGE, FIRST, u32::MAX, 0);
+    if !is_missing(closed) {
+        return closed;
+    }
+    let dir = sys!(nr::OPENAT, AT_FDCWD, c"/proc/self/fd".as_ptr(), O_DIRECTORY_CLOEXEC, 0);
+    if dir < 0 {
+        return dir;
+    }
+    // A list that changes while it is read may leave something out: until there is nothing more to close.
+    loop {
+        let mut some = false;
+        sys!(nr::LSEEK, dir, 0, 0);
+        loop {
+            let mut buffer = [0u64; 512];
+            let len = sys!(nr::GETDENTS64, dir, buffer.as_mut_ptr(), size_of_val(&buffer));
+            if len < 0 {
+                return len;
+            }
+            if len == 0 {
+                break;
+            }
+            let mut at = 0;
+            while at < len as usize {
+                // SAFETY: struct linux_dirent64, as the kernel has written it: its length at 16, its name from 19 on.
+                let (size, name) = unsafe {
+                    let entry = (buffer.as_ptr() as *const u8).add(at);
+                    (entry.add(16).cast::<u16>().read_unaligned(), entry.add(19))
+                };
+                at += size as usize;
+                let fd = number(name);
+                if fd.is_some_and(|fd| fd >= FIRST && fd != dir as usize) {
+                    close(fd.unwrap_or_default() as i32);
+                    some = true;
+                }
+            }
+        }
+        if !some {
+            close(dir as i32);
+            return 0;
+        }
+    }
+}
+
+/// The number that a C string is; `.` and `..` are none.
+fn number(mut text: *const u8) -> Option<usize> {
+    let mut value = 0;
+    loop {
+        // SAFETY: up to its NUL, which is no digit and ends this.
+        let byte = unsafe { text.read() };
+        match byte {
+            0 => return Some(value),
+            b'0'..=b'9' => value = value * 10 + usize::from(byte - b'0'),
+            _ => return None,
+        }
+        // SAFETY: what was read was not the NUL.
+        text = unsafe { text.add(1) };
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+const O_DIRECTORY: usize = 0o200000;
+#[cfg(target_arch = "aarch64")]
+const O_DIRECTORY: usize = 0o40000;

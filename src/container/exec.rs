@@ -6,7 +6,7 @@
 
 use super::inside::{self, Command};
 use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped, Streams};
-use super::script::Script;
+use super::script::{Lacking, NewProcess, Script};
 use super::stages::{BORN, Born, READY};
 use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, terminal, users};
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -290,8 +290,15 @@ fn join(
     inside::become_root(s, groups_allowed);
     let born = s.letter(BORN);
     const CLONE_PARENT: u32 = 0x8000;
-    let args = s.words64(&[u64::from(n::CLONE_PIDFD | CLONE_PARENT), born.fd.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    s.op(n::__NR_clone3, "clone3", [args.into(), 88.into()]).store(born.value);
+    s.clone_process(&NewProcess {
+        flags: CLONE_PARENT.into(),
+        exit_signal: 0,
+        pid: born.value,
+        pidfd: Some(born.fd),
+        cgroup: None,
+        detail: "",
+        lacking: Lacking::Remedy("see what bounds the processes of the container: pids_max"),
+    });
     let child = s.label();
     s.jump_if_zero(born.value, child);
     s.post(born);

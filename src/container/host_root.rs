@@ -93,6 +93,10 @@ fn unescape(field: &[u8]) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
+/// The largest file, in bytes, that is copied where its directory can't be an overlay: those of /etc, where other engines
+/// mount some. A larger one is the host's own, read-only.
+const COPIED_MAX: u64 = 64 << 10;
+
 struct Planner<'a> {
     dir: &'a Dir,
     owner: Option<(u32, u32)>,
@@ -119,7 +123,7 @@ pub(super) fn prepare(
         planner.filesystems()?;
         vec![PathBuf::from("/")]
     } else {
-        planner.directory(Path::new("/"))?;
+        planner.directory(Path::new("/"), true)?;
         Vec::new()
     };
     for step in &steps {
@@ -165,8 +169,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// A directory that can't be taken whole: its entries one by one.
-    fn directory(&mut self, path: &Path) -> Result<()> {
+    /// A directory that can't be taken whole: its entries one by one. `is_new`: nobody has run in it.
+    fn directory(&mut self, path: &Path, is_new: bool) -> Result<()> {
         let entries = fs::read_dir(path).call_at("open", path)?;
         let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         entries.sort();
@@ -176,17 +180,27 @@ impl Planner<'_> {
                 let target = fs::read_link(&entry).call_at("readlink", &entry)?;
                 self.link(&entry, &target)?;
             } else if meta.is_dir() {
+                // Below what was there already, a link of the container's may lead anywhere.
+                let is_new = is_new && (self.in_memory || !self.dir.has(Self::relative(&entry)));
                 self.skeleton(&entry, meta.permissions().mode() & 0o7777, (meta.uid(), meta.gid()))?;
                 if OWN.iter().any(|own| entry == Path::new(own)) || self.hidden.contains(&entry) {
                     continue;
                 }
                 if self.has_mount_below(&entry) {
-                    self.directory(&entry)?;
+                    self.directory(&entry, is_new)?;
                 } else {
                     self.overlay(entry, &meta)?;
                 }
             } else if meta.is_file() && path != Path::new("/") {
-                self.parts.push(Part::File { path: entry });
+                let small = meta.len() <= COPIED_MAX && !self.hidden.contains(&entry);
+                match small.then(|| fs::read(&entry)) {
+                    Some(Ok(_)) if !is_new => {}
+                    Some(Ok(bytes)) => {
+                        let (path, mode) = (Self::relative(&entry), meta.permissions().mode() & 0o777);
+                        self.parts.push(Part::MakeFile { path, mode, bytes, owner: self.owner });
+                    }
+                    _ => self.parts.push(Part::File { path: entry }),
+                }
             }
         }
         Ok(())

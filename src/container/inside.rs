@@ -157,7 +157,10 @@ pub(super) fn mounts(
     covers(s, root, inside);
 
     s.during("leaving the old root");
-    s.op(n::__NR_pivot_root, "pivot_root(\".\", \".\")", [dot.into(), dot.into()]);
+    s.op(n::__NR_pivot_root, "pivot_root(\".\", \".\")", [dot.into(), dot.into()]).remedy(
+        "a seccomp filter over this program refuses it, as docker's does whatever the capabilities: see \
+         docs/inside-containers.md for the options that let it through",
+    );
     s.op(n::__NR_umount2, "umount2(MNT_DETACH)", [dot.into(), n::MNT_DETACH.into()]);
     let slash = s.c_str(c"/");
     s.op(n::__NR_chdir, "chdir", [slash.into()]).path("/");

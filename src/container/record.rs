@@ -27,7 +27,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -200,8 +200,8 @@ impl Dir {
         rustix::fs::openat(self, name, flags, Mode::empty()).ok()
     }
 
-    pub fn has(&self, name: &str) -> bool {
-        rustix::fs::accessat(self, name, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+    pub fn has(&self, name: impl AsRef<Path>) -> bool {
+        rustix::fs::statat(self, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     pub fn unlink(&self, name: &str) -> Result<()> {

@@ -33,6 +33,8 @@ pub(super) struct Root<'a> {
     pub read_only: bool,
     /// Writes need not reach the disk before the end of the container.
     pub volatile: bool,
+    /// The kernel has overlays over mounts that are attached nowhere.
+    pub detached_lowers: bool,
 }
 
 impl Root<'_> {
@@ -61,9 +63,11 @@ pub(super) enum Part {
     MakeDir { path: PathBuf, mode: u32, owner: Option<(u32, u32)> },
     /// A symbolic link likewise.
     MakeLink { path: PathBuf, target: PathBuf, owner: Option<(u32, u32)> },
+    /// A small file of a directory that can't be taken whole, in the writable layer.
+    MakeFile { path: PathBuf, mode: u32, bytes: Vec<u8>, owner: Option<(u32, u32)> },
     /// An overlay over this directory, with `parts/N` as its writable layer.
     Overlay { path: PathBuf, number: usize },
-    /// A file in a directory that can't be taken whole.
+    /// A larger one: the host's, read-only.
     File { path: PathBuf },
     /// Covered: by an empty directory.
     HideDir { path: PathBuf, mode: u32, writable: bool },
@@ -244,6 +248,7 @@ fn overlay_of(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], upper: Ce
         // Renaming a directory of a lower layer is a copy then, as everywhere else; a layer needs no redirects.
         redirect_dir: as_root.then_some(false),
         volatile: root.volatile,
+        detached: root.detached_lowers,
     };
     overlay::stack(s, &stack)
 }
@@ -272,6 +277,21 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             if let Some(owner) = owner {
                 s.chown(writable, at, *owner, path);
             }
+            None
+        }
+        Part::MakeFile { path, mode, bytes, owner } => {
+            let at = s.string(path);
+            let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
+            let open = [writable.into(), at.into(), flags.into(), (*mode).into()];
+            let fd = s.op(n::__NR_openat, "openat(O_CREAT)", open).path(path).result();
+            if !bytes.is_empty() {
+                s.write(fd, bytes, path);
+            }
+            if let Some((uid, gid)) = *owner {
+                s.op(n::__NR_fchown, "fchown", [fd.into(), uid.into(), gid.into()]).path(path);
+            }
+            s.op(n::__NR_fchmod, "fchmod", [fd.into(), (*mode).into()]).path(path);
+            s.op(n::__NR_close, "close", [fd.into()]);
             None
         }
         Part::Overlay { path, number } => {

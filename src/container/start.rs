@@ -316,7 +316,13 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     if spec.network.is_host() {
         namespaces = namespaces.without(NamespaceKind::Net);
     }
-    if cgroup.as_ref().is_some_and(|cgroup| cgroup.tasks_fds().next().is_some()) {
+    let features = warden.features();
+    let join_fds: Vec<BorrowedFd<'_>> = match features.clone3 {
+        true => cgroup.iter().flat_map(|cgroup| cgroup.tasks_fds()).collect(),
+        // Without CLONE_INTO_CGROUP it joins the one of v2 as those of v1.
+        false => cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).collect(),
+    };
+    if !join_fds.is_empty() {
         // Only once it has joined its groups.
         namespaces = namespaces.without(NamespaceKind::Cgroup);
     }
@@ -354,8 +360,9 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     }
     let userns_cell = userns.as_ref().map(|fd| s.fd(fd.as_fd()));
     let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
-    let joins: Vec<Cell> = cgroup.iter().flat_map(|cgroup| cgroup.tasks_fds()).map(|fd| s.fd(fd)).collect();
-    let v2 = cgroup.as_ref().and_then(|cgroup| cgroup.v2_dir()).map(|fd| s.fd(fd));
+    let joins: Vec<Cell> = join_fds.iter().map(|fd| s.fd(*fd)).collect();
+    let v2 =
+        cgroup.as_ref().filter(|_| features.clone3).and_then(|cgroup| cgroup.v2_dir()).map(|fd| s.fd(fd));
     let dir_path = dir.path();
     let root = Root {
         dir: &dir_path,
@@ -368,6 +375,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         files: &spec.files,
         read_only: spec.read_only,
         volatile: !held.kept,
+        detached_lowers: features.detached_lowers,
     };
     inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let terminal = spec.tty.then(|| s.letter(TERMINAL));

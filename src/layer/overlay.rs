@@ -38,6 +38,9 @@ pub(crate) struct Stack<'a> {
     pub userxattr: bool,
     pub redirect_dir: Option<bool>,
     pub volatile: bool,
+    /// The kernel takes lower directories that are attached nowhere. Else they are attached for a moment, in a mount
+    /// namespace that has to be the process's own.
+    pub detached: bool,
 }
 
 /// Gives the mount, attached nowhere yet. Never with device nodes: its superblock may belong to the initial user namespace,
@@ -58,6 +61,9 @@ pub(crate) fn stack(s: &mut Script<'_>, stack: &Stack<'_>) -> Cell {
     if stack.upper.is_none() && lowers.len() == 1 {
         // The kernel wants two.
         lowers.push((s.tmpfs(4096, 2, 0o755, None, n::MOUNT_ATTR_NODEV), Path::new("tmpfs")));
+    }
+    if !stack.detached {
+        return attached(s, stack, &lowers);
     }
     let fs = s.fsopen(c"overlay");
     if stack.userxattr {
@@ -80,6 +86,60 @@ pub(crate) fn stack(s: &mut Script<'_>, stack: &Stack<'_>) -> Cell {
         }
     }
     s.fsmount(fs, "overlay", n::MOUNT_ATTR_NODEV)
+}
+
+/// Before Linux 6.15: the lower directories have to be attached in the mount namespace of whoever mounts, and each has to
+/// have a name, as there may be no `lowerdir+` (6.8), and what fsconfig(2) takes ends at 255 bytes. So it is mount(2),
+/// whose options may be a page, in a tmpfs with short names: 500 of them take 2 KB.
+fn attached(s: &mut Script<'_>, stack: &Stack<'_>, lowers: &[(Cell, &Path)]) -> Cell {
+    const INODES: u64 = 4;
+    let tmpfs = s.tmpfs(4096, lowers.len() as u64 + INODES, 0o700, None, n::MOUNT_ATTR_NODEV);
+    // Over the root, where it hides nothing: the root of this process stays what it is.
+    let root = s.open_path(Path::new("/"));
+    s.attach(tmpfs, root, Path::new("/"));
+    let mut options = String::from("lowerdir=");
+    for (i, (lower, path)) in lowers.iter().enumerate() {
+        let name = i.to_string();
+        let at = s.string(&name);
+        s.op(n::__NR_mkdirat, "mkdirat", [tmpfs.into(), at.into(), 0o700.into()]).path(path);
+        s.attach_at(*lower, tmpfs, at, path);
+        options.push_str(if i == 0 { "" } else { ":" });
+        options.push_str(&name);
+    }
+    let mut path = stack.lowers.first().map_or(Path::new("/"), PathBuf::as_path);
+    if let Some((upper, work, dir)) = stack.upper {
+        for (key, fd) in [("upperdir", upper), ("workdir", work)] {
+            let target = s.magic(fd);
+            let name = s.string(key);
+            s.op(n::__NR_symlinkat, "symlinkat", [target.into(), tmpfs.into(), name.into()]).path(dir);
+            options.push_str(&format!(",{key}={key}"));
+        }
+        path = dir;
+    }
+    if stack.userxattr {
+        options.push_str(",userxattr");
+    }
+    if let Some(on) = stack.redirect_dir {
+        options.push_str(if on { ",redirect_dir=on" } else { ",redirect_dir=off" });
+    }
+    if stack.volatile {
+        options.push_str(",volatile");
+    }
+    let (kind, name, options) = (s.c_str(c"overlay"), s.c_str(c"overlay"), s.string(&options));
+    s.op(n::__NR_mkdirat, "mkdirat", [tmpfs.into(), name.into(), 0o700.into()]).path(path);
+    s.op(n::__NR_fchdir, "fchdir", [tmpfs.into()]);
+    let args = [kind.into(), name.into(), kind.into(), n::MS_NODEV.into(), options.into()];
+    let op = s.op(n::__NR_mount, "mount(\"overlay\")", args).path(path);
+    if stack.userns.is_some() {
+        op.remedy("before Linux 5.19 no overlay takes id-mapped layers, as root's containers have them: run as an ordinary user there");
+    }
+    let mount = s.copy_mount(Path::new("overlay"));
+    // It has its own copies of all of them.
+    let dot = s.c_str(c".");
+    s.op(n::__NR_umount2, "umount2(MNT_DETACH)", [dot.into(), n::MNT_DETACH.into()]);
+    let slash = s.c_str(c"/");
+    s.op(n::__NR_chdir, "chdir", [slash.into()]).path("/");
+    mount
 }
 
 /// Directories that are to be seen as one: lower ones, that are only read, and an upper one that takes what is written.
@@ -184,7 +244,8 @@ impl Overlay {
     /// `NotFound` for a directory that does not exist; `Unsupported` for one of another [`OverlayMount`], which has no path;
     /// `InvalidInput` without a lower directory, with more than 500, or for
     /// options that exclude each other; `Unsupported` for an ordinary user's id map. What the kernel refuses names the call,
-    /// `fsconfig(FSCONFIG_CMD_CREATE)` for what it finds wrong with the whole: an upper and a work directory on different
+    /// `fsconfig(FSCONFIG_CMD_CREATE)` or, before Linux 6.15, `mount("overlay")` for what it finds wrong with the whole: an
+    /// upper and a work directory on different
     /// filesystems, or on one that can't be an upper directory, or directories within each other.
     pub fn mount(&self) -> Result<OverlayMount> {
         let warden = warden::warden()?;
@@ -215,11 +276,17 @@ impl Overlay {
         };
         let mut s = Script::new();
         s.during("mounting an overlay");
+        let detached = warden.features().detached_lowers;
+        if !detached {
+            s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
+            s.private_mounts();
+        }
         let userns = userns.as_ref().map(|fd| s.fd(fd.as_fd()));
         let upper = upper.as_ref().map(|(upper, work)| (s.open_path(upper), s.open_path(work), &**upper));
         let redirect_dir = (!userxattr).then_some(self.redirect_dir);
         let (lowers, volatile) = (&*lowers, self.volatile);
-        let mount = stack(&mut s, &Stack { lowers, upper, userns, userxattr, redirect_dir, volatile });
+        let mount =
+            stack(&mut s, &Stack { lowers, upper, userns, userxattr, redirect_dir, volatile, detached });
         let letter = s.letter(MOUNTED);
         s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [mount.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
             .store(letter.fd);

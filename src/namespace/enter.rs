@@ -412,7 +412,7 @@ impl Entered {
     /// as long as the descriptor does.
     ///
     /// # Errors
-    /// `State` when it has ended; `Unsupported` before Linux 6.11; `PermissionDenied` for an ordinary user whose command has
+    /// `State` when it has ended; `PermissionDenied` for an ordinary user whose command has
     /// an [init process](Enter::init), which nobody may look into.
     pub fn namespace(&self, kind: NamespaceKind) -> Result<OwnedFd> {
         self.alive()?;

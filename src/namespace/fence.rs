@@ -6,7 +6,7 @@ use crate::feature::Feature;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::format::OP_END;
 use crate::sys::plan::{At, Cell, Label};
-use crate::sys::script::Script;
+use crate::sys::script::{Lacking, NewProcess, Script};
 use linux_raw_sys::general as n;
 
 /// A bound on the processes of one container where no control group can be had: RLIMIT_NPROC (getrlimit(2)).
@@ -94,13 +94,18 @@ pub(super) struct NewUser {
 
 /// Clones a child into a new user namespace and writes the map.
 pub(super) fn new_user(s: &mut Script<'_>, map: &IdMap, proc: Option<Cell>) -> NewUser {
-    const SIGCHLD: u64 = 17;
+    const SIGCHLD: u32 = 17;
     let mapped = pipe(s);
-    let args = s.words64(&[u64::from(n::CLONE_NEWUSER), 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0]);
-    let pid = s
-        .op(n::__NR_clone3, "clone3(CLONE_NEWUSER)", [args.into(), 88.into()])
-        .needs(Feature::UserNamespace)
-        .result();
+    let pid = s.cell(-1);
+    s.clone_process(&NewProcess {
+        flags: n::CLONE_NEWUSER.into(),
+        exit_signal: SIGCHLD,
+        pid,
+        pidfd: None,
+        cgroup: None,
+        detail: "CLONE_NEWUSER",
+        lacking: Lacking::Feature(Feature::UserNamespace),
+    });
     let child = s.label();
     s.jump_if_zero(pid, child);
     s.write_maps(proc, pid, map);

@@ -6,6 +6,7 @@ use crate::feature::{Feature, Missing};
 use rustix::process::{getegid, geteuid};
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 /// One line of a map: `count` ids from `inside` on are `outside` and on in the parent namespace.
@@ -256,14 +257,21 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
     Ok(())
 }
 
-/// Whether this process may do in its user namespace what only root may.
+/// Whether this process may do what only root may. Root of a user namespace (of a rootless or remapped container, of
+/// unshare(1)) may not: filesystems of the host are not its own to id-map, and few ids are.
 pub(crate) fn is_privileged() -> bool {
     const WANTED: u64 = 1 << 21 | 1 << 7 | 1 << 6 | 1 << 0; // SYS_ADMIN, SETUID, SETGID, CHOWN
-    geteuid().is_root() && effective_capabilities() & WANTED == WANTED
+    geteuid().is_root() && effective_capabilities() & WANTED == WANTED && is_initial()
 }
 
 pub(crate) fn effective_capabilities() -> u64 {
     field(&status(), "CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0)
+}
+
+/// Whether this is the first user namespace, which has a number of its own (PROC_USER_INIT_INO).
+fn is_initial() -> bool {
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    fs::metadata("/proc/thread-self/ns/user").map_or(true, |meta| meta.ino() == INITIAL)
 }
 
 #[cfg(test)]

@@ -302,7 +302,7 @@ impl Compiled {
         if let Some(remedy) = words.remedy.filter(|_| error.remedy().is_none()) {
             error = error.with_remedy(remedy);
         }
-        if let Some(kind) = words.kind {
+        if let Some(kind) = words.kind.filter(|_| !error.is_missing_call()) {
             error = error.with_kind(kind);
         }
         match words.needs {

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::idmap::IdMap;
-use super::plan::format::{OP_FAIL, OP_INIT};
+use super::plan::format::{OP_CLOSE_FROM, OP_FAIL, OP_INIT};
 use super::plan::{Added, At, Cell, Label, Plan};
 use crate::error::ErrorKind;
 use crate::feature::Feature;
@@ -25,6 +25,38 @@ pub(crate) enum Links {
     Follow,
     /// A link anywhere in the path is an error.
     Refuse,
+}
+
+/// A process that another clones.
+pub(crate) struct NewProcess<'a> {
+    /// `CLONE_*`, without those that the other fields say.
+    pub flags: u64,
+    pub exit_signal: u32,
+    /// Its number goes here; 0 in itself.
+    pub pid: Cell,
+    /// And a descriptor of it here.
+    pub pidfd: Option<Cell>,
+    /// The v2 group that it is born in, which clone3 alone can do.
+    pub cgroup: Option<Cell>,
+    /// For errors.
+    pub detail: &'a str,
+    pub lacking: Lacking,
+}
+
+/// What keeps a process from being made, for errors.
+#[derive(Clone, Copy)]
+pub(crate) enum Lacking {
+    Feature(Feature),
+    Remedy(&'static str),
+}
+
+impl Lacking {
+    fn said_of<'a, 'fd>(self, op: Added<'a, 'fd>) -> Added<'a, 'fd> {
+        match self {
+            Self::Feature(feature) => op.needs(feature),
+            Self::Remedy(remedy) => op.remedy(remedy),
+        }
+    }
 }
 
 pub(crate) struct Script<'fd> {
@@ -244,7 +276,9 @@ impl<'fd> Script<'fd> {
             )
             .path(path);
         if userns.is_some() {
-            op.call("mount_setattr(MOUNT_ATTR_IDMAP)").needs(Feature::IdMappedMounts);
+            op.call("mount_setattr(MOUNT_ATTR_IDMAP)")
+                .kind(ErrorKind::Unsupported)
+                .needs(Feature::IdMappedMounts);
         } else {
             op.needs(Feature::MountSetattr);
         }
@@ -336,6 +370,37 @@ impl<'fd> Script<'fd> {
         );
     }
 
+    /// Clones this process: clone3(2) or, where that does not exist or a filter refuses it, which can't look into its
+    /// arguments, clone(2).
+    pub fn clone_process(&mut self, new: &NewProcess<'_>) {
+        const EPERM: u32 = 1;
+        const ENOSYS: u32 = 38;
+        let pidfd = new.pidfd.map_or(0, |cell| cell.0);
+        let flags = new.flags | if new.pidfd.is_some() { u64::from(n::CLONE_PIDFD) } else { 0 };
+        let into = if new.cgroup.is_some() { n::CLONE_INTO_CGROUP } else { 0 };
+        let signal = u64::from(new.exit_signal);
+        // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+        // set_tid_size, cgroup.
+        let args = self.words64(&[flags | into, pidfd, 0, 0, signal, 0, 0, 0, 0, 0, 0]);
+        if let Some(cgroup) = new.cgroup {
+            self.copy_fd(cgroup, Cell(args.0 + 80));
+        }
+        let (older, done) = (self.label(), self.label());
+        let op = self.plan.op(n::__NR_clone3, "clone3", [args.into(), 88.into()]);
+        let op = new.lacking.said_of(op.detail(new.detail)).store(new.pid);
+        if new.cgroup.is_some() {
+            return;
+        }
+        op.tolerate(&[EPERM, ENOSYS]).otherwise(older);
+        self.jump(done);
+        self.place(older);
+        // The descriptor goes where a thread's number would; without a stack it is a copy of this one.
+        let args = [(flags | signal).into(), 0.into(), pidfd.into(), 0.into(), 0.into()];
+        let op = self.op(n::__NR_clone, "clone", args).detail(new.detail);
+        new.lacking.said_of(op).store(new.pid);
+        self.place(done);
+    }
+
     /// Puts a descriptor's number into a structure, by way of another descriptor for the same.
     pub fn copy_fd(&mut self, from: Cell, to: Cell) {
         let args = [from.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()];
@@ -425,8 +490,7 @@ impl<'fd> Script<'fd> {
         self.op(n::__NR_dup3, "dup3", [status.into(), 3.into(), n::O_CLOEXEC.into()])
             .tolerate(&[EINVAL])
             .store(status);
-        self.op(n::__NR_close_range, "close_range", [4.into(), u32::MAX.into(), 0.into()])
-            .needs(Feature::CloseRange);
+        self.op(OP_CLOSE_FROM, "close_range", [4.into()]);
     }
 
     /// Says `ready` and executes `words`; a word without a slash is looked for in `path`, as execvp(3) does it.

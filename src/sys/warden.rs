@@ -6,7 +6,7 @@ mod hang;
 mod launch;
 mod told;
 
-pub(crate) use told::{Exit, Process};
+pub(crate) use told::{Exit, Process, number};
 
 use super::fork::Witness;
 use super::idmap::{self, IdMap};
@@ -45,8 +45,25 @@ pub(crate) struct Warden {
     map: Option<IdMap>,
     /// Why the map has one id only.
     single: Option<Missing>,
+    features: Features,
     /// Where other programs may connect, by the directory.
     doors: Mutex<HashMap<PathBuf, Door>>,
+}
+
+/// What the warden has found the kernel to have, where plans are to be different without it. Found by use: a filter over
+/// this program may refuse what the kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// clone3(2), with `CLONE_INTO_CGROUP`.
+    pub clone3: bool,
+    /// An overlay takes lower directories of mounts that are attached nowhere (Linux 6.15).
+    pub detached_lowers: bool,
+}
+
+impl Features {
+    fn from_bits(bits: i64) -> Self {
+        Self { clone3: bits & Event::HAS_CLONE3 != 0, detached_lowers: bits & Event::HAS_OPEN_TREE_ATTR != 0 }
+    }
 }
 
 /// A socket for other programs; the warden listens on it until it is shut down.
@@ -140,18 +157,23 @@ impl Warden {
         // The spawned process ends as soon as the warden exists, or when nobody has the other end of its socket any more.
         // Somebody else may have reaped it (a handler of the host that reaps everything) or the kernel (SIGCHLD ignored):
         // there is nothing to learn, and its number may be another's, so that it is not killed.
-        let up = up.map(|pidfd| (pidfd, socket));
+        let up = up.map(|(pidfd, features)| (pidfd, features, socket));
         drop(child.wait());
-        let (pidfd, socket) = up?;
+        let (pidfd, features, socket) = up?;
         let shared = Shared::new(socket)?;
         let own = Some(Own { pidfd, _lock: lock });
         let doors = Mutex::default();
-        let warden = Self { own, shared, next: AtomicU64::new(1), map, single, doors };
+        let warden = Self { own, shared, next: AtomicU64::new(1), map, single, features, doors };
         warden.listen()?;
         Ok(warden)
     }
 
-    fn bring_up(socket: &OwnedFd, lock: &File, child: u32, map: Option<&IdMap>) -> Result<OwnedFd> {
+    fn bring_up(
+        socket: &OwnedFd,
+        lock: &File,
+        child: u32,
+        map: Option<&IdMap>,
+    ) -> Result<(OwnedFd, Features)> {
         const STEPS: [&str; 13] = [
             "",
             "close_range",
@@ -159,7 +181,7 @@ impl Warden {
             "unshare(CLONE_NEWUSER)",
             "setresuid(0)",
             "unshare(CLONE_NEWPID)",
-            "clone3(CLONE_PIDFD)",
+            "clone(CLONE_PIDFD)",
             "unshare(CLONE_NEWNS)",
             "signalfd4",
             "clone",
@@ -168,11 +190,11 @@ impl Warden {
             "fcntl(F_DUPFD_CLOEXEC)",
         ];
         let mut pidfd = None;
-        let mut up = false;
+        let mut up = None;
         loop {
             // The pidfd comes from the spawned process, the other from the warden: in any order.
-            if up && let Some(pidfd) = pidfd.take() {
-                return Ok(pidfd);
+            if let (Some(pidfd), Some(features)) = (pidfd.take_if(|_| up.is_some()), up) {
+                return Ok((pidfd, features));
             }
             let mut buffer = [0; size_of::<Event>()];
             let Some((_, fds)) = message::receive(socket, &mut buffer)? else {
@@ -199,7 +221,7 @@ impl Warden {
                     let step = STEPS.get(event.id as usize).copied().unwrap_or("?");
                     return Err(explain(Error::errno(step, event.value as i32), step, map.is_some()));
                 }
-                Event::UP => up = true,
+                Event::UP => up = Some(Features::from_bits(event.value)),
                 other => return Err(Error::new(ErrorKind::Setup, format!("the warden said {other}"))),
             }
         }
@@ -277,7 +299,9 @@ impl Warden {
         welcome(&socket).map_err(|error| error.with_path(name))?;
         let shared = Shared::new(socket)?;
         let (next, doors) = (AtomicU64::new(1), Mutex::default());
-        let warden = Self { own: None, shared, next, map: None, single: None, doors };
+        // What is sent there starts no container.
+        let features = Features { clone3: true, detached_lowers: true };
+        let warden = Self { own: None, shared, next, map: None, single: None, features, doors };
         warden.listen()?;
         Ok(Arc::new(warden))
     }
@@ -290,6 +314,11 @@ impl Warden {
     /// Why there is only one id, where that is so.
     pub fn single(&self) -> Option<&Missing> {
         self.single.as_ref()
+    }
+
+    /// What its kernel has.
+    pub fn features(&self) -> Features {
+        self.features
     }
 
     /// Executes a plan in a child of the warden; hands over what its operations send until `done` says that it

@@ -375,7 +375,8 @@ fn what_can_not_be_is_an_error() {
     let gone = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
     if !is_root() {
         // The host's namespaces are not an ordinary user's to join.
-        let error = Namespaces::of(gone.unwrap(), [NamespaceKind::Net]).unwrap_err();
+        let of = Namespaces::of(gone.unwrap(), [NamespaceKind::Net]);
+        let error = of.and_then(|all| all.command(["true"]).spawn().map(drop)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     }
 }

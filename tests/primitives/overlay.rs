@@ -270,6 +270,9 @@ fn layers_of_a_store() {
     assert_eq!(fs::write(mounted.path().join("etc/c"), "").unwrap_err().raw_os_error(), Some(30));
 }
 
+/// The call that says what is wrong with the whole, from Linux 6.15 on and before.
+const REFUSING: [&str; 2] = ["fsconfig(FSCONFIG_CMD_CREATE)", "mount(\"overlay\")"];
+
 #[test]
 fn options() {
     // Renaming a directory that is below.
@@ -296,7 +299,7 @@ fn options() {
     drop(overlay.mount().unwrap());
     let mark = dir.path().join("work/work/incompat/volatile");
     let again = overlay.mount().unwrap_err();
-    assert_eq!(again.step(), "fsconfig(FSCONFIG_CMD_CREATE)", "{again}");
+    assert!(REFUSING.contains(&again.step()), "{again}");
     if is_root() {
         fs::remove_dir_all(mark).unwrap();
         overlay.mount().unwrap();
@@ -329,7 +332,8 @@ fn what_can_not_be_is_an_error() {
     let upper = dir.path().join("upper");
     let error = Overlay::new().lower(&lower).upper(upper, shm.path()).mount().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(22), "{error}");
-    assert!(error.step().starts_with("fsconfig"), "{error}");
+    // A work directory that is not on the upper's filesystem: some kernels say so at once.
+    assert!(REFUSING.contains(&error.step()) || error.step() == "fsconfig(workdir)", "{error}");
 }
 
 #[test]

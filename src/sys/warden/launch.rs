@@ -35,6 +35,7 @@ impl Launch<'_> {
         // One that refuses does so when the file is made, or when it is executed.
         match memfd::sealed("coracle-warden", PROGRAM, 0, true) {
             Ok(program) => match self.spawn(&program) {
+                Err(error) if error.raw_os_error() == Some(EPERM) => return Err(refused(error)),
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
                 child => return child.call("posix_spawn(warden)"),
             },
@@ -63,6 +64,16 @@ impl Launch<'_> {
     }
 }
 
+const EPERM: i32 = 1;
+
+/// No program can start another then: the C library takes only ENOSYS for a reason to use clone(2).
+fn refused(error: std::io::Error) -> Error {
+    Error::os("posix_spawn(warden)", error).with_kind(ErrorKind::Unsupported).with_remedy(
+        "a seccomp filter over this program refuses clone3(2) with EPERM, where the C library expects ENOSYS: \
+         Docker before 20.10.10 does; update it, or run its container with --security-opt seccomp=unconfined",
+    )
+}
+
 /// Why the warden did not come up. AppArmor lets an ordinary user (`user`) have the namespace, and nothing in it.
 pub(super) fn explain(error: Error, step: &str, user: bool) -> Error {
     let errno = error.raw_os_error().unwrap_or(0);
@@ -71,7 +82,7 @@ pub(super) fn explain(error: Error, step: &str, user: bool) -> Error {
         "close_range" => Feature::CloseRange,
         "unshare(CLONE_NEWPID)" => Feature::PidNamespace,
         "unshare(CLONE_NEWNS)" => Feature::MountNamespace,
-        "clone3(CLONE_PIDFD)" => Feature::Clone3,
+        "clone(CLONE_PIDFD)" => Feature::Clone3,
         PROC => Feature::FreshProc,
         _ => Feature::UserNamespace,
     };

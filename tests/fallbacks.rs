@@ -1,0 +1,134 @@
+//! What is done without system calls that older kernels lack, or that a filter over the program refuses.
+//!
+//! Each test is this program again, under a filter of its own. `.ci/without` puts one over whole test programs.
+
+mod common;
+
+use common::*;
+use coracle::{ErrorKind, Namespaces, Overlay, Store};
+use nix::libc;
+use std::fs;
+use std::process::Stdio;
+
+const ROLE: &str = "CORACLE_TEST_ROLE";
+
+/// From then on these calls, by their numbers, fail in this thread and in what it starts.
+fn refuse(calls: &[u32]) {
+    let line = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let answer = |errno: i32| line(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32);
+    // Of struct seccomp_data the first word is the number. All of this program is of one architecture.
+    let mut program = vec![line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
+    for call in calls {
+        program.push(line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, *call));
+        program.push(answer(libc::ENOSYS));
+    }
+    program.push(line(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: flags and a pointer to a structure that outlives the calls.
+    let done = unsafe {
+        if !is_root() {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        }
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Runs `test` in processes of their own, one for each name, where it is given that; `None` in the first.
+fn role(test: &str, roles: &[&'static str]) -> Option<String> {
+    if let Ok(role) = std::env::var(ROLE) {
+        return Some(role);
+    }
+    for role in roles {
+        let out = child(test, &[(ROLE, role.as_ref())]).stdin(Stdio::null()).output().unwrap();
+        let said = format!("{role}: {}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+        assert!(out.status.success() && said.contains("1 passed"), "{said}");
+    }
+    None
+}
+
+/// The numbers of calls are the same on every architecture since they are given out together.
+const OPEN_TREE: u32 = 428;
+const MOVE_MOUNT: u32 = 429;
+const FSOPEN: u32 = 430;
+const PIDFD_OPEN: u32 = 434;
+const CLONE3: u32 = 435;
+const CLOSE_RANGE: u32 = 436;
+const OPENAT2: u32 = 437;
+const MOUNT_SETATTR: u32 = 442;
+/// What tells a kernel that takes detached layers from one that does not.
+const OPEN_TREE_ATTR: u32 = 467;
+
+#[test]
+fn what_has_another_way() {
+    let all = ["open_tree_attr", "clone3", "close_range", "all"];
+    let Some(role) = role("what_has_another_way", &all) else { return };
+    match role.as_str() {
+        "open_tree_attr" => refuse(&[OPEN_TREE_ATTR]),
+        "clone3" => refuse(&[CLONE3]),
+        "close_range" => refuse(&[CLOSE_RANGE]),
+        _ => refuse(&[OPEN_TREE_ATTR, CLONE3, CLOSE_RANGE]),
+    }
+    // A descriptor that a program leaves open to what it starts.
+    let leak = fs::File::open("/etc/passwd").unwrap();
+    let copy = rustix::io::dup(&leak).unwrap();
+    rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty()).unwrap();
+
+    let image = host();
+    // The last one is the shell's own, for the directory.
+    let (open, opened) = ("cd /proc/self/fd; echo *", "0 1 2 3");
+    assert_eq!(say(&sh(&image, open)), opened);
+    let by_init = format!("{open}; ls /proc/1/fd 2>/dev/null | wc -l");
+    assert_eq!(say(&sh(&image, &by_init).init(true)), format!("{opened}\n0"));
+    assert_eq!(say(&sh(&image, "echo new >/etc/new; cat /etc/new").writable_in_memory(true)), "new");
+    let container = ready(&sh(&image, "echo ready; sleep 1000").pids_max(50));
+    let exec = container.exec(["sh", "-c", open]).output().unwrap();
+    assert_eq!(text(&exec.stdout), opened);
+    container.kill(coracle::Signal::SIGKILL).unwrap();
+
+    let entered = Namespaces::new().user().pid().mount().command(["sh", "-c", "echo $$"]).output().unwrap();
+    assert_eq!(text(&entered.stdout), "1");
+
+    // More layers than a short list of options has room for.
+    let dir = tempfile::tempdir().unwrap();
+    let mut overlay = Overlay::new();
+    for i in 0..120 {
+        let lower = dir.path().join(format!("a lower directory, with a name:{i}"));
+        fs::create_dir(&lower).unwrap();
+        fs::write(lower.join("which"), i.to_string()).unwrap();
+        fs::write(lower.join(i.to_string()), i.to_string()).unwrap();
+        overlay = overlay.lower(lower);
+    }
+    let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    let mounted = overlay.upper(&upper, work).mount().unwrap();
+    assert_eq!(fs::read_to_string(mounted.path().join("which")).unwrap(), "0");
+    assert_eq!(fs::read_dir(mounted.path()).unwrap().count(), 121);
+    fs::write(mounted.path().join("which"), "new").unwrap();
+    assert_eq!(fs::read_to_string(upper.join("which")).unwrap(), "new");
+}
+
+#[test]
+fn what_has_none_is_named_with_the_remedy() {
+    let calls = [
+        ("open_tree", OPEN_TREE),
+        ("move_mount", MOVE_MOUNT),
+        ("fsopen", FSOPEN),
+        ("pidfd_open", PIDFD_OPEN),
+        ("openat2", OPENAT2),
+        ("mount_setattr", MOUNT_SETATTR),
+        ("memfd_create", libc::SYS_memfd_create as u32),
+    ];
+    let names = calls.map(|(name, _)| name);
+    let Some(role) = role("what_has_none_is_named_with_the_remedy", &names) else { return };
+    // Whatever comes before a start is not the matter.
+    let store = Store::temp().unwrap();
+    let image = coracle::Image::host(&store).unwrap();
+    let (name, number) = calls.into_iter().find(|(name, _)| *name == role).unwrap();
+    refuse(&[number]);
+    let error = sh(&image, "true").run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains(name), "{error}");
+    assert!(error.remedy().is_some_and(|remedy| remedy.contains("seccomp")), "{error}");
+}
