@@ -1,5 +1,7 @@
 //! What touches the kernel directly, and the socket to the warden. The only room with `unsafe`.
 
+#[cfg(feature = "cgroups")]
+pub(crate) mod bpf;
 pub(crate) mod courier;
 pub(crate) mod fork;
 pub(crate) mod idmap;

@@ -164,8 +164,11 @@ struct Bounds {
 }
 
 /// The control group, where one can be had. The default limit on processes is only a best effort.
-fn bounds(store: &Store, id: &str, spec: &Spec) -> Result<Bounds> {
+fn bounds(store: &Store, id: &str, spec: &Spec, devices: &[devices::Planned]) -> Result<Bounds> {
     let mut limits: Limits = spec.limits.clone();
+    if limits.kinds().any(|kind| kind == LimitKind::Devices) {
+        limits = limits.devices(devices::rules(devices));
+    }
     let is_asked = |limits: &Limits, kind| limits.requirement_of(kind) == Requirement::Required;
     if !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
         limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
@@ -279,7 +282,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
 
     let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
-    let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec)?;
+    let devices = devices::plan(&spec.devices)?;
+    let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec, &devices)?;
     if let Some((project, max)) = bound {
         quota::count(&inner.store, dir, project, max, &mut report)?;
     }
@@ -320,7 +324,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         // Only once it has joined its groups.
         namespaces = namespaces.without(NamespaceKind::Cgroup);
     }
-    let devices = devices::plan(&spec.devices)?;
     let inside = Inside {
         namespaces: &namespaces,
         shm_size: spec.mounts.iter().find_map(Mount::shm_size),
