@@ -13,7 +13,8 @@
 //! `clone3(CLONE_INTO_CGROUP)` with [`Cgroup::v2_dir`]. Everything that is needed later is opened at the start, so a
 //! program that gives up its privileges meanwhile still pauses and kills.
 //!
-//! Devices are limited by files on v1 and by a program that the kernel runs on v2 ([`devices`]).
+//! Devices are limited by files on v1 and by a program that the kernel runs on v2 ([`devices`]). What is asked of a
+//! user's systemd is in [`systemd`].
 //!
 //! See cgroups(7) and the kernel's admin-guide/cgroup-v1 and cgroup-v2.
 #![forbid(unsafe_code)]
@@ -32,12 +33,14 @@ mod pressure;
 mod process;
 mod report;
 mod stats;
+mod systemd;
 
 pub use devices::DeviceRule;
 pub use io::IoMax;
 pub use limits::{LimitKind, Limits, Requirement};
 pub use oom::OomEvents;
 pub use parent::CgroupParent;
+pub(crate) use parent::Origin;
 pub use pressure::{Pressure, Stall};
 pub use report::{Outcome, Report, ReportEntry};
 pub use stats::{IoStats, Stats};
@@ -119,7 +122,12 @@ impl Cgroup {
         CgroupParent::detect()?.create(name, limits)
     }
 
-    fn create_in(parent: &CgroupParent, name: &str, limits: &Limits) -> Result<Self> {
+    fn create_in(
+        parent: &CgroupParent,
+        name: &str,
+        limits: &Limits,
+        origin: Option<Origin<'_>>,
+    ) -> Result<Self> {
         if !valid_name(name) {
             return Err(Error::new(ErrorKind::InvalidInput, format!("{name:?} can't name a control group")));
         }
@@ -160,7 +168,7 @@ impl Cgroup {
                 )?;
             }
         }
-        group.enter_unified(parent, limits, &mut on_v2)?;
+        group.enter_unified(parent, limits, &mut on_v2, origin)?;
         kinds.extend(on_v2);
         kinds.sort();
         for kind in kinds {
@@ -219,6 +227,7 @@ impl Cgroup {
         parent: &CgroupParent,
         limits: &Limits,
         kinds: &mut Vec<LimitKind>,
+        origin: Option<Origin<'_>>,
     ) -> Result<()> {
         let controllers = |kinds: &[LimitKind]| {
             let mut list: Vec<_> = kinds.iter().filter_map(|kind| kind.v2_controller()).collect();
@@ -226,13 +235,13 @@ impl Cgroup {
             list.dedup();
             list
         };
-        let mut made = parent.make_unified(&controllers(kinds), &self.name);
+        let mut made = parent.make_unified(&controllers(kinds), &self.name, origin);
         if made.is_err() && !kinds.is_empty() {
             // Which of them it was takes trying one by one: those that fail alone are refused.
             let mut kept: Vec<LimitKind> = Vec::new();
             for kind in std::mem::take(kinds) {
                 kept.push(kind);
-                match parent.make_unified(&controllers(&kept), &self.name) {
+                match parent.make_unified(&controllers(&kept), &self.name, origin) {
                     Ok(dir) => std::fs::remove_dir(&dir).call_at("rmdir", &dir)?,
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(error),
                     Err(error) => {
@@ -242,7 +251,7 @@ impl Cgroup {
                 }
             }
             *kinds = kept;
-            made = parent.make_unified(&controllers(kinds), &self.name);
+            made = parent.make_unified(&controllers(kinds), &self.name, origin);
         }
         match made {
             Ok(path) => {

@@ -11,6 +11,7 @@ pub(crate) mod message;
 pub(crate) mod open;
 pub(crate) mod output;
 pub(crate) mod owners;
+pub(crate) mod peer;
 pub(crate) mod plan;
 pub(crate) mod quota;
 pub(crate) mod script;

@@ -23,7 +23,7 @@ use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use told::{Shared, gone, lock};
 
@@ -46,6 +46,8 @@ pub(crate) struct Warden {
     single: Option<String>,
     /// Where other programs may connect, by the directory.
     doors: Mutex<HashMap<PathBuf, Door>>,
+    /// The control group that it was put into, or why it stays where it is; whoever makes the groups decides.
+    pub scope: OnceLock<Result<PathBuf, String>>,
 }
 
 /// A socket for other programs; the warden listens on it until it is shut down.
@@ -130,7 +132,8 @@ impl Warden {
         let shared = Shared::new(socket)?;
         let own = Some(Own { pidfd, _lock: lock });
         let doors = Mutex::default();
-        let warden = Self { own, shared, next: AtomicU64::new(1), map, single, doors };
+        let scope = OnceLock::new();
+        let warden = Self { own, shared, next: AtomicU64::new(1), map, single, doors, scope };
         warden.listen()?;
         Ok(warden)
     }
@@ -261,9 +264,19 @@ impl Warden {
         welcome(&socket).map_err(|error| error.with_path(name))?;
         let shared = Shared::new(socket)?;
         let (next, doors) = (AtomicU64::new(1), Mutex::default());
-        let warden = Self { own: None, shared, next, map: None, single: None, doors };
+        let scope = OnceLock::new();
+        let warden = Self { own: None, shared, next, map: None, single: None, doors, scope };
         warden.listen()?;
         Ok(Arc::new(warden))
+    }
+
+    /// Its number in this program's PID namespace.
+    ///
+    /// # Errors
+    /// `Gone` when it has ended, and of another program's.
+    pub fn pid(&self) -> Result<i32> {
+        let own = self.own.as_ref().ok_or_else(gone)?;
+        told::number(&own.pidfd)?.filter(|pid| *pid > 0).ok_or_else(gone)
     }
 
     /// The map of the user namespace that the warden lives in; `None` for root, which lives in none of its own.

@@ -1,5 +1,41 @@
-//! Limits of containers on devices.
+//! Limits of containers: on devices, and those of an ordinary user.
 use super::*;
+
+/// Where nothing can be had it is an error, not a container without the limit.
+#[test]
+fn a_limit_on_memory_binds_or_the_error_says_what_to_do() {
+    let own_group = || std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let before = own_group();
+    let limited = sh(&host(), "echo ready; exec sleep 1000").memory_max(64 << 20);
+    let is_v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(std::path::PathBuf::from).unwrap_or_default();
+    let has_systemd = is_v2 && runtime.join("systemd/private").exists();
+    let container = match limited.start() {
+        Ok(container) => container,
+        Err(error) => {
+            assert!(!rustix::process::geteuid().is_root() && !has_systemd, "{error}");
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains("Delegate=yes")), "{error}");
+            return;
+        }
+    };
+    container.wait_until(coracle::Ready::log("ready"), LONG).unwrap();
+    assert!(container.report().is_complete(), "{:?}", container.report());
+    assert_eq!(container.stats().unwrap().memory_max, Some(64 << 20));
+    let group = std::fs::read_to_string(format!("/proc/{}/cgroup", container.pid().unwrap())).unwrap();
+    assert!(group.contains(container.id()), "{group}");
+    if !rustix::process::geteuid().is_root() && has_systemd {
+        assert!(group.contains(".scope/coracle/"), "a scope of its own: {group}");
+    }
+    assert_eq!(own_group(), before, "the program itself stays where it is");
+    container.pause().unwrap();
+    container.unpause().unwrap();
+    assert!(container.exec(["true"]).output().unwrap().status.success(), "it joins the same groups");
+    let id = container.id().to_owned();
+    container.remove().unwrap();
+    let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &id]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+}
 
 /// A second wall: the kernel asks the group's list as well.
 #[test]

@@ -64,6 +64,13 @@ pub(crate) struct Process {
     shared: Option<Arc<Shared>>,
 }
 
+/// The number of a pidfd's process here, -1 when it has ended; `None` of another kind of descriptor.
+pub(crate) fn number(pidfd: &impl AsRawFd) -> Result<Option<i32>> {
+    let path = format!("/proc/thread-self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(&path).call_at("read", &path)?;
+    Ok(text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()))
+}
+
 impl Process {
     /// A process that another program's warden is the parent of: nobody here is told how it ends.
     pub fn foreign(pidfd: OwnedFd) -> Self {
@@ -72,10 +79,7 @@ impl Process {
 
     /// Its number in this program's PID namespace, as long as it has one.
     pub fn pid(&self) -> Result<Option<i32>> {
-        let path = format!("/proc/thread-self/fdinfo/{}", self.pidfd.as_raw_fd());
-        let text = std::fs::read_to_string(&path).call_at("read", &path)?;
-        let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-        Ok(pid.filter(|pid| *pid > 0))
+        Ok(number(&*self.pidfd)?.filter(|pid| *pid > 0))
     }
 
     /// An error in a forked copy of the program.
