@@ -432,8 +432,7 @@ impl Container {
         self.running()?.stats()
     }
 
-    /// Tells from now on when memory runs out in the container: most often a process of it is killed then, which need not
-    /// be the first one.
+    /// Tells from now on when memory runs out: most often a process, not always the first one, is killed then.
     ///
     /// # Errors
     /// `State` when it does not run; `Unsupported` without a limit on memory.
