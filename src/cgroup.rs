@@ -3,7 +3,7 @@
 //! A [`Cgroup`] is usable alone, without a container. It lies below the group that this process is in, as
 //! `coracle/NAME`, in the hierarchies it needs:
 //!
-//! | kernel's set-up | limits | freeze, kill, processor time |
+//! | kernel's set-up | limits | freeze, kill, processor time, pressure |
 //! |---|---|---|
 //! | v2 | unified | unified |
 //! | hybrid (v1 with an empty v2 beside it) | one v1 directory for each controller in use | unified |
@@ -13,22 +13,37 @@
 //! `clone3(CLONE_INTO_CGROUP)` with [`Cgroup::v2_dir`]. Everything that is needed later is opened at the start, so a
 //! program that gives up its privileges meanwhile still pauses and kills.
 //!
+//! Devices are limited by files on v1 and by a program that the kernel runs on v2 ([`devices`]). What is asked of a
+//! user's systemd is in [`systemd`].
+//!
 //! See cgroups(7) and the kernel's admin-guide/cgroup-v1 and cgroup-v2.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "cgroups")]
 mod control;
+mod devices;
+#[cfg(feature = "cgroups")]
+mod hugetlb;
+mod io;
 mod layout;
 mod limits;
+mod oom;
 mod parent;
+mod pressure;
 mod process;
 mod report;
 mod stats;
+mod systemd;
 
+pub use devices::DeviceRule;
+pub use io::IoMax;
 pub use limits::{LimitKind, Limits, Requirement};
+pub use oom::OomEvents;
 pub use parent::CgroupParent;
+pub(crate) use parent::Origin;
+pub use pressure::{Pressure, Stall};
 pub use report::{Outcome, Report, ReportEntry};
-pub use stats::Stats;
+pub use stats::{IoStats, Stats};
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, Missing, words};
@@ -104,7 +119,12 @@ impl Cgroup {
         CgroupParent::detect()?.create(name, limits)
     }
 
-    fn create_in(parent: &CgroupParent, name: &str, limits: &Limits) -> Result<Self> {
+    fn create_in(
+        parent: &CgroupParent,
+        name: &str,
+        limits: &Limits,
+        origin: Option<Origin<'_>>,
+    ) -> Result<Self> {
         if !valid_name(name) {
             return Err(Error::new(ErrorKind::InvalidInput, format!("{name:?} can't name a control group")));
         }
@@ -126,8 +146,8 @@ impl Cgroup {
                     format!("{}: this build of coracle has no limits", kind.name()),
                 );
                 group.refused(limits, kind, error.with_remedy(words::FEATURE_CGROUPS))?;
-            } else if parent.v1_of(kind.controller()).is_some() {
-                match group.enter_v1(parent, kind.controller()) {
+            } else if parent.v1_of(kind.v1_controller()).is_some() {
+                match group.enter_v1(parent, kind.v1_controller()) {
                     Ok(()) => kinds.push(kind),
                     Err(error) => group.refused(limits, kind, error)?,
                 }
@@ -136,12 +156,12 @@ impl Cgroup {
             } else {
                 let error = Error::new(
                     ErrorKind::Unsupported,
-                    format!("no {} controller is mounted", kind.controller()),
+                    format!("no {} controller is mounted", kind.v1_controller()),
                 );
                 group.refused(limits, kind, error.with_remedy(words::MOUNT_CGROUP))?;
             }
         }
-        group.enter_unified(parent, limits, &mut on_v2)?;
+        group.enter_unified(parent, limits, &mut on_v2, origin)?;
         kinds.extend(on_v2);
         kinds.sort();
         for kind in kinds {
@@ -200,20 +220,21 @@ impl Cgroup {
         parent: &CgroupParent,
         limits: &Limits,
         kinds: &mut Vec<LimitKind>,
+        origin: Option<Origin<'_>>,
     ) -> Result<()> {
         let controllers = |kinds: &[LimitKind]| {
-            let mut list: Vec<_> = kinds.iter().map(|kind| kind.controller()).collect();
+            let mut list: Vec<_> = kinds.iter().filter_map(|kind| kind.v2_controller()).collect();
             list.sort_unstable();
             list.dedup();
             list
         };
-        let mut made = parent.make_unified(&controllers(kinds), &self.name);
+        let mut made = parent.make_unified(&controllers(kinds), &self.name, origin);
         if made.is_err() && !kinds.is_empty() {
             // Which of them it was takes trying one by one: those that fail alone are refused.
             let mut kept: Vec<LimitKind> = Vec::new();
             for kind in std::mem::take(kinds) {
                 kept.push(kind);
-                match parent.make_unified(&controllers(&kept), &self.name) {
+                match parent.make_unified(&controllers(&kept), &self.name, origin) {
                     Ok(dir) => std::fs::remove_dir(&dir).call_at("rmdir", &dir)?,
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(error),
                     Err(error) => {
@@ -223,7 +244,7 @@ impl Cgroup {
                 }
             }
             *kinds = kept;
-            made = parent.make_unified(&controllers(kinds), &self.name);
+            made = parent.make_unified(&controllers(kinds), &self.name, origin);
         }
         match made {
             Ok(path) => {
@@ -242,7 +263,7 @@ impl Cgroup {
     /// Sets one limit and notes what became of it.
     #[cfg(feature = "cgroups")]
     fn limit(&mut self, limits: &Limits, kind: LimitKind) -> Result<()> {
-        let outcome = match (self.v1_of(kind.controller()), &self.unified) {
+        let outcome = match (self.v1_of(kind.v1_controller()), &self.unified) {
             (Some(v1), _) => control::set(limits, kind, &v1.path, false),
             (None, Ok(unified)) => control::set(limits, kind, &unified.path, true),
             (None, Err(why)) => {
@@ -434,6 +455,8 @@ impl Cgroup {
             unified.files().cpu_v2(&mut stats)?;
             unified.files().memory(true, &mut stats)?;
             unified.files().pids(&mut stats)?;
+            unified.files().io_v2(&mut stats)?;
+            unified.files().pressure(&mut stats)?;
         }
         for v1 in &self.v1 {
             if v1.has("memory") {
@@ -441,6 +464,9 @@ impl Cgroup {
             }
             if v1.has("pids") {
                 v1.files().pids(&mut stats)?;
+            }
+            if v1.has("blkio") {
+                v1.files().io_v1(&mut stats)?;
             }
             if v1.has("cpu") {
                 v1.files().cpu_v1(&mut stats)?;
@@ -461,6 +487,21 @@ impl Cgroup {
             (Some(v1), _) => v1.files().oom_kills(false),
             (None, Ok(unified)) => unified.files().oom_kills(true),
             (None, Err(_)) => Ok(None),
+        }
+    }
+
+    /// Tells from now on when memory runs out in the group.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] of a group without the memory controller; those of the system.
+    pub fn oom_events(&self) -> Result<OomEvents> {
+        match (self.v1_of("memory"), &self.unified) {
+            (Some(v1), _) => OomEvents::new(v1.files(), false),
+            (None, Ok(unified)) => OomEvents::new(unified.files(), true),
+            (None, Err(_)) => {
+                let error = Error::new(ErrorKind::Unsupported, "the group doesn't count memory");
+                Err(error.with_remedy(oom::NO_MEMORY))
+            }
         }
     }
 
@@ -510,6 +551,8 @@ impl V1 {
                 ("cpu", "cpu.shares"),
                 ("cpuacct", "cpuacct.usage"),
                 ("cpuset", "cpuset.cpus"),
+                ("blkio", "blkio.throttle.io_serviced"),
+                ("devices", "devices.list"),
             ];
             controllers
                 .extend(marks.iter().filter(|(_, file)| path.join(file).exists()).map(|(c, _)| (*c).into()));

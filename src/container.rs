@@ -37,7 +37,7 @@ pub use reach::Ready;
 pub use spec::Mount;
 pub use status::{ExitStatus, Output, State};
 
-use crate::cgroup::{Report, Stats};
+use crate::cgroup::{OomEvents, Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::store::{Pins, Store, random_hex};
@@ -431,6 +431,14 @@ impl Container {
     /// `Unsupported` where it has no control group.
     pub fn stats(&self) -> Result<Stats> {
         self.running()?.stats()
+    }
+
+    /// Tells from now on when memory runs out: most often a process, not always the first one, is killed then.
+    ///
+    /// # Errors
+    /// `State` when it does not run; `Unsupported` without a limit on memory.
+    pub fn oom_events(&self) -> Result<OomEvents> {
+        self.running()?.oom_events()
     }
 
     /// Its processes: for each the line that `ps` would give, see [`Process`].

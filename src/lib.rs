@@ -48,7 +48,10 @@ mod store;
 mod sys;
 mod volume;
 
-pub use cgroup::{Cgroup, CgroupParent, LimitKind, Limits, Outcome, Report, ReportEntry, Requirement, Stats};
+pub use cgroup::{
+    Cgroup, CgroupParent, DeviceRule, IoMax, IoStats, LimitKind, Limits, OomEvents, Outcome, Pressure,
+    Report, ReportEntry, Requirement, Stall, Stats,
+};
 pub use container::{
     Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Ready, State,
     Stdio, Stream,

@@ -1,5 +1,7 @@
 //! What touches the kernel directly, and the socket to the warden. The only room with `unsafe`.
 
+#[cfg(feature = "cgroups")]
+pub(crate) mod bpf;
 pub(crate) mod courier;
 pub(crate) mod diagnose;
 pub(crate) mod fork;
@@ -10,6 +12,7 @@ pub(crate) mod message;
 pub(crate) mod open;
 pub(crate) mod output;
 pub(crate) mod owners;
+pub(crate) mod peer;
 pub(crate) mod plan;
 pub(crate) mod quota;
 pub(crate) mod script;

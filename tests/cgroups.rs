@@ -1,6 +1,10 @@
 //! Control groups on the real kernel of this machine: every limit is seen to bite.
 //!
 //! Children join as a container's do, by writing `0` themselves; here a shell does it.
+
+#[path = "cgroups/limits.rs"]
+mod limits;
+
 use coracle::{Cgroup, CgroupParent, ErrorKind, LimitKind, Limits, Outcome};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -186,7 +190,7 @@ fn a_frozen_group_makes_no_progress_and_dies_when_killed() {
 fn a_group_in_use_is_not_removed_and_a_sweep_clears_what_the_dead_leave() {
     let parent = CgroupParent::detect().unwrap();
     let (dead, alive) = (name("dead"), name("alive"));
-    let limits = Limits::new().pids_max(8).memory_max(64 << 20);
+    let limits = Limits::new().pids_max(8).memory_max(64 << 20).devices(["c 1:3 rw".parse().unwrap()]);
     let left = parent.create(&dead, &limits).unwrap();
     let kept = parent.create(&alive, &limits).unwrap();
     assert_eq!(parent.create(&dead, &limits).unwrap_err().kind(), ErrorKind::AlreadyExists);

@@ -6,6 +6,8 @@ mod common;
 mod ends;
 #[path = "lifecycle/exec.rs"]
 mod exec;
+#[path = "lifecycle/limits.rs"]
+mod limits;
 #[path = "lifecycle/settings.rs"]
 mod settings;
 #[path = "lifecycle/storage.rs"]

@@ -376,6 +376,7 @@ pub fn stats(store: &Store, args: &Args) -> Result<u8> {
             ("CPU %", "CPUPerc"),
             ("MEM USAGE / LIMIT", "MemUsage"),
             ("MEM %", "MemPerc"),
+            ("BLOCK I/O", "BlockIO"),
             ("PIDS", "PIDs"),
         ];
         format::list(args.get("format")?, &columns, &values)?;
@@ -392,12 +393,21 @@ fn usage_of(container: &Container, stats: &Stats, share: f64, whole: bool) -> Va
         (Some(current), Some(max)) if max > 0 => format!("{:.2}%", current as f64 / max as f64 * 100.0),
         _ => "--".into(),
     };
+    let disks = stats.io.as_ref().map(|disks| {
+        let sum = |of: fn(&coracle::IoStats) -> u64| disks.iter().map(of).sum();
+        format!(
+            "{} / {}",
+            binary_size(sum(|disk| disk.read_bytes)),
+            binary_size(sum(|disk| disk.written_bytes))
+        )
+    });
     json!({
         "ID": if whole { container.id() } else { short(container.id()) },
         "Name": container.name(),
         "CPUPerc": stats.cpu_usage.map_or("--".into(), |_| format!("{:.2}%", share * 100.0)),
         "MemUsage": format!("{} / {}", shown(stats.memory_current), shown(stats.memory_max)),
         "MemPerc": percent,
+        "BlockIO": disks.unwrap_or_else(|| "--".into()),
         "PIDs": stats.pids_current.map_or("--".into(), |pids| pids.to_string()),
     })
 }

@@ -6,14 +6,17 @@ use crate::fail::{Result, context, fail, usage};
 use crate::format::bytes;
 use crate::{mounts, ports};
 use coracle::{
-    Container, ContainerBuilder, Device, Image, ImageConfig, Limits, Network, Seccomp, Signal, Store,
+    Container, ContainerBuilder, Device, DeviceRule, Image, ImageConfig, IoMax, Limits, Network, Seccomp,
+    Signal, Store,
 };
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::time::Duration;
 
 pub const CONTAINER: &[Flag] = &[
     flag("add-host", "HOST:IP", "A line for /etc/hosts"),
+    flag("blkio-weight", "N", "Share of disk time against others (100 is usual); 0 for none of its own"),
     flag("cap-add", "CAP", "Add a capability, or ALL"),
     flag("cap-drop", "CAP", "Drop a capability, or ALL"),
     flag("cidfile", "FILE", "Write the container's id to this file"),
@@ -24,6 +27,15 @@ pub const CONTAINER: &[Flag] = &[
     flag("cpuset-cpus", "LIST", "Processors it may run on: 0-1,3"),
     flag("cpuset-mems", "LIST", "Memory nodes it may use"),
     flag("device", "SRC[:DST[:rwm]]", "A device of the host"),
+    flag(
+        "device-cgroup-rule",
+        "RULE",
+        "Devices that may be opened beside its own: \"c 1:3 rwm\"; all others are refused",
+    ),
+    flag("device-read-bps", "DISK:BYTES", "Bytes read from a disk in a second"),
+    flag("device-read-iops", "DISK:N", "Reads from a disk in a second"),
+    flag("device-write-bps", "DISK:BYTES", "Bytes written to a disk in a second"),
+    flag("device-write-iops", "DISK:N", "Writes to a disk in a second"),
     flag("entrypoint", "COMMAND", "Replace the image's ENTRYPOINT"),
     flag("env", "NAME[=VALUE]", "Set an environment variable; without a value, the caller's").short('e'),
     flag("env-file", "FILE", "Set the environment variables of a file"),
@@ -35,6 +47,7 @@ pub const CONTAINER: &[Flag] = &[
     flag("label", "KEY[=VALUE]", "Set a label").short('l'),
     flag("label-file", "FILE", "Set the labels of a file"),
     flag("memory", "BYTES", "Memory limit (b, k, m, g)").short('m'),
+    flag("memory-reservation", "BYTES", "Memory that is left to it when the machine runs short"),
     flag("memory-swap", "BYTES", "Limit of memory and swap together; -1 for no limit"),
     flag("mount", "SPEC", "type=bind|volume|tmpfs,source=…,target=…[,readonly]"),
     flag("name", "NAME", "The container's name"),
@@ -264,6 +277,9 @@ fn limits(args: &Args) -> Result<Limits> {
     if let Some(text) = args.get("memory")? {
         limits = limits.memory_max(bytes("memory", text)?);
     }
+    if let Some(text) = args.get("memory-reservation")? {
+        limits = limits.memory_reservation(bytes("memory-reservation", text)?);
+    }
     match args.get("memory-swap")? {
         Some(_) if args.get("memory")?.is_none() => {
             return Err(usage("--memory-swap is memory and swap together: give --memory too"));
@@ -296,6 +312,12 @@ fn limits(args: &Args) -> Result<Limits> {
     if let Some(list) = args.get("cpuset-mems")? {
         limits = limits.cpuset_mems(list);
     }
+    limits = disks(limits, args)?;
+    let rules = args.all("device-cgroup-rule")?;
+    if !rules.is_empty() {
+        let rules: std::result::Result<Vec<DeviceRule>, _> = rules.into_iter().map(str::parse).collect();
+        limits = limits.devices(rules?);
+    }
     match args.number::<i64>("pids-limit")? {
         // As many as the kernel has numbers for.
         Some(-1 | 0) => limits = limits.pids_max(4_194_304),
@@ -307,6 +329,31 @@ fn limits(args: &Args) -> Result<Limits> {
         None => {}
     }
     Ok(limits)
+}
+
+/// Of the flags for single disks: `DISK:VALUE`.
+fn disks(mut limits: Limits, args: &Args) -> Result<Limits> {
+    if let Some(weight) = args.number::<u64>("blkio-weight")?.filter(|weight| *weight != 0) {
+        limits = limits.io_weight(weight);
+    }
+    let mut all: BTreeMap<&str, IoMax> = BTreeMap::new();
+    type Bound = fn(IoMax, u64) -> IoMax;
+    let bounds: [(&str, Bound); 4] = [
+        ("device-read-bps", IoMax::read_bps),
+        ("device-write-bps", IoMax::write_bps),
+        ("device-read-iops", IoMax::read_iops),
+        ("device-write-iops", IoMax::write_iops),
+    ];
+    for (flag, bound) in bounds {
+        for option in args.all(flag)? {
+            let split = option.rsplit_once(':').filter(|(disk, _)| !disk.is_empty());
+            let (disk, value) = split.ok_or_else(|| usage(format!("invalid --{flag}: {option:?}")))?;
+            let value = if flag.ends_with("bps") { bytes(flag, value)? } else { parse(flag, value)? };
+            let max = all.remove(disk).unwrap_or_else(|| IoMax::new(disk));
+            all.insert(disk, bound(max, value));
+        }
+    }
+    Ok(all.into_values().fold(limits, Limits::io_max))
 }
 
 fn network(mut b: ContainerBuilder, image: &ImageConfig, args: &Args) -> Result<ContainerBuilder> {

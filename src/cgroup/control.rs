@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::limits::{CpuMax, LimitKind, Limits, parse_list, shares_of_weight};
+use super::{devices, hugetlb, io as disks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::feature::words;
 use cgroups_rs::fs::cpu::CpuController;
@@ -12,6 +13,7 @@ use cgroups_rs::fs::cpuset::CpuSetController;
 use cgroups_rs::fs::memory::{MemController, SetMemory};
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue, Subsystem};
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fs;
 use std::io;
@@ -55,14 +57,18 @@ impl Hierarchy for Place {
 }
 
 /// One write and how its file must read afterwards.
-struct Write<'a> {
+pub(super) struct Write<'a> {
     dir: &'a Path,
-    file: &'static str,
+    file: Cow<'static, str>,
 }
 
-impl Write<'_> {
+impl<'a> Write<'a> {
+    pub(super) fn new(dir: &'a Path, file: impl Into<Cow<'static, str>>) -> Self {
+        Self { dir, file: file.into() }
+    }
+
     fn path(&self) -> PathBuf {
-        self.dir.join(self.file)
+        self.dir.join(&*self.file)
     }
 
     /// Runs the setter; its error becomes one of ours. The file must be there: the setter would try to make it.
@@ -79,16 +85,32 @@ impl Write<'_> {
         })
     }
 
-    fn missing(&self) -> Error {
+    /// Writes a value that `cgroups_rs` has no setter for, or none that says where it goes.
+    pub(super) fn put(&self, value: &str) -> Result<()> {
+        let path = self.path();
+        let opened = fs::OpenOptions::new().write(true).open(&path);
+        let mut file = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => self.missing(),
+            _ => Error::os("open", error).with_path(&path),
+        })?;
+        io::Write::write_all(&mut file, value.as_bytes())
+            .map_err(|error| Error::os(format!("write({value:?})"), error).with_path(path))
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.path().exists()
+    }
+
+    pub(super) fn missing(&self) -> Error {
         let error =
             Error::new(ErrorKind::Unsupported, "this kernel has no such limit").with_path(self.path());
-        match self.file {
+        match &*self.file {
             "memory.memsw.limit_in_bytes" | "memory.swap.max" => error.with_remedy(words::NO_SWAP),
             _ => error,
         }
     }
 
-    fn read(&self) -> Result<String> {
+    pub(super) fn read(&self) -> Result<String> {
         let path = self.path();
         match fs::read_to_string(&path) {
             Ok(text) => Ok(text.trim().to_owned()),
@@ -97,7 +119,7 @@ impl Write<'_> {
     }
 
     /// Reads the file back; `wanted` is how it must read.
-    fn verify(&self, wanted: impl Fn(&str) -> bool, asked: &str) -> Result<String> {
+    pub(super) fn verify(&self, wanted: impl Fn(&str) -> bool, asked: &str) -> Result<String> {
         let kept = self.read()?;
         if wanted(&kept) {
             return Ok(kept);
@@ -109,9 +131,9 @@ impl Write<'_> {
 
 /// Sets one limit in `dir` and says what the kernel made of it.
 pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Result<String> {
-    let place = Place { dir: dir.to_owned(), controller: kind.controller(), v2 };
+    let place = Place { dir: dir.to_owned(), controller: kind.v1_controller(), v2 };
     let group = Cgroup::load(Box::new(place), "");
-    let file = |file: &'static str| Write { dir, file };
+    let file = |file: &'static str| Write::new(dir, file);
     // Every `kind` is asked for only when its value is there.
     let absent = || Error::new(ErrorKind::InvalidInput, format!("{} was not asked for", kind.name()));
     let memory = || group.controller_of::<MemController>().ok_or_else(absent);
@@ -150,6 +172,19 @@ pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Res
             let high = Some(MaxValue::Value(signed(bytes)));
             let controller = memory()?;
             write.set(|| controller.set_mem(SetMemory { high, low: None, min: None, max: None }))?;
+            write.verify(|kept| kept == pages(bytes), &bytes.to_string())
+        }
+        LimitKind::MemoryReservation => {
+            let bytes = limits.memory_reservation.ok_or_else(absent)?;
+            let write = file(if v2 { "memory.low" } else { "memory.soft_limit_in_bytes" });
+            let controller = memory()?;
+            write.set(|| match v2 {
+                true => {
+                    let low = Some(MaxValue::Value(signed(bytes)));
+                    controller.set_mem(SetMemory { low, high: None, min: None, max: None })
+                }
+                false => controller.set_soft_limit(signed(bytes)),
+            })?;
             write.verify(|kept| kept == pages(bytes), &bytes.to_string())
         }
         LimitKind::CpuMax => {
@@ -212,6 +247,20 @@ pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Res
             write.set(|| controller.set_pid_max(MaxValue::Value(signed(pids))))?;
             write.verify(|kept| kept == pids.to_string(), &pids.to_string())
         }
+        LimitKind::IoWeight => disks::set_weight(limits.io_weight.ok_or_else(absent)?, dir, v2),
+        LimitKind::IoMax => {
+            let all: Result<Vec<_>> = limits.io_max.iter().map(|max| disks::set_max(max, dir, v2)).collect();
+            Ok(all?.join(", "))
+        }
+        LimitKind::HugetlbMax => {
+            let one = |(size, bytes): (&u64, &u64)| hugetlb::set(*size, *bytes, dir, v2);
+            let all: Result<Vec<_>> = limits.hugetlb_max.iter().map(one).collect();
+            Ok(all?.join(", "))
+        }
+        LimitKind::Devices => {
+            let rules = limits.devices.as_deref().ok_or_else(absent)?;
+            if v2 { devices::set_v2(rules, dir) } else { devices::set_v1(rules, dir) }
+        }
     }
 }
 
@@ -233,11 +282,11 @@ pub(super) fn inherit_cpuset(parent: &Path, dir: &Path) -> Result<()> {
     let absent = || Error::new(ErrorKind::Unsupported, "no cpuset controller");
     let controller = group.controller_of::<CpuSetController>().ok_or_else(absent)?;
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        let write = Write { dir, file: name };
+        let write = Write::new(dir, name);
         if !write.read()?.is_empty() {
             continue;
         }
-        let list = Write { dir: parent, file: name }.read()?;
+        let list = Write::new(parent, name).read()?;
         write.set(|| match name {
             "cpuset.cpus" => controller.set_cpus(&list),
             _ => controller.set_mems(&list),

@@ -1,8 +1,10 @@
 //! What may be asked of a control group, and how much each demand is insisted upon.
 #![forbid(unsafe_code)]
 
+use super::devices::{self, DeviceRule};
+use super::io::IoMax;
 use crate::error::{Error, ErrorKind, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How much a demand is insisted upon.
@@ -25,6 +27,8 @@ pub enum LimitKind {
     MemorySwapMax,
     /// [`Limits::memory_high`]
     MemoryHigh,
+    /// [`Limits::memory_reservation`]
+    MemoryReservation,
     /// [`Limits::cpus`], [`Limits::cpu_quota`]
     CpuMax,
     /// [`Limits::cpu_weight`], [`Limits::cpu_shares`]
@@ -35,19 +39,32 @@ pub enum LimitKind {
     CpusetMems,
     /// [`Limits::pids_max`]
     PidsMax,
+    /// [`Limits::io_weight`]
+    IoWeight,
+    /// [`Limits::io_max`]
+    IoMax,
+    /// [`Limits::hugetlb_max`]
+    HugetlbMax,
+    /// [`Limits::devices`]
+    Devices,
 }
 
 impl LimitKind {
     /// In the order in which they are written: memory before memory and swap.
-    pub(super) const ALL: [LimitKind; 8] = [
+    pub(super) const ALL: [LimitKind; 13] = [
         LimitKind::MemoryMax,
         LimitKind::MemorySwapMax,
         LimitKind::MemoryHigh,
+        LimitKind::MemoryReservation,
         LimitKind::CpuMax,
         LimitKind::CpuWeight,
         LimitKind::CpusetCpus,
         LimitKind::CpusetMems,
         LimitKind::PidsMax,
+        LimitKind::IoWeight,
+        LimitKind::IoMax,
+        LimitKind::HugetlbMax,
+        LimitKind::Devices,
     ];
 
     /// The name: that of the method which sets it.
@@ -56,21 +73,41 @@ impl LimitKind {
             LimitKind::MemoryMax => "memory_max",
             LimitKind::MemorySwapMax => "memory_swap_max",
             LimitKind::MemoryHigh => "memory_high",
+            LimitKind::MemoryReservation => "memory_reservation",
             LimitKind::CpuMax => "cpu_max",
             LimitKind::CpuWeight => "cpu_weight",
             LimitKind::CpusetCpus => "cpuset_cpus",
             LimitKind::CpusetMems => "cpuset_mems",
             LimitKind::PidsMax => "pids_max",
+            LimitKind::IoWeight => "io_weight",
+            LimitKind::IoMax => "io_max",
+            LimitKind::HugetlbMax => "hugetlb_max",
+            LimitKind::Devices => "devices",
         }
     }
 
-    /// The kernel's controller that enforces it.
-    pub(super) fn controller(self) -> &'static str {
+    /// The kernel's v1 controller that enforces it.
+    pub(super) fn v1_controller(self) -> &'static str {
         match self {
-            LimitKind::MemoryMax | LimitKind::MemorySwapMax | LimitKind::MemoryHigh => "memory",
+            LimitKind::MemoryMax
+            | LimitKind::MemorySwapMax
+            | LimitKind::MemoryHigh
+            | LimitKind::MemoryReservation => "memory",
             LimitKind::CpuMax | LimitKind::CpuWeight => "cpu",
             LimitKind::CpusetCpus | LimitKind::CpusetMems => "cpuset",
             LimitKind::PidsMax => "pids",
+            LimitKind::IoWeight | LimitKind::IoMax => "blkio",
+            LimitKind::HugetlbMax => "hugetlb",
+            LimitKind::Devices => "devices",
+        }
+    }
+
+    /// The same on v2; `None` where it takes none: devices are a program's matter there.
+    pub(super) fn v2_controller(self) -> Option<&'static str> {
+        match self.v1_controller() {
+            "devices" => None,
+            "blkio" => Some("io"),
+            other => Some(other),
         }
     }
 }
@@ -84,15 +121,22 @@ impl LimitKind {
 /// let limits = Limits::new().memory_max(64 << 20).cpus(0.5).pids_max(64).best_effort(LimitKind::CpuMax);
 /// ```
 #[derive(serde::Serialize, serde::Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
 pub struct Limits {
     pub(super) memory_max: Option<u64>,
     pub(super) memory_swap_max: Option<u64>,
     pub(super) memory_high: Option<u64>,
+    pub(super) memory_reservation: Option<u64>,
     pub(super) cpu_max: Option<CpuMax>,
     pub(super) cpu_weight: Option<u64>,
     pub(super) cpuset_cpus: Option<String>,
     pub(super) cpuset_mems: Option<String>,
     pub(super) pids_max: Option<u64>,
+    pub(super) io_weight: Option<u64>,
+    pub(super) io_max: Vec<IoMax>,
+    /// By the size of a page in bytes.
+    pub(super) hugetlb_max: BTreeMap<u64, u64>,
+    pub(super) devices: Option<Vec<DeviceRule>>,
     best_effort: BTreeSet<LimitKind>,
 }
 
@@ -129,10 +173,20 @@ impl Limits {
         self
     }
 
-    /// Memory in bytes above which the group is slowed down rather than killed. Cgroup v2 only.
+    /// Memory in bytes above which the group is slowed down rather than killed. Cgroup v2 only: the soft limit of
+    /// v1 does nothing until the whole machine runs short, see [`memory_reservation`](Self::memory_reservation).
     #[must_use]
     pub fn memory_high(mut self, bytes: u64) -> Self {
         self.memory_high = Some(bytes);
+        self
+    }
+
+    /// Memory in bytes that is left to the group when the machine runs short, as far as that can be done: Docker's
+    /// `--memory-reservation`. Cgroup v2 reclaims from others first (`memory.low`), v1 from the groups that are over
+    /// theirs (`memory.soft_limit_in_bytes`).
+    #[must_use]
+    pub fn memory_reservation(mut self, bytes: u64) -> Self {
+        self.memory_reservation = Some(bytes);
         self
     }
 
@@ -188,6 +242,45 @@ impl Limits {
         self
     }
 
+    /// The share of disk time against the neighbours, 1 to 10000, 100 being what everyone has.
+    ///
+    /// It has an effect only on disks whose scheduler is bfq, which takes 1000 at most, or on v2 for which the model of
+    /// costs is on (`io.cost.qos`): where none is such, it can't be had.
+    #[must_use]
+    pub fn io_weight(mut self, weight: u64) -> Self {
+        self.io_weight = Some(weight);
+        self
+    }
+
+    /// How fast a disk may be read and written. For several disks it is called several times; of two for the same one the
+    /// last one holds. See [`IoMax`] for what is counted.
+    #[must_use]
+    pub fn io_max(mut self, max: IoMax) -> Self {
+        self.io_max.retain(|other| other.device() != max.device());
+        self.io_max.push(max);
+        self
+    }
+
+    /// Huge pages of one size, in bytes: `hugetlb_max(2 << 20, 64 << 20)` is 32 pages of 2 MiB. Both what is reserved by
+    /// mmap(2), which fails with ENOMEM beyond, and what is touched. It must be whole pages.
+    #[must_use]
+    pub fn hugetlb_max(mut self, page_size: u64, bytes: u64) -> Self {
+        self.hugetlb_max.insert(page_size, bytes);
+        self
+    }
+
+    /// The devices that may be opened and made; all others are refused with EPERM. A container has its own and those
+    /// given to it besides. Called again, it adds.
+    ///
+    /// As root only: v1 has files for it, v2 takes a program that is loaded into the kernel. Containers can reach no
+    /// other devices than their own and those given in any case, as they may not make nodes and every mount of theirs is
+    /// one on which nodes can't be opened (`MS_NODEV`). This is a second wall, and the only one for a [`Cgroup`](super::Cgroup) alone.
+    #[must_use]
+    pub fn devices(mut self, rules: impl IntoIterator<Item = DeviceRule>) -> Self {
+        self.devices.get_or_insert_default().extend(rules);
+        self
+    }
+
     /// Marks a limit as [`Requirement::BestEffort`].
     #[must_use]
     pub fn best_effort(self, kind: LimitKind) -> Self {
@@ -223,11 +316,22 @@ impl Limits {
                 bytes => bytes.to_string(),
             }),
             LimitKind::MemoryHigh => self.memory_high.map(|bytes| bytes.to_string()),
+            LimitKind::MemoryReservation => self.memory_reservation.map(|bytes| bytes.to_string()),
             LimitKind::CpuMax => self.cpu_max.map(|max| format!("{} {}", max.quota, max.period)),
             LimitKind::CpuWeight => self.cpu_weight.map(|weight| weight.to_string()),
             LimitKind::CpusetCpus => self.cpuset_cpus.clone(),
             LimitKind::CpusetMems => self.cpuset_mems.clone(),
             LimitKind::PidsMax => self.pids_max.map(|pids| pids.to_string()),
+            LimitKind::IoWeight => self.io_weight.map(|weight| weight.to_string()),
+            LimitKind::IoMax => listed(&self.io_max),
+            LimitKind::HugetlbMax => {
+                let one = |(size, bytes): (&u64, &u64)| format!("{bytes} in pages of {size}");
+                listed(&self.hugetlb_max.iter().map(one).collect::<Vec<_>>())
+            }
+            LimitKind::Devices => self.devices.as_ref().map(|rules| match listed(rules) {
+                Some(text) => text,
+                None => "none".to_owned(),
+            }),
         }
     }
 
@@ -238,9 +342,11 @@ impl Limits {
             Err(Error::new(ErrorKind::InvalidInput, format!("{} {asked:.80}: {why}", kind.name())))
         };
         let page = rustix::param::page_size() as u64;
-        for (kind, bytes) in
-            [(LimitKind::MemoryMax, self.memory_max), (LimitKind::MemoryHigh, self.memory_high)]
-        {
+        for (kind, bytes) in [
+            (LimitKind::MemoryMax, self.memory_max),
+            (LimitKind::MemoryHigh, self.memory_high),
+            (LimitKind::MemoryReservation, self.memory_reservation),
+        ] {
             if bytes.is_some_and(|bytes| bytes < page || bytes > i64::MAX as u64) {
                 return bad(kind, "not between one page and 2^63 bytes");
             }
@@ -275,8 +381,28 @@ impl Limits {
         if self.pids_max.is_some_and(|pids| !(1..=4_194_304).contains(&pids)) {
             return bad(LimitKind::PidsMax, "not between 1 and 4194304");
         }
+        if self.io_weight.is_some_and(|weight| !(1..=10_000).contains(&weight)) {
+            return bad(LimitKind::IoWeight, "not between 1 and 10000");
+        }
+        for max in &self.io_max {
+            max.validate()?;
+        }
+        for (size, bytes) in &self.hugetlb_max {
+            if !size.is_power_of_two() || *size < page || bytes % size != 0 || *bytes > i64::MAX as u64 {
+                return bad(LimitKind::HugetlbMax, "not a power of two and whole pages of that size");
+            }
+        }
+        if self.devices.as_ref().is_some_and(|rules| rules.len() > devices::RULES_MAX) {
+            return bad(LimitKind::Devices, "too many rules");
+        }
         Ok(())
     }
+}
+
+/// As one line of a report; `None` of nothing.
+fn listed(values: &[impl ToString]) -> Option<String> {
+    let all: Vec<_> = values.iter().map(ToString::to_string).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// Both scales are relative, so the proportion is kept and the defaults meet: weight 100 is 1024 shares.
@@ -342,6 +468,16 @@ mod tests {
         bad(new().cpuset_cpus(""));
         bad(new().cpuset_cpus("0,,1"));
         bad(new().cpuset_mems("1-0"));
+        bad(new().memory_reservation(1));
+        bad(new().io_weight(0));
+        bad(new().io_weight(10_001));
+        bad(new().io_max(IoMax::new("/dev/sda")));
+        bad(new().io_max(IoMax::new("/dev/sda").read_bps(0)));
+        new().io_max(IoMax::new("/dev/sda").read_bps(1)).validate().unwrap();
+        bad(new().hugetlb_max(3 << 20, 6 << 20));
+        bad(new().hugetlb_max(2 << 20, 3 << 20));
+        new().hugetlb_max(2 << 20, 0).validate().unwrap();
+        bad(new().devices(vec![DeviceRule::any(); devices::RULES_MAX + 1]));
         // A mistake stays one where it is only best effort.
         bad(new().pids_max(0).best_effort(LimitKind::PidsMax));
     }
@@ -377,5 +513,24 @@ mod tests {
         assert_eq!(limits.asked(LimitKind::CpuMax).unwrap(), "150000 100000");
         assert_eq!(limits.requirement_of(LimitKind::CpuMax), Requirement::BestEffort);
         assert_eq!(limits.requirement_of(LimitKind::PidsMax), Requirement::Required);
+        let limits = Limits::new()
+            .io_max(IoMax::new("/dev/sda").read_bps(5))
+            .io_max(IoMax::new("/dev/sda").write_iops(7))
+            .io_max(IoMax::new("/dev/sdb").read_bps(5))
+            .devices([]);
+        assert_eq!(limits.asked(LimitKind::IoMax).unwrap(), "/dev/sda wiops=7, /dev/sdb rbps=5");
+        assert_eq!(limits.asked(LimitKind::Devices).unwrap(), "none", "no device at all is a limit, too");
+        assert_eq!(limits.asked(LimitKind::HugetlbMax), None);
+    }
+
+    /// What an earlier version wrote down had fewer limits.
+    #[test]
+    fn reads_a_record_without_the_newer_limits() {
+        let limits: Limits =
+            serde_json::from_str(r#"{"memory_max":4096,"best_effort":["MemoryMax"]}"#).unwrap();
+        assert_eq!(limits, Limits::new().memory_max(4096).best_effort(LimitKind::MemoryMax));
+        let all = limits.hugetlb_max(2 << 20, 0).devices([DeviceRule::any()]).io_max(IoMax::new("/dev/x"));
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), all);
     }
 }

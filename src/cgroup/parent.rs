@@ -1,9 +1,9 @@
-//! Where groups are made: below this process's own place in each hierarchy.
+//! Where groups are made: below this process's own place in each hierarchy, or where systemd gives room.
 #![forbid(unsafe_code)]
 
 use super::layout::{Hierarchy, Layout};
 use super::limits::Limits;
-use super::{Cgroup, ROOM, process, valid_name};
+use super::{Cgroup, ROOM, process, systemd, valid_name};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, words};
 use crate::sys::fork::Witness;
@@ -12,14 +12,15 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Where this process may make control groups, found once and used for many. Cheap to clone.
 ///
 /// Groups are made in a directory `coracle` below this process's own group in each v1 hierarchy that a limit needs,
 /// and in the unified hierarchy. On a pure v2 system the kernel lets only groups without processes of their own
 /// hand controllers on (cgroups(7), "no internal processes"), so the nearest group above is taken in which
-/// `coracle` gets the controllers that the limits need: as root any, as a user one that was delegated.
+/// `coracle` gets the controllers that the limits need: as root any, as a user one that was delegated. For containers of
+/// a user whose systemd hands on groups only where it is asked to, it is asked for a scope of their own.
 ///
 /// The `coracle` directories go with the last handle, if they are empty.
 #[derive(Clone, Debug)]
@@ -30,10 +31,27 @@ struct Inner {
     layout: Layout,
     /// `coracle` directories made or found by this handle.
     made: Mutex<BTreeSet<PathBuf>>,
-    /// On v2: which directory gives these controllers.
-    chosen: Mutex<BTreeMap<Vec<&'static str>, PathBuf>>,
+    /// On v2: where these controllers are to be had.
+    chosen: Mutex<BTreeMap<Vec<&'static str>, Choice>>,
     /// The process that made it: a fork's copy removes nothing.
     owner: Witness,
+}
+
+#[derive(Clone, Debug)]
+enum Choice {
+    /// The directory in which groups are made.
+    Room(PathBuf),
+    /// That of the scope which systemd made for the [`Origin`].
+    Scope,
+}
+
+/// The process whose children will join the groups, where that is not this program itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub pid: &'a dyn Fn() -> Result<i32>,
+    /// The scope into which it was put, or why it stays where it is: decided with the first group, as a process can't
+    /// join groups across a border that its user doesn't own.
+    pub scope: &'a OnceLock<Result<PathBuf, String>>,
 }
 
 impl CgroupParent {
@@ -55,7 +73,12 @@ impl CgroupParent {
     /// # Errors
     /// As [`Cgroup::create`].
     pub fn create(&self, name: &str, limits: &Limits) -> Result<Cgroup> {
-        Cgroup::create_in(self, name, limits)
+        Cgroup::create_in(self, name, limits, None)
+    }
+
+    /// The same for children of another process, which may be moved for it.
+    pub(crate) fn create_for(&self, origin: Origin<'_>, name: &str, limits: &Limits) -> Result<Cgroup> {
+        Cgroup::create_in(self, name, limits, Some(origin))
     }
 
     /// Removes what dead owners left: every group of which `is_alive(name)` is false. Processes in it are killed
@@ -144,7 +167,12 @@ impl CgroupParent {
     }
 
     /// Makes `name` in the unified hierarchy, where it has `controllers`.
-    pub(super) fn make_unified(&self, controllers: &[&'static str], name: &str) -> Result<PathBuf> {
+    pub(super) fn make_unified(
+        &self,
+        controllers: &[&'static str],
+        name: &str,
+        origin: Option<Origin<'_>>,
+    ) -> Result<PathBuf> {
         let Some(unified) = &self.0.layout.unified else {
             let error = Error::new(ErrorKind::Unsupported, "a control group v2");
             return Err(error.lacks(words::NO_UNIFIED.of(Feature::Cgroup)));
@@ -152,37 +180,93 @@ impl CgroupParent {
         let lock = || self.0.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         let key = controllers.to_vec();
         let known = lock().get(&key).cloned();
-        let room = match known {
-            Some(room) => room,
+        let choice = match known {
+            Some(choice) => choice,
             None => {
-                let room = self.choose(unified, controllers)?;
-                lock().insert(key, room.clone());
-                room
+                let choice = self.choose(unified, controllers, origin)?;
+                lock().insert(key, choice.clone());
+                choice
             }
+        };
+        let room = match choice {
+            Choice::Room(room) => room,
+            Choice::Scope => self.scope(origin)?.join(ROOM),
         };
         let prepare = || self.open_room(&room, controllers);
         self.make(&room, name, &prepare)
     }
 
     /// The nearest group in which `coracle` can have these controllers.
-    fn choose(&self, unified: &Hierarchy, controllers: &[&str]) -> Result<PathBuf> {
+    fn choose(
+        &self,
+        unified: &Hierarchy,
+        controllers: &[&str],
+        origin: Option<Origin<'_>>,
+    ) -> Result<Choice> {
         let mut nearest = None;
-        for dir in above(unified) {
+        let mut look = |dir: &Path| {
             let room = dir.join(ROOM);
             match self.open_room(&room, controllers) {
-                Ok(()) => return Ok(room),
-                Err(error) => nearest.get_or_insert(error),
-            };
+                Ok(()) => Some(room),
+                Err(error) => {
+                    nearest.get_or_insert(error);
+                    None
+                }
+            }
+        };
+        // A user's systemd is asked where it can be; with v1 beside it has nothing to give.
+        let may_ask = !rustix::process::geteuid().is_root() && self.0.layout.v1.is_empty();
+        let asked = origin.filter(|_| may_ask);
+        let is_moved = || asked.is_some_and(|origin| matches!(origin.scope.get(), Some(Ok(_))));
+        let mut refused = None;
+        if !is_moved() {
+            // Those that systemd keeps for itself come last.
+            let own = above(unified).filter(|dir| asked.is_none() || !is_systemds(dir));
+            let found = own.into_iter().find_map(&mut look);
+            if let Some(room) = found {
+                let stays = || Err("its first groups are elsewhere".to_owned());
+                if asked.is_none_or(|origin| origin.scope.get_or_init(stays).is_err()) {
+                    return Ok(Choice::Room(room));
+                }
+            }
+        }
+        if asked.is_some() {
+            match self.scope(asked).and_then(|scope| self.open_room(&scope.join(ROOM), controllers)) {
+                Ok(()) => return Ok(Choice::Scope),
+                // From where it is now it can join no group elsewhere.
+                Err(error) if is_moved() => return Err(error),
+                Err(error) => refused = Some(error),
+            }
+            if let Some(room) = above(unified).filter(|dir| is_systemds(dir)).find_map(&mut look) {
+                return Ok(Choice::Room(room));
+            }
         }
         let error =
             nearest.unwrap_or_else(|| Error::new(ErrorKind::Unsupported, "no control group to be below"));
-        Err(match error.kind() {
+        let error = match error.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnly => {
                 error.lacks(words::NOT_DELEGATED.of(Feature::Cgroup))
             }
-            _ if error.missing().is_some() => error,
+            _ if error.missing().is_some() || error.remedy().is_some() => error,
             _ => error.with_remedy(words::DELEGATE),
+        };
+        Err(match refused {
+            Some(refused) => {
+                let remedy = words::DELEGATE;
+                error.with_remedy(format!("{remedy}; what is asked for by itself failed: {refused}"))
+            }
+            None => error,
         })
+    }
+
+    /// The scope in which `origin` is, asked for at the first call.
+    fn scope(&self, origin: Option<Origin<'_>>) -> Result<PathBuf> {
+        let unsupported = |why: String| Error::new(ErrorKind::Unsupported, why);
+        let origin =
+            origin.ok_or_else(|| unsupported("only containers have a scope of systemd's".to_owned()))?;
+        let made =
+            origin.scope.get_or_init(|| (origin.pid)().and_then(ask).map_err(|error| error.to_string()));
+        made.clone().map_err(unsupported)
     }
 
     /// Makes the directory `room`, from which groups can be joined and in which they have `controllers`.
@@ -258,6 +342,29 @@ fn mkdir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o755).create(dir)
 }
 
+/// Has systemd put the process `pid` into a scope, and makes room in it: `pid` goes into a group below, as only a group
+/// without processes hands controllers on.
+fn ask(pid: i32) -> Result<PathBuf> {
+    systemd::scope(pid)?;
+    let read = |path: &str| fs::read_to_string(path).call_at("read", path);
+    let groups = read(&format!("/proc/{pid}/cgroup"))?;
+    let scope = Layout::parse(&read("/proc/thread-self/mountinfo")?, &groups).unified.map(|group| group.own);
+    let scope = scope.filter(|dir| dir.extension().is_some_and(|kind| kind == "scope")).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, format!("systemd has put process {pid} into {:?}", groups.trim()))
+    })?;
+    let leaf = scope.join("warden");
+    mkdir(&leaf).call_at("mkdir", &leaf)?;
+    let procs = leaf.join("cgroup.procs");
+    fs::write(&procs, pid.to_string()).call_at("write", procs)?;
+    Ok(scope)
+}
+
+/// A group in which systemd itself makes groups: others are to ask it ("Control Group APIs and Delegation").
+fn is_systemds(dir: &Path) -> bool {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".slice") || name.starts_with("user@") && name.ends_with(".service")
+}
+
 /// This process's own group, then each one above it that is mounted.
 fn above(hierarchy: &Hierarchy) -> impl Iterator<Item = &Path> {
     hierarchy.own.ancestors().take_while(|dir| dir.starts_with(&hierarchy.mount))
@@ -279,12 +386,27 @@ fn enable(dir: &Path, controllers: &[&str]) -> Result<()> {
             ErrorKind::Unsupported,
             format!("the {missing} controller is not available in this control group"),
         )
-        .with_path(dir));
+        .with_path(dir)
+        .with_remedy(
+            "run as root, or have it handed on: under systemd Delegate=cpu cpuset io memory pids in a drop-in for \
+             user@.service (systemctl edit user@.service)",
+        ));
     }
     let enabled = read("cgroup.subtree_control")?;
     let file = dir.join("cgroup.subtree_control");
     for controller in controllers.iter().filter(|controller| !has(&enabled, controller)) {
-        fs::write(&file, format!("+{controller}")).call_at("write", &file)?;
+        let added = fs::write(&file, format!("+{controller}"));
+        added.map_err(|error| match error.raw_os_error() {
+            // cgroups(7), "no internal processes": this program is one, and is not moved.
+            Some(nix::libc::EBUSY) => Error::os(format!("write(\"+{controller}\")"), error)
+                .with_kind(ErrorKind::Unsupported)
+                .with_path(&file)
+                .with_remedy(
+                    "a group with processes of its own hands no controllers on: start the program in a group below \
+                     the one that is delegated (DelegateSubgroup= since systemd 254), or as root",
+                ),
+            _ => Error::os(format!("write(\"+{controller}\")"), error).with_path(&file),
+        })?;
     }
     Ok(())
 }
@@ -316,6 +438,18 @@ mod tests {
     }
 
     #[test]
+    fn knows_which_groups_are_systemds_own() {
+        for dir in ["/c/user.slice", "/c/user.slice/user@1000.service", "/c/app.slice"] {
+            assert!(is_systemds(Path::new(dir)), "{dir}");
+        }
+        for dir in
+            ["/c", "/", "/c/run-u1.scope", "/c/session.slice/user@1000.service/x.service", "/c/delegated"]
+        {
+            assert!(!is_systemds(Path::new(dir)), "{dir}");
+        }
+    }
+
+    #[test]
     fn a_plain_directory_is_no_control_group() {
         let dir = tempfile::tempdir().unwrap();
         let own = Hierarchy { controllers: vec![], mount: dir.path().into(), own: dir.path().into() };
@@ -342,5 +476,85 @@ mod tests {
         enable(dir.path(), &["cpu", "memory"]).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+memory");
         assert_eq!(enable(dir.path(), &["pids"]).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    /// Beside v1 as well: what a pure v2 would do, here in the unified hierarchy.
+    #[test]
+    #[ignore = "needs root and cgroup2: has the kernel run a program for devices"]
+    fn on_v2_a_program_decides_on_devices() {
+        let layout = Layout { v1: Vec::new(), ..Layout::detect().unwrap() };
+        let parent = CgroupParent::new(layout).unwrap();
+        let name = format!("test-{}-program", std::process::id());
+        let rules = ["c 1:3 rw", "c 1:5 w"].map(|rule| rule.parse().unwrap());
+        let group = parent.create(&name, &Limits::new().devices(rules)).unwrap();
+        assert!(matches!(group.report().get("devices").unwrap().outcome(), Outcome::Enforced(_)));
+        let procs = group.join_paths().next().unwrap();
+        let opens = |redirection: &str| {
+            let script = format!("echo 0 > {} && true {redirection}", procs.display());
+            let out = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+            let refused = String::from_utf8_lossy(&out.stderr).contains("not permitted");
+            assert!(out.status.success() || refused, "{out:?}");
+            out.status.success()
+        };
+        assert!(opens("</dev/null") && opens(">/dev/null") && opens(">/dev/zero"));
+        assert!(!opens("</dev/zero") && !opens("</dev/urandom"));
+        group.remove().unwrap();
+    }
+
+    struct Reaped(std::process::Child);
+
+    impl Drop for Reaped {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// An ordinary user under systemd gets a scope for another process, with the controllers that systemd hands on; it
+    /// goes when that process ends. Elsewhere the group is where the program's own is, or it is said what to do.
+    #[test]
+    fn a_users_systemd_hands_a_group_on_for_another_process() {
+        let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let mut child = Reaped(child);
+        let pid = i32::try_from(child.0.id()).unwrap();
+        let group_of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let (own, before) = (group_of("self"), group_of(&pid.to_string()));
+        let scope = OnceLock::new();
+        let origin = Origin { pid: &|| Ok(pid), scope: &scope };
+        let parent = CgroupParent::detect().unwrap();
+        let name = format!("test-{}-scope", std::process::id());
+        let made = parent.create_for(origin, &name, &Limits::new().memory_max(64 << 20).pids_max(9));
+        assert_eq!(group_of("self"), own, "this program stays where it is");
+        let is_user = !rustix::process::geteuid().is_root() && parent.0.layout.v1.is_empty();
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_default();
+        let is_there = ["systemd/private", "bus"].iter().any(|socket| runtime.join(socket).exists());
+        if !(is_user && is_there) {
+            assert_eq!(group_of(&pid.to_string()), before, "nobody is moved");
+            match made {
+                Ok(group) => assert!(group.report().is_complete() && !matches!(scope.get(), Some(Ok(_)))),
+                Err(error) => assert!(error.remedy().is_some(), "{error}"),
+            }
+            return;
+        }
+        let group = made.unwrap();
+        assert!(group.report().is_complete(), "{:?}", group.report());
+        let dir = scope.get().unwrap().clone().unwrap();
+        println!("{} from {}", dir.display(), own.trim());
+        assert!(group_of(&pid.to_string()).trim().ends_with(".scope/warden"));
+        assert_eq!(group.paths().next().unwrap(), dir.join(ROOM).join(&name));
+        assert_eq!(fs::read_to_string(dir.join(ROOM).join(&name).join("memory.max")).unwrap(), "67108864\n");
+        // A second group needs no second scope.
+        let second = parent.create_for(origin, &format!("{name}-2"), &Limits::new().pids_max(3)).unwrap();
+        assert!(second.paths().all(|path| path.starts_with(&dir)));
+        // As at the end of a program that is killed: nobody removes the groups.
+        group.keep();
+        second.keep();
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while dir.exists() {
+            assert!(std::time::Instant::now() < deadline, "{} is left", dir.display());
+            std::thread::yield_now();
+        }
     }
 }

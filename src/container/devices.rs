@@ -4,6 +4,7 @@
 //! the node's mode is the host's: for less, stage A makes a node of its own that nobody in the container owns.
 #![forbid(unsafe_code)]
 
+use crate::cgroup::DeviceRule;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::plan::Cell;
 use crate::sys::script::{EEXIST, Links, Script};
@@ -77,6 +78,20 @@ pub(super) struct Planned {
     source: PathBuf,
     /// Mode and number of the node to make, where the host's own would allow too much.
     node: Option<(u32, u32)>,
+    /// What a control group has to allow for it.
+    rule: DeviceRule,
+}
+
+/// What a control group for devices has to allow: the container's own devices, and those given to it. Nodes are made by
+/// nobody in it.
+pub(super) fn rules(devices: &[Planned]) -> Vec<DeviceRule> {
+    let open = |rule: DeviceRule| rule.access(true, true, false);
+    // null, zero, full, random, urandom; tty and ptmx; terminals (the kernel's admin-guide/devices).
+    let own = [3, 5, 7, 8, 9].map(|minor| DeviceRule::char(1, minor));
+    let terminals = [0, 2].map(|minor| DeviceRule::char(5, minor)).into_iter();
+    let slaves = (136..=143).map(|major| DeviceRule::char(major, None));
+    let given = devices.iter().map(|device| device.rule.clone());
+    own.into_iter().chain(terminals).chain(slaves).map(open).chain(given).collect()
 }
 
 /// Looks at the devices.
@@ -97,7 +112,13 @@ pub(super) fn plan(devices: &[Device]) -> Result<Vec<Planned>> {
         let mode = found.mode() & (n::S_IFMT | 0o007 & rights);
         let number = u32::try_from(found.rdev())
             .map_err(|_| Error::new(ErrorKind::Unsupported, "the device's number").with_path(&source))?;
+        let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+        let rule = match found.file_type().is_block_device() {
+            true => DeviceRule::block(major, minor),
+            false => DeviceRule::char(major, minor),
+        };
         Ok(Planned {
+            rule: rule.access(device.read, device.write, false),
             name: device.target.strip_prefix("/dev").unwrap_or(&device.target).to_owned(),
             source,
             node: (!device.read || !device.write).then_some((mode, number)),

@@ -5,7 +5,7 @@ use super::output::{Callback, Log, Ours, Pump, Stopped};
 use super::reach::Forwarder;
 use super::record::{Dir, Exited, RunningRecord};
 use super::{Inner, KILL_TIME, Output, Process, lock};
-use crate::cgroup::{Cgroup, Report, Stats};
+use crate::cgroup::{Cgroup, OomEvents, Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, words};
 use crate::sys::warden::{self, Exit, Warden};
@@ -212,6 +212,13 @@ impl Running {
             return Err(not_running(&self.dir.id));
         }
         lock(&self.cgroup).as_ref().ok_or_else(no_cgroup)?.stats()
+    }
+
+    pub fn oom_events(&self) -> Result<OomEvents> {
+        if self.exited().is_some() {
+            return Err(not_running(&self.dir.id));
+        }
+        lock(&self.cgroup).as_ref().ok_or_else(no_cgroup)?.oom_events()
     }
 
     /// The number of the first process here (pidfd's fdinfo, pidfd_open(2)).

@@ -14,7 +14,7 @@ use super::spec::{Mount, MountKind, Spec};
 use super::stages::{Born, READY, TERMINAL, two_stages, userns};
 use super::users;
 use super::{ExitStatus, Held, Inner, host_root, lock, quota, removed, volumes};
-use crate::cgroup::{Cgroup, LimitKind, Limits, Outcome, Report, Requirement};
+use crate::cgroup::{Cgroup, LimitKind, Limits, Origin, Outcome, Report, Requirement};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
 use crate::layer::{RootDir, root_dir};
@@ -164,8 +164,17 @@ struct Bounds {
 }
 
 /// The control group, where one can be had. The default limit on processes is only a best effort.
-fn bounds(store: &Store, id: &str, spec: &Spec) -> Result<Bounds> {
+fn bounds(
+    store: &Store,
+    id: &str,
+    spec: &Spec,
+    devices: &[devices::Planned],
+    warden: &Warden,
+) -> Result<Bounds> {
     let mut limits: Limits = spec.limits.clone();
+    if limits.kinds().any(|kind| kind == LimitKind::Devices) {
+        limits = limits.devices(devices::rules(devices));
+    }
     let is_asked = |limits: &Limits, kind| limits.requirement_of(kind) == Requirement::Required;
     if !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
         limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
@@ -174,7 +183,8 @@ fn bounds(store: &Store, id: &str, spec: &Spec) -> Result<Bounds> {
     // There is a second way to it.
     let limits = limits.best_effort(LimitKind::PidsMax);
     let asked = limits.kinds().any(|kind| is_asked(&limits, kind));
-    let (cgroup, mut report, refused) = match store.cgroups()?.create(id, &limits) {
+    let origin = Origin { pid: &|| warden.pid(), scope: &warden.scope };
+    let (cgroup, mut report, refused) = match store.cgroups()?.create_for(origin, id, &limits) {
         Ok(cgroup) => {
             let report = cgroup.report().clone();
             (Some(cgroup), report, None)
@@ -279,7 +289,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
 
     let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
-    let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec)?;
+    let devices = devices::plan(&spec.devices)?;
+    let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec, &devices, &warden)?;
     if let Some((project, max)) = bound {
         quota::count(&inner.store, dir, project, max, &mut report)?;
     }
@@ -326,7 +337,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         // Only once it has joined its groups.
         namespaces = namespaces.without(NamespaceKind::Cgroup);
     }
-    let devices = devices::plan(&spec.devices)?;
     let inside = Inside {
         namespaces: &namespaces,
         shm_size: spec.mounts.iter().find_map(Mount::shm_size),

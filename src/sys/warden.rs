@@ -24,7 +24,7 @@ use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use told::{Shared, gone, lock};
 
@@ -48,6 +48,8 @@ pub(crate) struct Warden {
     features: Features,
     /// Where other programs may connect, by the directory.
     doors: Mutex<HashMap<PathBuf, Door>>,
+    /// The control group that it was put into, or why it stays where it is; whoever makes the groups decides.
+    pub scope: OnceLock<Result<PathBuf, String>>,
 }
 
 /// What the warden has found the kernel to have, where plans are to be different without it. Found by use: a filter over
@@ -163,7 +165,8 @@ impl Warden {
         let shared = Shared::new(socket)?;
         let own = Some(Own { pidfd, _lock: lock });
         let doors = Mutex::default();
-        let warden = Self { own, shared, next: AtomicU64::new(1), map, single, features, doors };
+        let scope = OnceLock::new();
+        let warden = Self { own, shared, next: AtomicU64::new(1), map, single, features, doors, scope };
         warden.listen()?;
         Ok(warden)
     }
@@ -301,9 +304,19 @@ impl Warden {
         let (next, doors) = (AtomicU64::new(1), Mutex::default());
         // What is sent there starts no container.
         let features = Features { clone3: true, detached_lowers: true };
-        let warden = Self { own: None, shared, next, map: None, single: None, features, doors };
+        let scope = OnceLock::new();
+        let warden = Self { own: None, shared, next, map: None, single: None, features, doors, scope };
         warden.listen()?;
         Ok(Arc::new(warden))
+    }
+
+    /// Its number in this program's PID namespace.
+    ///
+    /// # Errors
+    /// `Gone` when it has ended, and of another program's.
+    pub fn pid(&self) -> Result<i32> {
+        let own = self.own.as_ref().ok_or_else(gone)?;
+        told::number(&own.pidfd)?.filter(|pid| *pid > 0).ok_or_else(gone)
     }
 
     /// The map of the user namespace that the warden lives in; `None` for root, which lives in none of its own.

@@ -153,6 +153,46 @@ fn devices_have_rights() {
 }
 
 #[test]
+fn limits_are_given_as_docker_takes_them() {
+    let w = World::new();
+    let flags = "--memory 64m --memory-reservation 32m --blkio-weight 300 --device-read-bps /dev/sda:1mb \
+        --device-write-iops /dev/sda:50 --device-write-bps /dev/sdb:2m --device-read-iops /dev/sdb:9";
+    let mut words = vec!["create"];
+    words.extend(flags.split_whitespace());
+    words.extend([
+        "--device-cgroup-rule",
+        "c 10:229 rwm",
+        "--device-cgroup-rule",
+        "b *:* r",
+        "@host",
+        "true",
+    ]);
+    let id = w.ok(words);
+    let limits = &w.inspect(id.trim())["HostConfig"]["Limits"];
+    assert_eq!((&limits["memory_reservation"], &limits["io_weight"]), (&(32 << 20).into(), &300.into()));
+    let (a, b) = (&limits["io_max"][0], &limits["io_max"][1]);
+    assert_eq!(a["device"], "/dev/sda");
+    assert_eq!(
+        (&a["read_bps"], &a["write_iops"], a["write_bps"].as_u64()),
+        (&(1 << 20).into(), &50.into(), None)
+    );
+    assert_eq!((&b["write_bps"], &b["read_iops"]), (&(2 << 20).into(), &9.into()));
+    assert_eq!(limits["devices"], serde_json::json!(["c 10:229 rwm", "b *:* r"]));
+    for wrong in [
+        ["--device-read-bps", "/dev/sda"],
+        ["--device-read-bps", ":1mb"],
+        ["--device-write-iops", "/dev/sda:1k"],
+        ["--device-read-bps", "/dev/null:1mb"],
+        ["--device-read-iops", "/dev/sda:0"],
+        ["--device-cgroup-rule", "c 10 rwm"],
+        ["--blkio-weight", "20000"],
+    ] {
+        let done = w.run(["run", "--rm", wrong[0], wrong[1], "@host", "true"]);
+        assert_eq!(done.code, 125, "{wrong:?} {done:?}");
+    }
+}
+
+#[test]
 fn lists_are_filtered_and_formatted() {
     let w = World::new();
     for (name, label) in [("one", "a=1"), ("one-two", "a=2"), ("three", "b")] {
