@@ -83,6 +83,7 @@ struct Inner {
     path: Option<PathBuf>,
     errno: Option<i32>,
     remedy: Option<Cow<'static, str>>,
+    protection: Option<&'static str>,
     /// What was being done when it failed, outermost last.
     during: Vec<Cow<'static, str>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
@@ -118,6 +119,7 @@ impl Error {
             path: None,
             errno: None,
             remedy: None,
+            protection: None,
             during: Vec::new(),
             source: None,
         }))
@@ -172,6 +174,12 @@ impl Error {
         self
     }
 
+    /// The protection that can't be had, by its name in a report. The innermost knows best.
+    pub(crate) fn with_protection(mut self, name: &'static str) -> Self {
+        self.0.protection.get_or_insert(name);
+        self
+    }
+
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into().into());
         self
@@ -206,6 +214,12 @@ impl Error {
     /// The kernel's errno, where a system call failed.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.0.errno
+    }
+
+    /// Which protection this host can't give, where that is the error: its name in a [`Report`](crate::Report) and of a
+    /// [`Protection`](crate::Protection).
+    pub fn protection(&self) -> Option<&str> {
+        self.0.protection
     }
 
     /// What the reader can do about it, where something can be done.

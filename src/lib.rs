@@ -48,8 +48,8 @@ mod volume;
 
 pub use cgroup::{Cgroup, CgroupParent, LimitKind, Limits, Outcome, Report, ReportEntry, Requirement, Stats};
 pub use container::{
-    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Ready, State,
-    Stdio, Stream,
+    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Protection,
+    Ready, State, Stdio, Stream,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
@@ -63,6 +63,7 @@ pub use network::Network;
 pub use nix::sys::signal::Signal;
 pub use reference::Reference;
 pub use security::capability::{Capabilities, Capability};
+pub use security::landlock::Landlock;
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
 pub use store::Store;

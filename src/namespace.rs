@@ -72,7 +72,7 @@ pub enum NamespaceKind {
 }
 
 impl NamespaceKind {
-    const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Cgroup, Self::Ipc, Self::Mount, Self::Net, Self::Pid, Self::User, Self::Uts];
 
     /// The name in /proc/PID/ns, and `PIDFD_GET_*_NAMESPACE` of linux/pidfd.h.

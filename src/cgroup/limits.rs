@@ -39,7 +39,7 @@ pub enum LimitKind {
 
 impl LimitKind {
     /// In the order in which they are written: memory before memory and swap.
-    pub(super) const ALL: [LimitKind; 8] = [
+    pub(crate) const ALL: [LimitKind; 8] = [
         LimitKind::MemoryMax,
         LimitKind::MemorySwapMax,
         LimitKind::MemoryHigh,
@@ -72,6 +72,12 @@ impl LimitKind {
             LimitKind::CpusetCpus | LimitKind::CpusetMems => "cpuset",
             LimitKind::PidsMax => "pids",
         }
+    }
+}
+
+impl AsRef<str> for LimitKind {
+    fn as_ref(&self) -> &str {
+        self.name()
     }
 }
 

@@ -64,6 +64,7 @@ struct Words {
     remedy: Option<&'static str>,
     during: Option<&'static str>,
     kind: Option<ErrorKind>,
+    protection: Option<&'static str>,
 }
 
 pub(crate) struct Plan<'fd> {
@@ -300,6 +301,9 @@ impl Compiled {
         if let Some(remedy) = words.remedy.filter(|_| error.remedy().is_none()) {
             error = error.with_remedy(remedy);
         }
+        if let Some(protection) = words.protection {
+            error = error.with_protection(protection);
+        }
         match words.kind {
             Some(kind) => error.with_kind(kind),
             None => error,
@@ -427,6 +431,12 @@ impl Added<'_, '_> {
 
     pub fn kind(mut self, kind: ErrorKind) -> Self {
         self.words().kind = Some(kind);
+        self
+    }
+
+    /// What its failure means that can't be had.
+    pub fn protection(mut self, name: &'static str) -> Self {
+        self.words().protection = Some(name);
         self
     }
 }
