@@ -48,8 +48,8 @@ mod volume;
 
 pub use cgroup::{Cgroup, CgroupParent, LimitKind, Limits, Outcome, Report, ReportEntry, Requirement, Stats};
 pub use container::{
-    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Protection,
-    Ready, State, Stdio, Stream,
+    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Profile,
+    Protection, Ready, State, Stdio, Stream,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};

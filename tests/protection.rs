@@ -7,3 +7,5 @@ mod common;
 mod landlock;
 #[path = "protection/levels.rs"]
 mod levels;
+#[path = "protection/profile.rs"]
+mod profile;

@@ -3,6 +3,7 @@
 
 use super::devices::Device;
 use super::output::{Stdio, Stream, Streams};
+use super::profile::Profile;
 use super::protection::Protection;
 use super::spec::{FileContent, Mount, Publish, SeccompChoice, Spec};
 use super::{Container, Output};
@@ -381,6 +382,14 @@ impl ContainerBuilder {
             _ => true,
         });
         self.limit(|_| limits)
+    }
+
+    /// Settings that belong together, to begin with: [`Profile::untrusted`] is the strictest set. What is said after it
+    /// counts; what it decides and was said before is an error of kind `InvalidInput`, as one of both would be lost.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        let result = profile.apply(&mut self.spec);
+        self.check(result);
+        self
     }
 
     /// Whether a protection or limit that this host can't enforce is an error (the default of most) or only a line in the

@@ -102,7 +102,7 @@ impl Default for Spec {
 }
 
 /// A filter as the store keeps it: the profile's own text.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SeccompChoice {
     #[default]
