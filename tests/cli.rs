@@ -272,7 +272,8 @@ fn users_and_capabilities() {
         strict.extend(lesser.iter().flat_map(|option| ["--security-opt", option]));
     }
     assert_eq!(caps(&strict), "0000000000000000\n1\n2\n");
-    let mut wrong = vec!["run", "--rm", "--security-opt", "require=landlock", "--security-opt", "landlock=false"];
+    let mut wrong =
+        vec!["run", "--rm", "--security-opt", "require=landlock", "--security-opt", "landlock=false"];
     wrong.extend(["--security-opt", "require=read_only_root", "@host", "true"]);
     let refused = w.run(&wrong);
     assert_eq!(refused.code, 125);

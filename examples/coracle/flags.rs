@@ -208,8 +208,9 @@ pub fn seconds(name: &str, text: &str) -> Result<Duration> {
 
 /// What the other flags are said after, wherever they stand.
 fn profile(args: &Args) -> Result<Profile> {
-    let named = args.all("security-opt")?.into_iter().filter_map(|option| option.strip_prefix("profile="));
-    named.last().map_or(Ok(Profile::default()), |name| Ok(name.parse()?))
+    let options = args.all("security-opt")?;
+    let named = options.into_iter().rev().find_map(|option| option.strip_prefix("profile="));
+    named.map_or(Ok(Profile::default()), |name| Ok(name.parse()?))
 }
 
 fn levels(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {

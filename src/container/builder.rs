@@ -412,7 +412,8 @@ impl ContainerBuilder {
         self.requirement(protection, Requirement::BestEffort)
     }
 
-    /// A second wall around its files, see [`Landlock`]; `None` for none, which is the default.
+    /// A second wall around its files, see [`Landlock`]; `None` for none, which is the default. To say of
+    /// [`Protection::Landlock`] how much it matters asks for it, too.
     pub fn landlock(mut self, landlock: impl Into<Option<Landlock>>) -> Self {
         self.spec.landlock = landlock.into();
         self
