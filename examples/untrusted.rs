@@ -3,9 +3,12 @@
 //!
 //!     cargo run --example untrusted
 //!
-//! The attacker is this program itself, bind-mounted into containers on the host's own image. As root or not.
+//! The attacker is this program itself, bind-mounted into containers on the host's own image. As root or not. All run
+//! under `Profile::untrusted()`; what this host can't give of it is said first, and only what an attack is not about is
+//! then done without.
 
-use coracle::{Container, ContainerBuilder, ErrorKind, Image, LimitKind, Ready, Requirement, Store};
+use coracle::ErrorKind;
+use coracle::{Container, ContainerBuilder, Image, LimitKind, Profile, Protection, Ready, Store};
 use std::error::Error;
 use std::io::Write;
 use std::process::{Command, ExitCode};
@@ -87,16 +90,15 @@ fn show() -> Result<bool> {
     let store = Store::temp()?;
     let image = Image::host(&store)?;
     let exe = std::env::current_exe()?;
+    let untrusted = Container::builder(&image).profile(Profile::untrusted());
+    let (untrusted, lacking) = as_far_as_possible(untrusted)?;
+    match lacking.is_empty() {
+        true => println!("untrusted        all of the profile is enforced"),
+        false => println!("untrusted        not all of the profile can be had here: {}", lacking.join("; ")),
+    }
     let attacker = |attack: &str| {
-        Container::builder(&image)
-            .bind(&exe, "/attacker")
-            .command(["/attacker", attack])
-            .timeout(TIME)
-            // Beside the limit that an attack is about, all of them, as far as this host has them.
-            .memory_max(256 * MIB)
-            .requirement(LimitKind::MemoryMax, Requirement::BestEffort)
-            .cpus(0.5)
-            .requirement(LimitKind::CpuMax, Requirement::BestEffort)
+        let attacker = untrusted.clone().bind(exe.as_path(), "/attacker").command(["/attacker", attack]);
+        attacker.timeout(TIME)
     };
     let mut well = true;
     for (name, result) in [
@@ -108,9 +110,7 @@ fn show() -> Result<bool> {
     ] {
         let became = match result {
             // This kernel, or this user, can't have it.
-            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
-                NotStarted(error.to_string())
-            }
+            Err(error) if error.protection().is_some() => NotStarted(error.to_string()),
             other => other?,
         };
         match became {
@@ -127,8 +127,32 @@ fn show() -> Result<bool> {
     Ok(well && out.status.success() && store.containers()?.is_empty())
 }
 
+/// The profile without what this host can't give, and the reasons.
+fn as_far_as_possible(mut builder: ContainerBuilder) -> Result<(ContainerBuilder, Vec<String>)> {
+    let (mut lacking, mut done_without) = (Vec::new(), Vec::new());
+    loop {
+        match builder.clone().command(["true"]).run() {
+            Ok(_) => return Ok((builder, lacking)),
+            Err(error) => {
+                let Some(protection) = error.protection() else { return Err(error.into()) };
+                let protection: Protection = protection.parse()?;
+                if done_without.contains(&protection) {
+                    return Err(error.into());
+                }
+                done_without.push(protection);
+                lacking.push(error.to_string());
+                builder = builder.best_effort(protection);
+                if protection == Protection::IdRange {
+                    // There is nobody else then.
+                    builder = builder.user("0");
+                }
+            }
+        }
+    }
+}
+
 fn forks(attacker: ContainerBuilder) -> std::result::Result<Became, coracle::Error> {
-    let container = attacker.pids_max(PIDS).requirement(LimitKind::PidsMax, Requirement::Required).start()?;
+    let container = attacker.pids_max(PIDS).require(LimitKind::PidsMax).start()?;
     container.wait_until(Ready::log("fork refused"), TIME)?;
     let processes = container.top()?.len() as u64;
     // A control group, or what a user without one has.
@@ -142,12 +166,7 @@ fn forks(attacker: ContainerBuilder) -> std::result::Result<Became, coracle::Err
 }
 
 fn memory(attacker: ContainerBuilder) -> std::result::Result<Became, coracle::Error> {
-    let out = attacker
-        .memory_max(64 * MIB)
-        .requirement(LimitKind::MemoryMax, Requirement::Required)
-        .memory_swap_max(64 * MIB)
-        .requirement(LimitKind::MemorySwapMax, Requirement::BestEffort)
-        .run()?;
+    let out = attacker.memory_max(64 * MIB).require(LimitKind::MemoryMax).run()?;
     let last = out.stdout_text().lines().last().unwrap_or_default().to_owned();
     Ok(match out.status.oom_killed() {
         true => Contained(format!("{}, after it had taken {last}", out.status)),
@@ -167,7 +186,9 @@ fn endless(attacker: ContainerBuilder) -> std::result::Result<Became, coracle::E
 }
 
 fn disk(attacker: ContainerBuilder) -> std::result::Result<Became, coracle::Error> {
-    let out = attacker.writable_in_memory(true).disk_max(32 * MIB).run()?;
+    // It may write to all of the root filesystem, not only to /tmp.
+    let attacker = attacker.read_only(false).user("0").writable_in_memory(true).disk_max(32 * MIB);
+    let out = attacker.require(Protection::DiskMax).run()?;
     let said = out.stdout_text().lines().last().unwrap_or_default().to_owned();
     Ok(match out.status.code() {
         Some(28) if said.contains("os error 28") => Contained(said),

@@ -297,7 +297,10 @@ impl Cgroup {
         match limits.requirement_of(kind) {
             // A taken name is no matter of what this machine can enforce.
             _ if error.kind() == ErrorKind::AlreadyExists => Err(error),
-            Requirement::Required => Err(error.during(format!("setting the limit {} {asked}", kind.name()))),
+            Requirement::Required => {
+                let during = format!("setting the limit {} {asked}", kind.name());
+                Err(error.during(during).with_protection(kind.name()))
+            }
             Requirement::BestEffort => {
                 self.report.push(kind.name(), asked, Outcome::NotEnforced(error.to_string()));
                 Ok(())

@@ -86,6 +86,7 @@ struct Inner {
     remedy: Option<Cow<'static, str>>,
     /// What this host lacks, where that is the reason.
     missing: Option<Missing>,
+    protection: Option<&'static str>,
     /// What was being done when it failed, outermost last.
     during: Vec<Cow<'static, str>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
@@ -125,6 +126,7 @@ impl Error {
             errno: None,
             remedy: None,
             missing: None,
+            protection: None,
             during: Vec::new(),
             source: None,
         }))
@@ -205,6 +207,12 @@ impl Error {
         }
     }
 
+    /// The protection that can't be had, by its name in a report. The innermost knows best.
+    pub(crate) fn with_protection(mut self, name: &'static str) -> Self {
+        self.0.protection.get_or_insert(name);
+        self
+    }
+
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into().into());
         self
@@ -244,6 +252,12 @@ impl Error {
     /// What this host lacks, where that is why it failed: reason and remedy are those of [`Host`](crate::Host).
     pub fn missing(&self) -> Option<&Missing> {
         self.0.missing.as_ref()
+    }
+
+    /// Which protection this host can't give, where that is the error: its name in a [`Report`](crate::Report) and of a
+    /// [`Protection`](crate::Protection).
+    pub fn protection(&self) -> Option<&str> {
+        self.0.protection
     }
 
     /// What the reader can do about it, where something can be done.

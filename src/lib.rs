@@ -53,8 +53,8 @@ pub use cgroup::{
     Report, ReportEntry, Requirement, Stall, Stats,
 };
 pub use container::{
-    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Ready, State,
-    Stdio, Stream,
+    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Profile,
+    Protection, Ready, State, Stdio, Stream,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
@@ -70,6 +70,7 @@ pub use network::Network;
 pub use nix::sys::signal::Signal;
 pub use reference::Reference;
 pub use security::capability::{Capabilities, Capability};
+pub use security::landlock::Landlock;
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
 pub use store::clock::rfc3339;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod capability;
+pub(crate) mod landlock;
 pub(crate) mod limit;
 pub(crate) mod paths;
 pub(crate) mod seccomp;

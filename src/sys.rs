@@ -6,6 +6,7 @@ pub(crate) mod courier;
 pub(crate) mod diagnose;
 pub(crate) mod fork;
 pub(crate) mod idmap;
+pub(crate) mod landlock;
 pub(crate) mod map;
 pub(crate) mod memfd;
 pub(crate) mod message;

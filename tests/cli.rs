@@ -265,6 +265,20 @@ fn users_and_capabilities() {
     assert_eq!(caps(&["--cap-drop", "ALL", "--cap-add=NET_ADMIN"]), "0000000000001000\n1\n2\n");
     let open = ["--security-opt", "no-new-privileges=false", "--security-opt", "seccomp=unconfined"];
     assert_eq!(caps(&open), "00000000a80425fb\n0\n0\n");
+    // The flags count after the profile, wherever they stand.
+    let lesser = ["memory_max", "memory_swap_max", "cpu_max"].map(|name| format!("best-effort={name}"));
+    let mut strict = vec!["-u", "0", "--security-opt", "profile=untrusted", "-m", "1g"];
+    if !is_root() {
+        strict.extend(lesser.iter().flat_map(|option| ["--security-opt", option]));
+    }
+    assert_eq!(caps(&strict), "0000000000000000\n1\n2\n");
+    let mut wrong =
+        vec!["run", "--rm", "--security-opt", "require=landlock", "--security-opt", "landlock=false"];
+    wrong.extend(["--security-opt", "require=read_only_root", "@host", "true"]);
+    let refused = w.run(&wrong);
+    assert_eq!(refused.code, 125);
+    assert!(refused.err.contains("read_only_root is required and off"), "{}", refused.err);
+    assert_eq!(w.run(["run", "--security-opt", "profile=lax", "@host", "true"]).code, 125);
     if is_root() {
         let out = w.ok(["run", "--rm", "-u", "33:4", "@host", "sh", "-c", "id -u; id -g"]);
         assert_eq!(out, "33\n4\n");

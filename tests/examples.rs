@@ -39,7 +39,12 @@ fn test_harness() {
 #[test]
 fn untrusted() {
     let said = run("untrusted");
-    assert_eq!(said.lines().count(), 5, "{said}");
+    assert_eq!(said.lines().count(), 6, "{said}");
+    assert!(said.starts_with("untrusted "), "{said}");
+    let root = std::fs::metadata("/proc/self").unwrap();
+    if std::os::unix::fs::MetadataExt::uid(&root) == 0 {
+        assert!(said.contains("all of the profile is enforced"), "{said}");
+    }
     // What every host can enforce.
     for attack in ["fork bomb", "endless loop", "disk filler", "flood of output"] {
         assert!(said.contains(&format!("{attack:16} contained")), "{said}");

@@ -6,8 +6,8 @@ use crate::fail::{Result, context, fail, usage};
 use crate::format::bytes;
 use crate::{mounts, ports};
 use coracle::{
-    Container, ContainerBuilder, Device, DeviceRule, Image, ImageConfig, IoMax, Limits, Network, Seccomp,
-    Signal, Store,
+    Container, ContainerBuilder, Device, DeviceRule, Image, ImageConfig, IoMax, Landlock, Limits, Network,
+    Profile, Protection, Requirement, Seccomp, Signal, Store,
 };
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -59,7 +59,12 @@ pub const CONTAINER: &[Flag] = &[
     switch("publish-all", "Forward free ports of the host to all that the image exposes").short('P'),
     switch("read-only", "The root filesystem can't be written"),
     switch("rm", "Remove the container when it has ended"),
-    flag("security-opt", "OPT", "seccomp=unconfined|FILE, no-new-privileges[=BOOL], systempaths=unconfined"),
+    flag(
+        "security-opt",
+        "OPT",
+        "profile=untrusted, seccomp=unconfined|strict|FILE, landlock[=BOOL], no-new-privileges[=BOOL], \
+         systempaths=unconfined, require=PROTECTION, best-effort=PROTECTION",
+    ),
     flag("shm-size", "BYTES", "Size of /dev/shm"),
     flag("stop-signal", "SIGNAL", "What stop sends first"),
     flag("stop-timeout", "SECONDS", "How long stop waits before it kills"),
@@ -83,7 +88,8 @@ pub fn image(store: &Store, name: &str) -> Result<Image> {
 pub fn builder(store: &Store, args: &Args) -> Result<ContainerBuilder> {
     let (name, words) = args.operands.split_first().ok_or_else(|| usage("no image"))?;
     let image = image(store, text("image", name)?)?;
-    let mut b = Container::builder(&image);
+    let profile = profile(args)?;
+    let mut b = Container::builder(&image).profile(profile);
     if let Some(entrypoint) = args.raw("entrypoint") {
         let words = Some(entrypoint).filter(|word| !word.is_empty());
         b = b.entrypoint(words.map(OsStr::to_owned));
@@ -94,7 +100,8 @@ pub fn builder(store: &Store, args: &Args) -> Result<ContainerBuilder> {
     b = environment(b, args)?;
     b = identity(b, args)?;
     b = security(b, args)?;
-    b = b.limits(limits(args)?);
+    b = b.limits(limits(profile.limits(), args)?);
+    b = levels(b, args)?;
     b = network(b, image.config(), args)?;
     for mount in mounts::all(args)? {
         b = b.mount(mount);
@@ -199,13 +206,35 @@ fn identity(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
         let size = option.strip_prefix("size=");
         b = b.disk_max(bytes("storage-opt", size.ok_or_else(|| usage("--storage-opt: only size=BYTES"))?)?);
     }
-    Ok(b.read_only(args.has("read-only")).init(args.has("init")).tty(args.has("tty")))
+    if args.has("read-only") {
+        b = b.read_only(true);
+    }
+    Ok(b.init(args.has("init")).tty(args.has("tty")))
 }
 
 /// A time in seconds, fractions allowed.
 pub fn seconds(name: &str, text: &str) -> Result<Duration> {
     Duration::try_from_secs_f64(parse(name, text)?)
         .map_err(|_| usage(format!("invalid argument {text:?} for --{name}")))
+}
+
+/// What the other flags are said after, wherever they stand.
+fn profile(args: &Args) -> Result<Profile> {
+    let options = args.all("security-opt")?;
+    let named = options.into_iter().rev().find_map(|option| option.strip_prefix("profile="));
+    named.map_or(Ok(Profile::default()), |name| Ok(name.parse()?))
+}
+
+fn levels(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
+    for option in args.all("security-opt")? {
+        let (level, name) = match option.split_once('=') {
+            Some(("require", name)) => (Requirement::Required, name),
+            Some(("best-effort", name)) => (Requirement::BestEffort, name),
+            _ => continue,
+        };
+        b = b.requirement(name.parse::<Protection>()?, level);
+    }
+    Ok(b)
 }
 
 fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
@@ -226,6 +255,11 @@ fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
             ("no-new-privileges", Some("false")) => b.no_new_privileges(false),
             ("seccomp", Some("unconfined")) => b.seccomp(Seccomp::Unconfined),
             ("seccomp", Some("builtin" | "default")) => b.seccomp(Seccomp::Default),
+            ("seccomp", Some("strict")) => b.seccomp(Seccomp::Strict),
+            ("landlock", None | Some("true")) => b.landlock(Landlock::new()),
+            ("landlock", Some("false")) => b.landlock(None),
+            // Said first, and last.
+            ("profile" | "require" | "best-effort", Some(_)) => b,
             ("seccomp", Some(path)) => {
                 let json = fs::read(path).map_err(context(format!("opening seccomp profile ({path})")))?;
                 b.seccomp(Seccomp::from_json(json)?)
@@ -272,8 +306,7 @@ fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
     Ok(b)
 }
 
-fn limits(args: &Args) -> Result<Limits> {
-    let mut limits = Limits::new();
+fn limits(mut limits: Limits, args: &Args) -> Result<Limits> {
     if let Some(text) = args.get("memory")? {
         limits = limits.memory_max(bytes("memory", text)?);
     }

@@ -51,7 +51,7 @@ pub enum LimitKind {
 
 impl LimitKind {
     /// In the order in which they are written: memory before memory and swap.
-    pub(super) const ALL: [LimitKind; 13] = [
+    pub(crate) const ALL: [LimitKind; 13] = [
         LimitKind::MemoryMax,
         LimitKind::MemorySwapMax,
         LimitKind::MemoryHigh,
@@ -112,6 +112,12 @@ impl LimitKind {
     }
 }
 
+impl AsRef<str> for LimitKind {
+    fn as_ref(&self) -> &str {
+        self.name()
+    }
+}
+
 /// Limits for the processes of a control group. Nothing is limited until it is said.
 ///
 /// Every limit is [`Requirement::Required`] unless [`best_effort`](Self::best_effort) says otherwise.
@@ -157,9 +163,12 @@ impl Limits {
     }
 
     /// Memory in bytes, the page cache included. More than that gets the group's processes killed. The kernel
-    /// rounds down to pages.
+    /// rounds down to pages. Where [`memory_swap_max`](Self::memory_swap_max) was equal, which means no swap, it stays so.
     #[must_use]
     pub fn memory_max(mut self, bytes: u64) -> Self {
+        if self.memory_max.is_some() && self.memory_max == self.memory_swap_max {
+            self.memory_swap_max = Some(bytes);
+        }
         self.memory_max = Some(bytes);
         self
     }
@@ -457,6 +466,8 @@ mod tests {
         bad(new().memory_max(2 << 20).memory_swap_max(1 << 20));
         new().memory_max(2 << 20).memory_swap_max(Limits::UNLIMITED).validate().unwrap();
         new().memory_max(2 << 20).memory_swap_max(2 << 20).validate().unwrap();
+        let raised = new().memory_max(2 << 20).memory_swap_max(2 << 20).memory_max(4 << 20);
+        assert_eq!(raised, new().memory_max(4 << 20).memory_swap_max(4 << 20), "no swap stays no swap");
         for cpus in [0.0, -1.0, f64::NAN, f64::INFINITY, 0.001] {
             bad(new().cpus(cpus));
         }

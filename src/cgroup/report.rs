@@ -1,4 +1,6 @@
 //! What was really enforced.
+//!
+//! Filled by whoever enforces: [`Cgroup`](super::Cgroup) its limits, a container everything that protects it.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -24,8 +26,12 @@ pub enum Outcome {
     /// It binds. The value is the kernel's own, read back: rounded to pages, for example. Where the kernel has
     /// several ways, the one that was taken is named.
     Enforced(String),
+    /// A part of it binds: what the kernel has of it, and what not. Only what was asked as best effort ends so.
+    Partial(String),
     /// It does not, for this reason. Only what was asked as best effort ends so.
     NotEnforced(String),
+    /// It was not asked for, or turned off: by which setting.
+    Off(String),
 }
 
 impl Report {
@@ -34,14 +40,20 @@ impl Report {
         &self.entries
     }
 
-    /// The entry of a demand, by its name: `memory_max`.
-    pub fn get(&self, name: &str) -> Option<&ReportEntry> {
-        self.entries.iter().find(|entry| entry.name == name)
+    /// Names and outcomes, in the same order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Outcome)> {
+        self.entries.iter().map(|entry| (entry.name, &entry.outcome))
     }
 
-    /// Whether everything that was asked is enforced.
+    /// The entry of a demand, by its name (`"memory_max"`), a [`LimitKind`](super::LimitKind) or a
+    /// [`Protection`](crate::Protection).
+    pub fn get(&self, name: impl AsRef<str>) -> Option<&ReportEntry> {
+        self.entries.iter().find(|entry| entry.name == name.as_ref())
+    }
+
+    /// Whether everything that was asked is enforced, in full. What is [off](Outcome::Off) was not asked.
     pub fn is_complete(&self) -> bool {
-        self.entries.iter().all(|entry| matches!(entry.outcome, Outcome::Enforced(_)))
+        self.entries.iter().all(|entry| matches!(entry.outcome, Outcome::Enforced(_) | Outcome::Off(_)))
     }
 
     /// Of a container without a control group: nothing of these is enforced, for this reason.
@@ -57,15 +69,10 @@ impl Report {
         report
     }
 
-    /// Why a container has one user id only.
-    pub(crate) fn add_single_id(&mut self, why: &str) {
-        self.push("id_range", "65536", Outcome::NotEnforced(why.to_owned()));
-    }
-
-    /// What is enforced after all, in another way.
-    pub(crate) fn enforced(&mut self, name: &str, how: String) {
+    /// What became of it after all.
+    pub(crate) fn amend(&mut self, name: &str, outcome: Outcome) {
         for entry in self.entries.iter_mut().filter(|entry| entry.name == name) {
-            entry.outcome = Outcome::Enforced(how.clone());
+            entry.outcome = outcome.clone();
         }
     }
 
@@ -93,9 +100,13 @@ impl ReportEntry {
 
 impl fmt::Display for ReportEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let space = if self.asked.is_empty() { "" } else { " " };
+        write!(f, "{}{space}{}: ", self.name, self.asked)?;
         match &self.outcome {
-            Outcome::Enforced(value) => write!(f, "{} {}: enforced ({value})", self.name, self.asked),
-            Outcome::NotEnforced(why) => write!(f, "{} {}: not enforced: {why}", self.name, self.asked),
+            Outcome::Enforced(value) => write!(f, "enforced ({value})"),
+            Outcome::Partial(how) => write!(f, "enforced in part: {how}"),
+            Outcome::NotEnforced(why) => write!(f, "not enforced: {why}"),
+            Outcome::Off(how) => write!(f, "off: {how}"),
         }
     }
 }

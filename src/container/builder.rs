@@ -3,12 +3,15 @@
 
 use super::devices::Device;
 use super::output::{Stdio, Stream, Streams};
+use super::profile::Profile;
+use super::protection::Protection;
 use super::spec::{FileContent, Mount, Publish, SeccompChoice, Spec};
 use super::{Container, Output};
-use crate::cgroup::{LimitKind, Limits, Requirement};
+use crate::cgroup::{Limits, Requirement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::network::Network;
+use crate::security::landlock::Landlock;
 use crate::security::limit::{Sysctl, Ulimit};
 use crate::volume::Volume;
 use nix::sys::signal::Signal;
@@ -218,6 +221,7 @@ impl ContainerBuilder {
         use crate::security::seccomp::Seccomp;
         self.spec.seccomp = match seccomp {
             Seccomp::Default => SeccompChoice::Default,
+            Seccomp::Strict => SeccompChoice::Strict,
             Seccomp::Unconfined => SeccompChoice::Unconfined,
             Seccomp::Profile(profile) => SeccompChoice::Profile(profile.json().to_owned()),
         };
@@ -371,13 +375,48 @@ impl ContainerBuilder {
     }
 
     /// All limits at once.
-    pub fn limits(self, limits: Limits) -> Self {
+    pub fn limits(mut self, limits: Limits) -> Self {
+        // What was required before and is best effort now.
+        self.spec.levels.retain(|(protection, _)| match protection {
+            Protection::Limit(kind) => limits.requirement_of(*kind) == Requirement::Required,
+            _ => true,
+        });
         self.limit(|_| limits)
     }
 
-    /// Whether a limit that this host can't enforce is an error (the default) or only a line in the report.
-    pub fn requirement(self, kind: LimitKind, requirement: Requirement) -> Self {
-        self.limit(|limits| limits.requirement(kind, requirement))
+    /// Settings that belong together, to begin with: [`Profile::untrusted`] is the strictest set. What is said after it
+    /// counts; what it decides and was said before is an error of kind `InvalidInput`, as one of both would be lost.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        let result = profile.apply(&mut self.spec);
+        self.check(result);
+        self
+    }
+
+    /// Whether a protection or limit that this host can't enforce is an error (the default of most) or only a line in the
+    /// report. The last word on each counts.
+    pub fn requirement(mut self, protection: impl Into<Protection>, requirement: Requirement) -> Self {
+        let result = self.spec.set_level(protection.into(), requirement);
+        self.check(result);
+        self
+    }
+
+    /// It is enforced, or there is an error and no container: also where it was turned off (kind `InvalidInput`), or is a
+    /// limit without a value. [`Error::protection`] names it.
+    pub fn require(self, protection: impl Into<Protection>) -> Self {
+        self.requirement(protection, Requirement::Required)
+    }
+
+    /// It is enforced as far as this host can, and the [`Report`](crate::Report) says what became of it. For those of which
+    /// there is a lesser form, see [`Protection`]; else an error of kind `InvalidInput`.
+    pub fn best_effort(self, protection: impl Into<Protection>) -> Self {
+        self.requirement(protection, Requirement::BestEffort)
+    }
+
+    /// A second wall around its files, see [`Landlock`]; `None` for none, which is the default. To say of
+    /// [`Protection::Landlock`] how much it matters asks for it, too.
+    pub fn landlock(mut self, landlock: impl Into<Option<Landlock>>) -> Self {
+        self.spec.landlock = landlock.into();
+        self
     }
 
     /// The network; [`Network::none`] by default.

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+/// What every container has.
+pub(super) const OWN: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
 /// A device of the host, for [`ContainerBuilder::device`](super::ContainerBuilder::device).
 ///
 /// Owner and mode are the host's: a container's ids are others than the host's, so that for most devices only what

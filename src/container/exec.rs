@@ -6,11 +6,13 @@
 
 use super::inside::{self, Command};
 use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped, Streams};
+use super::protection::{Protection, Wall};
 use super::script::{Lacking, NewProcess, Script};
 use super::stages::{BORN, Born, READY};
 use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, terminal, users};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::namespace::{NamespaceKind, Namespaces};
+use crate::security::landlock::Entering;
 use crate::sys::fork::Witness;
 use crate::sys::plan::Cell;
 use crate::sys::time::after;
@@ -197,6 +199,7 @@ impl<'a> Exec<'a> {
         let path = settings::path_of(&pairs);
         let env = settings::joined(&pairs);
         let capabilities = settings::capabilities(spec)?;
+        let wall = Wall::of(spec)?;
         let command = Command {
             words: &self.words,
             env: &env,
@@ -206,6 +209,8 @@ impl<'a> Exec<'a> {
             capabilities,
             no_new_privileges: !spec.new_privileges,
             seccomp: settings::seccomp(&spec.seccomp)?.program(capabilities)?,
+            seccomp_best_effort: spec.is_best_effort(Protection::Seccomp),
+            landlock: wall.domain().map(|domain| (domain, spec.places(), Entering::Further)),
             ulimits: &spec.ulimits,
             init: false,
             groups_allowed: !running.single,

@@ -6,12 +6,15 @@
 
 use super::devices;
 use super::hierarchies::Hierarchies;
+use super::protection::Protection;
 use super::script::{CWD, EEXIST, ENOENT, Links, Script};
+use super::stages::{NO_FILTER, WITHOUT};
 use super::users::Identity;
 use crate::error::ErrorKind;
 use crate::feature::words;
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::capability::Capabilities;
+use crate::security::landlock::{Domain, Entering, Places};
 use crate::security::limit::{Sysctl, Ulimit};
 use crate::security::seccomp::Program;
 use crate::sys::courier::Letter;
@@ -35,6 +38,10 @@ pub(super) struct Command<'a> {
     pub capabilities: Capabilities,
     pub no_new_privileges: bool,
     pub seccomp: Option<Arc<Program>>,
+    /// It goes on without the filter where the kernel refuses it, and [tells](WITHOUT).
+    pub seccomp_best_effort: bool,
+    /// A second wall, with its places.
+    pub landlock: Option<(&'a Domain<'a>, Places, Entering)>,
     pub ulimits: &'a [Ulimit],
     pub init: bool,
     /// Whether setgroups(2) is allowed in the user namespace: not in one with a single id.
@@ -190,7 +197,7 @@ fn fill_dev(
     terminal: Option<Letter>,
 ) -> Option<Cell> {
     let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
-    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+    for name in devices::OWN {
         devices::bind_own(s, dev, name);
     }
     devices::bind(s, dev, inside.devices, nodes);
@@ -320,6 +327,9 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
             .remedy("a hard limit above this program's own needs CAP_SYS_RESOURCE on the host");
     }
     working_dir(s, command.working_dir);
+    if let Some((domain, places, who)) = &command.landlock {
+        domain.enter(s, places, *who);
+    }
     let filter = command.seccomp.as_ref().map(|program| {
         let bytes = s.bytes(program.bytes());
         let fprog = s.words64(&[u64::from(program.instructions()), bytes.0]);
@@ -328,7 +338,18 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
     let load = |s: &mut Script<'_>| {
         let Some((fprog, flags)) = filter else { return };
         s.during("loading the seccomp filter");
-        s.op(n::__NR_seccomp, "seccomp(SECCOMP_SET_MODE_FILTER)", [1.into(), flags.into(), fprog.into()]);
+        let args = [1.into(), flags.into(), fprog.into()];
+        if !command.seccomp_best_effort {
+            s.op(n::__NR_seccomp, "seccomp(SECCOMP_SET_MODE_FILTER)", args)
+                .protection(Protection::Seccomp.name());
+            return;
+        }
+        let (without, done) = (s.label(), s.label());
+        s.op(n::__NR_seccomp, "seccomp(SECCOMP_SET_MODE_FILTER)", args).tolerate_all().otherwise(without);
+        s.jump(done);
+        s.place(without);
+        s.tell(&[u64::from(WITHOUT), NO_FILTER]);
+        s.place(done);
     };
     if !command.no_new_privileges {
         // The kernel lets only CAP_SYS_ADMIN load a filter then.

@@ -5,8 +5,10 @@
 //! namespace and a device node in it would open the host's device.
 #![forbid(unsafe_code)]
 
+use super::protection::Protection;
 use super::script::{CWD, Links, Script};
 use super::spec::FileContent;
+use super::stages::WITHOUT;
 use crate::layer::RootDir;
 use crate::layer::overlay::{self, Stack};
 use crate::sys::plan::Cell;
@@ -31,6 +33,8 @@ pub(super) struct Root<'a> {
     pub etc: Vec<(&'static str, String)>,
     pub files: &'a [FileContent],
     pub read_only: bool,
+    /// Mounts that can't be id-mapped are attached without, and that is [told](WITHOUT).
+    pub unmapped: bool,
     /// Writes need not reach the disk before the end of the container.
     pub volatile: bool,
     /// The kernel has overlays over mounts that are attached nowhere.
@@ -152,8 +156,8 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     for file in root.files {
         write_file(s, root, mount, file);
     }
-    for planned in &root.mounts {
-        one(s, root, mount, planned);
+    for (number, planned) in root.mounts.iter().enumerate() {
+        one(s, root, mount, number as u64, planned);
     }
     s.during("mounting the files of /etc");
     for (file, (name, _)) in etc.into_iter().zip(&root.etc) {
@@ -340,7 +344,7 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
     }
 }
 
-fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, planned: &Planned) {
+fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, number: u64, planned: &Planned) {
     s.during("mounting what was asked for");
     let target = s.mountpoint(mount, &planned.target, planned.is_dir, root.shift.owner(0, 0));
     let read_only = if planned.read_only { n::MOUNT_ATTR_RDONLY } else { 0 };
@@ -366,7 +370,19 @@ fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, planned: &Planned) {
                 .result();
             let copy = s.clone_mount(source, *recursive, path);
             let flags = n::MOUNT_ATTR_NODEV | read_only | if *suid { 0 } else { n::MOUNT_ATTR_NOSUID };
-            s.set_attributes(copy, flags, root.userns, *recursive, path);
+            let mapped = s.label();
+            let unmapped = s.label();
+            let set = s.set_attributes(copy, flags, root.userns, *recursive, path);
+            let set = set.protection(Protection::IdMappedMounts.name());
+            if root.unmapped && root.userns.is_some() {
+                const EINVAL: u32 = 22;
+                set.tolerate(&[EINVAL]).otherwise(unmapped);
+                s.jump(mapped);
+                s.place(unmapped);
+                s.set_attributes(copy, flags, None, *recursive, path);
+                s.tell(&[u64::from(WITHOUT), number]);
+                s.place(mapped);
+            }
             s.attach(copy, target, &planned.target);
         }
     }

@@ -178,6 +178,7 @@ pub(super) fn hostname(record: &Record) -> &str {
 pub(super) fn seccomp(choice: &SeccompChoice) -> Result<Seccomp> {
     match choice {
         SeccompChoice::Default => Ok(Seccomp::Default),
+        SeccompChoice::Strict => Ok(Seccomp::Strict),
         SeccompChoice::Unconfined => Ok(Seccomp::Unconfined),
         SeccompChoice::Profile(json) => {
             static KEPT: LazyLock<Mutex<HashMap<String, SeccompProfile>>> = LazyLock::new(Mutex::default);

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::devices::Device;
-use crate::cgroup::Limits;
+use super::protection::Protection;
+use crate::cgroup::{Limits, Requirement};
 use crate::network::Network;
+use crate::security::landlock::Landlock;
 use crate::security::limit::{Sysctl, Ulimit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,6 +52,9 @@ pub(crate) struct Spec {
     pub network: Network,
     pub publish: Vec<Publish>,
     pub hosts: Vec<(String, String)>,
+    pub landlock: Option<Landlock>,
+    /// What was said expressly; of limits also in `limits`.
+    pub levels: Vec<(Protection, Requirement)>,
 }
 
 impl Default for Spec {
@@ -90,16 +95,19 @@ impl Default for Spec {
             network: Network::default(),
             publish: Vec::new(),
             hosts: Vec::new(),
+            landlock: None,
+            levels: Vec::new(),
         }
     }
 }
 
 /// A filter as the store keeps it: the profile's own text.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SeccompChoice {
     #[default]
     Default,
+    Strict,
     Unconfined,
     Profile(String),
 }

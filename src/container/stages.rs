@@ -18,6 +18,10 @@ use std::time::Instant;
 /// Messages of our plans.
 pub(super) const TERMINAL: u32 = Status::PLAN + 1;
 pub(super) use crate::namespace::{BORN, READY};
+/// It goes on without something, as best effort allows: its value says without what.
+pub(super) const WITHOUT: u32 = Status::PLAN + 4;
+/// The seccomp filter; lower values are numbers of mounts that are not id-mapped.
+pub(super) const NO_FILTER: u64 = u32::MAX as u64;
 
 /// The user namespace whose map id-maps the layers of a range, kept for the next container of that range. A program that
 /// goes through many stores goes through many ranges: not all of them are kept.
@@ -41,6 +45,8 @@ pub(super) fn userns(warden: &Arc<Warden>, base: u32) -> Result<Arc<OwnedFd>> {
 pub(super) struct Born {
     pub process: warden::Process,
     pub terminal: Option<OwnedFd>,
+    /// What it goes on without.
+    pub without: Vec<u64>,
 }
 
 impl Born {
@@ -52,15 +58,15 @@ impl Born {
         deadline: Option<Instant>,
     ) -> Result<Self> {
         const EPIPE: i32 = 32;
-        let mut terminal = None;
-        let Heard { process, ready, failed } = Heard::of(started, deadline, |told| {
-            if told.kind == TERMINAL {
-                terminal = told.fds.into_iter().next();
-            }
+        let (mut terminal, mut without) = (None, Vec::new());
+        let Heard { process, ready, failed } = Heard::of(started, deadline, |told| match told.kind {
+            TERMINAL => terminal = told.fds.into_iter().next(),
+            WITHOUT => without.push(told.value as u64),
+            _ => {}
         })?;
         // What failed after the birth ends by itself; it is waited for, so that it is reaped and its group empty.
         match (failed, process, ready) {
-            (None, Some(process), true) => Ok(Self { process, terminal }),
+            (None, Some(process), true) => Ok(Self { process, terminal, without }),
             (error, process, _) => {
                 let exit = match &process {
                     Some(process) => process.wait(Some(Instant::now() + super::KILL_TIME))?,

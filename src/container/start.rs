@@ -5,6 +5,7 @@ use super::devices;
 use super::hierarchies::Hierarchies;
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes};
+use super::protection::{self, Ids, Made, Protection, Wall};
 use super::record::{Dir, Exited, Record, RunningRecord, UPPER, WORK};
 use super::rootfs::{self, Base, Planned, Root, Shift, Source};
 use super::running::{Ending, Running};
@@ -19,6 +20,7 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
 use crate::layer::{RootDir, root_dir};
 use crate::namespace::{Birth, Fence, NamespaceKind, Namespaces};
+use crate::security::landlock::Entering;
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::idmap::{Extent, IdMap, is_privileged};
@@ -189,7 +191,14 @@ fn bounds(
             let report = cgroup.report().clone();
             (Some(cgroup), report, None)
         }
-        Err(error) if asked || error.kind() == ErrorKind::InvalidInput => return Err(error),
+        Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+        Err(error) if asked => {
+            let first = limits.kinds().find(|kind| is_asked(&limits, *kind));
+            return Err(match first {
+                Some(kind) => error.with_protection(kind.name()),
+                None => error,
+            });
+        }
         Err(error) => (None, Report::none(&limits, &error.to_string()), Some(error)),
     };
     let lacking = match report.get("pids_max").map(|entry| entry.outcome()) {
@@ -215,10 +224,12 @@ fn bounds(
                     "by RLIMIT_NPROC: no control group for it can be had; they count on this user's own limit, too"
                 }
             };
-            report.enforced("pids_max", format!("{}, {how}", fence.max));
+            report.amend("pids_max", Outcome::Enforced(format!("{}, {how}", fence.max)));
             Ok(Bounds { cgroup, report, fence: Some(fence) })
         }
-        Err(error) if pids_asked => Err(error.during("setting the limit pids_max")),
+        Err(error) if pids_asked => {
+            Err(error.during("setting the limit pids_max").with_protection("pids_max"))
+        }
         Err(_) => Ok(Bounds { cgroup, report, fence: None }),
     }
 }
@@ -251,10 +262,26 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
 
 fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden>) -> Result<Arc<Running>> {
     let disk_max = held.record.spec.disk_max.filter(|_| !held.record.spec.in_memory);
-    let bound = disk_max.map(|max| quota::bound(&inner.store, held, max).map(|project| (project, max)));
-    let bound = bound.transpose()?;
+    let mut unbounded = None;
+    let bound = match disk_max.map(|max| quota::bound(&inner.store, held, max).map(|project| (project, max)))
+    {
+        Some(Err(error)) if error.kind() == ErrorKind::Unsupported => {
+            let error = error.with_protection(Protection::DiskMax.name());
+            if !held.record.spec.is_best_effort(Protection::DiskMax) {
+                return Err(error);
+            }
+            unbounded = Some(error);
+            None
+        }
+        bound => bound.transpose()?,
+    };
     let record = &held.record;
     let (spec, dir) = (&record.spec, &held.dir);
+    let wall = Wall::of(spec)?;
+    let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(record.base, super::ids::COUNT));
+    let single = warden.single().map(ToString::to_string);
+    let ids = Ids { map: &map, base: record.base, single: single.as_deref() };
+    ids.check(spec)?;
     // As an ordinary user stage A is root of the warden's namespace and names ids as the container does.
     let shift = Shift(record.base);
     let disk_owner = held.range.is_some().then_some((record.base, record.base));
@@ -294,16 +321,15 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     if let Some((project, max)) = bound {
         quota::count(&inner.store, dir, project, max, &mut report)?;
     }
+    if let (Some(max), Some(why)) = (disk_max, unbounded) {
+        report.push(Protection::DiskMax.name(), max.to_string(), Outcome::NotEnforced(why.to_string()));
+    }
     let streams = lock(&inner.streams).clone();
     let pipes = if spec.tty { Pipes::none() } else { Pipes::new(&streams) }?;
     let userns = match held.range {
         Some(_) => Some(userns(&warden, record.base)?),
         None => None,
     };
-    if let Some(why) = warden.single() {
-        report.add_single_id(&why.to_string());
-    }
-    let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(record.base, super::ids::COUNT));
     let groups_allowed = !map.is_single();
     if let (Some(group), Some(why)) = (spec.groups.first(), warden.single()) {
         return Err(Error::new(
@@ -337,6 +363,20 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         // Only once it has joined its groups.
         namespaces = namespaces.without(NamespaceKind::Cgroup);
     }
+    let memory = in_memory.then(|| spec.disk_max.unwrap_or(Mount::TMPFS_SIZE * 16));
+    let made = Made {
+        spec,
+        ids,
+        namespaces: &namespaces,
+        capabilities,
+        wall: &wall,
+        masked: masked.len(),
+        read_only: read_only.len(),
+        devices: &devices,
+        memory,
+    };
+    made.add_to(&mut report);
+    protection::insist(spec, &report)?;
     let inside = Inside {
         namespaces: &namespaces,
         shm_size: spec.mounts.iter().find_map(Mount::shm_size),
@@ -358,6 +398,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         capabilities,
         no_new_privileges: !spec.new_privileges,
         seccomp: seccomp(&spec.seccomp)?.program(capabilities)?,
+        seccomp_best_effort: spec.is_best_effort(Protection::Seccomp),
+        landlock: wall.domain().map(|domain| (domain, spec.places(), Entering::First)),
         ulimits: &spec.ulimits,
         init: spec.init,
         groups_allowed,
@@ -377,13 +419,14 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let root = Root {
         dir: &dir_path,
         base,
-        memory: in_memory.then(|| spec.disk_max.unwrap_or(super::spec::Mount::TMPFS_SIZE * 16)),
+        memory,
         userns: userns_cell,
         shift,
         etc: etc(record, &mounts)?,
         mounts,
         files: &spec.files,
         read_only: spec.read_only,
+        unmapped: spec.is_best_effort(Protection::IdMappedMounts),
         volatile: !held.kept,
         detached_lowers: features.detached_lowers,
     };
@@ -429,6 +472,9 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         _ => error,
     })?;
     drop(leases);
+    for without in &born.without {
+        protection::without(&mut report, *without, &root.mounts);
+    }
     let running = Arc::new(Running {
         process: born.process,
         warden: Some(warden),

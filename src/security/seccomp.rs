@@ -42,6 +42,9 @@ pub enum Seccomp {
     /// Docker's default profile, for the capabilities of the container.
     #[default]
     Default,
+    /// The default profile without what only debuggers, other machines' programs and odd sockets need: `ptrace` and its
+    /// like, file handles, secret memory, 32-bit programs, every socket that is not Unix, IP or NETLINK_ROUTE.
+    Strict,
     /// No filter.
     Unconfined,
     /// A profile of the caller's.
@@ -65,6 +68,9 @@ const KEPT: usize = 64;
 
 static DEFAULT: LazyLock<SeccompProfile> =
     LazyLock::new(|| SeccompProfile::new(default::profile(), String::new()));
+
+static STRICT: LazyLock<SeccompProfile> =
+    LazyLock::new(|| SeccompProfile::new(default::strict(), String::new()));
 
 /// A filter as `seccomp(SECCOMP_SET_MODE_FILTER)` takes it.
 #[derive(Clone, PartialEq, Eq)]
@@ -118,6 +124,7 @@ impl Seccomp {
     pub(crate) fn program(&self, caps: Capabilities) -> Result<Option<Arc<Program>>> {
         match self {
             Self::Default => DEFAULT.program(caps).map(Some),
+            Self::Strict => STRICT.program(caps).map(Some),
             Self::Unconfined => Ok(None),
             Self::Profile(profile) => profile.program(caps).map(Some),
         }

@@ -66,6 +66,7 @@ struct Words {
     needs: Option<Feature>,
     during: Option<&'static str>,
     kind: Option<ErrorKind>,
+    protection: Option<&'static str>,
 }
 
 pub(crate) struct Plan<'fd> {
@@ -302,6 +303,9 @@ impl Compiled {
         if let Some(remedy) = words.remedy.filter(|_| error.remedy().is_none()) {
             error = error.with_remedy(remedy);
         }
+        if let Some(protection) = words.protection {
+            error = error.with_protection(protection);
+        }
         if let Some(kind) = words.kind.filter(|_| !error.is_missing_call()) {
             error = error.with_kind(kind);
         }
@@ -438,6 +442,12 @@ impl Added<'_, '_> {
 
     pub fn kind(mut self, kind: ErrorKind) -> Self {
         self.words().kind = Some(kind);
+        self
+    }
+
+    /// What its failure means that can't be had.
+    pub fn protection(mut self, name: &'static str) -> Self {
+        self.words().protection = Some(name);
         self
     }
 }

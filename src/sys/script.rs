@@ -258,7 +258,7 @@ impl<'fd> Script<'fd> {
         userns: Option<Cell>,
         recursive: bool,
         path: &Path,
-    ) {
+    ) -> Added<'_, 'fd> {
         let id_map = if userns.is_some() { n::MOUNT_ATTR_IDMAP } else { 0 };
         // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
         let attributes = self.words64(&[u64::from(set | id_map), 0, 0, 0]);
@@ -275,13 +275,20 @@ impl<'fd> Script<'fd> {
                 [mount.into(), empty.into(), flags.into(), attributes.into(), n::MOUNT_ATTR_SIZE_VER0.into()],
             )
             .path(path);
-        if userns.is_some() {
-            op.call("mount_setattr(MOUNT_ATTR_IDMAP)")
+        match userns {
+            Some(_) => op
+                .call("mount_setattr(MOUNT_ATTR_IDMAP)")
                 .kind(ErrorKind::Unsupported)
-                .needs(Feature::IdMappedMounts);
-        } else {
-            op.needs(Feature::MountSetattr);
+                .needs(Feature::IdMappedMounts),
+            None => op.needs(Feature::MountSetattr),
         }
+    }
+
+    /// A message of the plan's own to its starter.
+    pub fn tell(&mut self, message: &[u64; 2]) {
+        let message = self.words64(message);
+        let status = self.status();
+        self.op(n::__NR_write, "write(status)", [status.into(), message.into(), 16.into()]);
     }
 
     /// Makes sure that a place to mount on exists, and gives its descriptor.
@@ -504,9 +511,7 @@ impl<'fd> Script<'fd> {
         missing: &'static str,
     ) {
         self.during("executing the command");
-        let message = self.words64(ready);
-        let status = self.status();
-        self.op(n::__NR_write, "write(status)", [status.into(), message.into(), 16.into()]);
+        self.tell(ready);
         let argv = self.vector(words);
         let envp = self.vector(env);
         let word = words.first().map(OsString::as_os_str).unwrap_or_default();

@@ -221,6 +221,12 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end().to_owned()
 }
 
+/// Whether a running container has one user id only, for want of a range.
+pub fn is_single(container: &coracle::Container) -> bool {
+    let report = container.report();
+    matches!(report.get("id_range").unwrap().outcome(), coracle::Outcome::NotEnforced(_))
+}
+
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

@@ -76,7 +76,7 @@ fn it_can_be_another_user() {
     let container = sleeper(&image);
     let out = container.exec(["id", "-u"]).user("0").output().unwrap();
     assert_eq!(text(&out.stdout), "0");
-    let single = container.report().get("id_range").is_some();
+    let single = is_single(&container);
     if !single {
         let out = container
             .exec(["sh", "-c", "id -u; id -g; grep CapEff /proc/self/status"])
@@ -205,7 +205,7 @@ fn a_terminal_of_the_container() {
 #[test]
 fn a_terminal_is_the_users_and_ends_the_command_when_it_goes() {
     let container = sleeper(&host());
-    let user = if container.report().get("id_range").is_some() { "0:0" } else { "33:44" };
+    let user = if is_single(&container) { "0:0" } else { "33:44" };
     let script = "stat -c %u $(tty); : <>/dev/stdout && echo ready; exec sleep 1000";
     let spawned =
         container.exec(["sh", "-c", script]).user(user).env("TERM", "vt100").tty(true).spawn().unwrap();

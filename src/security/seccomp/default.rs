@@ -139,6 +139,40 @@ pub(super) fn profile() -> Profile {
     }
 }
 
+/// What the strict profile has not, whatever the capabilities.
+///
+/// Reading and changing other processes; names for files that outlive the permission to look them up; memory that the
+/// kernel itself can't see; segment descriptors of 16-bit programs; watching whole filesystems; setting the clock's
+/// discipline; giving pages to pipes.
+const NOT_STRICT: &str = "
+    adjtimex clock_adjtime clock_adjtime64 fanotify_init fanotify_mark kcmp map_shadow_stack memfd_secret
+    modify_ldt name_to_handle_at open_by_handle_at pidfd_getfd process_madvise process_vm_readv
+    process_vm_writev ptrace remap_file_pages socketcall socketpair vmsplice
+";
+
+/// The default profile without [`NOT_STRICT`], for the machine's own system calls only, and with few kinds of socket.
+///
+/// Families: AF_UNIX, AF_INET, AF_INET6, and AF_NETLINK for NETLINK_ROUTE alone, by which a libc looks at interfaces.
+pub(super) fn strict() -> Profile {
+    const AF_UNIX: u64 = 1;
+    const AF_INET: u64 = 2;
+    const AF_INET6: u64 = 10;
+    const AF_NETLINK: u64 = 16;
+    const NETLINK_ROUTE: u64 = 0;
+    let mut profile = profile();
+    let gone: Vec<_> = NOT_STRICT.split_whitespace().collect();
+    for rule in &mut profile.rules {
+        rule.names.retain(|name| !gone.contains(&&**name));
+    }
+    profile.rules.retain(|rule| !rule.names.is_empty() && rule.names.iter().all(|name| **name != *"socket"));
+    profile.rules.extend([AF_UNIX, AF_INET, AF_INET6].map(|family| given("socket", 0, Op::Eq(family))));
+    let mut route = given("socket", 0, Op::Eq(AF_NETLINK));
+    route.conditions.push(Condition { index: 2, op: Op::Eq(NETLINK_ROUTE) });
+    profile.rules.extend([route, given("socketpair", 0, Op::Eq(AF_UNIX))]);
+    profile.arches = Arches::List(Vec::new());
+    profile
+}
+
 fn allow(names: &str) -> Rule {
     Rule {
         names: names.split_whitespace().map(Into::into).collect(),
