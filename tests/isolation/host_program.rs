@@ -9,14 +9,7 @@ const ROLE: &str = "CORACLE_TEST_ROLE";
 
 /// Runs `test` again in a process of its own, where it finds `true`.
 fn is_own_process(test: &str) -> bool {
-    if std::env::var_os(ROLE).is_some() {
-        return true;
-    }
-    let name = format!("host_program::{test}");
-    let out = child(&name, &[(ROLE, "1".as_ref())]).stdin(Stdio::null()).output().unwrap();
-    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
-    assert!(text(&out.stdout).contains("1 passed"), "no test {name}");
-    false
+    common::is_own_process(&format!("host_program::{test}"))
 }
 
 #[test]
