@@ -55,7 +55,7 @@ use output::Streams;
 use record::{Dir, Exited, Names, Record};
 use running::Running;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -261,8 +261,16 @@ impl Container {
         self.0.refuse_others()?;
         let mut phase = lock(&self.0.phase);
         if let Phase::Running(running) = &*phase {
-            if running.try_wait()?.is_none() {
-                return Err(Error::new(ErrorKind::State, "the container is running").with_path(self.name()));
+            match running.try_wait() {
+                Ok(None) => {
+                    let error = Error::new(ErrorKind::State, "the container is running");
+                    return Err(error.with_path(self.name()));
+                }
+                // It has ended all the same: with its warden, or by its time limit.
+                Err(error) if !matches!(error.kind(), ErrorKind::Gone | ErrorKind::TimedOut) => {
+                    return Err(error);
+                }
+                Ok(Some(_)) | Err(_) => {}
             }
             self.0.forget_end(running)?;
             if running.warden.is_none() {
@@ -551,6 +559,13 @@ impl AsFd for Container {
     /// container that another one ran when it was opened, it is another descriptor.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.end()
+    }
+}
+
+impl AsRawFd for Container {
+    /// The same descriptor, for whoever wants its number: tokio's `AsyncFd` does.
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.end.as_raw_fd()
     }
 }
 

@@ -109,10 +109,31 @@ impl fmt::Display for Inner {
         if let Some(missing) = &self.missing {
             write!(f, "; {}", missing.reason())?;
         }
-        if let Some(remedy) = &self.remedy {
+        if let Some(remedy) = self.remedy() {
             write!(f, "; help: {remedy}")?;
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// What was said about it, or what every lack of its kind has as its remedy.
+    fn remedy(&self) -> Option<&str> {
+        use linux_raw_sys::errno as e;
+        if self.remedy.is_some() {
+            return self.remedy.as_deref();
+        }
+        match self.errno.map(|errno| errno as u32) {
+            Some(e::EMFILE) => Some("raise this program's RLIMIT_NOFILE (ulimit -n), or close files"),
+            Some(e::ENFILE) => Some("raise the host's limit on open files (sysctl fs.file-max)"),
+            // Without a path it need not be a disk: the kernel's limits on namespaces are told by ENOSPC, too.
+            Some(e::ENOSPC) if self.path.is_some() => {
+                Some("make room on its filesystem, of inodes too (df, df -i), or put it on a larger one")
+            }
+            Some(e::EDQUOT) if self.path.is_some() => Some("raise the disk quota of its owner, or make room"),
+            Some(e::EROFS) => Some("mount its filesystem read-write, or use another place"),
+            _ => None,
+        }
     }
 }
 
@@ -262,7 +283,7 @@ impl Error {
 
     /// What the reader can do about it, where something can be done.
     pub fn remedy(&self) -> Option<&str> {
-        self.0.remedy.as_deref()
+        self.0.remedy()
     }
 }
 

@@ -97,7 +97,7 @@ struct Inner {
     volumes: OwnedFd,
     ids: OwnedFd,
     locks: OwnedFd,
-    tmp: OwnedFd,
+    tmp: Arc<OwnedFd>,
     remover: Arc<OnceLock<Box<dyn Remover>>>,
     /// Removes what was discarded, on a thread of its own; started by the first [`Store::discard_later`].
     janitor: Mutex<Option<janitor::Janitor>>,
@@ -193,7 +193,7 @@ impl Store {
             volumes: room("volumes")?,
             ids: room("ids")?,
             locks: room("locks")?,
-            tmp: room("tmp")?,
+            tmp: Arc::new(room("tmp")?),
             root,
             path,
             remover: Arc::default(),

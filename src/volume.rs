@@ -97,7 +97,7 @@ impl VolumeBuilder {
             anonymous: self.name.is_none(),
             container: self.container.clone(),
         };
-        let (lease, staged) = Lease::new_dir(store.tmp_dir())?;
+        let (lease, staged) = store.new_tmp_dir()?;
         let made = fill(&lease, &meta).and_then(|()| {
             match rustix::fs::renameat(store.tmp_dir(), &staged, store.volumes_dir(), &name) {
                 Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
@@ -105,7 +105,7 @@ impl VolumeBuilder {
             }
         });
         if !matches!(made, Ok(true)) {
-            store.remove_tree(store.tmp_dir(), &staged)?;
+            store.abandon(&staged);
             made?;
         }
         Ok((lease, Volume::open(store, &name)?))

@@ -122,7 +122,8 @@ fn enter(user: bool) {
     post(&Event { kind: Event::ENTERED, ..EVENT }, None);
     let mut go = Request { kind: 0, pad: 0, id: 0, size: 0 };
     let mut control = Control::new();
-    if receive(SOCKET, (&mut go as *mut Request) as usize, size_of::<Request>(), &mut control, true).len <= 0 {
+    wait_for_host();
+    if receive(SOCKET, (&mut go as *mut Request) as usize, size_of::<Request>(), &mut control, false).len <= 0 {
         exit(1);
     }
     if user {
@@ -146,6 +147,23 @@ fn enter(user: bool) {
     step(7, sys!(nr::MOUNT, 0, c"/".as_ptr(), 0, MS_SLAVE_REC, 0));
     step(10, sys!(nr::MOUNT, c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), PROC_FLAGS, 0));
     set_mask(1 << (SIGCHLD - 1));
+}
+
+/// Returns when the host has said something. While a forked copy of it has the socket too, its end is only told by its
+/// pidfd; and that it has become another program by nothing, as there is no lock yet: it has a minute.
+fn wait_for_host() {
+    const MINUTE: [i64; 2] = [60, 0];
+    loop {
+        let mut polled = [SOCKET, HOST].map(|fd| PollFd { fd, events: POLLIN, revents: 0 });
+        let mut left = MINUTE;
+        let ready = sys!(nr::PPOLL, polled.as_mut_ptr(), polled.len(), left.as_mut_ptr(), 0, 8);
+        if ready == 0 || polled[1].revents != 0 {
+            exit(1);
+        }
+        if ready > 0 && polled[0].revents != 0 {
+            return;
+        }
+    }
 }
 
 /// A child that ends when the host's lock is free: at the host's end, and when it becomes another program.
@@ -392,6 +410,10 @@ impl Warden {
             let (code, pid, status) = (info[2], info[4], info[6]);
             if pid == 0 {
                 return;
+            }
+            if pid == self.watch {
+                // It has ended since it was asked for above; once reaped, nobody would know that the host is gone.
+                exit(0);
             }
             let event = Event {
                 kind: Event::EXITED,

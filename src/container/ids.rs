@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use std::fs::{File, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub(crate) const COUNT: u32 = 65536;
@@ -32,6 +33,7 @@ pub(crate) fn is_range(base: u32) -> bool {
 #[derive(Debug)]
 pub(crate) struct Range {
     file: File,
+    path: PathBuf,
     pub base: u32,
 }
 
@@ -96,14 +98,15 @@ impl Range {
 
     fn lock(store: &Store, number: u32) -> Result<Option<Self>> {
         let name = number.to_string();
+        let path = store.path().join("ids").join(&name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd =
-            rustix::fs::openat(store.ids_dir(), &name, flags, Mode::from(0o600)).call_at("openat", &name)?;
+            rustix::fs::openat(store.ids_dir(), &name, flags, Mode::from(0o600)).call_at("openat", &path)?;
         let file = File::from(fd);
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { file, base: FIRST + number * COUNT })),
+            Ok(()) => Ok(Some(Self { file, path, base: FIRST + number * COUNT })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(Error::os("flock(LOCK_EX)", error).with_path(name)),
+            Err(TryLockError::Error(error)) => Err(Error::os("flock(LOCK_EX)", error).with_path(path)),
         }
     }
 
@@ -113,7 +116,7 @@ impl Range {
             (&self.file).seek(SeekFrom::Start(0))?;
             (&self.file).write_all(id.as_bytes())
         };
-        write().call("write(ids)")
+        write().call_at("write", &self.path)
     }
 
     /// It may be given to another container.

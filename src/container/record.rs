@@ -174,11 +174,18 @@ impl Dir {
     /// Writes a file in one step for its readers, and with `sync` also for a power failure.
     fn replace(&self, name: &str, value: &impl Serialize, sync: bool) -> Result<()> {
         let new = format!("{name}.new");
-        let file = self.put(&new, &encode(value)?)?;
-        if sync {
-            file.sync_data().call_at("fdatasync", self.path().join(&new))?;
-        }
-        rustix::fs::renameat(self, &new, self, name).call_at("renameat", self.path().join(name))
+        let text = encode(value)?;
+        let replace = || {
+            let file = self.put(&new, &text)?;
+            if sync {
+                file.sync_data().call_at("fdatasync", self.path().join(&new))?;
+            }
+            rustix::fs::renameat(self, &new, self, name).call_at("renameat", self.path().join(name))
+        };
+        replace().inspect_err(|_| {
+            // The disk is full, as a rule. If it stays, it is written over.
+            let _ = self.unlink(&new);
+        })
     }
 
     fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
@@ -363,8 +370,12 @@ impl Names {
         loop {
             match rustix::fs::openat(store.dir(), Self::path(name), flags, Mode::from(0o600)) {
                 Ok(fd) => {
-                    File::from(fd).write_all(id.as_bytes()).call_at("write", Self::path(name))?;
-                    return Ok(true);
+                    let written = File::from(fd).write_all(id.as_bytes());
+                    if written.is_err() {
+                        // The disk is full, as a rule. If it stays, it is nobody's.
+                        let _ = Self::forget(store, name);
+                    }
+                    return written.map(|()| true).call_at("write", store.path().join(Self::path(name)));
                 }
                 Err(Errno::NOENT) => match rustix::fs::mkdirat(store.dir(), Self::DIR, Mode::RWXU) {
                     Ok(()) | Err(Errno::EXIST) => {}

@@ -178,6 +178,13 @@ impl Running {
                 self.release_group();
                 status
             }
+            None if crate::sys::message::readable(&*self.process.pidfd, Some(Instant::now()))? => {
+                let error = Error::new(ErrorKind::TimedOut, "it has ended, but the warden does not tell how");
+                Err(error.with_remedy(
+                    "the process coracle-warden of this program is stopped or gets no time: continue it \
+                     (SIGCONT), or kill it: everything that it started goes with it",
+                ))
+            }
             None => Err(Error::new(ErrorKind::TimedOut, "SIGKILL has not ended the container").with_remedy(
                 "a process of it hangs in the kernel (state D), perhaps on a network filesystem",
             )),
@@ -332,6 +339,8 @@ impl Running {
             }
             Ok(None) => Ok(()),
             Err(error) => {
+                // With the warden the kernel has killed all that was in there.
+                self.release_group();
                 lock(&self.ports).clear();
                 *lock(&self.end) = Ending::Lost;
                 Err(error)

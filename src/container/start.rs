@@ -292,6 +292,9 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     if was_mounted {
         // An overlay wants its own, and empty.
         inner.store.remove_tree(dir.as_fd(), WORK)?;
+    }
+    // Also after a start that came to an end in between.
+    if !in_memory && !dir.has(WORK) {
         dir.mkdir(WORK, 0o700, disk_owner)?;
     }
     let is_new = in_memory || !was_mounted && record.exited.is_none();

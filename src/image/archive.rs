@@ -8,7 +8,7 @@
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::tar::{EntryKind, ReadLimits, Reader};
 use crate::layer::{Compression, decoder};
-use crate::store::{Lease, Room, Store};
+use crate::store::{Room, Store};
 use crate::sys::open::openat2;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -240,7 +240,7 @@ fn normal(name: &[u8]) -> Option<Vec<u8>> {
 
 /// A file without a name: the kernel frees it by itself.
 fn spool_file(store: &Store) -> Result<File> {
-    let (lease, name) = Lease::new_file(store.tmp_dir())?;
+    let (lease, name) = store.new_tmp_file()?;
     rustix::fs::unlinkat(store.tmp_dir(), &name, AtFlags::empty()).call_at("unlinkat", &name)?;
     lease.into_file()
 }

@@ -13,7 +13,7 @@ use linux_raw_sys::general as n;
 use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
 use std::io::{PipeReader, PipeWriter};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
@@ -468,6 +468,12 @@ impl Drop for Entered {
 impl AsFd for Entered {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.process.pidfd.as_fd()
+    }
+}
+
+impl AsRawFd for Entered {
+    fn as_raw_fd(&self) -> RawFd {
+        self.process.pidfd.as_raw_fd()
     }
 }
 

@@ -108,7 +108,7 @@ impl Drop for BlobWriter {
 
 impl Store {
     pub(crate) fn blob_writer(&self) -> Result<BlobWriter> {
-        let (lease, name) = Lease::new_file(self.tmp_dir()).map_err(|error| error.during("making a blob"))?;
+        let (lease, name) = self.new_tmp_file().map_err(|error| error.during("making a blob"))?;
         Ok(BlobWriter {
             store: self.clone(),
             lease,

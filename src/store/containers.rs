@@ -36,12 +36,14 @@ impl Store {
     /// another. Whoever starts it holds this from the look whether it runs until its record says that it does.
     pub(crate) fn starting(&self, id: &str) -> Result<Turn> {
         let name = format!("start-{}", id.get(..2).unwrap_or(id));
-        Lease::exclusive_file(self.locks_dir(), name).map(Turn)
+        let path = || self.path().join("locks").join(&name);
+        Lease::exclusive_file(self.locks_dir(), &name).map(Turn).map_err(|error| error.with_path(path()))
     }
 
     /// Waits until nobody gives a container a name, or takes one away.
     pub(crate) fn naming(&self) -> Result<Turn> {
-        Lease::exclusive_file(self.locks_dir(), "names").map(Turn)
+        let path = || self.path().join("locks/names");
+        Lease::exclusive_file(self.locks_dir(), "names").map(Turn).map_err(|error| error.with_path(path()))
     }
 
     /// Where this program's control groups go.
@@ -63,7 +65,7 @@ impl Store {
         id: &str,
         fill: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
     ) -> Result<Lease> {
-        let (lease, staged) = Lease::new_dir(self.tmp_dir())?;
+        let (lease, staged) = self.new_tmp_dir()?;
         let filled = fill(lease.as_fd()).and_then(|()| {
             match rustix::fs::renameat(self.tmp_dir(), &staged, self.containers_dir(), id) {
                 Err(Errno::EXIST | Errno::NOTEMPTY) => {
@@ -73,7 +75,7 @@ impl Store {
             }
         });
         if let Err(error) = filled {
-            self.remove_tree(self.tmp_dir(), &staged)?;
+            self.abandon(&staged);
             return Err(error);
         }
         Ok(lease)

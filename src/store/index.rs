@@ -6,7 +6,7 @@ use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::manifest::{CONTAINERD_NAME, DOCUMENT_MAX, Descriptor, Index, REF_NAME};
 use crate::reference::Reference;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,7 +16,14 @@ const VERSION: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
 impl Store {
     pub(super) fn init_layout(&self) -> Result<()> {
-        let _lock = self.lock_index()?;
+        // One that is whole is only read: it may be on a read-only filesystem.
+        let is_whole = || -> Result<bool> {
+            Ok(self.read_root_file(LAYOUT, 1)?.is_some() && self.read_root_file(INDEX, 1)?.is_some())
+        };
+        let _lock = match is_whole()? {
+            true => None,
+            false => Some(self.lock_index()?),
+        };
         match self.read_root_file(LAYOUT, 4096)? {
             None => self.write_root_file(LAYOUT, VERSION.as_bytes())?,
             Some(text) => {
@@ -61,7 +68,8 @@ impl Store {
     }
 
     fn lock_index(&self) -> Result<Lease> {
-        Lease::exclusive_file(self.locks_dir(), "index").map_err(|error| error.during("locking the index"))
+        Lease::exclusive_file(self.locks_dir(), "index")
+            .map_err(|error| error.with_path(self.path().join("locks/index")).during("locking the index"))
     }
 
     /// At most `max` bytes of a file at the top of the store.
@@ -79,13 +87,19 @@ impl Store {
 
     /// Replaces a file at the top of the store, in one step.
     fn write_root_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let (mut lease, temporary) = Lease::new_file(self.tmp_dir())?;
-        lease.file_mut().write_all(bytes).call_at("write", self.path().join(name))?;
-        if !self.is_temporary() {
-            lease.file().sync_data().call_at("fdatasync", self.path().join(name))?;
-        }
-        rustix::fs::renameat(self.tmp_dir(), &temporary, self.dir(), name)
-            .call_at("renameat", self.path().join(name))
+        let (mut lease, temporary) = self.new_tmp_file()?;
+        let mut replace = || {
+            lease.file_mut().write_all(bytes).call_at("write", self.path().join(name))?;
+            if !self.is_temporary() {
+                lease.file().sync_data().call_at("fdatasync", self.path().join(name))?;
+            }
+            rustix::fs::renameat(self.tmp_dir(), &temporary, self.dir(), name)
+                .call_at("renameat", self.path().join(name))
+        };
+        replace().inspect_err(|_| {
+            // The disk is full, as a rule: what is half written goes at once. If not, the next sweep takes it.
+            let _ = rustix::fs::unlinkat(self.tmp_dir(), &temporary, AtFlags::empty());
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 //! that there is. For each such map a layer is unpacked by itself, see [`Base`].
 #![forbid(unsafe_code)]
 
-use super::{Lease, Store, remove_tree};
+use super::{Lease, Store};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::idmap::IdMap;
@@ -73,14 +73,14 @@ pub(crate) struct StagedLayer {
 }
 
 impl StagedLayer {
+    #[cfg(test)]
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        self.store.path().join("tmp").join(&self.name).join("fs")
+    }
+
     /// The directory to unpack into: mode 0755, owned by the caller.
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         self.fs.as_fd()
-    }
-
-    /// The path of that directory, for messages.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.store.path().join("tmp").join(&self.name).join("fs")
     }
 
     /// Publishes the layer under `key`. When another process was first, theirs is used and this one removed.
@@ -129,10 +129,8 @@ impl StagedLayer {
 
 impl Drop for StagedLayer {
     fn drop(&mut self) {
-        if self.lease.is_some()
-            && let Err(error) = self.store.remove_tree(self.store.tmp_dir(), &self.name)
-        {
-            tracing::warn!(%error, path = ?self.path(), "half-made layer stays until the next sweep");
+        if self.lease.is_some() {
+            self.store.abandon(&self.name);
         }
     }
 }
@@ -185,7 +183,7 @@ impl fmt::Debug for UnpackedLayer {
 impl Store {
     /// An empty directory for a layer to be unpacked into.
     pub(crate) fn stage_layer(&self) -> Result<StagedLayer> {
-        let (lease, name) = Lease::new_dir(self.tmp_dir()).map_err(|error| error.during("making a layer"))?;
+        let (lease, name) = self.new_tmp_dir().map_err(|error| error.during("making a layer"))?;
         let made = rustix::fs::mkdirat(&lease, "fs", Mode::RWXU)
             .call_at("mkdirat", "fs")
             .and_then(|()| super::open_dir(lease.as_fd(), "fs"))
@@ -197,7 +195,7 @@ impl Store {
         match made {
             Ok(fs) => Ok(StagedLayer { store: self.clone(), lease: Some(lease), name, fs }),
             Err(error) => {
-                remove_tree(self.tmp_dir(), &name)?;
+                self.abandon(&name);
                 Err(error)
             }
         }

@@ -205,6 +205,16 @@ pub(crate) fn random_hex(bytes: usize) -> Result<String> {
 }
 
 impl Store {
+    /// A new directory in `tmp/`, leased, and its name.
+    pub(crate) fn new_tmp_dir(&self) -> Result<(Lease, String)> {
+        Lease::new_dir(self.tmp_dir()).map_err(|error| error.with_path(self.path().join("tmp")))
+    }
+
+    /// A new file in `tmp/`, leased, and its name.
+    pub(crate) fn new_tmp_file(&self) -> Result<(Lease, String)> {
+        Lease::new_file(self.tmp_dir()).map_err(|error| error.with_path(self.path().join("tmp")))
+    }
+
     /// Removes what dead programs left in `tmp/` and their ephemeral containers. What can't be removed is reported and stays.
     pub(crate) fn sweep(&self) -> Result<()> {
         // First: their directories go through `tmp/`.
@@ -253,7 +263,12 @@ impl Store {
             if is_dead {
                 match rustix::fs::unlinkat(locks, name, AtFlags::empty()) {
                     Ok(()) | Err(Errno::NOENT) => {}
-                    Err(errno) => return Err(errno).call_at("unlinkat", name),
+                    // It is in nobody's way.
+                    Err(errno) => {
+                        let error =
+                            Error::os("unlinkat", errno).with_path(self.path().join("locks").join(name));
+                        tracing::warn!(%error, "the door of a dead program's warden");
+                    }
                 }
             }
         }
@@ -270,7 +285,11 @@ impl Store {
             Err(Errno::NOENT) => return Ok(()),
             other => other.call_at("renameat", name)?,
         }
-        self.remove_tree(self.tmp_dir(), &doomed)
+        let removed = self.remove_tree(self.tmp_dir(), &doomed);
+        if removed.is_err() {
+            self.remove_later(doomed);
+        }
+        removed
     }
 
     /// The same, without waiting for the removal: what fails there is left to the next sweep.
@@ -282,19 +301,32 @@ impl Store {
             Err(Errno::NOENT) => return Ok(()),
             other => other.call_at("renameat", name)?,
         }
+        match self.remove_later(doomed.clone()) {
+            true => Ok(()),
+            false => self.remove_tree(self.tmp_dir(), &doomed),
+        }
+    }
+
+    /// Removes what was half made in `tmp/`. Where that fails now, as it does without descriptors, it is tried again.
+    pub(crate) fn abandon(&self, name: &str) {
+        if let Err(error) = self.remove_tree(self.tmp_dir(), name)
+            && !self.remove_later(name.to_owned())
+        {
+            tracing::warn!(%error, name, store = ?self.path(), "half-made content stays until the next sweep");
+        }
+    }
+
+    /// Whether there is a thread that removes it from `tmp/`.
+    fn remove_later(&self, doomed: String) -> bool {
         if !self.0.witness.is_here() {
             // A forked copy of the program has no such thread, and the lock may be one's that does not exist here.
-            return self.remove_tree(self.tmp_dir(), &doomed);
+            return false;
         }
         let mut janitor = self.0.janitor.lock().unwrap_or_else(PoisonError::into_inner);
         if janitor.is_none() {
-            let tmp = self.0.tmp.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
-            *janitor = Janitor::start(tmp, self.0.remover.clone());
+            *janitor = Janitor::start(self.0.tmp.clone(), self.0.remover.clone());
         }
-        match &*janitor {
-            Some(janitor) if janitor.take(doomed.clone().into()) => Ok(()),
-            _ => self.remove_tree(self.tmp_dir(), &doomed),
-        }
+        janitor.as_ref().is_some_and(|janitor| janitor.take(doomed.into()))
     }
 }
 

@@ -4,7 +4,7 @@
 //! difference, and cost a file each at each start; below all layers they cost nothing and hide nothing.
 #![forbid(unsafe_code)]
 
-use super::{DIRECTORY, Lease, Store};
+use super::{DIRECTORY, Store};
 use crate::error::{Call, Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, fchmod, mkdirat, openat, renameat};
 use rustix::io::Errno;
@@ -26,7 +26,7 @@ impl Store {
     }
 
     fn make_mountpoints(&self) -> Result<()> {
-        let (dir, name) = Lease::new_dir(self.tmp_dir())?;
+        let (dir, name) = self.new_tmp_dir()?;
         let whole = || -> Result<()> {
             // The modes of the container's directories, whatever the umask is.
             fchmod(&dir, Mode::from_raw_mode(0o755)).call_at("fchmod", NAME)?;
@@ -46,6 +46,9 @@ impl Store {
                 other => other.call_at("renameat", self.path().join(NAME)),
             }
         };
-        whole().map_err(|error| error.during("making the places to mount on"))
+        whole().map_err(|error| {
+            self.abandon(&name);
+            error.during("making the places to mount on")
+        })
     }
 }

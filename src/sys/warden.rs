@@ -115,6 +115,8 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
     let mut current = lock(&slot.warden);
     if let Some(warden) = &*current
         && !lock(&warden.shared.state).gone
+        // It may have ended just now, and nobody has taken that yet.
+        && !warden.shared.is_gone()
     {
         return Ok(warden.clone());
     }
@@ -351,7 +353,7 @@ impl Warden {
         let started = Started { warden: self.clone(), compiled, status, heard: false, since };
         let request = Request { kind: Request::START, pad: 0, id: 0, size };
         if let Err(error) = message::send(&self.shared.socket, &request.to_bytes(), &all) {
-            return Err(if lock(&self.shared.state).gone { gone() } else { error });
+            return Err(self.lost(error));
         }
         Ok(started)
     }
@@ -380,13 +382,21 @@ impl Warden {
         }
     }
 
+    /// A request that can't be sent, as there is nobody any more who takes it.
+    fn lost(&self, error: Error) -> Error {
+        match lock(&self.shared.state).gone || self.shared.is_gone() {
+            true => gone(),
+            false => error,
+        }
+    }
+
     /// Sends a request that is answered with an errno or 0.
     fn ask(&self, kind: u32, size: u64, fd: BorrowedFd<'_>) -> Result<i64> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.shared.state).answers.insert(id, None);
         let request = Request { kind, pad: 0, id, size };
-        let answer =
-            message::send(&self.shared.socket, &request.to_bytes(), &[fd]).and_then(|()| self.answer(id));
+        let sent = message::send(&self.shared.socket, &request.to_bytes(), &[fd]);
+        let answer = sent.map_err(|error| self.lost(error)).and_then(|()| self.answer(id));
         lock(&self.shared.state).answers.remove(&id);
         answer
     }

@@ -186,6 +186,26 @@ pub fn child(test: &str, vars: &[(&str, &OsStr)]) -> Command {
     command
 }
 
+const ALONE: &str = "CORACLE_TEST_ALONE";
+
+/// Runs a test of this program, named with its modules, again in a process of its own, where it finds `true`.
+#[track_caller]
+pub fn is_own_process(test: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    passes(child(test, &[(ALONE, "1".as_ref())]));
+    false
+}
+
+/// A test in a process of its own has to run and to pass.
+#[track_caller]
+pub fn passes(mut test: Command) {
+    let out = test.stdin(Stdio::null()).output().unwrap();
+    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stdout).contains("1 passed"), "no such test: {test:?}");
+}
+
 /// This machine's own root as an image, in a store of its own.
 pub fn host() -> coracle::Image {
     coracle::Image::host(&coracle::Store::temp().unwrap()).unwrap()

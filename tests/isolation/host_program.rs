@@ -5,21 +5,10 @@ use super::*;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub(super) const ROLE: &str = "CORACLE_TEST_ROLE";
+pub(super) use common::ROLE;
 
 fn is_own_process(test: &str) -> bool {
-    has_own_process(&format!("host_program::{test}"))
-}
-
-/// Runs the test of this name again in a process of its own, where it finds `true`.
-pub(super) fn has_own_process(name: &str) -> bool {
-    if std::env::var_os(ROLE).is_some() {
-        return true;
-    }
-    let out = child(name, &[(ROLE, "1".as_ref())]).stdin(Stdio::null()).output().unwrap();
-    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
-    assert!(text(&out.stdout).contains("1 passed"), "no test {name}");
-    false
+    common::is_own_process(&format!("host_program::{test}"))
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Several programs and one container: how many there may be, and what a copy of one of them leaves.
-use super::host_program::{OtherUser, ROLE, has_own_process};
+use super::common::is_own_process;
+use super::host_program::{OtherUser, ROLE};
 use super::*;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -33,7 +34,7 @@ fn ticks(pid: i32) -> u64 {
 
 #[test]
 fn one_program_too_many_is_told_so() {
-    if !has_own_process("programs::one_program_too_many_is_told_so") {
+    if !is_own_process("programs::one_program_too_many_is_told_so") {
         return;
     }
     let image = host();
@@ -103,7 +104,7 @@ impl Drop for Copied {
 #[test]
 fn a_port_goes_with_its_container_while_a_copy_lives_on() {
     use std::io::Read;
-    if !has_own_process("programs::a_port_goes_with_its_container_while_a_copy_lives_on") {
+    if !is_own_process("programs::a_port_goes_with_its_container_while_a_copy_lives_on") {
         return;
     }
     let image = host();
@@ -125,7 +126,7 @@ fn a_port_goes_with_its_container_while_a_copy_lives_on() {
 /// A copy of the program has its own warden, containers and clearing up.
 #[test]
 fn a_copy_makes_and_removes_its_own() {
-    if !has_own_process("programs::a_copy_makes_and_removes_its_own") {
+    if !is_own_process("programs::a_copy_makes_and_removes_its_own") {
         return;
     }
     let image = host();
@@ -251,7 +252,7 @@ fn a_fork_bomb_of_a_users_container_is_named_by_the_error() {
 /// A program that may have few descriptors: its warden serves, and what does not fit is an error.
 #[test]
 fn a_host_with_few_descriptors() {
-    if !has_own_process("programs::a_host_with_few_descriptors") {
+    if !is_own_process("programs::a_host_with_few_descriptors") {
         return;
     }
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -1,0 +1,90 @@
+//! What the benchmarks have in common: rows that are measured in turn, and a small root filesystem.
+#![allow(dead_code)] // each benchmark uses its part
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// One line of the table: a way to do the same.
+pub struct Row<'a> {
+    name: &'a str,
+    runs: usize,
+    times: Vec<Duration>,
+    run: Box<dyn FnMut() -> Result<Duration> + 'a>,
+}
+
+impl<'a> Row<'a> {
+    pub fn new(name: &'a str, runs: usize, run: impl FnMut() -> Result<Duration> + 'a) -> Self {
+        Self { name, runs, times: Vec::new(), run: Box::new(run) }
+    }
+}
+
+/// Runs the rows in turn; the first is the floor that the others are compared with.
+pub fn measure(rows: &mut [Row<'_>]) {
+    let most = rows.iter().map(|row| row.runs).max().unwrap_or(0);
+    for round in 0..most + 3 {
+        for row in rows.iter_mut().filter(|row| round < row.runs + 3) {
+            match (row.run)() {
+                // The first three warm up.
+                Ok(time) if round >= 3 => row.times.push(time),
+                Ok(_) => {}
+                Err(error) => {
+                    println!("{}: {error}", row.name);
+                    row.runs = 0;
+                }
+            }
+        }
+    }
+    let mut floor = None;
+    for row in rows.iter_mut().filter(|row| !row.times.is_empty()) {
+        row.times.sort();
+        let at = |part: usize| row.times[row.times.len() * part / 100].as_secs_f64() * 1e3;
+        let median = at(50);
+        let floor = *floor.get_or_insert(median);
+        println!(
+            "{:34} {median:8.3}  p10 {:8.3}  p95 {:8.3}  {:6.2} x",
+            row.name,
+            at(10),
+            at(95),
+            median / floor
+        );
+    }
+}
+
+/// A root filesystem with a static busybox.
+pub fn rootfs(dir: &Path) -> Result<PathBuf> {
+    let root = dir.join("rootfs");
+    for name in ["bin", "proc", "sys", "dev", "etc", "tmp"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+    fs::copy(
+        busybox.ok_or("needs a static busybox (Debian's package: busybox-static)")?,
+        root.join("bin/busybox"),
+    )?;
+    // The floor's process is another user and finds its way by path.
+    for path in [dir, &root] {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    Ok(root)
+}
+
+/// Whether there is such a program.
+pub fn tool(name: &str) -> bool {
+    let found = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    found.is_ok_and(|status| status.success())
+}
+
+/// A peer's command, timed from its start to its end.
+pub fn timed(mut command: Command) -> impl FnMut() -> Result<Duration> {
+    move || {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let begin = std::time::Instant::now();
+        let status = command.status()?;
+        let took = begin.elapsed();
+        if status.success() { Ok(took) } else { Err(format!("{status}").into()) }
+    }
+}

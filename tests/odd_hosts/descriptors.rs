@@ -1,0 +1,188 @@
+//! Programs with few descriptors left, with many taken, and without standard streams.
+use super::*;
+use coracle::Stdio;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+fn null() -> std::io::Result<File> {
+    File::open("/dev/null")
+}
+
+#[test]
+fn the_first_200_are_taken() {
+    if !is_own_process("descriptors::the_first_200_are_taken") {
+        return;
+    }
+    let mut taken = vec![null().unwrap()];
+    while taken.last().unwrap().as_raw_fd() < 200 {
+        taken.push(null().unwrap());
+    }
+    let image = host();
+    // Nothing of the host's in the container: only what ls itself opened.
+    assert_eq!(say(&sh(&image, "ls /proc/self/fd")), "0\n1\n2\n3");
+    let container = ready(&sh(&image, "echo ready; exec cat").stdin(Stdio::piped()));
+    assert_eq!(text(&container.exec(["ls", "/proc/self/fd"]).output().unwrap().stdout), "0\n1\n2\n3");
+    drop(container.take_stdin());
+    assert!(container.wait().unwrap().success());
+    assert!(taken.iter().all(|file| file.metadata().is_ok()));
+}
+
+const CLOSED: &str = "CORACLE_TEST_CLOSED";
+
+/// Each of the eight sets of standard streams that a program may have closed.
+#[test]
+fn standard_streams_are_closed() {
+    for set in 0..8 {
+        let set = set.to_string();
+        passes(child("descriptors::with_streams_closed", &[(CLOSED, set.as_ref())]));
+    }
+}
+
+/// Not a test when run by itself.
+#[test]
+fn with_streams_closed() {
+    let Ok(set) = std::env::var(CLOSED) else { return };
+    let set: i32 = set.parse().unwrap();
+    let closed: Vec<i32> = (0..3).filter(|fd| set & 1 << fd != 0).collect();
+    // SAFETY: the three are open when a program starts.
+    let stream = |fd| unsafe { BorrowedFd::borrow_raw(fd) };
+    let saved: Vec<_> = closed
+        .iter()
+        .map(|fd| nix::fcntl::fcntl(stream(*fd), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(100)).unwrap())
+        .collect();
+    closed.iter().for_each(|fd| nix::unistd::close(*fd).unwrap());
+    let result = std::panic::catch_unwind(without_streams);
+    for (fd, saved) in closed.iter().zip(saved) {
+        // SAFETY: both are this test's; what the library may have opened there is closed with its last handle.
+        unsafe {
+            let mut to = std::mem::ManuallyDrop::new(OwnedFd::from_raw_fd(*fd));
+            nix::unistd::dup2(OwnedFd::from_raw_fd(saved), &mut to).unwrap();
+        }
+    }
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn without_streams() {
+    let image = host();
+    for _ in 0..2 {
+        let out = sh(&image, "echo out; echo err >&2; wc -c").stdin("four").run().unwrap();
+        assert_eq!((text(&out.stdout).as_str(), text(&out.stderr).as_str()), ("out\n4", "err"));
+    }
+    let container = ready(&sh(&image, "echo ready; cat; exit 5").stdin(Stdio::piped()));
+    let within = container.exec(["sh", "-c", "cat; echo e >&2"]).stdin("in").output().unwrap();
+    assert_eq!((text(&within.stdout).as_str(), text(&within.stderr).as_str()), ("in", "e"));
+    drop(container.take_stdin());
+    assert_eq!(container.wait().unwrap().code(), Some(5));
+    // What there is not can't be inherited, and is nothing worse than that.
+    for fd in [0, 1, 2] {
+        let plain = sh(&image, "true");
+        let inherits = match fd {
+            0 => plain.stdin(Stdio::inherit()),
+            1 => plain.stdout(Stdio::inherit()),
+            _ => plain.stderr(Stdio::inherit()),
+        };
+        match inherits.start() {
+            Ok(container) => assert!(container.wait().unwrap().success()),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(nix::libc::EBADF), "{error}"),
+        }
+    }
+    let store = image.store().path().to_owned();
+    assert_eq!(count(store.join("containers")), 1, "the one above, which has a handle");
+    drop((container, image));
+    // What watched the last containers has it, too.
+    eventually("the store goes with its last handle", || !store.exists());
+}
+
+/// Does something with ever more descriptors left, until it succeeds. Whatever fails before says why and what to do, and
+/// `check` finds nothing left of it.
+fn with_ever_more<T>(what: &str, act: impl Fn() -> coracle::Result<T>, check: impl Fn()) -> T {
+    let mut taken = Vec::with_capacity(1 << 10);
+    let mut last = None;
+    // The host as an image takes a descriptor for each path that it hides: of those it fails at, some are enough.
+    for spare in (0..40).chain((40..350).step_by(7)) {
+        while let Ok(file) = null() {
+            taken.push(file);
+        }
+        taken.truncate(taken.len().saturating_sub(spare));
+        let result = act();
+        taken.clear();
+        match result {
+            Ok(value) => {
+                assert!(spare > 0, "{what}: needs no descriptor at all");
+                return value;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{what}, {spare} left: {error}");
+                let remedy = error.remedy().unwrap_or_default();
+                assert!(remedy.contains("ulimit -n"), "{what}, {spare} left: {error}");
+                check();
+                last = Some(error);
+            }
+        }
+    }
+    panic!("{what}: needs 350 descriptors: {last:?}");
+}
+
+#[test]
+fn there_are_no_more() {
+    if !is_own_process("descriptors::there_are_no_more") {
+        return;
+    }
+    let limit = Rlimit { current: Some(400), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let archive = docker_archive(&[(&Fixture::new(&["one", "two"]), &["app:1"])]);
+    let file = dir.path().join("app.tar");
+    fs::write(&file, archive).unwrap();
+
+    let store = with_ever_more("opening a store", || Store::open(&path), || {});
+    let image = Image::host(&store).unwrap();
+    let is_clean = || {
+        for room in ["containers", "volumes"] {
+            eventually(&format!("something is left in {room}"), || count(path.join(room)) == 0);
+        }
+        eventually("something is left in tmp", || count(path.join("tmp")) == 0);
+        assert!(nix::sys::wait::waitpid(None, None).is_err(), "no child is left");
+    };
+    // The first one also brings up the warden.
+    let plain = sh(&image, "exit 3").mount(coracle::Mount::anonymous_volume("/v"));
+    let out = with_ever_more("running a container", || plain.run(), is_clean);
+    assert_eq!(out.status.code(), Some(3));
+    is_clean();
+    let lasting = sh(&image, "read line").stdin(Stdio::piped());
+    let container = with_ever_more("starting a container", || lasting.start(), is_clean);
+    let out = with_ever_more(
+        "executing in a container",
+        || container.exec(["sh", "-c", "exit 4"]).output(),
+        || assert_eq!(container.try_wait().unwrap(), None),
+    );
+    assert_eq!(out.status.code(), Some(4));
+    with_ever_more("seeing its processes", || container.top(), || {});
+    with_ever_more("opening it again", || store.container(container.id()), || {});
+    container.remove().unwrap();
+    is_clean();
+    let loaded = with_ever_more(
+        "loading an image",
+        || Image::load(&store, &file),
+        || {
+            is_clean();
+            assert_eq!((count(path.join("blobs/sha256")), count(path.join("layers"))), (0, 0));
+        },
+    );
+    assert_eq!(loaded.len(), 1);
+    let created =
+        with_ever_more("creating a container", || Container::builder(&loaded[0]).create(), is_clean);
+    drop((created, loaded));
+    let remove = || match store.force_remove_image("app:1") {
+        // Its name went, and what it was made of has stayed.
+        Err(error) if error.kind() == ErrorKind::NotFound => store.prune_images(),
+        other => other,
+    };
+    with_ever_more("removing an image", remove, || {});
+    is_clean();
+    assert_eq!((count(path.join("blobs/sha256")), count(path.join("layers"))), (0, 0));
+}
