@@ -227,6 +227,7 @@ impl Drop for Holder {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 #[repr(C)]
 struct Child {
     floor: *const Floor,
