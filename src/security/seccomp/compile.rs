@@ -55,7 +55,6 @@ const ELSEWHERE: &[&str] = &[
     "riscv_hwprobe",
     "swapcontext",
     "subpage_prot",
-    "sync_file_range2",
     "rtas",
     "sys_debug_setcontext",
     "switch_endian",
