@@ -241,38 +241,32 @@ fn modules_stand_beside_their_directories() {
 /// A lane that claims a privilege has it, and one that claims to have none has none.
 #[test]
 fn the_lane_is_what_it_says() {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_else(|| panic!("{name} in /proc/self/status")).trim().to_owned()
-    };
-    let effective = || field("Uid").split_whitespace().nth(1).unwrap().parse::<u32>().unwrap();
-    let capabilities = || u64::from_str_radix(&field("CapEff"), 16).unwrap();
-    const SYS_ADMIN: u32 = 21;
-    match std::env::var("CORACLE_LANE").as_deref() {
-        Ok("root") => {
-            assert_eq!(effective(), 0);
-            assert_ne!(capabilities() & 1 << SYS_ADMIN, 0, "CAP_SYS_ADMIN");
+    let lane = std::env::var("CORACLE_LANE");
+    match lane.as_deref() {
+        Ok("root") => lane::root(),
+        Ok("user") => lane::user(),
+        Ok("vm-root") => {
+            lane::stock_machine();
+            lane::root();
         }
-        Ok("user") => {
-            assert_ne!(effective(), 0);
-            assert_eq!(capabilities(), 0);
-            let uid = effective().to_string();
-            let passwd = fs::read_to_string("/etc/passwd").unwrap();
-            let name = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
-            let name = name.filter(|fields| fields[2] == uid).map(|fields| fields[0].to_owned()).next();
-            let name = name.expect("the user is in /etc/passwd");
-            for file in ["/etc/subuid", "/etc/subgid"] {
-                let listed = fs::read_to_string(file).unwrap();
-                assert!(listed.lines().any(|line| line.starts_with(&format!("{name}:"))), "{name} in {file}");
-            }
-            let path = std::env::var_os("PATH").unwrap();
-            let found = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
-            assert!(found("newuidmap") && found("newgidmap"), "Debian's uidmap");
+        Ok("vm-delegated") => {
+            lane::stock_machine();
+            lane::user();
+            lane::delegation(true);
+        }
+        Ok("vm-user") => {
+            lane::stock_machine();
+            lane::user();
+            lane::delegation(false);
+        }
+        Ok("vm-systemd") => {
+            lane::stock_machine();
+            lane::user();
+            lane::user_instance_of_systemd();
         }
         // Under .ci/without: root, to whom what the list names is missing.
         Ok("enosys") => {
-            assert_eq!(effective(), 0);
+            lane::root();
             let list = fs::read_to_string("tests/lanes/enosys.calls").unwrap();
             let numbers = list.lines().filter_map(|line| line.split('#').next()?.split_whitespace().nth(1));
             let numbers: Vec<i64> = numbers.map(|number| number.parse().unwrap()).collect();
@@ -284,7 +278,100 @@ fn the_lane_is_what_it_says() {
                 assert_eq!((answer, errno), (-1, Some(nix::libc::ENOSYS)), "call {number}");
             }
         }
-        Ok(other) => panic!("CORACLE_LANE={other:?}: there are root, user and enosys"),
+        Ok(other) => panic!("CORACLE_LANE={other:?}: see .ci/run and .ci/vm-guest for those that there are"),
         Err(_) => {}
+    }
+}
+
+/// What a lane claims.
+mod lane {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    fn field(name: &str) -> String {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("{name} in /proc/self/status")).trim().to_owned()
+    }
+
+    fn uid() -> u32 {
+        field("Uid").split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    fn capabilities() -> u64 {
+        u64::from_str_radix(&field("CapEff"), 16).unwrap()
+    }
+
+    pub fn root() {
+        const SYS_ADMIN: u32 = 21;
+        assert_eq!(uid(), 0);
+        assert_ne!(capabilities() & 1 << SYS_ADMIN, 0, "CAP_SYS_ADMIN");
+    }
+
+    pub fn user() {
+        assert_ne!(uid(), 0);
+        assert_eq!(capabilities(), 0);
+        let uid = uid().to_string();
+        let passwd = fs::read_to_string("/etc/passwd").unwrap();
+        let name = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let name = name.filter(|fields| fields[2] == uid).map(|fields| fields[0].to_owned()).next();
+        let name = name.expect("the user is in /etc/passwd");
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            let listed = fs::read_to_string(file).unwrap();
+            assert!(listed.lines().any(|line| line.starts_with(&format!("{name}:"))), "{name} in {file}");
+        }
+        let path = std::env::var_os("PATH").unwrap();
+        let found = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
+        assert!(found("newuidmap") && found("newgidmap"), "Debian's uidmap");
+    }
+
+    /// Another kernel than that of the machine that built this program, with control groups v2 and no others.
+    pub fn stock_machine() {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let host = std::env::var("CORACLE_HOST_RELEASE").expect("CORACLE_HOST_RELEASE");
+        assert_ne!(release.trim(), host.trim());
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = mounts.lines().filter_map(|line| {
+            let (mount, system) = line.split_once(" - ")?;
+            let kind = system.split(' ').next()?;
+            kind.starts_with("cgroup").then(|| (kind, mount.split(' ').nth(4).unwrap_or_default()))
+        });
+        assert_eq!(mounts.collect::<Vec<_>>(), [("cgroup2", "/sys/fs/cgroup")]);
+    }
+
+    /// This process's control group.
+    fn group() -> PathBuf {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let path = groups.trim().strip_prefix("0::/").expect("one group, in the unified hierarchy");
+        Path::new("/sys/fs/cgroup").join(path)
+    }
+
+    fn writable(dir: &Path) -> bool {
+        rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
+            && fs::OpenOptions::new().write(true).open(dir.join("cgroup.procs")).is_ok()
+    }
+
+    /// Whether the group above is this user's, with every controller that the kernel has.
+    pub fn delegation(there: bool) {
+        let group = group();
+        let above = group.parent().unwrap();
+        assert_eq!((writable(&group), writable(above)), (there, there), "{}", group.display());
+        if there {
+            let controllers = |dir: &Path| fs::read_to_string(dir.join("cgroup.controllers")).unwrap();
+            assert_eq!(controllers(above), controllers(Path::new("/sys/fs/cgroup")));
+        }
+    }
+
+    /// In a service of the user's own instance of systemd, which can be asked for more.
+    pub fn user_instance_of_systemd() {
+        assert_eq!(fs::read_to_string("/proc/1/comm").unwrap().trim(), "systemd");
+        let (group, instance) = (group(), format!("user@{}.service", uid()));
+        assert!(group.iter().any(|part| part == instance.as_str()), "{}", group.display());
+        let bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").expect("DBUS_SESSION_BUS_ADDRESS");
+        let socket = bus.strip_prefix("unix:path=").expect("a socket").split(',').next().unwrap();
+        std::os::unix::net::UnixStream::connect(socket).unwrap();
+        let mut systemctl = std::process::Command::new("systemctl");
+        let answer = systemctl.args(["--user", "show", "-P", "ControlGroup"]).output().unwrap();
+        assert!(String::from_utf8_lossy(&answer.stdout).contains(&instance), "{answer:?}");
     }
 }

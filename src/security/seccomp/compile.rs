@@ -55,7 +55,6 @@ const ELSEWHERE: &[&str] = &[
     "riscv_hwprobe",
     "swapcontext",
     "subpage_prot",
-    "sync_file_range2",
     "rtas",
     "sys_debug_setcontext",
     "switch_endian",
@@ -133,7 +132,11 @@ static TABLES: LazyLock<[HashMap<&'static str, u32>; 4]> = LazyLock::new(|| {
     }
     let mut arm = table!(arm);
     arm.extend(ARM_PRIVATE);
-    [table!(x86_64), table!(x86), table!(aarch64), arm]
+    let mut aarch64 = table!(aarch64);
+    // Where the crate `syscalls` has not the kernel's name, which is the one in profiles.
+    arm.insert("sync_file_range2", 341);
+    aarch64.insert("newfstatat", 79);
+    [table!(x86_64), table!(x86), aarch64, arm]
 });
 
 /// One `struct sock_filter`.

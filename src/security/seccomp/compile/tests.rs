@@ -191,6 +191,13 @@ fn the_default_profile_does_what_it_says() {
     compare(&profile, &old, &[Abi::X86_64, Abi::X86]);
 }
 
+/// Without the first, no program on aarch64 could look for a file.
+#[test]
+fn calls_have_the_kernels_names() {
+    assert_eq!(Abi::Aarch64.number("newfstatat"), Some(79));
+    assert_eq!(Abi::Arm.number("sync_file_range2"), Some(341));
+}
+
 #[test]
 fn the_default_profile_in_words() {
     let of = |machine, caps| compile(&default::profile(), &target(machine, caps)).unwrap();
