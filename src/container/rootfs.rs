@@ -5,6 +5,7 @@
 //! namespace and a device node in it would open the host's device.
 #![forbid(unsafe_code)]
 
+use super::dev::{self, Dev};
 use super::script::{CWD, Links, Script};
 use super::spec::FileContent;
 use crate::layer::RootDir;
@@ -30,6 +31,7 @@ pub(super) struct Root<'a> {
     /// Files of /etc that are made anew for each start: name and content.
     pub etc: Vec<(&'static str, String)>,
     pub files: &'a [FileContent],
+    pub dev: Dev<'a>,
     pub read_only: bool,
     /// Writes need not reach the disk before the end of the container.
     pub volatile: bool,
@@ -145,6 +147,8 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         s.chown(mount, at, root.shift.owner(0, 0), Path::new("/"));
         s.place(exists);
     }
+    let dev = super::inside::mountable(s, mount, "dev");
+    dev::build(s, dev, &root.dev, root.shift);
     for file in root.files {
         write_file(s, root, mount, file);
     }

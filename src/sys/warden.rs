@@ -132,7 +132,7 @@ impl Warden {
     }
 
     fn bring_up(socket: &OwnedFd, lock: &File, child: u32, map: Option<&IdMap>) -> Result<OwnedFd> {
-        const STEPS: [&str; 12] = [
+        const STEPS: [&str; 13] = [
             "",
             "close_range",
             "chdir(\"/\")",
@@ -145,6 +145,7 @@ impl Warden {
             "clone",
             "mount(\"proc\", \"/proc\")",
             "keyctl(KEYCTL_JOIN_SESSION_KEYRING)",
+            "socketpair",
         ];
         let mut pidfd = None;
         let mut up = false;
