@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod dev;
 mod devices;
 mod exec;
 mod find;

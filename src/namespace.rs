@@ -343,12 +343,12 @@ pub(crate) struct Birth<'a> {
 }
 
 /// The last operations of a process that clones another into its new namespaces, writes its maps, does something
-/// `meanwhile` and ends. The other one goes on with `inside`, as a child of the warden's.
+/// `meanwhile`, given the other's number and pidfd, and ends. The other one goes on with `inside`, as a child of the warden's.
 pub(crate) fn clone_into(
     s: &mut Script<'_>,
     namespaces: &Namespaces,
     birth: &Birth<'_>,
-    meanwhile: impl FnOnce(&mut Script<'_>),
+    meanwhile: impl FnOnce(&mut Script<'_>, Option<Letter>),
     inside: impl FnOnce(&mut Script<'_>),
 ) -> Result<()> {
     s.during("entering the namespaces");
@@ -397,7 +397,8 @@ pub(crate) fn clone_into(
         s.op(OP_END, "end", [0.into()]);
         s.place(after);
     }
-    meanwhile(s);
+    // What a process in between has cloned only that one knows.
+    meanwhile(s, birth.fence.is_none().then_some(born));
     s.op(OP_END, "end", [0.into()]);
     s.place(child);
     s.during("entering the namespaces");

@@ -181,6 +181,11 @@ pub mod nr {
     pub const WAITID: u32 = 247;
     pub const PPOLL: u32 = 271;
     pub const UNSHARE: u32 = 272;
+    pub const SOCKETPAIR: u32 = 53;
+    pub const EPOLL_CTL: u32 = 233;
+    pub const EPOLL_PWAIT: u32 = 281;
+    pub const EPOLL_CREATE1: u32 = 291;
+    pub const PRLIMIT64: u32 = 302;
     pub const SIGNALFD4: u32 = 289;
     pub const READ: u32 = 0;
     pub const WRITE: u32 = 1;
@@ -221,6 +226,11 @@ pub mod nr {
     pub const WAITID: u32 = 95;
     pub const PPOLL: u32 = 73;
     pub const UNSHARE: u32 = 97;
+    pub const SOCKETPAIR: u32 = 199;
+    pub const EPOLL_CTL: u32 = 21;
+    pub const EPOLL_PWAIT: u32 = 22;
+    pub const EPOLL_CREATE1: u32 = 20;
+    pub const PRLIMIT64: u32 = 261;
     pub const SIGNALFD4: u32 = 74;
     pub const READ: u32 = 63;
     pub const WRITE: u32 = 64;

@@ -9,6 +9,7 @@
 
 mod arch;
 mod interpret;
+mod keeper;
 #[allow(dead_code)] // the library's half
 mod plan;
 mod sys;
@@ -54,6 +55,7 @@ extern "C" fn warden_main(stack: *const usize) -> ! {
     // SAFETY: the kernel puts argc at the bottom of a new program's stack.
     let user = unsafe { stack.read() } > 1;
     enter(user);
+    step(13, keeper::start());
     let mut warden = Warden {
         signals: step(8, sys!(nr::SIGNALFD4, -1isize, &(1u64 << (SIGCHLD - 1)) as *const u64, 8, 0o2000000)) as i32,
         watch: 0,

@@ -24,6 +24,10 @@ pub const FDS_MAX: usize = 253;
 pub const CELLS: usize = 256;
 /// Cell 0 holds the socket for [`Status`] messages.
 pub const STATUS_CELL: usize = 0;
+/// The descriptor over which every plan reaches the keeper (`keeper.rs`): of a message with two descriptors, it holds the
+/// second until the process of the first, a pidfd, has ended; one that comes alone it closes once it has let go of all that
+/// it held for processes that have ended before.
+pub const KEEPER: i32 = 3;
 /// Size of a courier's plan memory: the largest plan a courier takes in one message.
 pub const COURIER_SIZE: usize = 160 * 1024;
 

@@ -130,15 +130,15 @@ pub(super) fn plan(devices: &[Device]) -> Result<Vec<Planned>> {
     devices.iter().map(one).collect()
 }
 
-/// Stage A: makes the nodes that are needed, each as a mount that is attached nowhere yet.
-pub(super) fn nodes(s: &mut Script<'_>, root: Cell, devices: &[Planned]) -> Vec<Cell> {
+/// Makes the nodes that are needed, each as a mount that is attached nowhere yet. `dev` is where the container's own /dev
+/// will lie.
+pub(super) fn nodes(s: &mut Script<'_>, dev: Cell, devices: &[Planned]) -> Vec<Cell> {
     if devices.iter().all(|device| device.node.is_none()) {
         return Vec::new();
     }
     s.during("making device nodes with fewer rights");
     let tmpfs = s.tmpfs(64 << 10, 64, 0o700, None, n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
-    // A mount can be copied only where it is attached. The container's own /dev will lie on it.
-    let dev = s.open_in(root, Path::new("dev"), Links::Refuse, None);
+    // A mount can be copied only where it is attached.
     s.attach(tmpfs, dev, Path::new("/dev"));
     let one = |(i, device): (usize, &Planned)| {
         let (mode, number) = device.node?;
@@ -160,8 +160,8 @@ pub(super) fn nodes(s: &mut Script<'_>, root: Cell, devices: &[Planned]) -> Vec<
     devices.iter().enumerate().filter_map(one).collect()
 }
 
-/// Stage B: binds the devices below the container's /dev; `nodes` are those that A made.
-pub(super) fn bind(s: &mut Script<'_>, dev: Cell, devices: &[Planned], nodes: &[Cell]) {
+/// Binds the devices below the container's /dev; `nodes` are those that were [made](nodes).
+pub(super) fn bind(s: &mut Script<'_>, dev: Cell, devices: &[Planned], nodes: &[Cell], owner: (u32, u32)) {
     let mut nodes = nodes.iter();
     for device in devices {
         let copy = match device.node {
@@ -172,6 +172,7 @@ pub(super) fn bind(s: &mut Script<'_>, dev: Cell, devices: &[Planned], nodes: &[
                 None => continue,
             },
         };
+        directories(s, dev, &device.name, owner);
         place(s, dev, &device.name, copy);
     }
 }
@@ -182,17 +183,23 @@ pub(super) fn bind_own(s: &mut Script<'_>, dev: Cell, name: &str) {
     place(s, dev, Path::new(name), copy);
 }
 
-/// `dev` is a filesystem that nobody has written to yet: there are no links in it.
-fn place(s: &mut Script<'_>, dev: Cell, name: &Path, mount: Cell) {
-    let shown = Path::new("/dev").join(name);
+fn directories(s: &mut Script<'_>, dev: Cell, name: &Path, owner: (u32, u32)) {
     let mut dir = PathBuf::new();
     for part in name.parent().into_iter().flat_map(Path::components) {
         dir.push(part);
-        let at = s.string(&dir);
+        let (at, shown, exists) = (s.string(&dir), Path::new("/dev").join(&dir), s.label());
         s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()])
             .path(&shown)
-            .tolerate(&[EEXIST]);
+            .tolerate(&[EEXIST])
+            .otherwise(exists);
+        s.chown(dev, at, owner, &shown);
+        s.place(exists);
     }
+}
+
+/// `dev` is a filesystem that nobody has written to yet: there are no links in it.
+fn place(s: &mut Script<'_>, dev: Cell, name: &Path, mount: Cell) {
+    let shown = Path::new("/dev").join(name);
     let at = s.string(name);
     let mode = n::S_IFREG | 0o666;
     s.op(n::__NR_mknodat, "mknodat", [dev.into(), at.into(), mode.into(), 0.into()])

@@ -4,7 +4,7 @@
 //! the covers over their dangerous parts) belongs to the container.
 #![forbid(unsafe_code)]
 
-use super::devices;
+use super::dev;
 use super::hierarchies::Hierarchies;
 use super::protection::Protection;
 use super::script::{CWD, EEXIST, ENOENT, Links, Script};
@@ -23,10 +23,6 @@ use linux_raw_sys::{general as n, ioctl, prctl};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The size of /dev/shm, as docker has it, in bytes.
-const SHM_SIZE: u64 = 64 << 20;
-const DEV_SIZE: u64 = 64 << 10;
 
 /// What a process of a container is to be: its first one, or one that joins.
 pub(super) struct Command<'a> {
@@ -55,14 +51,13 @@ pub(super) struct Inside<'a> {
     /// Each of them is known to be there.
     pub masked_exist: bool,
     pub read_only: &'a [PathBuf],
+    /// They are the kernel's own, in what is mounted here: no link of the image's can be in the way.
+    pub read_only_known: bool,
     pub sysctls: &'a [Sysctl],
-    pub devices: &'a [devices::Planned],
     /// The group of terminals, where it exists in the user namespace.
     pub tty_group: bool,
     /// What is seen in /sys/fs/cgroup.
     pub hierarchies: Hierarchies,
-    /// Of /dev/shm, where it is not the default, in bytes.
-    pub shm_size: Option<u64>,
 }
 
 /// Root of the namespace, and nothing of it visible through /proc to whoever is already there.
@@ -96,12 +91,7 @@ pub(super) fn bound(s: &mut Script<'_>, capabilities: Capabilities) {
 }
 
 /// Everything up to and including the new root; the working directory was the root's mount.
-pub(super) fn mounts(
-    s: &mut Script<'_>,
-    inside: &Inside<'_>,
-    nodes: &[Cell],
-    terminal: Option<Letter>,
-) -> Option<Cell> {
+pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<Letter>) -> Option<Cell> {
     s.during("entering the root filesystem");
     // pivot_root refuses a locked mount: a copy of the whole tree on top of itself is not one, while the mounts in
     // it stay locked to each other.
@@ -125,11 +115,7 @@ pub(super) fn mounts(
     let target = mountable(s, root, "proc");
     s.attach(proc, target, Path::new("/proc"));
 
-    s.during("mounting /dev");
-    let dev = s.tmpfs(DEV_SIZE, 64, 0o755, None, n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
-    let target = mountable(s, root, "dev");
-    s.attach(dev, target, Path::new("/dev"));
-    let slave = fill_dev(s, inside, dev, nodes, terminal);
+    let slave = dev::join(s, root, inside.tty_group, terminal);
 
     s.during("mounting /sys");
     let target = mountable(s, root, "sys");
@@ -175,7 +161,7 @@ pub(super) fn mounts(
 }
 
 /// A directory of the root by its very name: an image in which it is a link is refused.
-fn mountable(s: &mut Script<'_>, root: Cell, name: &str) -> Cell {
+pub(super) fn mountable(s: &mut Script<'_>, root: Cell, name: &str) -> Cell {
     let at = s.string(name);
     let how = s.words64(&[
         u64::from(n::O_PATH | n::O_CLOEXEC | n::O_DIRECTORY),
@@ -186,76 +172,6 @@ fn mountable(s: &mut Script<'_>, root: Cell, name: &str) -> Cell {
         .path(Path::new("/").join(name))
         .remedy("in the image it has to be a directory, not a link or a file")
         .result()
-}
-
-/// Fills /dev: bound devices (no node is ever made here), links, terminals, shared memory, queues.
-fn fill_dev(
-    s: &mut Script<'_>,
-    inside: &Inside<'_>,
-    dev: Cell,
-    nodes: &[Cell],
-    terminal: Option<Letter>,
-) -> Option<Cell> {
-    let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
-    for name in devices::OWN {
-        devices::bind_own(s, dev, name);
-    }
-    devices::bind(s, dev, inside.devices, nodes);
-    for (link, target) in [
-        (c"fd", c"/proc/self/fd"),
-        (c"stdin", c"/proc/self/fd/0"),
-        (c"stdout", c"/proc/self/fd/1"),
-        (c"stderr", c"/proc/self/fd/2"),
-        (c"core", c"/proc/kcore"),
-        (c"ptmx", c"pts/ptmx"),
-    ] {
-        let (target, link) = (s.c_str(target), s.c_str(link));
-        s.op(n::__NR_symlinkat, "symlinkat", [target.into(), dev.into(), link.into()]).path("/dev");
-    }
-    let fs = s.fsopen(c"devpts");
-    s.set_flag(fs, c"newinstance");
-    s.set(fs, c"ptmxmode", "0666");
-    s.set(fs, c"mode", "0620");
-    if inside.tty_group {
-        s.set(fs, c"gid", "5");
-    }
-    let pts = s.fsmount(fs, "devpts", n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NOEXEC);
-    attach_new_dir(s, dev, "pts", pts);
-    let shm = s.tmpfs(inside.shm_size.unwrap_or(SHM_SIZE), 65536, 0o1777, None, plain);
-    attach_new_dir(s, dev, "shm", shm);
-    let fs = s.fsopen(c"mqueue");
-    let mqueue = s.fsmount(fs, "mqueue", plain);
-    attach_new_dir(s, dev, "mqueue", mqueue);
-    terminal.map(|letter| open_terminal(s, pts, dev, letter))
-}
-
-fn attach_new_dir(s: &mut Script<'_>, dev: Cell, name: &str, mount: Cell) {
-    let path = Path::new("/dev").join(name);
-    let at = s.string(name);
-    s.op(n::__NR_mkdirat, "mkdirat", [dev.into(), at.into(), 0o755.into()]).path(&path);
-    s.attach_at(mount, dev, at, &path);
-}
-
-/// A PTY of the container's own devpts; its master goes to the host, its slave is /dev/console and stdio.
-fn open_terminal(s: &mut Script<'_>, pts: Cell, dev: Cell, letter: Letter) -> Cell {
-    s.during("opening a terminal");
-    let ptmx = s.c_str(c"ptmx");
-    let flags = n::O_RDWR | n::O_NOCTTY | n::O_CLOEXEC;
-    s.op(n::__NR_openat, "openat(ptmx)", [pts.into(), ptmx.into(), flags.into(), 0.into()]).store(letter.fd);
-    let zero = s.words64(&[0]);
-    s.op(n::__NR_ioctl, "ioctl(TIOCSPTLCK)", [letter.fd.into(), ioctl::TIOCSPTLCK.into(), zero.into()]);
-    let slave = s
-        .op(n::__NR_ioctl, "ioctl(TIOCGPTPEER)", [letter.fd.into(), ioctl::TIOCGPTPEER.into(), flags.into()])
-        .result();
-    let console = s.c_str(c"console");
-    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC;
-    s.op(n::__NR_openat, "openat(O_CREAT)", [dev.into(), console.into(), flags.into(), 0o600.into()])
-        .path("/dev/console");
-    let copy = s.clone_mount(slave, false, Path::new("/dev/console"));
-    let target = s.open_in(dev, Path::new("console"), Links::Refuse, None);
-    s.attach(copy, target, Path::new("/dev/console"));
-    s.post(letter);
-    slave
 }
 
 fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
@@ -292,10 +208,17 @@ fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
     for path in inside.read_only {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let absent = s.label();
-        let target = s.open_in(root, relative, Links::Refuse, Some(absent));
-        let copy = s.clone_mount(target, false, path);
-        s.set_attributes(copy, plain | n::MOUNT_ATTR_RDONLY, None, false, path);
-        s.attach(copy, target, path);
+        if inside.read_only_known {
+            let at = s.string(relative);
+            let copy = s.copy_mount_at(root, at, path).tolerate(&[ENOENT]).otherwise(absent).result();
+            s.set_attributes(copy, plain | n::MOUNT_ATTR_RDONLY, None, false, path);
+            s.attach_at(copy, root, at, path);
+        } else {
+            let target = s.open_in(root, relative, Links::Refuse, Some(absent));
+            let copy = s.clone_mount(target, false, path);
+            s.set_attributes(copy, plain | n::MOUNT_ATTR_RDONLY, None, false, path);
+            s.attach(copy, target, path);
+        }
         s.place(absent);
     }
 }

@@ -5,6 +5,7 @@
 //! namespace and a device node in it would open the host's device.
 #![forbid(unsafe_code)]
 
+use super::dev::{self, Dev};
 use super::protection::Protection;
 use super::script::{CWD, Links, Script};
 use super::spec::FileContent;
@@ -32,6 +33,7 @@ pub(super) struct Root<'a> {
     /// Files of /etc that are made anew for each start: name and content.
     pub etc: Vec<(&'static str, String)>,
     pub files: &'a [FileContent],
+    pub dev: Dev<'a>,
     pub read_only: bool,
     /// Mounts that can't be id-mapped are attached without, and that is [told](WITHOUT).
     pub unmapped: bool,
@@ -153,6 +155,8 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         s.chown(mount, at, root.shift.owner(0, 0), Path::new("/"));
         s.place(exists);
     }
+    let dev = super::inside::mountable(s, mount, "dev");
+    dev::build(s, dev, &root.dev, root.shift);
     for file in root.files {
         write_file(s, root, mount, file);
     }

@@ -2,9 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::lock;
-use super::script::Script;
+use super::script::{CWD, Script};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::{self, Birth, Heard, NamespaceKind, Namespaces};
+use crate::sys::courier::Letter;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::plan::format::Status;
@@ -93,14 +94,16 @@ impl Born {
 ///
 /// A new network namespace takes the kernel as long as the whole root filesystem: B enters it meanwhile. Its mount
 /// namespace comes last, as a copy of A's: made with less privilege, it has all of A's mounts locked. Its working
-/// directory is what finds the root's mount again in there. `build` gives that mount, and others that `inside` takes.
-pub(super) fn two_stages(
+/// directory is what finds the root's mount again in there. `build` gives that mount, `mounts` ends in it as the new root,
+/// and `command` is what comes then.
+pub(super) fn two_stages<T>(
     s: &mut Script<'_>,
     namespaces: &Namespaces,
     birth: Birth<'_>,
-    build: impl FnOnce(&mut Script<'_>) -> (Cell, Vec<Cell>),
+    build: impl FnOnce(&mut Script<'_>) -> Cell,
     early: impl FnOnce(&mut Script<'_>),
-    inside: impl FnOnce(&mut Script<'_>, &[Cell]),
+    mounts: impl FnOnce(&mut Script<'_>) -> T,
+    command: impl FnOnce(&mut Script<'_>, T),
 ) -> Result<()> {
     s.during("entering a mount namespace");
     s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
@@ -113,37 +116,51 @@ pub(super) fn two_stages(
     let (from, to) = (Cell(sockets.0), Cell(sockets.0 + 4));
     let namespaces = namespaces.clone().without(NamespaceKind::Mount);
     let birth = Birth { later: n::CLONE_NEWNET | n::CLONE_NEWIPC | n::CLONE_NEWUTS, ..birth };
-    let sent = std::cell::Cell::new(0);
     namespace::clone_into(
         s,
         &namespaces,
         &birth,
-        |s| {
-            let (mount, others) = build(s);
-            sent.set(others.len());
-            // The root last: when it comes, all is built.
-            for mount in others.into_iter().chain([mount]) {
-                let letter = s.letter(0);
-                s.copy_fd(mount, letter.fd);
-                s.send(to, letter);
-            }
-            // Whoever is the last to leave this mount namespace takes it down, which takes as long as many a mount: B
-            // closes the socket when it has left.
+        |s, born| {
+            let mount = build(s);
+            // When it comes, all is built.
+            let letter = s.letter(0);
+            s.copy_fd(mount, letter.fd);
+            s.send(to, letter);
+            // Whoever is the last to leave this mount namespace takes it down, which takes as long as many a mount and makes
+            // all who unmount wait: B closes the socket when it has left its old root, too.
             s.op(n::__NR_close, "close", [from.into()]);
             let byte = s.space(8);
             s.op(n::__NR_read, "read(sync)", [to.into(), byte.into(), 1.into()]).tolerate_all();
+            if let Some(born) = born {
+                keep_mounts(s, born);
+            }
         },
         |s| {
             // Else its end would not be seen.
             s.op(n::__NR_close, "close", [to.into()]);
             early(s);
             s.during("entering the mount namespace");
-            let others: Vec<Cell> = (0..sent.get()).map(|_| s.take(from)).collect();
             let mount = s.take(from);
             s.op(n::__NR_fchdir, "fchdir", [mount.into()]);
             s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
+            let left = mounts(s);
             s.op(n::__NR_close, "close", [from.into()]);
-            inside(s, &others);
+            command(s, left);
         },
     )
+}
+
+/// The mount namespace of B is taken down after its end is told, not before. Where that can't be, the end comes later.
+fn keep_mounts(s: &mut Script<'_>, born: Letter) {
+    s.during("keeping the mount namespace");
+    let path = s.decimal("/proc/", born.value, c"/ns/mnt");
+    let flags = n::O_RDONLY | n::O_CLOEXEC;
+    let namespace = s.cell(-1);
+    let ended = s.label();
+    s.op(n::__NR_openat, "openat", [CWD.into(), path.into(), flags.into(), 0.into()])
+        .tolerate_all()
+        .otherwise(ended)
+        .store(namespace);
+    s.keep(born.fd, namespace);
+    s.place(ended);
 }

@@ -1,6 +1,7 @@
 //! From a record to a running command: checks, plans, and the conversation with the warden.
 #![forbid(unsafe_code)]
 
+use super::dev::Dev;
 use super::devices;
 use super::hierarchies::Hierarchies;
 use super::inside::{self, Command, Inside};
@@ -382,13 +383,12 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     protection::insist(spec, &report)?;
     let inside = Inside {
         namespaces: &namespaces,
-        shm_size: spec.mounts.iter().find_map(Mount::shm_size),
         masked: &masked,
         // The kernel's own lists are the same in every container, but for a /sys of the host's network.
         masked_exist: spec.masked.is_none(),
         read_only: &read_only,
+        read_only_known: spec.read_only_paths.is_none(),
         sysctls: &spec.sysctls,
-        devices: &devices,
         tty_group: map.group(5).is_some(),
         hierarchies: Hierarchies::of(cgroup.as_ref(), spec.limits.kinds().next().is_some()),
     };
@@ -428,18 +428,19 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         etc: etc(record, &mounts)?,
         mounts,
         files: &spec.files,
+        dev: Dev { devices: &devices, shm_size: spec.mounts.iter().find_map(Mount::shm_size) },
         read_only: spec.read_only,
         unmapped: spec.is_best_effort(Protection::IdMappedMounts),
         volatile: !held.kept,
         detached_lowers: features.detached_lowers,
     };
+    if was_mounted {
+        // An overlay does not share its writable layer.
+        s.kept_are_gone();
+    }
     inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
     let birth = Birth { outer: warden.map(), cgroup: v2, fence, ..Birth::default() };
-    let build = |s: &mut Script<'_>| {
-        let mount = rootfs::build(s, &root);
-        (mount, devices::nodes(s, mount, &devices))
-    };
     let early = |s: &mut Script<'_>| {
         if !joins.is_empty() {
             s.during("joining the control groups");
@@ -452,8 +453,9 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         inside::bound(s, capabilities);
         namespaces.settle(s);
     };
-    two_stages(&mut s, &namespaces, birth, build, early, |s, nodes| {
-        let slave = inside::mounts(s, &inside, nodes, terminal);
+    let build = |s: &mut Script<'_>| rootfs::build(s, &root);
+    let mounts = |s: &mut Script<'_>| inside::mounts(s, &inside, terminal);
+    two_stages(&mut s, &namespaces, birth, build, early, mounts, |s, slave| {
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
             inside::control(s, slave);

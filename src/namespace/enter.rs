@@ -204,7 +204,7 @@ impl<'a> Enter<'a> {
             &mut s,
             namespaces,
             &birth,
-            |_| (),
+            |_, _| (),
             |s| {
                 let joins = namespaces.joins(NamespaceKind::User);
                 if let Some(first) = first.or(joins.then_some(namespaces.first)) {

@@ -8,6 +8,8 @@ use super::janitor::Janitor;
 use super::{Store, list, remove_tree};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::warden::{DOOR, NEW};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -89,6 +91,30 @@ impl Lease {
         let lease = Self::lock_file(parent, name.as_ref())?;
         uninterrupted(|| lease.0.lock()).call_at("flock(LOCK_EX)", name.as_ref())?;
         Ok(lease)
+    }
+
+    /// Waits for the exclusive lock on one byte of the file `name`: without a file for each that is to be locked. It is of
+    /// this opening of the file, and goes with it as the others do (fcntl(2), open file description locks).
+    pub(crate) fn exclusive_byte(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>, at: i64) -> Result<Self> {
+        let lease = Self::lock_file(parent, name.as_ref())?;
+        lease.set_byte(libc::F_WRLCK, at).call_at("fcntl(F_OFD_SETLKW)", name.as_ref())?;
+        Ok(lease)
+    }
+
+    /// Gives up what [`exclusive_byte`](Self::exclusive_byte) took.
+    pub(crate) fn unlock_byte(&self, at: i64) -> Result<()> {
+        self.set_byte(libc::F_UNLCK, at).call("fcntl(F_OFD_SETLKW)")
+    }
+
+    fn set_byte(&self, kind: i32, at: i64) -> io::Result<()> {
+        let flock = libc::flock {
+            l_type: kind as i16,
+            l_whence: libc::SEEK_SET as i16,
+            l_start: at,
+            l_len: 1,
+            l_pid: 0,
+        };
+        uninterrupted(|| Ok(fcntl(&self.0, FcntlArg::F_OFD_SETLKW(&flock)).map(drop)?))
     }
 
     /// Makes a directory with a new name and leases it. Also gives the name.

@@ -78,10 +78,21 @@ pub(crate) struct Letter {
 impl<'fd> Plan<'fd> {
     /// Lays out a message of `kind`; operations store its value and descriptor, then [`Plan::post`] sends it.
     pub fn letter(&mut self, kind: u32) -> Letter {
+        // One descriptor, padded.
+        self.message(kind, 20)
+    }
+
+    /// As [`letter`](Self::letter), with two descriptors.
+    pub fn letter_of_two(&mut self, kind: u32) -> (Letter, Cell) {
+        let letter = self.message(kind, 24);
+        (letter, Cell(letter.fd.0 + 4))
+    }
+
+    fn message(&mut self, kind: u32, control_len: u64) -> Letter {
         let status = self.words64(&[u64::from(kind), 0]);
         let iov = self.words64(&[status.0, size_of::<Status>() as u64]);
-        // struct cmsghdr: length 20 (header 16, one descriptor), SOL_SOCKET, SCM_RIGHTS; padded to 24.
-        let control = self.words64(&[20, 1 | 1 << 32, u64::MAX]);
+        // struct cmsghdr: length (with its 16 bytes), SOL_SOCKET, SCM_RIGHTS; then descriptors.
+        let control = self.words64(&[control_len, 1 | 1 << 32, u64::MAX]);
         let header = self.words64(&[0, 0, iov.0, 1, control.0, 24, 0]);
         Letter { header, value: Cell(status.0 + 8), fd: Cell(control.0 + 16) }
     }

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::idmap::IdMap;
-use super::plan::format::{OP_CLOSE_FROM, OP_FAIL, OP_INIT};
+use super::plan::format::{KEEPER, OP_CLOSE_FROM, OP_FAIL, OP_INIT};
 use super::plan::{Added, At, Cell, Label, Plan};
 use crate::error::ErrorKind;
 use crate::feature::Feature;
@@ -238,6 +238,13 @@ impl<'fd> Script<'fd> {
             .result()
     }
 
+    /// The same for what has this name in a directory where no link can be in the way.
+    pub fn copy_mount_at(&mut self, dir: Cell, name: At, path: &Path) -> Added<'_, 'fd> {
+        let flags = n::OPEN_TREE_CLONE | n::OPEN_TREE_CLOEXEC | n::AT_SYMLINK_NOFOLLOW;
+        self.op(n::__NR_open_tree, "open_tree(OPEN_TREE_CLONE)", [dir.into(), name.into(), flags.into()])
+            .path(path)
+    }
+
     /// A copy of the mount at a descriptor, from there on down.
     pub fn clone_mount(&mut self, fd: Cell, recursive: bool, path: &Path) -> Cell {
         let flags = n::OPEN_TREE_CLONE
@@ -412,6 +419,30 @@ impl<'fd> Script<'fd> {
     pub fn copy_fd(&mut self, from: Cell, to: Cell) {
         let args = [from.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()];
         self.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", args).store(to);
+    }
+
+    /// Lets the keeper (`warden/keeper.rs`) hold `held` until the process of `pidfd` has ended. Where it can't, nobody does.
+    pub fn keep(&mut self, pidfd: Cell, held: Cell) {
+        let (letter, second) = self.letter_of_two(0);
+        self.copy_fd(pidfd, letter.fd);
+        self.copy_fd(held, second);
+        let keeper = self.cell(KEEPER);
+        self.send(keeper, letter).tolerate_all();
+    }
+
+    /// Waits until the keeper holds nothing of processes that have ended. Without a keeper nothing is held.
+    pub fn kept_are_gone(&mut self) {
+        let both = self.space(8);
+        self.op(n::__NR_pipe2, "pipe2", [both.into(), n::O_CLOEXEC.into()]);
+        let (read, write) = (Cell(both.0), Cell(both.0 + 4));
+        let letter = self.letter(0);
+        self.copy_fd(write, letter.fd);
+        let keeper = self.cell(KEEPER);
+        self.send(keeper, letter).tolerate_all();
+        for fd in [write, letter.fd] {
+            self.op(n::__NR_close, "close", [fd.into()]);
+        }
+        self.op(n::__NR_read, "read(sync)", [read.into(), both.into(), 1.into()]);
     }
 
     /// In a new mount namespace: nothing comes in or goes out any more.

@@ -179,7 +179,7 @@ impl Warden {
         child: u32,
         map: Option<&IdMap>,
     ) -> Result<(OwnedFd, Features)> {
-        const STEPS: [&str; 13] = [
+        const STEPS: [&str; 14] = [
             "",
             "close_range",
             "chdir(\"/\")",
@@ -193,6 +193,7 @@ impl Warden {
             launch::PROC,
             "keyctl(KEYCTL_JOIN_SESSION_KEYRING)",
             "fcntl(F_DUPFD_CLOEXEC)",
+            "socketpair",
         ];
         let mut pidfd = None;
         let mut up = None;
