@@ -308,12 +308,12 @@ impl Supervisor {
             std::thread::park_timeout(Duration::from_millis(1));
         }
         use nix::sys::{signal::Signal, wait::WaitStatus};
-        let expected = match (mode, status.unwrap()) {
-            ("kill" | "memory" | "exec", WaitStatus::Signaled(_, Signal::SIGKILL, _)) => true,
-            ("abort", WaitStatus::Signaled(_, Signal::SIGABRT, _)) => true,
-            ("daemon", WaitStatus::Exited(_, 0)) => true,
-            _ => false,
-        };
+        let expected = matches!(
+            (mode, status.unwrap()),
+            ("kill" | "memory" | "exec", WaitStatus::Signaled(_, Signal::SIGKILL, _))
+                | ("abort", WaitStatus::Signaled(_, Signal::SIGABRT, _))
+                | ("daemon", WaitStatus::Exited(_, 0))
+        );
         assert!(expected, "{mode}: {status:?}\n{}", said());
         self.assert_clean(mode);
     }

@@ -170,7 +170,7 @@ fn fill(of: Of) {
     let Some(mount) = mounted() else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut noise = vec![0; 40_000];
-    noise.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * at >> 3) as u8);
+    noise.iter_mut().enumerate().for_each(|(at, byte)| *byte = ((at * at) >> 3) as u8);
     let files = ["a", "b", "c/d", "c/e"];
     let layer = tar([("c", Node::Dir)].into_iter().chain(files.map(|name| (name, Node::File(&noise)))));
     let archive = docker_archive(&[(&Fixture::of(vec![layer]), &["app:1"])]);

@@ -1,0 +1,143 @@
+//! What the handles on a container have in common: how it is kept, ended and removed.
+#![forbid(unsafe_code)]
+
+use super::ids::Range;
+use super::record::{Names, Record};
+use super::running::Running;
+use super::{Held, Inner, KILL_TIME, Phase, lock, names, removed, volumes};
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::store::random_hex;
+use crate::sys::time::after;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+
+impl Inner {
+    pub(super) fn record<T>(&self, read: impl FnOnce(&Record) -> T) -> Result<T> {
+        lock(&self.held).as_ref().map(|held| read(&held.record)).ok_or_else(removed)
+    }
+
+    /// Whether it runs as another program's: that one decides when it ends.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none())
+    }
+
+    pub(super) fn end(&self) -> BorrowedFd<'_> {
+        self.own_end.get().unwrap_or(&self.end).as_fd()
+    }
+
+    /// The descriptor that tells of the end is not to tell of the last one any more. The thread that watched it says so
+    /// last of all.
+    pub(super) fn forget_end(&self, running: &Running) -> Result<()> {
+        if running.watched.load(Ordering::Relaxed)
+            && crate::sys::message::readable(self.end(), Some(after(KILL_TIME)))?
+        {
+            rustix::io::read(self.end(), &mut [0; 8]).call("read(eventfd)")?;
+        }
+        Ok(())
+    }
+
+    /// An error for a container that was opened from the store, and that belongs to the handle that made it: that one
+    /// starts it and removes it, as it likes. While `run` has it, nothing in the store says that it runs.
+    pub(super) fn refuse_others(&self) -> Result<()> {
+        let held = lock(&self.held);
+        let Some(held) = held.as_ref().filter(|held| held.kept && held.record.ephemeral) else {
+            return Ok(());
+        };
+        // It may have been kept meanwhile, or its program is dead.
+        let kept = held.dir.record()?.is_some_and(|record| !record.ephemeral);
+        match kept || !held.dir.is_shared()? {
+            true => Ok(()),
+            false => {
+                let error = Error::new(ErrorKind::State, "the container belongs to the handle that made it");
+                Err(error.with_path(&held.record.name).with_remedy("Container::keep leaves it to everybody"))
+            }
+        }
+    }
+
+    pub(super) fn end_running(&self) -> Result<()> {
+        let running = match &*lock(&self.phase) {
+            Phase::Running(running) => running.clone(),
+            _ => return Ok(()),
+        };
+        match running.end() {
+            // The warden was killed: so were they.
+            Err(error) if error.kind() == ErrorKind::Gone => Ok(()),
+            ended => ended.map(drop),
+        }
+    }
+
+    /// With `wait`, until nothing is left on disk.
+    pub(super) fn remove(&self, wait: bool) -> Result<()> {
+        let ended = self.end_running();
+        let Some(held) = lock(&self.held).take() else { return ended };
+        let store = &self.store;
+        let Held { dir, record, range, .. } = held;
+        // Its program was killed and left its groups.
+        let left = match dir.running() {
+            Ok(Some(_)) => {
+                store.cgroups().and_then(|groups| groups.sweep(|group| group != record.id)).map(drop)
+            }
+            other => other.map(drop),
+        };
+        drop(dir);
+        let freed = store.clear_quota(record.project);
+        let discarded = if wait {
+            store.discard(store.containers_dir(), &record.id)
+        } else {
+            store.discard_later(store.containers_dir(), &record.id)
+        };
+        let named = Names::release(store, &record.name, &record.id);
+        let released = range.map_or(Ok(()), Range::release);
+        let volumes = volumes::remove_anonymous(store, &record);
+        ended.and(freed).and(discarded).and(named).and(released).and(volumes).and(left)
+    }
+
+    pub(super) fn keep(&self) -> Result<()> {
+        if self.is_foreign() {
+            return Ok(());
+        }
+        let in_memory = self.record(|record| record.spec.in_memory)?;
+        if in_memory {
+            return Err(Error::new(ErrorKind::State, "a writable layer in memory can't be kept"));
+        }
+        self.end_running()?;
+        let mut held = lock(&self.held);
+        let Some(held) = held.as_mut() else { return Err(removed()) };
+        if let Phase::Running(running) = &*lock(&self.phase) {
+            held.record.exited = running.exited();
+        }
+        // An ephemeral container's writes need not have reached the disk.
+        self.store.sync()?;
+        if held.record.spec.name.is_none() {
+            // From now on nobody else may have it.
+            while !Names::take(&self.store, &held.record.name, &held.record.id)? {
+                held.record.name = names::generated(&random_hex(32)?);
+            }
+            held.record.spec.name = Some(held.record.name.clone());
+        }
+        held.record.ephemeral = false;
+        held.dir.set_record(&held.record)?;
+        held.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !self.witness.is_here() {
+            return;
+        }
+        // Another program's container is none of ours to end.
+        if self.is_foreign() {
+            return;
+        }
+        let kept = lock(&self.held).as_ref().is_none_or(|held| held.kept);
+        let result = match kept {
+            true => self.end_running(),
+            false => self.remove(false),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, id = self.id, "a container could not be removed; the next Store::open does it");
+        }
+    }
+}
