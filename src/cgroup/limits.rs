@@ -82,7 +82,7 @@ impl LimitKind {
             LimitKind::IoWeight => "io_weight",
             LimitKind::IoMax => "io_max",
             LimitKind::HugetlbMax => "hugetlb_max",
-            LimitKind::Devices => "devices",
+            LimitKind::Devices => "device_rules",
         }
     }
 

@@ -487,7 +487,7 @@ mod tests {
         let name = format!("test-{}-program", std::process::id());
         let rules = ["c 1:3 rw", "c 1:5 w"].map(|rule| rule.parse().unwrap());
         let group = parent.create(&name, &Limits::new().devices(rules)).unwrap();
-        assert!(matches!(group.report().get("devices").unwrap().outcome(), Outcome::Enforced(_)));
+        assert!(matches!(group.report().get("device_rules").unwrap().outcome(), Outcome::Enforced(_)));
         let procs = group.join_paths().next().unwrap();
         let opens = |redirection: &str| {
             let script = format!("echo 0 > {} && true {redirection}", procs.display());

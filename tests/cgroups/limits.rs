@@ -107,7 +107,7 @@ fn huge_pages_are_refused_beyond_the_limit() {
 fn devices_that_are_not_listed_are_refused() {
     let rules = ["c 1:3 rw", "c 1:5 w"].map(|rule| rule.parse::<DeviceRule>().unwrap());
     let group = Cgroup::create(&name("devices"), &Limits::new().devices(rules)).unwrap();
-    assert!(matches!(group.report().get("devices").unwrap().outcome(), Outcome::Enforced(_)));
+    assert!(matches!(group.report().get("device_rules").unwrap().outcome(), Outcome::Enforced(_)));
     let opens = |redirection: &str| {
         let out = output(&group, &format!("true {redirection}"));
         let refused = String::from_utf8_lossy(&out.stderr).contains("not permitted");

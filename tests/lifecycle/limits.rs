@@ -48,7 +48,7 @@ fn a_list_of_devices_has_the_containers_own_and_those_given() {
     };
     let out = with(none.clone()).run().unwrap();
     assert!(out.report.is_complete(), "{:?}", out.report);
-    let entry = out.report.get("devices").unwrap();
+    let entry = out.report.get("device_rules").unwrap();
     assert!(entry.asked().contains("c 1:3 rw") && entry.asked().contains("c 1:11 rw"), "{entry}");
     assert!(out.stdout_text().starts_with("4\n4\n"), "{}", out.stdout_text());
     let terminal = sh(&host(), "test -t 0 && : </dev/tty").tty(true).limits(none);

@@ -44,17 +44,14 @@ fn it_is_what_it_says() {
         is_root() || report.get("memory_max").unwrap().to_string().contains("enforced (")
     );
     for protection in Protection::all() {
-        let lacks = matches!(
-            protection,
+        const SET: [LimitKind; 4] =
+            [LimitKind::MemoryMax, LimitKind::MemorySwapMax, LimitKind::CpuMax, LimitKind::PidsMax];
+        let lacks = match protection {
             // About nothing here.
-            Protection::IdMappedMounts
-                | Protection::Limit(
-                    LimitKind::MemoryHigh
-                        | LimitKind::CpuWeight
-                        | LimitKind::CpusetCpus
-                        | LimitKind::CpusetMems
-                )
-        );
+            Protection::IdMappedMounts => true,
+            Protection::Limit(kind) => !SET.contains(&kind),
+            _ => false,
+        };
         let limit = matches!(protection, Protection::Limit(kind) if kind != LimitKind::PidsMax);
         match report.get(protection).map(|entry| entry.outcome()) {
             None => assert!(lacks, "{protection}"),
