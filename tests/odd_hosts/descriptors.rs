@@ -142,6 +142,8 @@ fn there_are_no_more() {
     let store = with_ever_more("opening a store", || Store::open(&path), || {});
     let image = Image::host(&store).unwrap();
     let is_clean = || {
+        // What could not even be cleaned up without descriptors goes with the next opening.
+        drop(Store::open(&path).unwrap());
         for room in ["containers", "volumes"] {
             eventually(&format!("something is left in {room}"), || count(path.join(room)) == 0);
         }
@@ -170,6 +172,9 @@ fn there_are_no_more() {
         || Image::load(&store, &file),
         || {
             is_clean();
+            // A layer that was whole may stay, in no image's name.
+            assert!(store.images().unwrap().is_empty());
+            store.prune_images().unwrap();
             assert_eq!((count(path.join("blobs/sha256")), count(path.join("layers"))), (0, 0));
         },
     );
