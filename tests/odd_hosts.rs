@@ -20,13 +20,3 @@ use std::time::{Duration, Instant};
 
 /// Longer than anything here takes; shorter than a person's patience.
 const LONG: Duration = Duration::from_secs(60);
-
-/// Waits until it is so.
-#[track_caller]
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
-}

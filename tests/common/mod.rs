@@ -327,3 +327,13 @@ pub fn again(test: &str, flags: &[&str], vars: &[(&str, &Path)]) {
     assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
     assert!(text(&out.stdout).contains("1 passed"), "no test {test}");
 }
+
+/// Waits until it is so.
+#[track_caller]
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}

@@ -220,3 +220,26 @@ fn a_descriptor_of_a_container_that_somebody_else_ran() {
     }
     other.remove().unwrap();
 }
+
+/// Its end is told before its mounts go: somebody holds them until then, and not longer.
+#[test]
+#[ignore = "needs root: looks at the descriptors of the warden's processes"]
+fn its_mounts_are_gone_before_it_starts_again() {
+    let container = sh(&host(), "read line").stdin(Stdio::piped()).create().unwrap();
+    let holders = |namespace: &std::path::Path| {
+        let links = |process: std::path::PathBuf| {
+            std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten()
+        };
+        let processes =
+            std::fs::read_dir("/proc").unwrap().flatten().flat_map(|process| links(process.path()));
+        processes.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|link| link == namespace)).count()
+    };
+    container.start().unwrap();
+    let pid = container.top().unwrap()[0].pid;
+    let first = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    eventually("its mount namespace is held", || holders(&first) == 1);
+    container.kill(coracle::Signal::SIGKILL).unwrap();
+    assert_eq!(container.wait().unwrap().signal(), Some(9));
+    container.start().unwrap();
+    assert_eq!(holders(&first), 0);
+}
