@@ -340,6 +340,8 @@ pub(crate) struct Birth<'a> {
     /// Kinds that the new process itself enters, before all else: what takes its time there happens beside what its
     /// parent does `meanwhile`.
     pub later: u32,
+    /// Its parent may see to it that its mounts are taken down after its end is told.
+    pub mounts_later: bool,
 }
 
 /// The last operations of a process that clones another into its new namespaces, writes its maps, does something
@@ -398,7 +400,7 @@ pub(crate) fn clone_into(
         s.place(after);
     }
     // What a process in between has cloned only that one knows.
-    meanwhile(s, birth.fence.is_none().then_some(born));
+    meanwhile(s, (birth.mounts_later && birth.fence.is_none()).then_some(born));
     s.op(OP_END, "end", [0.into()]);
     s.place(child);
     s.during("entering the namespaces");

@@ -65,7 +65,8 @@ fn keep(socket: i32) -> ! {
     }
     loop {
         release(epoll, -1);
-        // Nothing else is said over this socket.
+        // First all that can be: what comes now may need the descriptors, or ask for it.
+        while release(epoll, 0) > 0 {}
         while take(epoll, socket) {}
     }
 }
@@ -75,17 +76,21 @@ fn watch(epoll: i32, fd: i32, data: u64) -> isize {
     sys!(nr::EPOLL_CTL, epoll, EPOLL_CTL_ADD, fd, &event as *const Ready)
 }
 
-/// Lets go of what is no longer needed; waits for something to happen for `timeout` milliseconds, -1: as long as it takes.
-fn release(epoll: i32, timeout: isize) {
+/// Lets go of what is no longer needed, and says of how many; waits for something to happen for `timeout` milliseconds, -1:
+/// as long as it takes.
+fn release(epoll: i32, timeout: isize) -> usize {
     let mut ready = [Ready { events: 0, data: 0 }; 32];
     let count = sys!(nr::EPOLL_PWAIT, epoll, ready.as_mut_ptr(), ready.len(), timeout, 0, 8);
+    let mut released = 0;
     for Ready { data, .. } in ready.into_iter().take(count.max(0) as usize).filter(|ready| ready.data != SOCKET) {
         let (process, namespace) = (data as u32 as i32, (data >> 32) as i32);
         // Others have the same pidfd, so that closing it alone does not end the watching.
         sys!(nr::EPOLL_CTL, epoll, EPOLL_CTL_DEL, process, 0);
         close(process);
         close(namespace);
+        released += 1;
     }
+    released
 }
 
 /// Takes one message: a process and what is to be held until it has ended; or a single descriptor, which is closed when
@@ -100,9 +105,7 @@ fn take(epoll: i32, socket: i32) -> bool {
     {
         return true;
     }
-    if fds.len() == 1 {
-        release(epoll, 0);
-    }
+    while fds.len() == 1 && release(epoll, 0) > 0 {}
     for fd in fds {
         close(*fd);
     }

@@ -225,13 +225,13 @@ impl Warden {
                 count += 1;
             }
             // Nothing tells that somebody else has closed something: seconds and nanoseconds until the next try.
-            let moment = [0u64, 100_000_000];
+            let mut moment = [0u64, 100_000_000];
             let timeout = match self.crowded {
                 true => {
                     count = 3;
-                    moment.as_ptr()
+                    moment.as_mut_ptr()
                 }
-                false => core::ptr::null(),
+                false => core::ptr::null_mut(),
             };
             let ready = sys!(nr::PPOLL, polled.as_mut_ptr(), count, timeout, 0, 8);
             if ready < 0 {

@@ -185,7 +185,11 @@ pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Res
                 }
                 false => controller.set_soft_limit(signed(bytes)),
             })?;
-            write.verify(|kept| kept == pages(bytes), &bytes.to_string())
+            let kept = write.verify(|kept| kept == pages(bytes), &bytes.to_string())?;
+            if v2 {
+                protected_above(dir, bytes)?;
+            }
+            Ok(kept)
         }
         LimitKind::CpuMax => {
             let CpuMax { quota, period } = limits.cpu_max.ok_or_else(absent)?;
@@ -270,6 +274,26 @@ fn signed(value: u64) -> i64 {
 }
 
 /// The kernel keeps whole pages, rounded down.
+/// No group has more protected than those above it (cgroup v2 documentation, memory.low); the topmost has no such file.
+fn protected_above(dir: &Path, bytes: u64) -> Result<()> {
+    for above in dir.ancestors().skip(1) {
+        let path = above.join("memory.low");
+        let low = match fs::read_to_string(&path) {
+            Ok(low) => low,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::os("read", error).with_path(path)),
+        };
+        let low = low.trim();
+        if low != "max" && low.parse().is_ok_and(|low: u64| low < bytes) {
+            let what = format!("the group above has {low} bytes protected, and a group in it no more");
+            return Err(Error::new(ErrorKind::Unsupported, what)
+                .with_path(path)
+                .with_remedy("raise memory.low there and in the groups above, or ask for best effort"));
+        }
+    }
+    Ok(())
+}
+
 fn pages(bytes: u64) -> String {
     let page = rustix::param::page_size() as u64;
     (bytes / page * page).to_string()

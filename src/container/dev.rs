@@ -90,7 +90,7 @@ fn open_terminal(s: &mut Script<'_>, pts: Cell, root: Cell, letter: Letter) -> C
         .op(n::__NR_ioctl, "ioctl(TIOCGPTPEER)", [letter.fd.into(), ioctl::TIOCGPTPEER.into(), flags.into()])
         .result();
     let console = s.c_str(c"dev/console");
-    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC;
+    let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
     s.op(n::__NR_openat, "openat(O_CREAT)", [root.into(), console.into(), flags.into(), 0o600.into()])
         .path("/dev/console");
     let copy = s.clone_mount(slave, false, Path::new("/dev/console"));

@@ -155,8 +155,6 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         s.chown(mount, at, root.shift.owner(0, 0), Path::new("/"));
         s.place(exists);
     }
-    let dev = super::inside::mountable(s, mount, "dev");
-    dev::build(s, dev, &root.dev, root.shift);
     for file in root.files {
         write_file(s, root, mount, file);
     }
@@ -169,6 +167,9 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         let target = s.mountpoint(mount, &path, false, root.shift.owner(0, 0));
         s.attach(file, target, &path);
     }
+    // Last, over whatever links of the image's have brought there.
+    let dev = super::inside::mountable(s, mount, "dev");
+    dev::build(s, dev, &root.dev, root.shift);
     for cover in covers {
         s.set_attributes(cover, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
     }

@@ -68,7 +68,11 @@ impl Born {
         // What failed after the birth ends by itself; it is waited for, so that it is reaped and its group empty.
         match (failed, process, ready) {
             (None, Some(process), true) => Ok(Self { process, terminal, without }),
-            (error, process, _) => {
+            (error, process, ready) => {
+                // Its other stage has failed, after it was let go.
+                if let Some(process) = process.as_ref().filter(|_| ready) {
+                    started.kill(process)?;
+                }
                 let exit = match &process {
                     Some(process) => process.wait(Some(Instant::now() + super::KILL_TIME))?,
                     None => None,

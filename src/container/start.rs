@@ -440,7 +440,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     }
     inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
-    let birth = Birth { outer: warden.map(), cgroup: v2, fence, ..Birth::default() };
+    let birth =
+        Birth { outer: warden.map(), cgroup: v2, fence, mounts_later: !held.kept, ..Birth::default() };
     let early = |s: &mut Script<'_>| {
         if !joins.is_empty() {
             s.during("joining the control groups");

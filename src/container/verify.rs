@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::ids;
-use super::record::{Dir, Names, Record, UPPER, WORK};
+use super::record::{Dir, Names, Record, UPPER};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Store, StorePart, Verification};
 use rustix::fs::{AtFlags, statat};
@@ -104,10 +104,10 @@ fn check(store: &Store, dir: &Dir, record: &Record) -> Result<Vec<Error>> {
         let what = format!("no range of user ids begins at {}", record.base);
         wrong.push(Error::new(ErrorKind::InvalidData, what).with_path(at("container.json")));
     }
-    let parts = [UPPER, WORK].into_iter().filter(|_| !record.spec.in_memory);
-    for name in parts.filter(|name| dir.open_dir(name).is_none()) {
+    // What else an overlay wants is made anew by each start.
+    if !record.spec.in_memory && dir.open_dir(UPPER).is_none() {
         let what = "the container's writable layer is missing";
-        wrong.push(Error::new(ErrorKind::NotFound, what).with_path(at(name)));
+        wrong.push(Error::new(ErrorKind::NotFound, what).with_path(at(UPPER)));
     }
     if let Err(error) = dir.running() {
         wrong.push(error.with_remedy("remove the file when no program has started the container"));

@@ -131,7 +131,7 @@ fn attached(s: &mut Script<'_>, stack: &Stack<'_>, lowers: &[(Cell, &Path)]) -> 
     let args = [kind.into(), name.into(), kind.into(), n::MS_NODEV.into(), options.into()];
     let op = s.op(n::__NR_mount, "mount(\"overlay\")", args).path(path);
     if stack.userns.is_some() {
-        op.remedy("before Linux 5.19 no overlay takes id-mapped layers, as root's containers have them: run as an ordinary user there");
+        op.needs(Feature::OverlayIdMapped);
     }
     let mount = s.copy_mount(Path::new("overlay"));
     // It has its own copies of all of them.

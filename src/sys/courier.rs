@@ -104,8 +104,18 @@ impl<'fd> Plan<'fd> {
 
     /// Sends it to whoever [takes](Self::take) it.
     pub fn send(&mut self, socket: Cell, letter: Letter) -> Added<'_, 'fd> {
+        self.send_with(socket, letter, 0)
+    }
+
+    /// The same, without waiting for room.
+    pub fn send_at_once(&mut self, socket: Cell, letter: Letter) -> Added<'_, 'fd> {
+        const MSG_DONTWAIT: u32 = 0x40;
+        self.send_with(socket, letter, MSG_DONTWAIT)
+    }
+
+    fn send_with(&mut self, socket: Cell, letter: Letter, flags: u32) -> Added<'_, 'fd> {
         const MSG_NOSIGNAL: u32 = 0x4000;
-        let args = [socket.into(), letter.header.into(), MSG_NOSIGNAL.into()];
+        let args = [socket.into(), letter.header.into(), (MSG_NOSIGNAL | flags).into()];
         self.op(linux_raw_sys::general::__NR_sendmsg, "sendmsg", args)
     }
 

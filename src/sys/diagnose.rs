@@ -46,6 +46,9 @@ pub(crate) fn missing(feature: Feature, call: &str, errno: i32) -> Option<Missin
         (F::IdMappedMounts | F::OverlayIdMapped, e::EPERM) if !idmap::is_privileged() => {
             Some(words::ORDINARY_USER.of(feature))
         }
+        (F::OverlayIdMapped, e::EINVAL | e::EPERM) if older(feature) => {
+            Some(words::too_old(feature, &release()))
+        }
         (F::IdMappedMounts, e::EINVAL) => Some(words::NOT_ID_MAPPED.of(feature)),
         (F::Overlay, e::ENODEV) => Some(words::NO_OVERLAY.of(feature)),
         // Before that version only root could mount one.
@@ -56,7 +59,7 @@ pub(crate) fn missing(feature: Feature, call: &str, errno: i32) -> Option<Missin
         (F::Seccomp, e::EINVAL) => Some(words::not_built(feature, "CONFIG_SECCOMP_FILTER")),
         (F::Landlock, e::EOPNOTSUPP) => Some(words::LANDLOCK_OFF.of(feature)),
         (F::Clone3 | F::CloneIntoCgroup, e::EINVAL | e::E2BIG)
-        | (F::OverlayAppend | F::OverlayDetached | F::OverlayIdMapped | F::IdMappedTmpfs, e::EINVAL)
+        | (F::OverlayAppend | F::OverlayDetached | F::IdMappedTmpfs, e::EINVAL)
         | (F::PidfdNamespaces, e::EINVAL | e::ENOTTY)
         | (F::Pidfd, e::EINVAL) => Some(words::too_old(feature, &release())),
         // A path may be forbidden to whoever asks, which says nothing of the call.

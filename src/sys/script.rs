@@ -424,10 +424,15 @@ impl<'fd> Script<'fd> {
     /// Lets the keeper (`warden/keeper.rs`) hold `held` until the process of `pidfd` has ended. Where it can't, nobody does.
     pub fn keep(&mut self, pidfd: Cell, held: Cell) {
         let (letter, second) = self.letter_of_two(0);
-        self.copy_fd(pidfd, letter.fd);
-        self.copy_fd(held, second);
+        let not = self.label();
+        for (from, to) in [(pidfd, letter.fd), (held, second)] {
+            let args = [from.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()];
+            let op = self.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", args);
+            op.tolerate_all().otherwise(not).store(to);
+        }
         let keeper = self.cell(KEEPER);
-        self.send(keeper, letter).tolerate_all();
+        self.send_at_once(keeper, letter).tolerate_all();
+        self.place(not);
     }
 
     /// Waits until the keeper holds nothing of processes that have ended. Without a keeper nothing is held.

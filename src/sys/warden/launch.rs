@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(refused(28, "unshare(CLONE_NEWPID)", true), Some(Feature::PidNamespace));
         assert_eq!(refused(1, PROC, true), Some(Feature::FreshProc));
         assert_eq!(refused(1, "unshare(CLONE_NEWPID)", false), Some(Feature::PidNamespace));
-        assert_eq!(refused(38, "clone3(CLONE_PIDFD)", true), Some(Feature::Clone3));
+        assert_eq!(refused(38, "clone(CLONE_PIDFD)", true), Some(Feature::Clone3));
         assert_eq!(refused(12, "clone", true), None);
     }
 }
