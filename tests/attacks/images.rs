@@ -21,6 +21,7 @@ fn image(store: &coracle::Store, config: Value) -> coracle::Image {
     add("etc/passwd", Regular, b"root:x:0:0::/:/bin/busybox\n", "");
     add("to-root", Symlink, b"", "/");
     add("to-proc", Symlink, b"", "/proc/1/root");
+    add("to-dev", Symlink, b"", "/dev");
     let layer = layer.into_inner().unwrap();
     let mut fixture = Fixture::of(vec![layer]);
     let mut all: Value = serde_json::from_slice(&fixture.config).unwrap();
@@ -85,4 +86,29 @@ fn configurations() {
         assert_eq!(count(canary.path()), 0, "{shown}");
         assert_eq!(count(store.path().join("containers")), 0, "{shown}");
     }
+}
+
+/// What is mounted where the image's links lead to /dev lies below the container's own.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn mounts_that_links_bring_into_dev() {
+    let store = coracle::Store::temp().unwrap();
+    let image = image(&store, json!({}));
+    let base = tempfile::tempdir().unwrap();
+    let (canary, bound) = (base.path().join("canary"), base.path().join("bound"));
+    for dir in ["pts", "mqueue", "shm"] {
+        fs::create_dir_all(bound.join(dir)).unwrap();
+    }
+    for name in ["console", "null", "zero"] {
+        std::os::unix::fs::symlink(&canary, bound.join(name)).unwrap();
+    }
+    let script = "test -c /dev/null && test -c /dev/console && test ! -L /dev/console && echo own";
+    let builder = Container::builder(&image).command(["/bin/busybox", "sh", "-c", script]);
+    let container = builder.bind(&bound, "/to-dev").tty(true).start().unwrap();
+    let mut said = String::new();
+    // A terminal whose other end is closed gives EIO at its end.
+    let _ = std::io::Read::read_to_string(&mut container.terminal().unwrap(), &mut said);
+    assert_eq!(said.trim(), "own");
+    assert!(container.wait().unwrap().success());
+    assert!(canary.symlink_metadata().is_err(), "made on the host");
 }
