@@ -91,7 +91,14 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
     if super::record::start_time(running.pid) != Some(running.start_time) {
         return Ok(None);
     }
-    let cgroup = if running.cgroups.is_empty() { None } else { Some(Cgroup::open(&running.cgroups)?) };
+    let cgroup = match running.cgroups.is_empty() {
+        true => None,
+        false => match Cgroup::open(&running.cgroups) {
+            // Swept meanwhile: nobody is in them any more.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => Some(other?),
+        },
+    };
     let Some(dir) = Dir::open(&dir.store, &dir.id)? else { return Ok(None) };
     Ok(Some(Arc::new(Running {
         process: warden::Process::foreign(pidfd),
