@@ -383,6 +383,11 @@ impl Warden {
         }
     }
 
+    /// Whether it still takes requests: what it answers to this one, which does nothing, is the same.
+    fn answers(&self) -> bool {
+        self.shared.check().is_ok() && self.ask(Request::SIGNAL, 0, self.shared.socket.as_fd()).is_ok()
+    }
+
     /// A request that can't be sent, as there is nobody any more who takes it.
     fn lost(&self, error: Error) -> Error {
         match lock(&self.shared.state).gone || self.shared.is_gone() {
@@ -464,7 +469,8 @@ impl Started {
         let Some((_, fds)) = message::receive(&self.status, &mut buffer)? else {
             return match self.heard {
                 true if !self.warden.shared.is_gone() => Ok(None),
-                false if !self.warden.shared.is_gone() => Err(not_executed()),
+                // A warden that is killed closes what it has in any order, its own socket last.
+                false if self.warden.answers() => Err(not_executed()),
                 _ => Err(gone()),
             };
         };
