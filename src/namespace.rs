@@ -30,8 +30,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::feature::Feature;
 use crate::sys::courier::Letter;
 use crate::sys::idmap::IdMap;
-use crate::sys::plan::Cell;
 use crate::sys::plan::format::{OP_END, Status};
+use crate::sys::plan::{Cell, Label};
 use crate::sys::script::{CWD, Lacking, NewProcess, Script};
 use crate::sys::warden::{self, Started, Told, Warden};
 use linux_raw_sys::{errno as e, general as n};
@@ -344,49 +344,100 @@ pub(crate) struct Birth<'a> {
     pub mounts_later: bool,
 }
 
+/// What [`clone_into`] begins with, where that comes before the rest of its plan.
+#[derive(Clone, Copy)]
+pub(crate) struct Cloned {
+    born: Letter,
+    sync: fence::Pipe,
+}
+
+/// The first part of a plan that ends with [`clone_into`]: the clone, and what the new process enters `later`. Then both
+/// take the rest. `into` is the v2 group to be born in.
+pub(crate) fn clone_first(s: &mut Script<'_>, now: u32, later: u32, into: Option<Cell>) -> Cloned {
+    s.during("entering the namespaces");
+    let cloned = Cloned::prepare(s);
+    let lacking = Lacking::Feature(needed(now));
+    let child = cloned.clone(s, now, into, lacking);
+    let status = s.status();
+    s.more(status);
+    s.place(child);
+    enter_later(s, later);
+    let second = s.second_socket();
+    s.more(second);
+    cloned
+}
+
+impl Cloned {
+    fn prepare(s: &mut Script<'_>) -> Self {
+        let (born, executor) = s.letter_of_two(BORN);
+        // Whom to end as well when nothing more is heard.
+        let pid = s.op(n::__NR_getpid, "getpid", []).result();
+        s.op(n::__NR_pidfd_open, "pidfd_open", [pid.into(), 0.into()]).store(executor).needs(Feature::Pidfd);
+        Self { born, sync: fence::pipe(s) }
+    }
+
+    /// Gives where the new process goes on.
+    fn clone(self, s: &mut Script<'_>, now: u32, cgroup: Option<Cell>, lacking: Lacking) -> Label {
+        const CLONE_PARENT: u32 = 0x8000;
+        s.clone_process(&NewProcess {
+            flags: (now | CLONE_PARENT).into(),
+            exit_signal: 0,
+            pid: self.born.value,
+            pidfd: Some(self.born.fd),
+            cgroup,
+            detail: &format!("{now:#x}"),
+            lacking,
+        });
+        let child = s.label();
+        s.jump_if_zero(self.born.value, child);
+        child
+    }
+}
+
+fn enter_later(s: &mut Script<'_>, kinds: u32) {
+    if kinds != 0 {
+        s.op(n::__NR_unshare, "unshare", [kinds.into()]).detail(format!("{kinds:#x}")).needs(needed(kinds));
+    }
+}
+
 /// The last operations of a process that clones another into its new namespaces, writes its maps, does something
 /// `meanwhile`, given the other's number and pidfd, and ends. The other one goes on with `inside`, as a child of the warden's.
+/// After a [`first`](clone_first) part the two go on where this says.
 pub(crate) fn clone_into(
     s: &mut Script<'_>,
     namespaces: &Namespaces,
     birth: &Birth<'_>,
+    first: Option<Cloned>,
     meanwhile: impl FnOnce(&mut Script<'_>, Option<Letter>),
     inside: impl FnOnce(&mut Script<'_>),
-) -> Result<()> {
-    s.during("entering the namespaces");
+) -> Result<[Label; 2]> {
     let map = namespaces.has(NamespaceKind::User).then(|| namespaces.new_map());
     let mut beneath = match (&map, birth.outer) {
         (Some(map), Some(outer)) => Some(map.beneath(outer)?),
         _ => map.clone(),
     };
-    let born: Letter = s.letter(BORN);
-    // The second half of the message's value: whom to end as well when nothing more is heard.
-    s.op(n::__NR_getpid, "getpid", []).store(Cell(born.value.0 + 4));
-    let sync = fence::pipe(s);
     let mut after = None;
-    if let (Some(fence), Some(map)) = (birth.fence, &map) {
-        after = Some(fence::between(s, beneath.as_ref().unwrap_or(map), birth.proc, fence, sync));
-        s.during("entering the namespaces");
-        beneath = Some(map.beneath(map)?);
-    }
-    const CLONE_PARENT: u32 = 0x8000;
-    let later = namespaces.new & birth.later;
-    let now = namespaces.new & !later;
-    let lacking = match namespaces.joins(NamespaceKind::Pid) {
-        true => Lacking::Remedy("a PID namespace whose first process has ended takes no other"),
-        false => Lacking::Feature(needed(now)),
+    let mut clone = |s: &mut Script<'_>| -> Result<(Cloned, Label)> {
+        let cloned = Cloned::prepare(s);
+        if let (Some(fence), Some(map)) = (birth.fence, &map) {
+            after = Some(fence::between(s, beneath.as_ref().unwrap_or(map), birth.proc, fence, cloned.sync));
+            s.during("entering the namespaces");
+            beneath = Some(map.beneath(map)?);
+        }
+        let now = namespaces.new & !birth.later;
+        let lacking = match namespaces.joins(NamespaceKind::Pid) {
+            true => Lacking::Remedy("a PID namespace whose first process has ended takes no other"),
+            false => Lacking::Feature(needed(now)),
+        };
+        Ok((cloned, cloned.clone(s, now, birth.cgroup, lacking)))
     };
-    s.clone_process(&NewProcess {
-        flags: (now | CLONE_PARENT).into(),
-        exit_signal: 0,
-        pid: born.value,
-        pidfd: Some(born.fd),
-        cgroup: birth.cgroup,
-        detail: &format!("{now:#x}"),
-        lacking,
-    });
-    let child = s.label();
-    s.jump_if_zero(born.value, child);
+    s.during("entering the namespaces");
+    let (Cloned { born, sync }, child) = match first {
+        Some(cloned) => (cloned, s.label()),
+        None => clone(s)?,
+    };
+    let parent = s.label();
+    s.place(parent);
     if let Some(map) = &beneath {
         s.write_maps(birth.proc, born.value, map);
         s.during("entering the namespaces");
@@ -404,15 +455,15 @@ pub(crate) fn clone_into(
     s.op(OP_END, "end", [0.into()]);
     s.place(child);
     s.during("entering the namespaces");
-    if later != 0 {
-        s.op(n::__NR_unshare, "unshare", [later.into()]).detail(format!("{later:#x}")).needs(needed(later));
+    if first.is_none() {
+        enter_later(s, namespaces.new & birth.later);
     }
     sync.wait(s);
     if let Some(fence) = birth.fence {
         fence.lift(s);
     }
     inside(s);
-    Ok(())
+    Ok([parent, child])
 }
 
 /// What a call needs that makes these namespaces at once: the one that is refused most often.
@@ -441,13 +492,16 @@ impl Heard {
     ) -> Result<Self> {
         let mut heard = Self { process: None, ready: false, failed: None };
         let mut executor = None;
+        // Then there is nothing to wait for but what has been told.
+        let executed = started.is_executed(deadline)?;
+        deadline = deadline.filter(|_| !executed);
         loop {
             match started.next(deadline) {
                 Ok(None) => return Ok(heard),
                 Ok(Some(Told { kind: BORN, value, fds })) => {
-                    let pidfd = fds.into_iter().next();
-                    heard.process = pidfd.map(|pidfd| started.adopt(value as i32, pidfd));
-                    executor = Some((value >> 32) as i32).filter(|pid| *pid > 0);
+                    let mut fds = fds.into_iter();
+                    heard.process = fds.next().map(|pidfd| started.adopt(value as i32, pidfd));
+                    executor = fds.next();
                 }
                 Ok(Some(Told { kind: READY, .. })) => heard.ready = true,
                 Ok(Some(told)) => other(told),
@@ -455,7 +509,7 @@ impl Heard {
                 Err(error) => {
                     // With an errno it is what a call of the plan says.
                     if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() {
-                        let hung = started.give_up(heard.process.as_ref(), executor)?;
+                        let hung = started.give_up(heard.process.as_ref(), executor.as_ref())?;
                         heard.failed = Some(hung.unwrap_or(error));
                         return Ok(heard);
                     }

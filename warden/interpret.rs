@@ -18,9 +18,9 @@ enum End {
     Failed { step: u32, errno: i64 },
 }
 
-fn header() -> &'static Header {
+fn header() -> Header {
     // SAFETY: called only after a plan was mapped or received at BASE; plain integers, any bytes are valid.
-    unsafe { &*(BASE as *const Header) }
+    unsafe { (BASE as *const Header).read() }
 }
 
 fn cell(address: usize) -> i32 {
@@ -96,9 +96,8 @@ fn fill_cells(fds: &[i32]) {
 }
 
 fn execute() -> End {
-    let ops = header().ops as usize;
     let mut at = 0usize;
-    while at < ops {
+    while at < header().ops as usize {
         // SAFETY: `at` is below the count of operations; they are plain integers.
         let op = unsafe { &*((BASE + header().ops_at as usize + at * size_of::<Op>()) as *const Op) };
         let mut args = [0usize; 6];
@@ -127,6 +126,11 @@ fn execute() -> End {
             OP_FAIL => -(args[0] as isize),
             OP_INIT => become_init(),
             OP_SERVE => serve(args[0] as i32),
+            OP_MORE => {
+                let result = more(args[0] as i32, args[1]);
+                at = if result >= 0 { result as usize } else { at };
+                result.min(0)
+            }
             OP_END => return End::Done(args[0] as i32),
             OP_CLOSE_FROM => {
                 close_from(args[0]);
@@ -158,6 +162,55 @@ fn execute() -> End {
         }
     }
     End::Done(0)
+}
+
+/// Takes a plan's second part; gives the operation to go on at.
+fn more(socket: i32, at: usize) -> isize {
+    const PROT_READ_WRITE: usize = 3;
+    const MAP_PRIVATE_FIXED: usize = 0x12;
+    const MAP_PRIVATE_ANONYMOUS_NOREPLACE: usize = 0x10_0022;
+    let room = sys!(nr::MMAP, at, PART_SIZE, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_NOREPLACE, -1isize, 0);
+    if room < 0 {
+        return room;
+    }
+    let mut control = Control::new();
+    let got = receive(socket, at, PART_SIZE, &mut control, true);
+    if got.len < 0 {
+        return got.len;
+    }
+    if got.truncated {
+        return -EMFILE as isize;
+    }
+    // Whoever was to send it has ended, or does without.
+    if (got.len as usize) < size_of::<Part>() {
+        return -EPIPE as isize;
+    }
+    // SAFETY: it was received there just now, and any bytes are a valid one.
+    let part = unsafe { (at as *const Part).read() };
+    let fds = part.fds as usize;
+    if part.magic != MAGIC || got.fds != fds + part.mapped as usize || part.cell as usize + fds > CELLS {
+        return -EINVAL as isize;
+    }
+    if part.mapped != 0 {
+        let whole = control.fds[fds];
+        let mapped = sys!(nr::MMAP, at, part.size, PROT_READ_WRITE, MAP_PRIVATE_FIXED, whole, 0);
+        close(whole);
+        if mapped < 0 {
+            return mapped;
+        }
+    } else if part.size != got.len as u64 {
+        return -EINVAL as isize;
+    }
+    for (i, fd) in control.fds[..fds].iter().enumerate() {
+        set_cell(BASE + CELLS_AT + (part.cell as usize + i) * 4, *fd);
+    }
+    // SAFETY: the header of a plan, which is mapped writable; nobody else has it.
+    unsafe {
+        let header = BASE as *mut Header;
+        (*header).ops_at = part.ops_at - u64::from(part.first) * size_of::<Op>() as u64;
+        (*header).ops = part.first + part.ops;
+    }
+    part.go as isize
 }
 
 /// Whatever /proc may be here: without close_range(2), what can be open is counted. Every descriptor got the lowest

@@ -23,6 +23,8 @@ const HOST: i32 = 1;
 const LOCK: i32 = 2;
 const CLIENTS: usize = 64;
 const LISTENERS: usize = 32;
+/// Of so many children that execute plans at once the host is not told when they end: it would be woken for nothing.
+const PLANS: usize = 128;
 
 const CLONE_NEWNS: usize = 0x0002_0000;
 const CLONE_NEWUSER: usize = 0x1000_0000;
@@ -62,6 +64,7 @@ extern "C" fn warden_main(stack: *const usize) -> ! {
         listeners: [-1; LISTENERS],
         clients: [-1; CLIENTS],
         spare: -1,
+        plans: [0; PLANS],
         crowded: false,
         pending: None,
         stalled: false,
@@ -201,6 +204,8 @@ struct Warden {
     clients: [i32; CLIENTS],
     /// A descriptor for nothing: closed where there are no more, so that who connects can be told so.
     spare: i32,
+    /// Children that execute plans; 0 where there is none.
+    plans: [i32; PLANS],
     /// Not even that could be done: nobody but the host is looked at for a moment.
     crowded: bool,
     /// What the host's socket had no room for. While it waits, no request is taken and no child reaped.
@@ -358,6 +363,8 @@ impl Warden {
                 }
                 if child < 0 {
                     interpret::failed(fds[1], Status::NOT_FORKED, -child as i64);
+                } else if let Some(slot) = self.plans.iter_mut().find(|slot| **slot == 0) {
+                    *slot = child as i32;
                 }
             }
             Request::LISTEN if fds.len() == 1 && socket == SOCKET => {
@@ -416,6 +423,11 @@ impl Warden {
             if pid == self.watch {
                 // It has ended since it was asked for above; once reaped, nobody would know that the host is gone.
                 exit(0);
+            }
+            if let Some(slot) = self.plans.iter_mut().find(|slot| **slot == pid) {
+                *slot = 0;
+                sys!(nr::WAITID, P_PID, pid, 0, WEXITED, 0);
+                continue;
             }
             let event = Event {
                 kind: Event::EXITED,

@@ -13,6 +13,9 @@
 //!
 //! Operations are executed in order. One that fails ends the plan with a [`Status`] that names its index,
 //! unless it tolerates that errno.
+//!
+//! A plan may come in two parts: the second, a [`Part`], goes behind the first when [`OP_MORE`] takes it. So processes can
+//! do what takes them long while the library still finds out what the rest is to be.
 
 /// Where a plan is mapped. Far from a small static program, its stack and everything the kernel maps.
 pub const BASE: usize = 0x1_0000_0000;
@@ -49,6 +52,32 @@ pub struct Header {
     /// The operation that is being executed: for whoever may look into the process when it hangs.
     pub step: u64,
 }
+
+/// The head of a plan's second part, with its data and then its operations behind it; what came before stays as it is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Part {
+    pub magic: u64,
+    /// Bytes in all, this head among them.
+    pub size: u64,
+    /// Where its operations are, from BASE on; a multiple of 8.
+    pub ops_at: u64,
+    /// The index of its first operation: how many there were before.
+    pub first: u32,
+    /// How many operations.
+    pub ops: u32,
+    /// The cell of the first descriptor that comes along.
+    pub cell: u32,
+    /// How many come.
+    pub fds: u32,
+    /// The operation to go on at.
+    pub go: u32,
+    /// 1: this is the head only, and behind the other descriptors comes one of a memfd with the whole part, to be mapped.
+    pub mapped: u32,
+}
+
+/// The largest part that comes in a message of its own.
+pub const PART_SIZE: usize = 128 * 1024;
 
 pub const CELLS_AT: usize = size_of::<Header>();
 pub const DATA_AT: usize = CELLS_AT + CELLS * 4;
@@ -93,6 +122,9 @@ pub const OP_SERVE: u32 = PSEUDO + 5;
 pub const OP_END: u32 = PSEUDO + 6;
 /// Close the descriptors from `args[0]` on.
 pub const OP_CLOSE_FROM: u32 = PSEUDO + 7;
+
+/// Take the second part of the plan from the socket `args[0]` to the address `args[1]`, which is a page's, and go on with it.
+pub const OP_MORE: u32 = PSEUDO + 8;
 
 /// A message on a plan's own socket.
 #[repr(C)]
@@ -164,7 +196,7 @@ impl Event {
     pub const ENTERED: u32 = 2;
     /// What became of request `id`: errno `value`, or 0. A plan is answered on its own socket.
     pub const ANSWER: u32 = 4;
-    /// Child `pid` has ended.
+    /// Child `pid` has ended; most that execute plans end untold, as their sockets say so.
     pub const EXITED: u32 = 5;
     /// Before it was up: step `id` failed with errno `value`.
     pub const FAILED: u32 = 6;

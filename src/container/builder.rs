@@ -370,8 +370,17 @@ impl ContainerBuilder {
     /// the container's own (2 at least), and the report says so. All containers of an ordinary user count on that user's own
     /// limit as well (`ulimit -u`), whatever users they have inside: a container that uses it up leaves none to the user's
     /// other programs, so give it a smaller number. Whoever is refused a process then gets `ResourceExhausted`.
-    pub fn pids_max(self, pids: u64) -> Self {
+    pub fn pids_max(mut self, pids: u64) -> Self {
+        self.spec.pids_unlimited = false;
         self.limit(|limits| limits.pids_max(pids))
+    }
+
+    /// As many processes and threads as the host lets this program have: without the limit that is there by default, unless
+    /// [`pids_max`](Self::pids_max) or [`limits`](Self::limits) sets one. For programs that are trusted: a fork bomb in such a
+    /// container is one of the host's.
+    pub fn pids_unlimited(mut self) -> Self {
+        self.spec.pids_unlimited = true;
+        self
     }
 
     /// All limits at once.

@@ -15,8 +15,13 @@ use std::path::Path;
 
 /// The size of /dev/shm, as docker has it, in bytes.
 const SHM_SIZE: u64 = 64 << 20;
-const DEV_SIZE: u64 = 64 << 10;
-const PLAIN: u32 = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
+/// Bytes and inodes for /dev itself.
+pub(super) const SIZE: u64 = 64 << 10;
+pub(super) const INODES: u64 = 64;
+pub(super) const PLAIN: u32 = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
+
+/// Where an empty directory is mounted, read-only, before [`join`]: for B to copy.
+pub(super) const EMPTY: &str = "/dev/mqueue";
 
 pub(super) struct Dev<'a> {
     pub devices: &'a [devices::Planned],
@@ -24,13 +29,17 @@ pub(super) struct Dev<'a> {
     pub shm_size: Option<u64>,
 }
 
-/// Stage A: everything but what belongs to a namespace. `at` is the directory, in a root that nobody has entered yet.
-pub(super) fn build(s: &mut Script<'_>, at: Cell, dev: &Dev<'_>, shift: Shift) {
+/// Stage A: everything but what belongs to a namespace. `at` is the directory, in a root that nobody has entered yet; what is
+/// mounted on it is a directory of the tmpfs `fresh`.
+pub(super) fn build(s: &mut Script<'_>, at: Cell, fresh: Cell, dev: &Dev<'_>, shift: Shift) {
     let nodes = devices::nodes(s, at, dev.devices);
     s.during("mounting /dev");
     let owner = shift.owner(0, 0);
-    let mount = s.tmpfs(DEV_SIZE, 64, 0o755, Some(owner), PLAIN);
-    s.attach(mount, at, Path::new("/dev"));
+    let (path, name) = (Path::new("/dev"), s.c_str(c"dev"));
+    s.op(n::__NR_mkdirat, "mkdirat", [fresh.into(), name.into(), 0o755.into()]).path(path);
+    s.chown(fresh, name, owner, path);
+    let mount = s.copy_mount_at(fresh, name, path).result();
+    s.attach(mount, at, path);
     for name in devices::OWN {
         devices::bind_own(s, mount, name);
     }
@@ -52,6 +61,13 @@ pub(super) fn build(s: &mut Script<'_>, at: Cell, dev: &Dev<'_>, shift: Shift) {
         s.op(n::__NR_mkdirat, "mkdirat", [mount.into(), name.into(), 0o755.into()]).path(&path);
         s.chown(mount, name, owner, &path);
     }
+    // Until B mounts its queues over it.
+    let (path, name) = (Path::new(EMPTY), s.c_str(c"empty"));
+    s.op(n::__NR_mkdirat, "mkdirat", [fresh.into(), name.into(), 0o555.into()]).path(path);
+    let empty = s.copy_mount_at(fresh, name, path).result();
+    s.set_attributes(empty, n::MOUNT_ATTR_RDONLY, None, false, path);
+    let name = s.c_str(c"mqueue");
+    s.attach_at(empty, mount, name, path);
     let shm = s.tmpfs(dev.shm_size.unwrap_or(SHM_SIZE), 65536, 0o1777, Some(owner), PLAIN);
     let name = s.c_str(c"shm");
     s.attach_at(shm, mount, name, Path::new("/dev/shm"));

@@ -26,9 +26,9 @@ pub(super) struct Hierarchies {
 }
 
 impl Hierarchies {
-    /// `asked`: the caller wants limits, beyond the default one on processes.
-    pub fn of(cgroup: Option<&Cgroup>, asked: bool) -> Self {
-        let Some(cgroup) = cgroup.filter(|cgroup| asked || cgroup.tasks_fds().next().is_none()) else {
+    /// `asked`: the caller wants limits, beyond the default one on processes. `v1`: the host has such hierarchies.
+    pub fn of(cgroup: Option<&Cgroup>, asked: bool, v1: bool) -> Self {
+        let Some(cgroup) = cgroup.filter(|_| asked || !v1) else {
             return Self::default();
         };
         let v1 = cgroup.v1_controllers().filter(|controllers| !controllers.is_empty());

@@ -115,6 +115,7 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
     let target = mountable(s, root, "proc");
     s.attach(proc, target, Path::new("/proc"));
 
+    let empty = s.open_in(root, Path::new(&dev::EMPTY[1..]), Links::Refuse, None);
     let slave = dev::join(s, root, inside.tty_group, terminal);
 
     s.during("mounting /sys");
@@ -147,7 +148,7 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
             .result();
         s.write(fd, sysctl.value().as_bytes(), &Path::new("/").join(&path));
     }
-    covers(s, root, inside);
+    covers(s, root, empty, inside);
 
     s.during("leaving the old root");
     s.op(n::__NR_pivot_root, "pivot_root(\".\", \".\")", [dot.into(), dot.into()]).remedy(
@@ -174,27 +175,16 @@ pub(super) fn mountable(s: &mut Script<'_>, root: Cell, name: &str) -> Cell {
         .result()
 }
 
-fn covers(s: &mut Script<'_>, root: Cell, inside: &Inside<'_>) {
+fn covers(s: &mut Script<'_>, root: Cell, empty: Cell, inside: &Inside<'_>) {
     s.during("covering parts of /proc and /sys");
     let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
     let null = s.open_in(root, Path::new("dev/null"), Links::Refuse, None);
-    // One empty directory for all: the first cover is where copies of it come from.
-    let mut empty = None;
     for (path, is_dir) in inside.masked {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let absent = s.label();
         // The kernel's own places are in what was just mounted; others may lead through links of the image's.
         let target = (!inside.masked_exist).then(|| s.open_in(root, relative, Links::Refuse, Some(absent)));
-        let cover = match (is_dir, empty) {
-            (false, _) => s.clone_mount(null, false, path),
-            (true, Some(empty)) => s.clone_mount(empty, false, path),
-            (true, None) => {
-                let tmpfs = s.tmpfs(4096, 2, 0o555, None, plain | n::MOUNT_ATTR_RDONLY);
-                // Of a list of the caller's, the first may be absent in the container.
-                empty = inside.masked_exist.then_some(tmpfs);
-                tmpfs
-            }
-        };
+        let cover = s.clone_mount(if *is_dir { empty } else { null }, false, path);
         match target {
             Some(target) => s.attach(cover, target, path),
             None => {

@@ -111,7 +111,8 @@ pub(super) enum Source {
 pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     s.during("building the root filesystem");
     let dir = s.open_path(root.dir);
-    let etc = etc_files(s, root, dir);
+    let fresh = fresh(s, root, dir);
+    let etc = etc_files(s, root, fresh);
     let writable = match root.memory {
         Some(size) => {
             let mount = s.tmpfs(size, 1 << 20, 0o700, None, n::MOUNT_ATTR_NODEV);
@@ -169,7 +170,7 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     }
     // Last, over whatever links of the image's have brought there.
     let dev = super::inside::mountable(s, mount, "dev");
-    dev::build(s, dev, &root.dev, root.shift);
+    dev::build(s, dev, fresh, &root.dev, root.shift);
     for cover in covers {
         s.set_attributes(cover, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
     }
@@ -215,15 +216,22 @@ fn dress_root(s: &mut Script<'_>, root: &Root<'_>, writable: Cell, dir: &RootDir
     s.op(n::__NR_utimensat, "utimensat", [writable.into(), upper.into(), times.into(), 0.into()]).path(path);
 }
 
-/// Writes them into a small tmpfs of their own; gives each as a mount that is attached nowhere yet.
-fn etc_files(s: &mut Script<'_>, root: &Root<'_>, dir: Cell) -> Vec<Cell> {
-    s.during("writing the files of /etc");
-    let owner = root.shift.owner(0, 0);
+/// A small tmpfs for all that is made anew for each start: the files of /etc, and /dev as a directory in it. A filesystem of
+/// its own for each of them would take the kernel longer than all else about it.
+fn fresh(s: &mut Script<'_>, root: &Root<'_>, dir: Cell) -> Cell {
+    s.during("making the files of /etc and /dev");
     // The host's /etc/hosts may be long.
-    let size = (1 << 20) + root.etc.iter().map(|(_, text)| text.len() as u64).sum::<u64>();
-    let tmpfs = s.tmpfs(size, 16, 0o755, Some(owner), n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID);
+    let size = dev::SIZE + (1 << 20) + root.etc.iter().map(|(_, text)| text.len() as u64).sum::<u64>();
+    let tmpfs = s.tmpfs(size, dev::INODES + 16, 0o755, Some(root.shift.owner(0, 0)), dev::PLAIN);
     // A mount can be copied only where it is attached.
     s.attach(tmpfs, dir, root.dir);
+    tmpfs
+}
+
+/// Writes them; gives each as a mount that is attached nowhere yet.
+fn etc_files(s: &mut Script<'_>, root: &Root<'_>, tmpfs: Cell) -> Vec<Cell> {
+    s.during("writing the files of /etc");
+    let owner = root.shift.owner(0, 0);
     let flags = n::O_CREAT | n::O_WRONLY | n::O_CLOEXEC;
     root.etc
         .iter()

@@ -49,6 +49,8 @@ pub(crate) struct Spec {
     pub in_memory: bool,
     pub disk_max: Option<u64>,
     pub limits: Limits,
+    /// Without the limit on processes that there is by default.
+    pub pids_unlimited: bool,
     pub network: Network,
     pub publish: Vec<Publish>,
     pub hosts: Vec<(String, String)>,
@@ -91,6 +93,7 @@ impl Default for Spec {
             timeout: None,
             in_memory: false,
             disk_max: None,
+            pids_unlimited: false,
             limits: Limits::default(),
             network: Network::default(),
             publish: Vec::new(),

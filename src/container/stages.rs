@@ -3,16 +3,17 @@
 
 use super::lock;
 use super::script::{CWD, Script};
+use crate::cgroup::CgroupParent;
 use crate::error::{Error, ErrorKind, Result};
-use crate::namespace::{self, Birth, Heard, NamespaceKind, Namespaces};
+use crate::namespace::{self, Birth, Cloned, Heard, NamespaceKind, Namespaces};
 use crate::sys::courier::Letter;
 use crate::sys::idmap::IdMap;
-use crate::sys::plan::Cell;
 use crate::sys::plan::format::Status;
+use crate::sys::plan::{Cell, Label};
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
@@ -94,21 +95,56 @@ impl Born {
     }
 }
 
-/// Stage A clones stage B, writes its maps, builds the root filesystem and ends; B goes on as the container.
-///
-/// A new network namespace takes the kernel as long as the whole root filesystem: B enters it meanwhile. Its mount
-/// namespace comes last, as a copy of A's: made with less privilege, it has all of A's mounts locked. Its working
-/// directory is what finds the root's mount again in there. `build` gives that mount, `mounts` ends in it as the new root,
-/// and `command` is what comes then.
-pub(super) fn two_stages<T>(
-    s: &mut Script<'_>,
+/// What B enters by itself, beside A's work.
+const LATER: u32 = n::CLONE_NEWNET | n::CLONE_NEWIPC | n::CLONE_NEWUTS;
+
+/// What is done of a start before it is known what it is to be: A has its mount namespace, B is born and makes its own
+/// network, which takes the kernel as long as all that the host has to find out.
+pub(super) struct Beginning {
+    cloned: Cloned,
+    sockets: Cell,
+    /// A waits for the v2 group that B is to be born in.
+    grouped: bool,
+    pub plan: warden::Begun,
+}
+
+/// Whether starts can begin early. Processes of an ordinary user, and of root without control groups, may need a namespace
+/// in between ([`Fence`](crate::namespace::Fence)), which only a group that can't be had tells.
+pub(super) fn may_begin(warden: &Warden, cgroups: &CgroupParent) -> bool {
+    warden.map().is_none() && (cgroups.has_unified() || cgroups.has_v1())
+}
+
+/// Begins a start in `namespaces`; with `grouped`, in a v2 group.
+pub(super) fn begin<'fd>(
+    warden: &Arc<Warden>,
     namespaces: &Namespaces,
-    birth: Birth<'_>,
-    build: impl FnOnce(&mut Script<'_>) -> Cell,
-    early: impl FnOnce(&mut Script<'_>),
-    mounts: impl FnOnce(&mut Script<'_>) -> T,
-    command: impl FnOnce(&mut Script<'_>, T),
-) -> Result<()> {
+    grouped: bool,
+) -> Result<(Script<'fd>, Option<Beginning>)> {
+    let mut s = Script::in_two_parts();
+    let sockets = mounts_of_its_own(&mut s);
+    let status = s.status();
+    let into = grouped.then(|| s.take(status));
+    let flags = namespaces.clone().without(NamespaceKind::Mount).flags();
+    // Of the control groups only once it has joined all of them.
+    let flags = flags & !n::CLONE_NEWCGROUP;
+    let cloned = namespace::clone_first(&mut s, flags & !LATER, flags & LATER, into);
+    let plan = warden.begin(&mut s.plan)?;
+    Ok((s, Some(Beginning { cloned, sockets, grouped, plan })))
+}
+
+impl Beginning {
+    /// Hands A the group; `None` where there is none against all expectation, or one.
+    pub fn goes_into(self, group: Option<BorrowedFd<'_>>) -> Result<Option<Self>> {
+        if self.grouped != group.is_some() {
+            return Ok(None);
+        }
+        group.map(|group| self.plan.send(group)).transpose()?;
+        Ok(Some(self))
+    }
+}
+
+/// A mount namespace for A, and the sockets by which it reaches B.
+fn mounts_of_its_own(s: &mut Script<'_>) -> Cell {
     s.during("entering a mount namespace");
     s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
     s.private_mounts();
@@ -117,41 +153,75 @@ pub(super) fn two_stages<T>(
     const SOCK_SEQPACKET_CLOEXEC: u32 = 5 | 0o2000000;
     let args = [AF_UNIX.into(), SOCK_SEQPACKET_CLOEXEC.into(), 0.into(), sockets.into()];
     s.op(n::__NR_socketpair, "socketpair", args);
-    let (from, to) = (Cell(sockets.0), Cell(sockets.0 + 4));
-    let namespaces = namespaces.clone().without(NamespaceKind::Mount);
-    let birth = Birth { later: n::CLONE_NEWNET | n::CLONE_NEWIPC | n::CLONE_NEWUTS, ..birth };
-    namespace::clone_into(
-        s,
-        &namespaces,
-        &birth,
-        |s, born| {
-            let mount = build(s);
-            // When it comes, all is built.
-            let letter = s.letter(0);
-            s.copy_fd(mount, letter.fd);
-            s.send(to, letter);
-            // Whoever is the last to leave this mount namespace takes it down, which takes as long as many a mount and makes
-            // all who unmount wait: B closes the socket when it has left its old root, too.
-            s.op(n::__NR_close, "close", [from.into()]);
-            let byte = s.space(8);
-            s.op(n::__NR_read, "read(sync)", [to.into(), byte.into(), 1.into()]).tolerate_all();
-            if let Some(born) = born {
-                keep_mounts(s, born);
-            }
-        },
-        |s| {
-            // Else its end would not be seen.
-            s.op(n::__NR_close, "close", [to.into()]);
-            early(s);
-            s.during("entering the mount namespace");
-            let mount = s.take(from);
-            s.op(n::__NR_fchdir, "fchdir", [mount.into()]);
-            s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
-            let left = mounts(s);
-            s.op(n::__NR_close, "close", [from.into()]);
-            command(s, left);
-        },
-    )
+    Cell(sockets.0)
+}
+
+/// What the two stages are made with.
+pub(super) struct Stages<'a> {
+    pub namespaces: &'a Namespaces,
+    pub birth: Birth<'a>,
+    pub begun: Option<&'a Beginning>,
+}
+
+impl Stages<'_> {
+    /// Stage A clones stage B, writes its maps, builds the root filesystem and ends; B goes on as the container.
+    ///
+    /// A new network namespace takes the kernel as long as the whole root filesystem: B enters it meanwhile. Its mount
+    /// namespace comes last, as a copy of A's: made with less privilege, it has all of A's mounts locked. Its working
+    /// directory is what finds the root's mount again in there. `build` gives that mount, `mounts` ends in it as the new root,
+    /// and `command` is what comes then.
+    ///
+    /// Gives where they go on in the plan's second part, after a [beginning](begin).
+    pub fn write<T>(
+        self,
+        s: &mut Script<'_>,
+        build: impl FnOnce(&mut Script<'_>) -> Cell,
+        early: impl FnOnce(&mut Script<'_>),
+        mounts: impl FnOnce(&mut Script<'_>) -> T,
+        command: impl FnOnce(&mut Script<'_>, T),
+    ) -> Result<[Label; 2]> {
+        let Self { namespaces, birth, begun } = self;
+        let sockets = match begun {
+            Some(begun) => begun.sockets,
+            None => mounts_of_its_own(s),
+        };
+        let (from, to) = (sockets, Cell(sockets.0 + 4));
+        let namespaces = namespaces.clone().without(NamespaceKind::Mount);
+        let birth = Birth { later: LATER, ..birth };
+        namespace::clone_into(
+            s,
+            &namespaces,
+            &birth,
+            begun.map(|begun| begun.cloned),
+            |s, born| {
+                let mount = build(s);
+                // When it comes, all is built.
+                let letter = s.letter(0);
+                s.copy_fd(mount, letter.fd);
+                s.send(to, letter);
+                // Whoever is the last to leave this mount namespace takes it down, which takes as long as many a mount and makes
+                // all who unmount wait: B closes the socket when it has left its old root, too.
+                s.op(n::__NR_close, "close", [from.into()]);
+                let byte = s.space(8);
+                s.op(n::__NR_read, "read(sync)", [to.into(), byte.into(), 1.into()]).tolerate_all();
+                if let Some(born) = born {
+                    keep_mounts(s, born);
+                }
+            },
+            |s| {
+                // Else its end would not be seen.
+                s.op(n::__NR_close, "close", [to.into()]);
+                early(s);
+                s.during("entering the mount namespace");
+                let mount = s.take(from);
+                s.op(n::__NR_fchdir, "fchdir", [mount.into()]);
+                s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
+                let left = mounts(s);
+                s.op(n::__NR_close, "close", [from.into()]);
+                command(s, left);
+            },
+        )
+    }
 }
 
 /// The mount namespace of B is taken down after its end is told, not before. Where that can't be, the end comes later.

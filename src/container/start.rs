@@ -13,7 +13,7 @@ use super::running::{Ending, Running};
 use super::script::Script;
 use super::settings::{capabilities, hostname, joined, path_of, resolve, seccomp, words};
 use super::spec::{Mount, MountKind, Spec};
-use super::stages::{Born, READY, TERMINAL, two_stages, userns};
+use super::stages::{self, Born, READY, Stages, TERMINAL, userns};
 use super::users;
 use super::{ExitStatus, Held, Inner, host_root, lock, quota, removed, volumes};
 use crate::cgroup::{Cgroup, LimitKind, Limits, Origin, Outcome, Report, Requirement};
@@ -186,7 +186,7 @@ fn bounds(
         limits = limits.devices(devices::rules(devices));
     }
     let is_asked = |limits: &Limits, kind| limits.requirement_of(kind) == Requirement::Required;
-    if !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
+    if !spec.pids_unlimited && !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
         limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
     }
     let pids_asked = is_asked(&limits, LimitKind::PidsMax);
@@ -290,6 +290,25 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let single = warden.single().map(ToString::to_string);
     let ids = Ids { map: &map, base: record.base, single: single.as_deref() };
     ids.check(spec)?;
+    let mut namespaces = Namespaces::all();
+    if spec.network.is_host() {
+        namespaces = namespaces.without(NamespaceKind::Net);
+    }
+    let features = warden.features();
+    let cgroups = inner.store.cgroups()?;
+    let devices = devices::plan(&spec.devices)?;
+    let (mut s, begun) = match stages::may_begin(&warden, cgroups) {
+        true => stages::begin(&warden, &namespaces, features.clone3 && cgroups.has_unified())?,
+        false => (Script::new(), None),
+    };
+    let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec, &devices, &warden)?;
+    let group = cgroup.as_ref().filter(|_| features.clone3).and_then(Cgroup::v2_dir);
+    // From here on it goes before the group does, in which it may have a process.
+    let begun = begun.filter(|_| fence.is_none());
+    let begun = begun.map(|begun| begun.goes_into(group)).transpose()?.flatten();
+    if begun.is_none() {
+        s = Script::new();
+    }
     // As an ordinary user stage A is root of the warden's namespace and names ids as the container does.
     let shift = Shift(record.base);
     let disk_owner = held.range.is_some().then_some((record.base, record.base));
@@ -327,8 +346,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
 
     let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
-    let devices = devices::plan(&spec.devices)?;
-    let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec, &devices, &warden)?;
     if let Some((project, max)) = bound {
         quota::count(&inner.store, dir, project, max, &mut report)?;
     }
@@ -360,17 +377,14 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         None => READ_ONLY.iter().map(PathBuf::from).collect(),
         Some(paths) => paths.clone(),
     };
-    let mut namespaces = Namespaces::all().user_map(map.clone()).hostname(hostname(record));
-    if spec.network.is_host() {
-        namespaces = namespaces.without(NamespaceKind::Net);
-    }
-    let features = warden.features();
+    namespaces = namespaces.user_map(map.clone()).hostname(hostname(record));
     let join_fds: Vec<BorrowedFd<'_>> = match features.clone3 {
         true => cgroup.iter().flat_map(|cgroup| cgroup.tasks_fds()).collect(),
         // Without CLONE_INTO_CGROUP it joins the one of v2 as those of v1.
         false => cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).collect(),
     };
-    if !join_fds.is_empty() {
+    let cgroup_later = begun.is_some() || !join_fds.is_empty();
+    if cgroup_later {
         // Only once it has joined its groups.
         namespaces = namespaces.without(NamespaceKind::Cgroup);
     }
@@ -397,7 +411,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         read_only_known: spec.read_only_paths.is_none(),
         sysctls: &spec.sysctls,
         tty_group: map.group(5).is_some(),
-        hierarchies: Hierarchies::of(cgroup.as_ref(), spec.limits.kinds().next().is_some()),
+        hierarchies: Hierarchies::of(cgroup.as_ref(), spec.limits.kinds().next().is_some(), cgroups.has_v1()),
     };
     let command = Command {
         words: &words,
@@ -415,7 +429,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         groups_allowed,
     };
 
-    let mut s = Script::new();
     if warden.map().is_some() {
         // Else /proc/PID/uid_map of stage B would belong to the host's root.
         s.dumpable(true);
@@ -423,8 +436,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let userns_cell = userns.as_ref().map(|fd| s.fd(fd.as_fd()));
     let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
     let joins: Vec<Cell> = join_fds.iter().map(|fd| s.fd(*fd)).collect();
-    let v2 =
-        cgroup.as_ref().filter(|_| features.clone3).and_then(|cgroup| cgroup.v2_dir()).map(|fd| s.fd(fd));
+    let v2 = group.filter(|_| begun.is_none()).map(|fd| s.fd(fd));
     let dir_path = dir.path();
     let root = Root {
         dir: &dir_path,
@@ -450,11 +462,11 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let birth =
         Birth { outer: warden.map(), cgroup: v2, fence, mounts_later: !held.kept, ..Birth::default() };
     let early = |s: &mut Script<'_>| {
-        if !joins.is_empty() {
-            s.during("joining the control groups");
-            for join in &joins {
-                s.write(*join, b"0", Path::new("tasks"));
-            }
+        s.during("joining the control groups");
+        for join in &joins {
+            s.write(*join, b"0", Path::new("tasks"));
+        }
+        if cgroup_later {
             s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()]);
         }
         inside::become_root(s, groups_allowed);
@@ -463,7 +475,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     };
     let build = |s: &mut Script<'_>| rootfs::build(s, &root);
     let mounts = |s: &mut Script<'_>| inside::mounts(s, &inside, terminal);
-    two_stages(&mut s, &namespaces, birth, build, early, mounts, |s, slave| {
+    let stages = Stages { namespaces: &namespaces, birth, begun: begun.as_ref() };
+    let at = stages.write(&mut s, build, early, mounts, |s, slave| {
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
             inside::control(s, slave);
@@ -474,7 +487,10 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     })?;
 
     let started_at = SystemTime::now();
-    let mut started = warden.start_plan(s.plan)?;
+    let mut started = match begun {
+        Some(begun) => begun.plan.go_on(s.plan, at)?,
+        None => warden.start_plan(s.plan)?,
+    };
     drop(pipes.theirs);
     let time = spec.start_timeout.unwrap_or(START_TIME);
     let born = Born::hear(&mut started, || cgroup.as_ref()?.oom_kills().ok().flatten(), Some(after(time)));

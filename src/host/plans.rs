@@ -221,7 +221,7 @@ fn inside(
     // Else /proc/PID/uid_map of the child would belong to the host's root.
     s.dumpable(warden.map().is_some());
     let birth = Birth { outer: warden.map(), ..Birth::default() };
-    namespace::clone_into(s, namespaces, &birth, |_, _| (), what)
+    namespace::clone_into(s, namespaces, &birth, None, |_, _| (), what).map(drop)
 }
 
 /// A mount namespace of its own with a small tmpfs on /proc, and directories in it.

@@ -204,6 +204,7 @@ impl<'a> Enter<'a> {
             &mut s,
             namespaces,
             &birth,
+            None,
             |_, _| (),
             |s| {
                 let joins = namespaces.joins(NamespaceKind::User);

@@ -48,13 +48,28 @@ pub(crate) fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
 
 /// Sends one message whole, with its descriptors.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    send_parts(socket, &[bytes], fds)
+}
+
+/// The same to somebody who may have ended, and has said why.
+pub(crate) fn send_to_some(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    const ENDED: [i32; 2] = [nix::libc::EPIPE, nix::libc::ECONNRESET];
+    match send_parts(socket, parts, fds) {
+        Err(error) if error.raw_os_error().is_some_and(|errno| ENDED.contains(&errno)) => Ok(()),
+        sent => sent,
+    }
+}
+
+/// The same of bytes that lie in several places.
+fn send_parts(socket: impl AsFd, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Error::new(ErrorKind::TooLarge, format!("{} descriptors in one message", fds.len())));
     }
+    let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
     loop {
-        match sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL) {
             Err(Errno::INTR) => continue,
             sent => return sent.map(drop).call("sendmsg"),
         }
@@ -63,9 +78,19 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
 
 /// Waits until there is something to read, or the end; false at the deadline, where one is given.
 pub(crate) fn readable(fd: impl AsFd, deadline: Option<Instant>) -> Result<bool> {
+    wait_for(fd, PollFlags::IN, deadline)
+}
+
+/// Waits until every process that had the other end has closed it; false at the deadline. What has been sent meanwhile
+/// wakes nobody.
+pub(crate) fn hung_up(fd: impl AsFd, deadline: Option<Instant>) -> Result<bool> {
+    wait_for(fd, PollFlags::empty(), deadline)
+}
+
+fn wait_for(fd: impl AsFd, what: PollFlags, deadline: Option<Instant>) -> Result<bool> {
     loop {
         let left = deadline.map(super::time::left);
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], left.as_ref()) {
+        match poll(&mut [PollFd::new(&fd, what)], left.as_ref()) {
             Err(Errno::INTR) => {}
             ready => return Ok(ready.call("poll")? > 0),
         }
@@ -105,7 +130,8 @@ fn receive_with(
         let iov = &mut [IoSliceMut::new(buffer)];
         match recvmsg(&socket, iov, &mut control, flags | RecvFlags::CMSG_CLOEXEC) {
             Err(Errno::INTR) => continue,
-            Err(Errno::CONNRESET) => return Ok(None),
+            // Said once, of a peer that has ended and left something unread; what it had sent itself is still there.
+            Err(Errno::CONNRESET) => continue,
             got => break got.call("recvmsg")?,
         }
     };

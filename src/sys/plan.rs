@@ -7,14 +7,14 @@
 #[allow(dead_code)] // the warden's half
 pub(crate) mod format;
 
-use super::{diagnose, memfd};
+use super::{diagnose, memfd, message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::feature::Feature;
-use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_AGAIN, FLAG_FULL, Header, MAGIC, Op};
+use format::{BASE, CELLS, CELLS_AT, DATA_AT, FDS_MAX, FLAG_AGAIN, FLAG_FULL, MAGIC, Op, Part};
 use std::borrow::Cow;
 use std::ffi::{CStr, OsStr};
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -81,9 +81,24 @@ pub(crate) struct Plan<'fd> {
     jumps: Vec<(usize, Option<usize>, Label)>,
     during: Option<&'static str>,
     reply: (u64, u64),
+    /// Cells from 0 on that descriptors have already: the status socket's, and those of a first part.
+    cells: usize,
+    /// What a first part has, where there was one.
+    sent: Option<Sent>,
+}
+
+/// Where a plan's second part begins.
+#[derive(Clone, Copy)]
+struct Sent {
+    /// Its head, in the plan's memory.
+    at: usize,
+    ops: usize,
+    /// The first of its descriptors' cells.
+    cell: usize,
 }
 
 /// The plan in its final form, and the words for its errors.
+#[derive(Default)]
 pub(crate) struct Compiled {
     pub bytes: Vec<u8>,
     words: Vec<Words>,
@@ -106,7 +121,18 @@ impl<'fd> Plan<'fd> {
             jumps: Vec::new(),
             during: None,
             reply: (0, 0),
+            cells: 1,
+            sent: None,
         }
+    }
+
+    /// An empty plan that comes in two parts. Cell 1 is where a second process may take the second part from.
+    pub fn in_two_parts() -> Self {
+        Self { cells: 2, ..Self::new() }
+    }
+
+    pub fn second_socket(&self) -> Cell {
+        Cell((BASE + CELLS_AT + 4) as u64)
     }
 
     /// The socket that started the plan.
@@ -122,7 +148,86 @@ impl<'fd> Plan<'fd> {
     /// A descriptor that goes with the plan.
     pub fn fd(&mut self, fd: BorrowedFd<'fd>) -> Cell {
         self.fds.push(fd);
-        Cell((BASE + CELLS_AT + 4 * self.fds.len()) as u64)
+        Cell((BASE + CELLS_AT + 4 * (self.cells + self.fds.len() - 1)) as u64)
+    }
+
+    /// Takes the second part of the plan, and goes on with it where its sender says.
+    pub fn more(&mut self, socket: Cell) {
+        self.op(format::OP_MORE, "recvmsg(plan)", [socket.into(), 0.into()]);
+    }
+
+    /// The first part: what has been added so far. All its labels have been placed.
+    pub fn first_part(&mut self) -> Result<(Vec<u8>, Vec<BorrowedFd<'fd>>)> {
+        self.check_fds()?;
+        let end = self.data.len().next_multiple_of(8);
+        let at = (end + self.ops.len() * size_of::<Op>()).next_multiple_of(rustix::param::page_size());
+        self.resolve();
+        for op in self.ops.iter_mut().filter(|op| op.nr == format::OP_MORE) {
+            op.args[1] = (BASE + at) as u64;
+        }
+        let mut bytes = self.data.clone();
+        self.finish(&mut bytes, self.cells);
+        self.cells += self.fds.len();
+        self.sent = Some(Sent { at, ops: self.ops.len(), cell: self.cells });
+        self.data.resize(at + size_of::<Part>(), 0);
+        Ok((bytes, std::mem::take(&mut self.fds)))
+    }
+
+    /// The second part, once for each process that takes it, each with where that goes on; and its words.
+    pub fn second_part<const N: usize>(mut self, go: [Label; N]) -> Result<SecondPart<'fd, N>> {
+        let Some(sent) = self.sent else {
+            return Err(Error::new(ErrorKind::Setup, "a second part without a first"));
+        };
+        self.check_fds()?;
+        self.resolve();
+        let mut bytes = self.data.split_off(sent.at);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let ops_at = sent.at + bytes.len();
+        self.ops[sent.ops..].iter().for_each(|op| encode(op, &mut bytes));
+        let counts = both(sent.ops as u32, (self.ops.len() - sent.ops) as u32);
+        let cells = both(sent.cell as u32, self.fds.len() as u32);
+        let head =
+            [MAGIC, bytes.len() as u64, ops_at as u64, u64::from_ne_bytes(counts), u64::from_ne_bytes(cells)];
+        let go = go.map(|label| self.labels[label.0] as u32);
+        let compiled = Compiled { bytes, words: self.words, text: self.text };
+        Ok(SecondPart { head, go, compiled, fds: self.fds })
+    }
+
+    fn check_fds(&self) -> Result<()> {
+        if self.fds.len() + 2 > FDS_MAX || self.cells + self.fds.len() > CELLS {
+            let count = self.cells - 1 + self.fds.len();
+            let error = Error::new(ErrorKind::TooLarge, format!("{count} descriptors for one container"));
+            return Err(error.with_remedy("use fewer mounts"));
+        }
+        Ok(())
+    }
+
+    /// What jumps to labels gets their numbers.
+    fn resolve(&mut self) {
+        for (op, arg, label) in self.jumps.drain(..) {
+            let target = self.labels[label.0] as u64;
+            match arg {
+                Some(arg) => self.ops[op].args[arg] = target,
+                None => self.ops[op].otherwise = target,
+            }
+        }
+    }
+
+    /// Completes an image: the operations behind the data, and the header.
+    fn finish(&self, bytes: &mut Vec<u8>, implicit_fds: usize) {
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let ops_at = bytes.len();
+        let size = ops_at + self.ops.len() * size_of::<Op>();
+        bytes.reserve_exact(size - ops_at);
+        let fds = (self.fds.len() + implicit_fds) as u32;
+        let counts = u64::from_ne_bytes(both(self.ops.len() as u32, fds));
+        let words = [MAGIC, size as u64, ops_at as u64, counts, self.reply.0, self.reply.1, 0];
+        for (word, place) in words.into_iter().zip(bytes.chunks_exact_mut(8)) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        debug_assert_eq!(words.len() * 8, CELLS_AT);
+        self.ops.iter().for_each(|op| encode(op, bytes));
+        debug_assert_eq!(bytes.len(), size);
     }
 
     /// Bytes at an address that is a multiple of 8.
@@ -232,53 +337,10 @@ impl<'fd> Plan<'fd> {
 
     /// `implicit_fds` are those that the starter adds in front: the status socket, or none for a courier.
     pub fn compile(mut self, implicit_fds: usize) -> Result<(Compiled, Vec<BorrowedFd<'fd>>)> {
-        if self.fds.len() + 2 > FDS_MAX || self.fds.len() + 1 > CELLS {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!("{} descriptors for one container", self.fds.len()),
-            )
-            .with_remedy("use fewer mounts"));
-        }
-        for (op, arg, label) in &self.jumps {
-            let target = self.labels[label.0] as u64;
-            match arg {
-                Some(arg) => self.ops[*op].args[*arg] = target,
-                None => self.ops[*op].otherwise = target,
-            }
-        }
-        let mut bytes = self.data;
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
-        let ops_at = bytes.len();
-        let size = ops_at + self.ops.len() * size_of::<Op>();
-        bytes.reserve_exact(size - ops_at);
-        let header = Header {
-            magic: MAGIC,
-            size: size as u64,
-            ops_at: ops_at as u64,
-            ops: self.ops.len() as u32,
-            fds: (self.fds.len() + implicit_fds) as u32,
-            reply_at: self.reply.0,
-            reply_len: self.reply.1,
-            step: 0,
-        };
-        let counts = u64::from_ne_bytes(both(header.ops, header.fds));
-        let reply = [header.reply_at, header.reply_len];
-        let words = [header.magic, header.size, header.ops_at, counts, reply[0], reply[1], header.step];
-        for (word, place) in words.into_iter().zip(bytes.chunks_exact_mut(8)) {
-            place.copy_from_slice(&word.to_ne_bytes());
-        }
-        debug_assert_eq!(words.len() * 8, CELLS_AT);
-        for op in &self.ops {
-            bytes.extend_from_slice(&op.nr.to_ne_bytes());
-            bytes.extend_from_slice(&[op.loads, op.flags, 0, 0]);
-            for word in [op.store, op.tolerate[0], op.tolerate[1], op.otherwise] {
-                bytes.extend_from_slice(&word.to_ne_bytes());
-            }
-            for word in op.args {
-                bytes.extend_from_slice(&word.to_ne_bytes());
-            }
-        }
-        debug_assert_eq!(bytes.len(), size);
+        self.check_fds()?;
+        self.resolve();
+        let mut bytes = std::mem::take(&mut self.data);
+        self.finish(&mut bytes, implicit_fds);
         Ok((Compiled { bytes, words: self.words, text: self.text }, self.fds))
     }
 }
@@ -336,6 +398,61 @@ impl Compiled {
             Some(during) => error.during(during),
             None => error,
         }
+    }
+}
+
+/// A second part in its final form.
+pub(crate) struct SecondPart<'fd, const N: usize> {
+    /// What all their heads have in common.
+    head: [u64; 5],
+    go: [u32; N],
+    compiled: Compiled,
+    fds: Vec<BorrowedFd<'fd>>,
+}
+
+impl<const N: usize> SecondPart<'_, N> {
+    /// Sends it over these sockets. Who has ended takes nothing, and has said why.
+    pub fn send(self, sockets: [BorrowedFd<'_>; N]) -> Result<Compiled> {
+        let too_long = |error: &Error| error.raw_os_error() == Some(nix::libc::EMSGSIZE);
+        let sent = match self.compiled.bytes.len() <= format::PART_SIZE {
+            true => self.send_to(sockets, None),
+            false => Err(Error::errno("sendmsg", nix::libc::EMSGSIZE)),
+        };
+        // A machine may allow less in one message, by net.core.wmem_default.
+        if sent.as_ref().is_err_and(too_long) {
+            let whole = self.compiled.memfd(0)?;
+            self.send_to(sockets, Some(whole.as_fd()))?;
+        } else {
+            sent?;
+        }
+        Ok(self.compiled)
+    }
+
+    /// `whole`: in memory instead of in the message.
+    fn send_to(&self, sockets: [BorrowedFd<'_>; N], whole: Option<BorrowedFd<'_>>) -> Result<()> {
+        let mut fds: Vec<BorrowedFd<'_>> = self.fds.clone();
+        fds.extend(whole);
+        for (go, socket) in self.go.into_iter().zip(sockets) {
+            let mut head = [0; size_of::<Part>()];
+            let last = u64::from_ne_bytes(both(go, whole.is_some().into()));
+            for (word, place) in self.head.into_iter().chain([last]).zip(head.chunks_exact_mut(8)) {
+                place.copy_from_slice(&word.to_ne_bytes());
+            }
+            let rest = if whole.is_some() { &[] } else { &self.compiled.bytes[head.len()..] };
+            message::send_to_some(socket, &[&head, rest], &fds)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode(op: &Op, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(&op.nr.to_ne_bytes());
+    bytes.extend_from_slice(&[op.loads, op.flags, 0, 0]);
+    for word in [op.store, op.tolerate[0], op.tolerate[1], op.otherwise] {
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    for word in op.args {
+        bytes.extend_from_slice(&word.to_ne_bytes());
     }
 }
 

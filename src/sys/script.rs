@@ -81,7 +81,15 @@ impl DerefMut for Script<'_> {
 
 impl<'fd> Script<'fd> {
     pub fn new() -> Self {
-        let mut plan = Plan::new();
+        Self::of(Plan::new())
+    }
+
+    /// For a plan that comes in two parts.
+    pub fn in_two_parts() -> Self {
+        Self::of(Plan::in_two_parts())
+    }
+
+    fn of(mut plan: Plan<'fd>) -> Self {
         let empty = plan.c_str(c"");
         let path = u64::from(n::O_PATH | n::O_CLOEXEC);
         let inside = u64::from(n::RESOLVE_IN_ROOT | n::RESOLVE_NO_MAGICLINKS);

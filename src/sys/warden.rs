@@ -4,14 +4,16 @@
 
 mod hang;
 mod launch;
+mod started;
 mod told;
 
+pub(crate) use started::{Begun, Started, Told};
 pub(crate) use told::{Exit, Process, number};
 
 use super::fork::Witness;
 use super::idmap::{self, IdMap};
-use super::plan::Plan;
-use super::plan::format::{Event, Request, Status};
+use super::plan::format::{Event, Request};
+use super::plan::{Compiled, Plan};
 use super::{diagnose, memfd, message};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, Missing};
@@ -24,7 +26,7 @@ use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use told::{Shared, gone, lock};
 
@@ -48,6 +50,8 @@ pub(crate) struct Warden {
     features: Features,
     /// Where other programs may connect, by the directory.
     doors: Mutex<HashMap<PathBuf, Door>>,
+    /// The first part of the last plan that came in two, and a file of it.
+    first_part: Mutex<Option<(Vec<u8>, Arc<OwnedFd>)>>,
     /// The control group that it was put into, or why it stays where it is; whoever makes the groups decides.
     pub scope: OnceLock<Result<PathBuf, String>>,
 }
@@ -168,7 +172,8 @@ impl Warden {
         let own = Some(Own { pidfd, _lock: lock });
         let doors = Mutex::default();
         let scope = OnceLock::new();
-        let warden = Self { own, shared, next: AtomicU64::new(1), map, single, features, doors, scope };
+        let (next, first_part) = (AtomicU64::new(1), Mutex::default());
+        let warden = Self { own, shared, next, map, single, features, doors, first_part, scope };
         warden.listen()?;
         Ok(warden)
     }
@@ -233,7 +238,8 @@ impl Warden {
         }
     }
 
-    /// A thread of the host takes what the warden tells.
+    /// A thread of the host notices the warden's end; and takes what another program's tells, which lets go of whoever does
+    /// not listen.
     fn listen(&self) -> Result<()> {
         let pidfd =
             self.own.as_ref().map(|own| own.pidfd.try_clone()).transpose().call("fcntl(F_DUPFD_CLOEXEC)")?;
@@ -241,8 +247,10 @@ impl Warden {
         let run = move || {
             // The host's signals are for the host's threads.
             let _ = nix::sys::signal::SigSet::all().thread_block();
-            while shared.listen() {}
-            shared.end();
+            if let Some(pidfd) = &pidfd {
+                let _ = message::readable(pidfd, None);
+            }
+            while shared.wait(None, |_| None::<()>).is_ok() {}
             // A host that is a subreaper or PID 1 has inherited the warden; elsewhere this is ECHILD.
             if let Some(pidfd) = pidfd {
                 let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -304,11 +312,12 @@ impl Warden {
         let socket = message::connect(dir, name).map_err(|error| error.with_path(name))?;
         welcome(&socket).map_err(|error| error.with_path(name))?;
         let shared = Shared::new(socket)?;
-        let (next, doors) = (AtomicU64::new(1), Mutex::default());
+        let (next, doors, first_part) = (AtomicU64::new(1), Mutex::default(), Mutex::default());
         // What is sent there starts no container.
         let features = Features { clone3: true, detached_lowers: true };
         let scope = OnceLock::new();
-        let warden = Self { own: None, shared, next, map: None, single: None, features, doors, scope };
+        let (own, map, single) = (None, None, None);
+        let warden = Self { own, shared, next, map, single, features, doors, first_part, scope };
         warden.listen()?;
         Ok(Arc::new(warden))
     }
@@ -350,27 +359,51 @@ impl Warden {
         let size = compiled.bytes.len().max(memory) as u64;
         let mut all: Vec<BorrowedFd<'_>> = vec![memfd.as_fd(), theirs.as_fd()];
         all.extend(fds);
+        self.send(size, &all, compiled, status)
+    }
+
+    /// Executes the first part of a plan, which is to be gone on with.
+    pub fn begin(self: &Arc<Self>, plan: &mut Plan<'_>) -> Result<Begun> {
+        let (bytes, fds) = plan.first_part()?;
+        let memfd = {
+            let mut last = lock(&self.first_part);
+            match &*last {
+                // Starts have it in common.
+                Some((known, memfd)) if *known == bytes => memfd.clone(),
+                _ => {
+                    let memfd = Arc::new(memfd::sealed("coracle-plan", &bytes, bytes.len(), false)?);
+                    last.insert((bytes, memfd)).1.clone()
+                }
+            }
+        };
+        let (status, theirs) = message::pair()?;
+        let (second, seconds) = message::pair()?;
+        let mut all: Vec<BorrowedFd<'_>> = vec![memfd.as_fd(), theirs.as_fd(), seconds.as_fd()];
+        all.extend(fds);
+        let size = rustix::fs::fstat(&*memfd).call("fstat(memfd)")?.st_size as u64;
+        Ok(Begun { started: Some(self.send(size, &all, Compiled::default(), status)?), second })
+    }
+
+    fn send(
+        self: &Arc<Self>,
+        size: u64,
+        fds: &[BorrowedFd<'_>],
+        compiled: Compiled,
+        status: OwnedFd,
+    ) -> Result<Started> {
+        self.shared.drain();
         let since = Some(lock(&self.shared.state).start());
         let started = Started { warden: self.clone(), compiled, status, heard: false, since };
         let request = Request { kind: Request::START, pad: 0, id: 0, size };
-        if let Err(error) = message::send(&self.shared.socket, &request.to_bytes(), &all) {
-            return Err(self.lost(error));
+        match message::send(&self.shared.socket, &request.to_bytes(), fds) {
+            Err(error) => Err(self.lost(error)),
+            Ok(()) => Ok(started),
         }
-        Ok(started)
     }
 
     /// The answer to a request: an errno or 0.
     fn answer(&self, id: u64) -> Result<i64> {
-        let mut state = lock(&self.shared.state);
-        loop {
-            if let Some(Some(errno)) = state.answers.get(&id) {
-                return Ok(*errno);
-            }
-            if state.gone {
-                return Err(gone());
-            }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.shared.wait(None, |state| state.answers.get(&id).copied().flatten())?.ok_or_else(gone)
     }
 
     /// Sends a signal with the warden's rights, for a host that has given up its own.
@@ -430,83 +463,6 @@ fn welcome(socket: &OwnedFd) -> Result<()> {
     }
 }
 
-/// Every plan tells something, if it is executed at all.
-fn not_executed() -> Error {
-    Error::new(ErrorKind::Setup, "the plan was not executed").with_remedy(
-        "the warden may lack room for its descriptors: raise the limit of this program (ulimit -n)",
-    )
-}
-
-/// A plan on its way.
-pub(crate) struct Started {
-    warden: Arc<Warden>,
-    compiled: super::plan::Compiled,
-    status: OwnedFd,
-    /// Something was told.
-    heard: bool,
-    /// How many ends had been told before; none once no process of it is to be adopted any more.
-    since: Option<u64>,
-}
-
-/// What a plan's own operations send.
-pub(crate) struct Told {
-    pub kind: u32,
-    pub value: i64,
-    pub fds: Vec<OwnedFd>,
-}
-
-impl Started {
-    /// The next message of the plan; `None` once every process that had its socket has closed it or has become
-    /// another program.
-    ///
-    /// # Errors
-    /// `TimedOut` when none has come by the deadline, where one is given.
-    pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Told>> {
-        if deadline.is_some() && !message::readable(&self.status, deadline)? {
-            return Err(Error::new(ErrorKind::TimedOut, "its time was up before it was executed"));
-        }
-        let mut buffer = [0; 64];
-        let Some((_, fds)) = message::receive(&self.status, &mut buffer)? else {
-            return match self.heard {
-                true if !self.warden.shared.is_gone() => Ok(None),
-                // A warden that is killed closes what it has in any order, its own socket last.
-                false if self.warden.answers() => Err(not_executed()),
-                _ => Err(gone()),
-            };
-        };
-        self.heard = true;
-        let status = Status::from_bytes(&buffer);
-        match status.kind {
-            Status::FAILED => Err(self.compiled.error(status.step, status.value)),
-            kind => Ok(Some(Told { kind, value: status.value, fds })),
-        }
-    }
-
-    pub fn adopt(&self, pid: i32, pidfd: OwnedFd) -> Process {
-        self.warden.shared.adopt(pid, pidfd, self.since.unwrap_or(u64::MAX))
-    }
-
-    /// Kills a process of the plan, also one that has become somebody whom the host may not signal.
-    pub fn kill(&self, process: &Process) -> Result<()> {
-        const ESRCH: i32 = 3;
-        match self.warden.signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
-            Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Nothing of it is to be adopted: what is told of unknown processes need not be kept for it.
-    pub fn settle(&mut self) {
-        if self.since.take().is_some() {
-            lock(&self.warden.shared.state).started();
-        }
-    }
-
-    pub(super) fn socket(&self) -> &OwnedFd {
-        &self.status
-    }
-}
-
 impl Drop for Warden {
     fn drop(&mut self) {
         // A forked copy of the program has the connection in common with the program, which still needs it.
@@ -514,18 +470,5 @@ impl Drop for Warden {
             // Ends the listening thread.
             let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
         }
-    }
-}
-
-impl AsFd for Started {
-    /// Readable when there is something to hear.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.status.as_fd()
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        self.settle();
     }
 }

@@ -37,6 +37,17 @@ fn a_limit_on_memory_binds_or_the_error_says_what_to_do() {
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
 }
 
+/// There is a limit on processes unless somebody says that there is to be none.
+#[test]
+fn processes_are_limited_by_default_or_not_at_all() {
+    let usual = sh(&host(), "true");
+    assert_eq!(usual.clone().run().unwrap().report.get("pids_max").unwrap().asked(), "2048");
+    let out = usual.clone().pids_unlimited().run().unwrap();
+    assert!(out.status.success() && out.report.get("pids_max").is_none(), "{:?}", out.report);
+    let limited = usual.pids_unlimited().pids_max(64).run().unwrap();
+    assert_eq!(limited.report.get("pids_max").unwrap().asked(), "64");
+}
+
 /// A second wall: the kernel asks the group's list as well.
 #[test]
 #[ignore = "needs root: a control group for devices"]

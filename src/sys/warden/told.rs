@@ -7,7 +7,7 @@ use crate::sys::plan::format::Event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How a process ended, as the warden saw it.
@@ -35,25 +35,7 @@ impl From<Exit> for std::process::ExitStatus {
 }
 
 /// A promise of a process's end. `None` inside once the warden is gone without having told.
-#[derive(Debug, Default)]
-struct Promise {
-    told: Mutex<Option<Option<Exit>>>,
-    changed: Condvar,
-}
-
-impl Promise {
-    fn keep(&self, exit: Option<Exit>) {
-        let mut told = lock(&self.told);
-        if told.is_none() {
-            *told = Some(exit);
-            self.changed.notify_all();
-        }
-    }
-
-    fn is_kept(&self) -> bool {
-        lock(&self.told).is_some()
-    }
-}
+type Promise = OnceLock<Option<Exit>>;
 
 /// A process that the warden is the parent of.
 #[derive(Clone)]
@@ -91,53 +73,12 @@ impl Process {
     pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<Exit>> {
         // Nothing is read by a forked copy of the program: it would be lost to the program itself, and nobody tells the copy.
         self.check()?;
-        if let Some(helper) = self.shared.as_deref().and_then(Helper::of) {
-            // Not with the promise locked: the helper keeps it.
-            while !self.promise.is_kept() && helper.take(deadline)? {}
-        }
-        let mut told = lock(&self.promise.told);
-        loop {
-            if let Some(exit) = *told {
-                return match exit {
-                    Some(exit) => Ok(Some(exit)),
-                    None => Err(gone()),
-                };
-            }
-            told = match deadline {
-                None => self.promise.changed.wait(told).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(None);
-                    }
-                    self.promise.changed.wait_timeout(told, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-    }
-}
-
-/// A waiting thread that takes what the warden tells by itself: to be woken by the listening thread, which is to be
-/// woken first, costs as much as a good part of a container's start. While there is one, nobody else takes anything.
-struct Helper<'a>(&'a Shared);
-
-impl<'a> Helper<'a> {
-    fn of(shared: &'a Shared) -> Option<Self> {
-        let there_is_one = std::mem::replace(&mut *lock(&shared.helped), true);
-        // Made only where it is one: its end says that there is none.
-        if there_is_one { None } else { Some(Self(shared)) }
-    }
-
-    /// Waits for something to be told, and takes it; false at the deadline, and when the warden is gone.
-    fn take(&self, deadline: Option<Instant>) -> Result<bool> {
-        Ok(message::readable(&self.0.socket, deadline)? && self.0.take_all())
-    }
-}
-
-impl Drop for Helper<'_> {
-    fn drop(&mut self) {
-        *lock(&self.0.helped) = false;
-        self.0.unhelped.notify_all();
+        let told = || self.promise.get().copied();
+        let exit = match (told(), &self.shared) {
+            (None, Some(shared)) => shared.wait(deadline, |_| told())?,
+            (exit, _) => exit,
+        };
+        exit.map(|exit| exit.ok_or_else(gone)).transpose()
     }
 }
 
@@ -157,6 +98,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct State {
     /// Set once the socket has come to its end.
     pub gone: bool,
+    /// Somebody waits at the socket.
+    taking: bool,
     /// Requests: how they were answered.
     pub answers: HashMap<u64, Option<i64>>,
     promises: HashMap<i32, Arc<Promise>>,
@@ -169,15 +112,15 @@ pub(super) struct State {
 }
 
 /// The connection to a warden, and what is known of its processes.
+///
+/// Whoever waits for something takes what the warden tells, for all: a thread for that alone would have to be woken first,
+/// which costs as much as a good part of a container's start. While one does, others that wait are told by it, and when it
+/// has what it waited for, the next of them goes on.
 pub(super) struct Shared {
     pub socket: OwnedFd,
-    /// There is a [`Helper`]. The listening thread holds it from a message's receipt to the end of its handling: what
-    /// one pid is told of has an order.
-    helped: Mutex<bool>,
-    unhelped: Condvar,
     witness: Witness,
     pub state: Mutex<State>,
-    pub changed: Condvar,
+    changed: Condvar,
 }
 
 impl State {
@@ -197,17 +140,46 @@ impl State {
     fn adopt(&mut self, pid: i32, since: u64) -> Arc<Promise> {
         let promise = Arc::new(Promise::default());
         match self.unclaimed.remove(&pid) {
-            Some((told, exit)) if told > since => promise.keep(Some(exit)),
-            _ if self.gone => promise.keep(None),
+            Some((told, exit)) if told > since => drop(promise.set(Some(exit))),
+            _ if self.gone => drop(promise.set(None)),
             _ => drop(self.promises.insert(pid, promise.clone())),
         }
         promise
     }
 
+    fn take(&mut self, event: Event) {
+        match event.kind {
+            Event::ANSWER => {
+                if let Some(answer) = self.answers.get_mut(&event.id) {
+                    *answer = Some(event.value);
+                }
+            }
+            Event::EXITED => {
+                let exit = Exit {
+                    how: event.id as u32,
+                    status: event.value as i32,
+                    user: Duration::from_micros(event.user_us),
+                    system: Duration::from_micros(event.system_us),
+                    peak_bytes: event.peak_kib << 10,
+                };
+                self.ended(event.pid, exit);
+            }
+            _ => {}
+        }
+    }
+
+    /// The warden has gone.
+    fn end(&mut self) {
+        self.gone = true;
+        for (_, promise) in self.promises.drain() {
+            let _ = promise.set(None);
+        }
+    }
+
     fn ended(&mut self, pid: i32, exit: Exit) {
         self.told += 1;
         match self.promises.remove(&pid) {
-            Some(promise) => promise.keep(Some(exit)),
+            Some(promise) => drop(promise.set(Some(exit))),
             // Nobody here has started anything that could be it.
             None if self.starting == 0 => {}
             None => drop(self.unclaimed.insert(pid, (self.told, exit))),
@@ -217,14 +189,8 @@ impl State {
 
 impl Shared {
     pub fn new(socket: OwnedFd) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {
-            socket,
-            helped: Mutex::default(),
-            unhelped: Condvar::new(),
-            witness: Witness::current()?,
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        }))
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Ok(Arc::new(Self { socket, witness: Witness::current()?, state, changed }))
     }
 
     /// An error in a forked copy of the program.
@@ -245,63 +211,92 @@ impl Shared {
         poll(&mut polled, Some(&at_once)).is_ok() && !polled[0].revents().is_empty()
     }
 
-    /// The listening thread's part; false once the warden is gone.
-    pub fn listen(&self) -> bool {
-        if message::readable(&self.socket, None).is_err() {
-            return false;
+    /// Waits until there is what is looked for; `None` at the deadline, where one is given.
+    ///
+    /// # Errors
+    /// `Gone` once the warden has ended and there is nothing to find.
+    pub fn wait<T>(
+        &self,
+        deadline: Option<Instant>,
+        mut find: impl FnMut(&mut State) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let mut state = lock(&self.state);
+        let mut is_last = false;
+        loop {
+            if let Some(found) = find(&mut state) {
+                return Ok(Some(found));
+            }
+            if state.gone {
+                return Err(gone());
+            }
+            if is_last {
+                return Ok(None);
+            }
+            if state.taking {
+                state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                    None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    Some(left) => {
+                        is_last = left.is_zero();
+                        self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
+                continue;
+            }
+            let taking = Taking::begin(self, &mut state);
+            drop(state);
+            match message::readable(&self.socket, deadline)? {
+                true => self.take_all(),
+                false => is_last = true,
+            }
+            state = lock(&self.state);
+            taking.end(&mut state);
         }
-        let mut helped = lock(&self.helped);
-        if !*helped {
-            return self.take_all();
-        }
-        while *helped {
-            helped = self.unhelped.wait(helped).unwrap_or_else(PoisonError::into_inner);
-        }
-        true
     }
 
-    /// Takes what has been told; false once the warden is gone.
-    fn take_all(&self) -> bool {
+    /// Takes what has been told by now, unless somebody does already: while the socket is full the warden does nothing.
+    pub fn drain(&self) {
+        let taking = {
+            let mut state = lock(&self.state);
+            (!state.taking && !state.gone).then(|| Taking::begin(self, &mut state))
+        };
+        if let Some(taking) = taking {
+            self.take_all();
+            taking.end(&mut lock(&self.state));
+        }
+    }
+
+    fn take_all(&self) {
         let mut buffer = [0; size_of::<Event>()];
         loop {
             match message::try_receive(&self.socket, &mut buffer) {
-                Ok(Arrived::Message) => self.take(Event::from_bytes(&buffer)),
-                Ok(Arrived::Nothing) => return true,
-                Ok(Arrived::End) | Err(_) => return false,
+                Ok(Arrived::Message) => lock(&self.state).take(Event::from_bytes(&buffer)),
+                Ok(Arrived::Nothing) => return,
+                Ok(Arrived::End) | Err(_) => return lock(&self.state).end(),
             }
         }
     }
+}
 
-    fn take(&self, event: Event) {
-        let mut state = lock(&self.state);
-        match event.kind {
-            Event::ANSWER => {
-                if let Some(answer) = state.answers.get_mut(&event.id) {
-                    *answer = Some(event.value);
-                    self.changed.notify_all();
-                }
-            }
-            Event::EXITED => {
-                let exit = Exit {
-                    how: event.id as u32,
-                    status: event.value as i32,
-                    user: Duration::from_micros(event.user_us),
-                    system: Duration::from_micros(event.system_us),
-                    peak_bytes: event.peak_kib << 10,
-                };
-                state.ended(event.pid, exit);
-            }
-            _ => {}
-        }
+/// The right to take what the warden tells.
+struct Taking<'a>(&'a Shared);
+
+impl<'a> Taking<'a> {
+    fn begin(shared: &'a Shared, state: &mut State) -> Self {
+        state.taking = true;
+        Self(shared)
     }
 
-    pub fn end(&self) {
-        let mut state = lock(&self.state);
-        state.gone = true;
-        self.changed.notify_all();
-        for (_, promise) in state.promises.drain() {
-            promise.keep(None);
-        }
+    fn end(self, state: &mut State) {
+        state.taking = false;
+        self.0.changed.notify_all();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).taking = false;
+        self.0.changed.notify_all();
     }
 }
 
@@ -315,7 +310,7 @@ mod tests {
             let (user, system, peak_bytes) = Default::default();
             Exit { how: 1, status, user, system, peak_bytes }
         };
-        let claimed = |promise: Arc<Promise>| *lock(&promise.told);
+        let claimed = |promise: Arc<Promise>| promise.get().copied();
         let mut state = State::default();
         // Of another program's command, long before: nothing of it stays.
         state.ended(7, exit(1));
