@@ -115,7 +115,7 @@ impl<'a> Copier<'a> {
         let privileged = idmap::is_privileged();
         let map = match privileged {
             true => None,
-            false => Some(idmap::of_caller().0).filter(|map| !map.is_single()),
+            false => Some(crate::sys::warden::ids_of_caller().0).filter(|map| !map.is_single()),
         };
         // How layers of this user are unpacked.
         let opaque = match privileged {

@@ -125,19 +125,38 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
     Ok(warden)
 }
 
-/// Which ids this program's containers have, as an ordinary user: those of its warden where one is up, as the user's
-/// sub-ids may have changed since. And why it is one id only.
+/// Which ids this program's containers have, as an ordinary user: those of its warden, as the user's sub-ids may have
+/// changed since, and only a start of it tells whether newuidmap maps them. And why it is one id only.
 pub(crate) fn ids_of_caller() -> (IdMap, Option<Missing>) {
+    let of = |warden: &Warden| Some((warden.map.clone()?, warden.single.clone()));
     let of_running = || {
         let current = lock(&slot().ok()?.warden);
-        let warden = current.as_ref().filter(|warden| !lock(&warden.shared.state).gone)?;
-        Some((warden.map.clone()?, warden.single.clone()))
+        of(current.as_ref().filter(|warden| !lock(&warden.shared.state).gone)?)
     };
-    of_running().unwrap_or_else(idmap::of_caller)
+    of_running().unwrap_or_else(|| match idmap::of_caller() {
+        // A program that can have no warden is told so where it needs one.
+        (map, None) => warden().ok().and_then(|warden| of(&warden)).unwrap_or((map, None)),
+        single => single,
+    })
 }
 
 impl Warden {
     fn start() -> Result<Self> {
+        if idmap::is_privileged() {
+            return Self::start_as(None, None);
+        }
+        let (map, single) = idmap::of_caller();
+        match Self::start_as(Some(map), single) {
+            // newuidmap is there, and does not do it: where there is one id only, containers can be had all the same.
+            Err(error) => match error.missing().filter(|why| why.feature() == Feature::SubIds) {
+                Some(why) => Self::start_as(Some(idmap::of_caller_alone()), Some(why.clone())),
+                None => Err(error),
+            },
+            up => up,
+        }
+    }
+
+    fn start_as(map: Option<IdMap>, single: Option<Missing>) -> Result<Self> {
         let (socket, theirs) = message::pair()?;
         let host = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
             .call("pidfd_open")
@@ -147,13 +166,6 @@ impl Warden {
                 .call("memfd_create")
                 .map_err(|error| diagnose::explain(error, Feature::ExecutableMemfd))?,
         )?);
-        let (map, single) = match idmap::is_privileged() {
-            true => (None, None),
-            false => {
-                let (map, why) = idmap::of_caller();
-                (Some(map), why)
-            }
-        };
         let launch = Launch { socket: &theirs, host: &host, lock: &lock, user: map.is_some() };
         let mut child = launch.run()?;
         drop(theirs);
