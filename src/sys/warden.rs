@@ -311,10 +311,14 @@ impl Warden {
     /// Another program's warden, by its door.
     ///
     /// # Errors
-    /// `ResourceExhausted` where it has as many connections as it can have.
+    /// `ResourceExhausted` where it has as many connections as it can have; `TimedOut` where it does not answer.
     pub fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<Arc<Self>> {
-        let socket = message::connect(dir, name).map_err(|error| error.with_path(name))?;
-        welcome(&socket).map_err(|error| error.with_path(name))?;
+        let deadline = Instant::now() + WELCOME_TIME;
+        let socket = message::connect(dir, name, deadline).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => unanswered().with_path(name),
+            _ => error.with_path(name),
+        })?;
+        welcome(&socket, deadline).map_err(|error| error.with_path(name))?;
         let shared = Shared::new(socket)?;
         let (next, doors) = (AtomicU64::new(1), Mutex::default());
         // What is sent there starts no container.
@@ -420,11 +424,16 @@ impl Warden {
     }
 }
 
+/// Of another program's warden.
+fn unanswered() -> Error {
+    Error::new(ErrorKind::TimedOut, "the warden of the container's program does not answer")
+        .with_remedy("it may be stopped, and its program with it")
+}
+
 /// What another program's warden says first.
-fn welcome(socket: &OwnedFd) -> Result<()> {
-    if !message::readable(socket, Some(Instant::now() + WELCOME_TIME))? {
-        let error = Error::new(ErrorKind::TimedOut, "the warden of the container's program does not answer");
-        return Err(error.with_remedy("it may be stopped, and its program with it"));
+fn welcome(socket: &OwnedFd, deadline: Instant) -> Result<()> {
+    if !message::readable(socket, Some(deadline))? {
+        return Err(unanswered());
     }
     let mut buffer = [0; size_of::<Event>()];
     let told = message::receive(socket, &mut buffer)?.map(|_| Event::from_bytes(&buffer));
