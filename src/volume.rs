@@ -6,7 +6,7 @@
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::pins::{VOLUME as META, VOLUME_MAX as META_MAX};
-use crate::store::{ANONYMOUS, Lease, Store, StorePart, Verification, clock, list, random_hex};
+use crate::store::{ANONYMOUS, Lease, Problem, Store, StorePart, Verification, clock, list, random_hex};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -345,32 +345,10 @@ impl Volume {
 
 /// Looks at what is known of each volume.
 pub(crate) fn verify(store: &Store, found: &mut Verification) -> Result<()> {
-    const REMEDY: &str =
-        "save its content, if it is needed, and remove the directory while no program uses it";
-    for name in list(store.volumes_dir())? {
-        let dir = store.path().join("volumes").join(&name);
-        let volume = match name.to_str().filter(|name| check_name(name).is_ok()) {
-            Some(name) => Volume::find(store, name),
-            None => Err(Error::new(ErrorKind::InvalidData, "not the name of a volume")),
-        };
-        let error = match volume {
-            Ok(Some(_)) => {
-                found.volumes += 1;
-                continue;
-            }
-            // Removed meanwhile.
-            Ok(None) if dir.symlink_metadata().is_err() => continue,
-            Ok(None) => {
-                let missing = [META, DATA].map(|name| dir.join(name));
-                let missing = missing.iter().find(|path| path.symlink_metadata().is_err());
-                Error::new(ErrorKind::NotFound, "a part of the volume is missing")
-                    .with_path(missing.unwrap_or(&dir))
-            }
-            Err(error) => error,
-        };
-        found.volumes += 1;
-        found.add(StorePart::Volume, error, &dir, REMEDY)?;
-    }
+    let mut readable = 0;
+    let broken = store.each_volume(|_| readable += 1)?;
+    found.volumes += readable + broken.len() as u64;
+    found.problems.extend(broken);
     Ok(())
 }
 
@@ -387,19 +365,54 @@ impl fmt::Debug for Volume {
 }
 
 impl Store {
-    /// All volumes, by name.
+    /// All volumes, by name. One that can't be read is in [`broken_volumes`](Self::broken_volumes) instead.
     ///
     /// # Errors
-    /// Those of the file system; `InvalidData` where what is known of a volume is broken.
+    /// Those of the file system for the store's own directories, and of a program that lacks memory or descriptors.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
-        let mut names: Vec<_> =
-            list(self.volumes_dir())?.into_iter().filter_map(|name| name.into_string().ok()).collect();
-        names.sort();
         let mut volumes = Vec::new();
-        for name in names.iter().filter(|name| check_name(name).is_ok()) {
-            volumes.extend(Volume::find(self, name)?);
-        }
+        self.each_volume(|volume| volumes.push(volume))?;
+        volumes.sort_by(|a, b| a.name().cmp(b.name()));
         Ok(volumes)
+    }
+
+    /// What should be a volume and can't be opened: what is known of it is damaged, or a part is missing.
+    ///
+    /// # Errors
+    /// As [`volumes`](Self::volumes).
+    pub fn broken_volumes(&self) -> Result<Vec<Problem>> {
+        self.each_volume(drop)
+    }
+
+    /// Hands over those that can be read, and gives the others.
+    fn each_volume(&self, mut readable: impl FnMut(Volume)) -> Result<Vec<Problem>> {
+        const REMEDY: &str =
+            "save its content, if it is needed, and remove the directory while no program uses it";
+        let mut broken = Verification::default();
+        for name in list(self.volumes_dir())? {
+            let dir = self.path().join("volumes").join(&name);
+            let volume = match name.to_str().filter(|name| check_name(name).is_ok()) {
+                Some(name) => Volume::find(self, name),
+                None => Err(Error::new(ErrorKind::InvalidData, "not the name of a volume")),
+            };
+            let error = match volume {
+                Ok(Some(volume)) => {
+                    readable(volume);
+                    continue;
+                }
+                // Removed meanwhile.
+                Ok(None) if dir.symlink_metadata().is_err() => continue,
+                Ok(None) => {
+                    let missing = [META, DATA].map(|name| dir.join(name));
+                    let missing = missing.iter().find(|path| path.symlink_metadata().is_err());
+                    Error::new(ErrorKind::NotFound, "a part of the volume is missing")
+                        .with_path(missing.unwrap_or(&dir))
+                }
+                Err(error) => error,
+            };
+            broken.add(StorePart::Volume, error, &dir, REMEDY)?;
+        }
+        Ok(broken.problems)
     }
 
     /// Removes the anonymous volumes that no container has, or with `all` the named ones too, as

@@ -1,6 +1,8 @@
 //! The bundled command line (`examples/coracle`), run as a program: exit codes, flags, verbs between processes.
 #![forbid(unsafe_code)]
 
+#[path = "cli/broken.rs"]
+mod broken;
 #[path = "cli/forms.rs"]
 mod forms;
 
@@ -599,38 +601,6 @@ fn images_go_in_and_out() {
     w.ok(["rm", "one"]);
     assert_eq!(w.ok(["rmi", "me/greeter:1"]), format!("Untagged: me/greeter:1\nDeleted: {id}\n"));
     assert_eq!(w.run(["run", "--rm", "greeter"]).code, 125);
-}
-
-/// What is wrong in a store is said, beside what is right.
-#[test]
-fn a_broken_image_is_listed_and_removed() {
-    let w = World::new();
-    let root = w.path().join("rootfs");
-    std::fs::create_dir_all(root.join("etc")).unwrap();
-    for name in ["good", "bad"] {
-        std::fs::write(root.join("etc/greeting"), name).unwrap();
-        assert_eq!(Done::of(w.command(["import"]).arg(&root).arg(name).output().unwrap()).code, 0);
-    }
-    assert_eq!(w.run(["system", "verify"]).code, 0);
-    let id = w.inspect("bad")["Id"].as_str().unwrap().replace("sha256:", "");
-    let blob = w.path().join("store/blobs/sha256").join(id);
-    std::fs::write(&blob, "damaged").unwrap();
-    let done = w.run(["images"]);
-    assert_eq!((done.code, done.out.lines().count()), (0, 3), "{done:?}");
-    let bad = done.out.lines().find(|line| line.starts_with("bad")).unwrap();
-    assert!(bad.contains("latest") && bad.contains("<broken>"), "{bad}");
-    assert!(done.err.contains(blob.to_str().unwrap()) && done.err.contains("help:"), "{done:?}");
-    assert_eq!(w.ok(["images", "-q"]).lines().count(), 2);
-
-    let done = w.run(["system", "verify"]);
-    assert_eq!(done.code, 1, "{done:?}");
-    assert!(done.out.contains(blob.to_str().unwrap()) && done.out.contains("help:"), "{done:?}");
-    let format = ["system", "verify", "--format", "{{.Blobs}} {{.Images}}"];
-    assert_eq!(w.run(format).out, "6 2\n");
-
-    w.ok(["rmi", "bad"]);
-    assert_eq!(w.ok(["images", "--format", "{{.Repository}}"]), "good\n");
-    assert_eq!(w.run(["system", "verify"]).code, 0);
 }
 
 #[test]
