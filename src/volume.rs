@@ -325,19 +325,8 @@ impl Volume {
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "no such volume").with_path(self.path()))
     }
 
-    /// Whether nothing is in it, so that its first use copies what the image has there. Two first uses
-    /// at once would both copy: hold [`copy_lock`](Self::copy_lock) around the question and the copying.
-    pub(crate) fn is_fresh(&self) -> Result<bool> {
-        match list(self.data_dir()) {
-            Ok(names) => Ok(names.is_empty()),
-            // Given to a user of a container, so it was used.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(false),
-            Err(error) if error.raw_os_error() == Some(Errno::BADF.raw_os_error()) => Ok(false),
-            Err(error) => Err(error.with_path(self.path())),
-        }
-    }
-
-    /// Waits for its turn to copy into the volume.
+    /// Waits for its turn to copy into the volume: two first uses at once would both copy. Held around the question whether
+    /// there is anything in it, and the copying.
     pub(crate) fn copy_lock(&self) -> Result<Lease> {
         Lease::exclusive_file(self.0.store.volumes_dir(), format!("{}/{META}", self.name()))
     }
