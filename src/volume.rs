@@ -108,7 +108,14 @@ impl VolumeBuilder {
             store.abandon(&staged);
             made?;
         }
-        Ok((lease, Volume::open(store, &name)?))
+        match Volume::open(store, &name) {
+            // Nobody knows its name.
+            Err(error) if self.name.is_none() => {
+                store.discard_later(store.volumes_dir(), &name)?;
+                Err(error)
+            }
+            other => Ok((lease, other?)),
+        }
     }
 }
 
