@@ -14,8 +14,8 @@ mod floor;
 #[path = "shared/measure.rs"]
 mod measure;
 
-use coracle::{Container, Image, Stdio, Store};
-use measure::{Result, Row, measure, rootfs, timed, tool};
+use coracle::{Container, Stdio};
+use measure::{Result, Row, import, measure, rootfs, timed, tool};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
@@ -34,10 +34,7 @@ fn main() -> Result<()> {
     }
     let dir = tempfile::Builder::new().prefix("coracle-bench-").tempdir_in("/var/tmp")?;
     let rootfs = rootfs(dir.path())?;
-    let store = Store::open(dir.path().join("store"))?;
-    let tar = dir.path().join("rootfs.tar");
-    assert!(Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&tar).arg(".").status()?.success());
-    let image = Image::import(&store, &tar, "bench")?;
+    let (_, image) = import(dir.path(), &rootfs)?;
     let container = Container::builder(&image).command(["/bin/busybox", "sleep", "1000000"]).start()?;
     let pid = rustix::process::Pid::from_raw(container.pid()?).ok_or("no pid")?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;

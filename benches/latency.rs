@@ -13,10 +13,10 @@ mod floor;
 #[path = "shared/measure.rs"]
 mod measure;
 
-use coracle::{Container, Image, Signal, Store};
+use coracle::{Container, Signal};
 #[cfg(target_arch = "x86_64")]
 use floor::Floor;
-use measure::{Result, Row, measure, rootfs};
+use measure::{Result, Row, import, measure, rootfs};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -38,10 +38,7 @@ fn main() -> Result<()> {
     let dir = tempfile::Builder::new().prefix("coracle-bench-").tempdir_in("/var/tmp")?;
     let rootfs = rootfs(dir.path())?;
     let floor = Floor::new(dir.path(), std::slice::from_ref(&rootfs))?.command("sleep", "1000000")?;
-    let store = Store::open(dir.path().join("store"))?;
-    let tar = dir.path().join("rootfs.tar");
-    assert!(Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&tar).arg(".").status()?.success());
-    let image = Image::import(&store, &tar, "bench")?;
+    let (_, image) = import(dir.path(), &rootfs)?;
     let builder = Container::builder(&image).command(["/bin/busybox", "sleep", "1000000"]);
     let time = |act: &mut dyn FnMut() -> Result<()>| {
         let begin = Instant::now();

@@ -11,13 +11,12 @@ mod floor;
 #[path = "shared/measure.rs"]
 mod measure;
 
-use coracle::{Container, Image, Store};
+use coracle::Container;
 #[cfg(target_arch = "x86_64")]
 use floor::Floor;
-use measure::{Result, rootfs};
+use measure::{Result, import, rootfs};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -35,10 +34,7 @@ fn main() -> Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
     let dir = tempfile::Builder::new().prefix("coracle-bench-").tempdir_in("/var/tmp")?;
     let rootfs = rootfs(dir.path())?;
-    let store = Store::open(dir.path().join("store"))?;
-    let tar = dir.path().join("rootfs.tar");
-    assert!(Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&tar).arg(".").status()?.success());
-    let image = Image::import(&store, &tar, "bench")?;
+    let (_, image) = import(dir.path(), &rootfs)?;
     let builder = Container::builder(&image).command(["/bin/busybox", "sleep", "1000000"]);
     let first = Floor::new(dir.path(), std::slice::from_ref(&rootfs))?;
     // What comes up once is up.

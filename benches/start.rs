@@ -10,10 +10,10 @@ mod floor;
 #[path = "shared/measure.rs"]
 mod measure;
 
-use coracle::{Container, Image, Store};
+use coracle::Container;
 #[cfg(target_arch = "x86_64")]
 use floor::Floor;
-use measure::{Result, Row, measure, rootfs, timed, tool};
+use measure::{Result, Row, import, measure, rootfs, timed, tool};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
@@ -35,11 +35,7 @@ fn main() -> Result<()> {
     let dir = tempfile::Builder::new().prefix("coracle-bench-").tempdir_in("/var/tmp")?;
     let rootfs = rootfs(dir.path())?;
     let floor = Floor::new(dir.path(), std::slice::from_ref(&rootfs))?;
-    let store = Store::open(dir.path().join("store"))?;
-    let tar = dir.path().join("rootfs.tar");
-    let made = Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&tar).arg(".").status()?;
-    assert!(made.success(), "tar");
-    let image = Image::import(&store, &tar, "bench")?;
+    let (tar, image) = import(dir.path(), &rootfs)?;
     let usual = Container::builder(&image).command(["/bin/busybox", "true"]);
     let plain = usual.clone().pids_unlimited();
     let limited = usual.clone().memory_max(64 << 20).pids_max(64).cpus(1.0);

@@ -15,6 +15,7 @@ mod ids;
 mod inner;
 mod inside;
 mod names;
+mod places;
 mod profile;
 mod protection;
 mod quota;

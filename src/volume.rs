@@ -6,7 +6,7 @@
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::pins::{VOLUME as META, VOLUME_MAX as META_MAX};
-use crate::store::{ANONYMOUS, Lease, Store, StorePart, Verification, clock, list, random_hex};
+use crate::store::{ANONYMOUS, Lease, Problem, Store, StorePart, Verification, clock, list, random_hex};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,14 @@ impl VolumeBuilder {
             store.abandon(&staged);
             made?;
         }
-        Ok((lease, Volume::open(store, &name)?))
+        match Volume::open(store, &name) {
+            // Nobody knows its name.
+            Err(error) if self.name.is_none() => {
+                store.discard_later(store.volumes_dir(), &name)?;
+                Err(error)
+            }
+            other => Ok((lease, other?)),
+        }
     }
 }
 
@@ -325,19 +332,8 @@ impl Volume {
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "no such volume").with_path(self.path()))
     }
 
-    /// Whether nothing is in it, so that its first use copies what the image has there. Two first uses
-    /// at once would both copy: hold [`copy_lock`](Self::copy_lock) around the question and the copying.
-    pub(crate) fn is_fresh(&self) -> Result<bool> {
-        match list(self.data_dir()) {
-            Ok(names) => Ok(names.is_empty()),
-            // Given to a user of a container, so it was used.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(false),
-            Err(error) if error.raw_os_error() == Some(Errno::BADF.raw_os_error()) => Ok(false),
-            Err(error) => Err(error.with_path(self.path())),
-        }
-    }
-
-    /// Waits for its turn to copy into the volume.
+    /// Waits for its turn to copy into the volume: two first uses at once would both copy. Held around the question whether
+    /// there is anything in it, and the copying.
     pub(crate) fn copy_lock(&self) -> Result<Lease> {
         Lease::exclusive_file(self.0.store.volumes_dir(), format!("{}/{META}", self.name()))
     }
@@ -345,32 +341,10 @@ impl Volume {
 
 /// Looks at what is known of each volume.
 pub(crate) fn verify(store: &Store, found: &mut Verification) -> Result<()> {
-    const REMEDY: &str =
-        "save its content, if it is needed, and remove the directory while no program uses it";
-    for name in list(store.volumes_dir())? {
-        let dir = store.path().join("volumes").join(&name);
-        let volume = match name.to_str().filter(|name| check_name(name).is_ok()) {
-            Some(name) => Volume::find(store, name),
-            None => Err(Error::new(ErrorKind::InvalidData, "not the name of a volume")),
-        };
-        let error = match volume {
-            Ok(Some(_)) => {
-                found.volumes += 1;
-                continue;
-            }
-            // Removed meanwhile.
-            Ok(None) if dir.symlink_metadata().is_err() => continue,
-            Ok(None) => {
-                let missing = [META, DATA].map(|name| dir.join(name));
-                let missing = missing.iter().find(|path| path.symlink_metadata().is_err());
-                Error::new(ErrorKind::NotFound, "a part of the volume is missing")
-                    .with_path(missing.unwrap_or(&dir))
-            }
-            Err(error) => error,
-        };
-        found.volumes += 1;
-        found.add(StorePart::Volume, error, &dir, REMEDY)?;
-    }
+    let mut readable = 0;
+    let broken = store.each_volume(|_| readable += 1)?;
+    found.volumes += readable + broken.len() as u64;
+    found.problems.extend(broken);
     Ok(())
 }
 
@@ -387,19 +361,54 @@ impl fmt::Debug for Volume {
 }
 
 impl Store {
-    /// All volumes, by name.
+    /// All volumes, by name. One that can't be read is in [`broken_volumes`](Self::broken_volumes) instead.
     ///
     /// # Errors
-    /// Those of the file system; `InvalidData` where what is known of a volume is broken.
+    /// Those of the file system for the store's own directories, and of a program that lacks memory or descriptors.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
-        let mut names: Vec<_> =
-            list(self.volumes_dir())?.into_iter().filter_map(|name| name.into_string().ok()).collect();
-        names.sort();
         let mut volumes = Vec::new();
-        for name in names.iter().filter(|name| check_name(name).is_ok()) {
-            volumes.extend(Volume::find(self, name)?);
-        }
+        self.each_volume(|volume| volumes.push(volume))?;
+        volumes.sort_by(|a, b| a.name().cmp(b.name()));
         Ok(volumes)
+    }
+
+    /// What should be a volume and can't be opened: what is known of it is damaged, or a part is missing.
+    ///
+    /// # Errors
+    /// As [`volumes`](Self::volumes).
+    pub fn broken_volumes(&self) -> Result<Vec<Problem>> {
+        self.each_volume(drop)
+    }
+
+    /// Hands over those that can be read, and gives the others.
+    fn each_volume(&self, mut readable: impl FnMut(Volume)) -> Result<Vec<Problem>> {
+        const REMEDY: &str =
+            "save its content, if it is needed, and remove the directory while no program uses it";
+        let mut broken = Verification::default();
+        for name in list(self.volumes_dir())? {
+            let dir = self.path().join("volumes").join(&name);
+            let volume = match name.to_str().filter(|name| check_name(name).is_ok()) {
+                Some(name) => Volume::find(self, name),
+                None => Err(Error::new(ErrorKind::InvalidData, "not the name of a volume")),
+            };
+            let error = match volume {
+                Ok(Some(volume)) => {
+                    readable(volume);
+                    continue;
+                }
+                // Removed meanwhile.
+                Ok(None) if dir.symlink_metadata().is_err() => continue,
+                Ok(None) => {
+                    let missing = [META, DATA].map(|name| dir.join(name));
+                    let missing = missing.iter().find(|path| path.symlink_metadata().is_err());
+                    Error::new(ErrorKind::NotFound, "a part of the volume is missing")
+                        .with_path(missing.unwrap_or(&dir))
+                }
+                Err(error) => error,
+            };
+            broken.add(StorePart::Volume, error, &dir, REMEDY)?;
+        }
+        Ok(broken.problems)
     }
 
     /// Removes the anonymous volumes that no container has, or with `all` the named ones too, as

@@ -6,7 +6,7 @@
 mod common;
 
 use common::*;
-use coracle::{Container, ErrorKind, Image, Outcome, Store};
+use coracle::{Container, ErrorKind, Feature, Host, IdMap, Image, Outcome, Protection, Store};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -107,6 +107,79 @@ fn a_user_with_one_id_reads_what_others_own_in_an_image() {
         uids.sort_unstable();
         uids.dedup();
         assert_eq!(uids, [0, 33, 1000, 70_000]);
+    }
+}
+
+/// Runs `test` again as root of a user namespace that has sub-ids in /etc/subuid which do not exist in it, with these
+/// newuidmap and newgidmap, scripts, instead of the machine's.
+fn is_refused(test: &str, tools: &[(&str, &str)]) -> bool {
+    const SCRIPT: &str =
+        "mount --bind $1 /etc/subuid; mount --bind $1 /etc/subgid; PATH=$2:$PATH; shift 2; exec \"$@\"";
+    if std::env::var_os(ROLE).is_some() {
+        return true;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(at("ids"), "0:100000:65536\n").unwrap();
+    for (name, script) in tools {
+        fs::write(at(name), script).unwrap();
+        fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", SCRIPT, "sh"];
+    again(test, &[&unshare[..], &[&at("ids"), dir.path().to_str().unwrap()]].concat(), &[]);
+    false
+}
+
+/// There is one id then, and everything that asks is told so in the same words.
+#[track_caller]
+fn assert_refused(why: &str) {
+    // Before there is a warden, whose start it is that finds out.
+    assert_eq!(IdMap::available(), IdMap::single(0, 0));
+    let host = Host::probe();
+    let missing = host.get(Feature::SubIds).unwrap().missing().unwrap();
+    assert!(missing.reason().contains(why), "{missing}");
+    assert_eq!(host.require(Feature::SubIds).unwrap_err().missing(), Some(missing));
+    let image = self::host();
+    assert_single(&image, &[why]);
+    let builder = sh(&image, "true").require(Protection::IdRange);
+    let error = builder.run().unwrap_err();
+    assert_eq!((error.kind(), error.protection()), (ErrorKind::Unsupported, Some("id_range")), "{error}");
+    assert!(error.to_string().contains(why), "{error}");
+}
+
+#[test]
+fn a_newuidmap_that_refuses_leaves_one_id() {
+    let refuses = ("newuidmap", "#!/bin/sh\necho newuidmap: said so >&2\nexit 1\n");
+    let other = ("newgidmap", "#!/bin/sh\nexit 0\n");
+    if is_refused("a_newuidmap_that_refuses_leaves_one_id", &[refuses, other]) {
+        assert_refused("newuidmap refused: said so");
+    }
+}
+
+/// The map of users is written by then, which no process gets twice.
+#[test]
+fn a_newgidmap_that_refuses_leaves_one_id() {
+    let users = ("newuidmap", "#!/bin/sh\necho 0 0 1 >/proc/$1/uid_map\n");
+    let refuses = ("newgidmap", "#!/bin/sh\necho newgidmap: said so >&2\nexit 1\n");
+    if is_refused("a_newgidmap_that_refuses_leaves_one_id", &[users, refuses]) {
+        assert_refused("newgidmap refused: said so");
+    }
+}
+
+#[test]
+fn a_newuidmap_that_is_no_program_leaves_one_id() {
+    let tools = [("newuidmap", "no program"), ("newgidmap", "no program")];
+    if is_refused("a_newuidmap_that_is_no_program_leaves_one_id", &tools) {
+        assert_refused("newuidmap refused: Exec format error");
+    }
+}
+
+/// The machine's own, for ids that the namespace does not have, and where its set-user-ID bit does not count.
+#[test]
+#[ignore = "needs newuidmap: run with --include-ignored"]
+fn sub_ids_that_do_not_exist_here_leave_one_id() {
+    if is_refused("sub_ids_that_do_not_exist_here_leave_one_id", &[]) {
+        assert_refused("newuidmap refused: ");
     }
 }
 

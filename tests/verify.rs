@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use coracle::{Container, Image, Store, StorePart, Volume};
+use coracle::{Container, ErrorKind, Image, Store, StorePart, Volume};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -309,6 +309,39 @@ fn each_damage_is_found_and_named() {
         }
         if *part == StorePart::Blob && !path.ends_with("letter") {
             assert!(named.to_string().contains("the image app:1"), "{what}: {named}");
+        }
+    }
+}
+
+/// One that can't be read hides no other, and is not hidden itself.
+#[test]
+fn listings_have_what_can_be_read_beside_what_can_not() {
+    for (what, damage, part) in DAMAGES {
+        let w = World::new();
+        let ran = w.store.containers().unwrap().into_iter().find(|one| one.name() != "kept").unwrap();
+        let (id, name) = (ran.id().to_owned(), ran.name().to_owned());
+        drop(ran);
+        let path = damage(&w);
+        let (containers, broken) = (w.store.containers().unwrap(), w.store.broken_containers().unwrap());
+        assert_eq!(containers.len() + broken.len(), 2, "{what}");
+        assert!(containers.iter().any(|one| one.id() == id), "{what}");
+        // A name that was made up is found in the records only.
+        assert_eq!(w.store.container(&name).unwrap().id(), id, "{what}");
+        let (volumes, lost) = (w.store.volumes().unwrap(), w.store.broken_volumes().unwrap());
+        assert_eq!(volumes.len() + lost.len(), usize::from(*what != "no volume"), "{what}");
+        let is_record = what.contains("record") && !what.contains("another");
+        assert!(!is_record || broken.len() == 1, "{what}");
+        assert_eq!(lost.len(), usize::from(*part == StorePart::Volume), "{what}");
+        for problem in broken.iter().chain(&lost) {
+            assert_eq!(problem.path(), path, "{what}: {problem}");
+            assert!(!problem.remedy().is_empty(), "{what}: {problem}");
+        }
+        if let [problem] = &broken[..] {
+            assert_eq!(problem.part(), StorePart::Container, "{what}");
+            let error = w.store.container("nobodys_name").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains("broken_containers")), "{error}");
+            assert!(w.store.container("kept").is_err(), "{what}");
         }
     }
 }

@@ -72,6 +72,18 @@ pub fn rootfs(dir: &Path) -> Result<PathBuf> {
     Ok(root)
 }
 
+/// The root filesystem packed, and as an image in a store beside it.
+pub fn import(dir: &Path, root: &Path) -> Result<(PathBuf, coracle::Image)> {
+    let store = coracle::Store::open(dir.join("store"))?;
+    let tar = dir.join("rootfs.tar");
+    let made = Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&tar).arg(".").status()?;
+    if !made.success() {
+        return Err(format!("tar: {made}").into());
+    }
+    let image = coracle::Image::import(&store, &tar, "bench")?;
+    Ok((tar, image))
+}
+
 /// Whether there is such a program.
 pub fn tool(name: &str) -> bool {
     let found = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::args::{Args, Flag, flag, switch};
-use crate::fail::{Result, each, fail, usage};
+use crate::fail::{Result, each, fail, usage, warn};
 use crate::flags;
 use crate::format::{self, Table, ago, binary_size, human, line, print};
 use coracle::{Container, Error, ErrorKind, State, Stats, Store};
@@ -294,6 +294,7 @@ pub fn ps(store: &Store, args: &Args) -> Result<u8> {
         || last.is_some()
         || filters.iter().any(|(key, _)| matches!(*key, "status" | "exited"));
     let mut found = Vec::new();
+    warn(store.broken_containers()?);
     for container in store.containers()?.into_iter().rev() {
         if (all || runs(&container)) && passes(store, &container, &filters)? {
             found.push(container);
@@ -330,6 +331,9 @@ pub fn ps(store: &Store, args: &Args) -> Result<u8> {
 pub fn stats(store: &Store, args: &Args) -> Result<u8> {
     let names = args.names()?;
     let once = args.has("no-stream");
+    if names.is_empty() {
+        warn(store.broken_containers()?);
+    }
     let mut before: Vec<(String, Instant, Duration)> = Vec::new();
     let mut first = true;
     loop {

@@ -1,7 +1,7 @@
 //! How the program ends when something went wrong: docker's exit codes.
 #![forbid(unsafe_code)]
 
-use coracle::{Error, ErrorKind};
+use coracle::{Error, ErrorKind, Problem};
 use std::fmt;
 
 /// Of `run`: the error was ours, no command was executed.
@@ -66,4 +66,11 @@ pub fn each<T>(names: impl IntoIterator<Item = T>, mut work: impl FnMut(T) -> Re
         }
     }
     Ok(code)
+}
+
+/// What a listing has to leave out, and what to do about it.
+pub fn warn(problems: Vec<Problem>) {
+    for problem in problems {
+        eprintln!("coracle: {:?}: {problem}", problem.part());
+    }
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::args::{Args, Flag, flag};
-use crate::fail::Result;
+use crate::fail::{Result, warn};
 use crate::format::{line, print, shown};
 use coracle::{Feature, Host, State, Store};
 use serde_json::{Value, json};
@@ -17,6 +17,11 @@ fn kernel() -> (String, String) {
 
 fn gather(store: &Store, host: &Host) -> Result<Value> {
     let containers = store.containers()?;
+    for image in store.broken_images()? {
+        eprintln!("coracle: image {}: {}", image.digest(), image.error());
+    }
+    warn(store.broken_containers()?);
+    warn(store.broken_volumes()?);
     let count = |state| containers.iter().filter(|one| one.state() == state).count();
     Ok(json!({
         "ServerVersion": env!("CARGO_PKG_VERSION"),

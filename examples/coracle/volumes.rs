@@ -3,7 +3,7 @@
 
 use crate::args::{Args, Flag, flag, switch};
 use crate::containers::filters;
-use crate::fail::{Result, each, usage};
+use crate::fail::{Result, each, usage, warn};
 use crate::format::{self, line};
 use crate::inspect;
 use coracle::{ErrorKind, Store, Volume};
@@ -62,6 +62,7 @@ fn passes(volume: &Volume, filters: &[(&str, &str)]) -> Result<bool> {
 pub fn ls(store: &Store, args: &Args) -> Result<u8> {
     let filters = filters(args)?;
     let mut values: Vec<Value> = Vec::new();
+    warn(store.broken_volumes()?);
     for volume in store.volumes()? {
         if passes(&volume, &filters)? {
             values.push(inspect::volume(&volume, false)?);
@@ -89,6 +90,7 @@ pub fn inspect(store: &Store, args: &Args) -> Result<u8> {
 }
 
 pub fn prune(store: &Store, args: &Args) -> Result<u8> {
+    warn(store.broken_volumes()?);
     let removed = store.prune_volumes(args.has("all"))?;
     if !removed.is_empty() {
         line("Deleted Volumes:")?;

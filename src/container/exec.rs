@@ -6,6 +6,7 @@
 
 use super::inside::{self, Command};
 use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped, Streams};
+use super::places;
 use super::protection::{Protection, Wall};
 use super::script::{Lacking, NewProcess, Script};
 use super::stages::{BORN, Born, READY};
@@ -210,7 +211,10 @@ impl<'a> Exec<'a> {
             no_new_privileges: !spec.new_privileges,
             seccomp: settings::seccomp(&spec.seccomp)?.program(capabilities)?,
             seccomp_best_effort: spec.is_best_effort(Protection::Seccomp),
-            landlock: wall.domain().map(|domain| (domain, spec.places(), Entering::Further)),
+            landlock: wall
+                .domain()
+                .map(|domain| Ok((domain, places::as_named(root.as_fd(), spec.places())?, Entering::Further)))
+                .transpose()?,
             ulimits: &spec.ulimits,
             init: false,
             groups_allowed: !running.single,

@@ -3,26 +3,64 @@
 
 use super::output::Streams;
 use super::record::{Dir, Names};
-use super::{Container, Held, Phase, end_event, names, start};
+use super::{Container, Held, Phase, end_event, names, start, verify};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::Store;
+use crate::store::{Problem, Store, StorePart, Verification};
 use std::sync::Arc;
 
 impl Store {
-    /// All containers of the store, kept ones and those of running programs, oldest first.
+    /// All containers of the store, kept ones and those of running programs, oldest first. One that can't be read is in
+    /// [`broken_containers`](Self::broken_containers) instead.
     ///
     /// # Errors
-    /// `InvalidData` for a record that is none, and the errors of the file system.
+    /// Those of the file system for the store's own directories, and of a program that lacks memory or descriptors.
     pub fn containers(&self) -> Result<Vec<Container>> {
+        Ok(self.readable_containers()?.0)
+    }
+
+    /// What should be a container and can't be opened: its record is damaged, or its image is. Nothing that it may need is
+    /// removed meanwhile. [`Store::verify`] looks at more than is needed to list one.
+    ///
+    /// ```
+    /// use coracle::Store;
+    /// let store = Store::temp()?;
+    /// for problem in store.broken_containers()? {
+    ///     eprintln!("{problem}");
+    /// }
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`containers`](Self::containers).
+    pub fn broken_containers(&self) -> Result<Vec<Problem>> {
+        self.each_container(drop)
+    }
+
+    fn readable_containers(&self) -> Result<(Vec<Container>, Vec<Problem>)> {
         let mut all = Vec::new();
+        let broken = self.each_container(|container| all.push(container))?;
+        all.sort_by_key(Container::created);
+        Ok((all, broken))
+    }
+
+    /// Hands over those that can be read, and gives the others.
+    fn each_container(&self, mut readable: impl FnMut(Container)) -> Result<Vec<Problem>> {
+        let mut broken = Verification::default();
         for id in crate::store::list(self.containers_dir())? {
-            let Some(id) = id.to_str() else { continue };
-            if let Some(container) = open(self, id)? {
-                all.push(container);
+            let path = self.path().join("containers").join(&id);
+            let opened = match id.to_str() {
+                Some(id) => open(self, id),
+                None => Err(verify::no_id()),
+            };
+            match opened {
+                Ok(Some(container)) => readable(container),
+                // Removed meanwhile.
+                Ok(None) | Err(_) if path.symlink_metadata().is_err() => {}
+                Ok(None) => broken.add(StorePart::Container, verify::no_record(), &path, verify::REMEDY)?,
+                Err(error) => broken.add(StorePart::Container, error, &path, verify::REMEDY)?,
             }
         }
-        all.sort_by_key(Container::created);
-        Ok(all)
+        Ok(broken.problems)
     }
 
     /// The container with this name, id, or unambiguous beginning of an id.
@@ -40,8 +78,15 @@ impl Store {
         }
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
             // A name that was made up is only in its container's record.
-            let found = self.containers()?.into_iter().find(|container| container.name() == name);
-            return found.ok_or_else(not_found);
+            let (all, broken) = self.readable_containers()?;
+            let found = all.into_iter().find(|container| container.name() == name);
+            return found.ok_or_else(|| match broken.first() {
+                None => not_found(),
+                Some(one) => not_found().with_remedy(format!(
+                    "it may be one of those that can't be read (Store::broken_containers), as {}",
+                    one.path().display()
+                )),
+            });
         }
         let ids = crate::store::list(self.containers_dir())?;
         let mut found = ids.iter().filter_map(|id| id.to_str()).filter(|id| id.starts_with(name));

@@ -8,8 +8,16 @@ use crate::store::{Store, StorePart, Verification};
 use rustix::fs::{AtFlags, statat};
 use std::collections::BTreeMap;
 
-const REMEDY: &str =
+pub(super) const REMEDY: &str =
     "remove the container's directory while no program uses it, if its content is not needed";
+
+pub(super) fn no_id() -> Error {
+    Error::new(ErrorKind::InvalidData, "not the id of a container")
+}
+
+pub(super) fn no_record() -> Error {
+    Error::new(ErrorKind::NotFound, "a container without a record")
+}
 
 impl Store {
     /// Looks at everything in the store: hashes every blob, follows every reference from names and containers to
@@ -56,7 +64,7 @@ fn containers(store: &Store, found: &mut Verification) -> Result<()> {
                 None => Ok(None),
                 Some(dir) => Ok(dir.record()?.map(|record| (dir, record))),
             }),
-            None => Err(Error::new(ErrorKind::InvalidData, "not the id of a container")),
+            None => Err(no_id()),
         };
         match record {
             Ok(Some((dir, record))) => {
@@ -70,8 +78,7 @@ fn containers(store: &Store, found: &mut Verification) -> Result<()> {
             Ok(None) if path.symlink_metadata().is_err() => {}
             Ok(None) => {
                 found.containers += 1;
-                let error = Error::new(ErrorKind::NotFound, "a container without a record");
-                found.add(StorePart::Container, error, &path, REMEDY)?;
+                found.add(StorePart::Container, no_record(), &path, REMEDY)?;
             }
             Err(error) => {
                 found.containers += 1;

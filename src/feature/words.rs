@@ -108,8 +108,8 @@ pub(crate) const TOOLS_BOUND: Cause = cause(
     "give them to it: docker and podman --cap-add SETUID --cap-add SETGID; systemd's CapabilityBoundingSet=",
 );
 
-pub(crate) const TOOLS_REFUSE: &str =
-    "check /etc/subuid and /etc/subgid, and that newuidmap and newgidmap are setuid root";
+pub(crate) const TOOLS_REFUSE: &str = "check that newuidmap and newgidmap are setuid root, and that the ids in /etc/subuid and /etc/subgid exist here: in a \
+     user namespace (`unshare -U`, a rootless container) only those that it maps do";
 
 // Filesystems.
 

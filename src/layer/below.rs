@@ -2,11 +2,12 @@
 //! directories merge unless one is opaque, a whiteout hides all beneath. No link is followed.
 #![forbid(unsafe_code)]
 
+use super::attributes::get_xattrs_with;
 use super::meta::{Device, LayerMeta};
 use super::owner::Owners;
-use super::path::{split, text};
+use super::path::{join, split, text};
 use crate::error::{Call, ErrorKind, Result};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -48,7 +49,7 @@ impl<'a> Lower<'a> {
 }
 
 /// The layers below, the topmost first.
-pub(super) struct Below<'a> {
+pub(crate) struct Below<'a> {
     layers: Vec<Lower<'a>>,
     opaque: &'static CStr,
     /// Who opens what this process may not.
@@ -57,22 +58,22 @@ pub(super) struct Below<'a> {
     last: Option<(Vec<u8>, Merged)>,
 }
 
-/// The directories that make up one directory: the layer's number and a handle.
-type Merged = Rc<Vec<(usize, OwnedFd)>>;
+/// The directories that make up one directory, the topmost first: the layer's number and a handle.
+pub(crate) type Merged = Rc<Vec<(usize, OwnedFd)>>;
 
-pub(super) enum Found {
+pub(crate) enum Found {
     Device(Device),
     /// The layer's number, the directory it lies in, and what it is.
     File(usize, OwnedFd, Box<Stat>),
 }
 
 impl<'a> Below<'a> {
-    pub(super) fn new(layers: Vec<Lower<'a>>, user_xattr: bool, owners: Option<&'a dyn Owners>) -> Self {
+    pub(crate) fn new(layers: Vec<Lower<'a>>, user_xattr: bool, owners: Option<&'a dyn Owners>) -> Self {
         Self { layers, opaque: opaque_name(user_xattr), owners, last: None }
     }
 
     /// Opens what is called `name` in a directory of a layer below; a link is not followed.
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         dir: BorrowedFd<'_>,
         name: &[u8],
@@ -133,8 +134,15 @@ impl<'a> Below<'a> {
         &self.layers[number]
     }
 
+    /// The extended attributes of an open file, but for those of the overlay itself and of the machine.
+    pub(crate) fn xattrs(&self, file: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        get_xattrs_with(file, path, |name| {
+            self.owners.map_or(Ok(None), |owners| owners.attribute(file, name))
+        })
+    }
+
     /// What the layers below show at `path`, which is normal and not the root.
-    pub(super) fn find(&mut self, path: &[u8]) -> Result<Option<Found>> {
+    pub(crate) fn find(&mut self, path: &[u8]) -> Result<Option<Found>> {
         let (parent, name) = split(path);
         let merged = self.directory(parent)?;
         for (number, dir) in merged.iter() {
@@ -156,26 +164,28 @@ impl<'a> Below<'a> {
         Ok(None)
     }
 
-    /// The names that the layers below show in their root directory.
-    pub(super) fn root_names(&mut self) -> Result<BTreeSet<Vec<u8>>> {
+    /// The names that the layers below show in the directory at `path`; none where they show no directory there.
+    pub(crate) fn names(&mut self, path: &[u8]) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
-        for layer in &self.layers {
+        for (number, dir) in self.directory(path)?.iter() {
             // Not reopened: it may be a directory that only the owners' way could open.
-            let dir = self.open(layer.dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, b"/")?;
-            for entry in rustix::fs::Dir::new(dir).call_at("readdir", "/")? {
-                let entry = entry.call_at("readdir", "/")?;
+            let dir = dir.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+            let mut dir = Dir::new(dir).call_at("readdir", text(path))?;
+            // Where it stands, the copy has in common with the first.
+            dir.rewind();
+            for entry in dir {
+                let entry = entry.call_at("readdir", text(path))?;
                 let name = entry.file_name().to_bytes();
                 if name != b"." && name != b".." {
                     names.insert(name.to_vec());
                 }
             }
-            names.extend(
-                layer.meta()?.devices.keys().filter(|path| !path.0.contains(&b'/')).map(|p| p.0.clone()),
-            );
+            let devices = self.layers[*number].meta()?.devices.keys().map(|device| split(&device.0));
+            names.extend(devices.filter(|(parent, _)| *parent == path).map(|(_, name)| name.to_vec()));
         }
         let mut shown = BTreeSet::new();
         for name in names {
-            if self.find(&name)?.is_some() {
+            if self.find(&join(path, &name))?.is_some() {
                 shown.insert(name);
             }
         }
@@ -187,7 +197,7 @@ impl<'a> Below<'a> {
     }
 
     /// The directories that make up `path`, the topmost first; none where the layers below have no directory there.
-    fn directory(&mut self, path: &[u8]) -> Result<Merged> {
+    pub(crate) fn directory(&mut self, path: &[u8]) -> Result<Merged> {
         if let Some((last, merged)) = &self.last
             && last == path
         {

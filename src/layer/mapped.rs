@@ -37,6 +37,11 @@ impl Owners for Mapped {
         self.keeper.apply(dir, &batch)
     }
 
+    fn take_back(&self, dir: BorrowedFd<'_>, path: &CStr) -> Result<()> {
+        let own = Ownership { path: path.to_owned(), uid: 0, gid: 0, mode: Some(0o700), capability: None };
+        self.keeper.apply(dir, [&own])
+    }
+
     fn in_image(&self, uid: u32, gid: u32) -> (u32, u32) {
         (inside(&self.map.users, uid), inside(&self.map.groups, gid))
     }

@@ -11,7 +11,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 /// A file that belongs to somebody else than root in the image, or has a capability.
 #[derive(Debug, Clone)]
 pub(crate) struct Owned {
-    /// Beneath the layer's directory, through no symbolic link; the last component may be one and is meant itself.
+    /// Beneath the layer's directory, through no symbolic link; the last component may be one and is meant itself. Empty
+    /// for that directory.
     pub(crate) path: CString,
     /// The image's ids.
     pub(crate) uid: u32,
@@ -29,6 +30,12 @@ pub(crate) trait Owners: Send + Sync {
 
     /// Which ids files have on disk.
     fn base(&self) -> Base;
+
+    /// Makes a directory beneath `dir` (that itself, where the path is empty) the caller's own again, with mode 0700, where it
+    /// may belong to somebody whose files this process may not change.
+    fn take_back(&self, _dir: BorrowedFd<'_>, _path: &CStr) -> Result<()> {
+        Ok(())
+    }
 
     /// Nothing is changed on disk: owners and capabilities are to be kept in the layer's metadata.
     fn is_recorded(&self) -> bool {
@@ -72,8 +79,8 @@ impl Owners for Direct {
             let path = super::path::text(owned.path.as_bytes());
             let how = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_MAGICLINKS;
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd =
-                rustix::fs::openat2(dir, &owned.path, flags, Mode::empty(), how).call_at("openat2", path)?;
+            let at = if owned.path.is_empty() { c"." } else { &*owned.path };
+            let fd = rustix::fs::openat2(dir, at, flags, Mode::empty(), how).call_at("openat2", path)?;
             let (uid, gid) = (Uid::from_raw(owned.uid), Gid::from_raw(owned.gid));
             rustix::fs::chownat(&fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
                 .call_at("fchownat", path)?;

@@ -175,7 +175,8 @@ pub(crate) struct Places {
 pub(crate) enum Entering {
     /// The container's command: alone, and each place exists.
     First,
-    /// A further command, among processes that may have changed what can be changed.
+    /// A further command, among processes that may have changed what can be changed: it does without the places that are not
+    /// there, and follows no link to them.
     Further,
 }
 
@@ -237,18 +238,23 @@ impl<'a> Domain<'a> {
         } else {
             self.beneath(s, ruleset, root, READ);
             let files = ll::LANDLOCK_ACCESS_FS_WRITE_FILE | ll::LANDLOCK_ACCESS_FS_TRUNCATE;
-            self.place(s, ruleset, root, Path::new("/dev"), files, Entering::First);
+            self.place(s, ruleset, root, Path::new("/dev"), files, Links::Refuse);
             for path in ["/dev/shm", "/dev/mqueue"] {
-                self.place(s, ruleset, root, Path::new(path), write, Entering::First);
+                self.place(s, ruleset, root, Path::new(path), write, Links::Refuse);
             }
+            let links = match who {
+                // The image's.
+                Entering::First => Links::Follow,
+                Entering::Further => Links::Avoid,
+            };
             for path in &places.writable {
-                self.place(s, ruleset, root, path, write, who);
+                self.place(s, ruleset, root, path, write, links);
             }
         }
         if self.rights.fs & ll::LANDLOCK_ACCESS_FS_IOCTL_DEV != 0 {
             // The console is there with a terminal only.
             for path in TERMINALS.iter().map(Path::new).chain(places.devices.iter().map(PathBuf::as_path)) {
-                self.place(s, ruleset, root, path, ll::LANDLOCK_ACCESS_FS_IOCTL_DEV, Entering::Further);
+                self.place(s, ruleset, root, path, ll::LANDLOCK_ACCESS_FS_IOCTL_DEV, Links::Avoid);
             }
         }
         let ports = [
@@ -274,12 +280,10 @@ impl<'a> Domain<'a> {
             .remedy("a process can be in 16 domains at most: start the program with fewer around it");
     }
 
-    /// Who is [`Further`](Entering::Further) does without what is not there.
-    fn place(&self, s: &mut Script<'_>, ruleset: Cell, root: Cell, path: &Path, access: u32, who: Entering) {
+    fn place(&self, s: &mut Script<'_>, ruleset: Cell, root: Cell, path: &Path, access: u32, links: Links) {
         let absent = s.label();
         let relative = path.strip_prefix("/").unwrap_or(path);
-        let missing = (who == Entering::Further).then_some(absent);
-        let fd = s.open_in(root, relative, Links::Follow, missing);
+        let fd = s.open_in(root, relative, links, (links == Links::Avoid).then_some(absent));
         self.beneath(s, ruleset, fd, access);
         s.place(absent);
     }

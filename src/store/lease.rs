@@ -280,10 +280,7 @@ impl Store {
             let Some(name) = name.to_str() else { continue };
             let is_dead = match name.strip_prefix(NEW) {
                 Some(door) => door.starts_with(DOOR) && is_old(locks, name)?,
-                None if name.starts_with(DOOR) => match crate::sys::message::connect(locks, name) {
-                    Err(error) => error.raw_os_error() == Some(Errno::CONNREFUSED.raw_os_error()),
-                    Ok(_) => false,
-                },
+                None if name.starts_with(DOOR) => crate::sys::message::is_deaf(locks, name)?,
                 None => false,
             };
             if is_dead {

@@ -49,10 +49,10 @@ impl IdMap {
     }
 
     /// All ids that this program may map. Root: every id as itself. An ordinary user: itself as root, and its
-    /// sub-ids (subuid(5)) from 1 on; only itself without sub-ids or newuidmap(1).
+    /// sub-ids (subuid(5)) from 1 on; only itself without sub-ids or a newuidmap(1) that maps them.
     pub fn available() -> Self {
         if !is_privileged() {
-            return of_caller().0;
+            return super::warden::ids_of_caller().0;
         }
         let own = |file: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
@@ -167,11 +167,17 @@ fn own_name(uid: u32) -> Option<String> {
     })
 }
 
-/// The map that an ordinary user can have: itself as root, its sub-ids (at most 65535 of them) as the others.
-/// Without sub-ids, or a newuidmap that may do what it is for, only itself, and why.
-pub(crate) fn of_caller() -> (IdMap, Option<Missing>) {
+/// Only the caller, as root.
+pub(super) fn of_caller_alone() -> IdMap {
+    IdMap::single(geteuid().as_raw(), getegid().as_raw())
+}
+
+/// The map that an ordinary user is to have: itself as root, its sub-ids (at most 65535 of them) as the others.
+/// Without sub-ids, or a newuidmap that may do what it is for, only itself, and why. Whether newuidmap does it, only
+/// [`write`] finds out.
+pub(super) fn of_caller() -> (IdMap, Option<Missing>) {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let single = |why: Missing| (IdMap::single(uid, gid), Some(why));
+    let single = |why: Missing| (of_caller_alone(), Some(why));
     let name = own_name(uid);
     let share = |file: &str| {
         let text = fs::read_to_string(file).ok()?;
@@ -222,8 +228,17 @@ fn in_path(tool: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(tool).is_file())
 }
 
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const ENOEXEC: i32 = 8;
+const EACCES: i32 = 13;
+
 /// Writes the maps of process `pid`'s new user namespace, once and for all.
-pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
+///
+/// # Errors
+/// One that lacks [`Feature::SubIds`] where newuidmap or newgidmap does not map them. Some of it may be written then:
+/// another map needs another process.
+pub(super) fn write(pid: u32, map: &IdMap) -> Result<()> {
     let file = |name: &str| format!("/proc/{pid}/{name}");
     if map.is_single() {
         let put = |name: &str, text: &str| fs::write(file(name), text).call_at("write", file(name));
@@ -241,7 +256,16 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
         for e in extents {
             command.args([e.inside, e.outside, e.count].map(|n| n.to_string()));
         }
-        let mut child = command.spawn().call_at("posix_spawn", tool)?;
+        let refused = |why: &str| {
+            let why = format!("{tool} refused: {}", why.trim().trim_start_matches(&format!("{tool}: ")));
+            let missing = Missing::new(Feature::SubIds, why, words::TOOLS_REFUSE);
+            Error::new(ErrorKind::Unsupported, missing.reason().to_owned()).lacks(missing)
+        };
+        let mut child = command.spawn().map_err(|error| match error.raw_os_error() {
+            // As it may not be executed, or is no program; not for want of memory or descriptors, which may pass.
+            Some(EACCES | EPERM | ENOENT | ENOEXEC) => refused(&error.to_string()),
+            _ => Error::os("posix_spawn", error).with_path(tool),
+        })?;
         let mut said = String::new();
         if let Some(stderr) = child.stderr.take() {
             stderr.take(4096).read_to_string(&mut said).call("read")?;
@@ -250,8 +274,7 @@ pub(crate) fn write(pid: u32, map: &IdMap) -> Result<()> {
         drop(child.wait());
         let written = fs::read_to_string(file(name)).call_at("read", file(name))?;
         if written.split_whitespace().next().is_none() {
-            let error = Error::new(ErrorKind::PermissionDenied, format!("{tool} refused: {}", said.trim()));
-            return Err(error.with_remedy(words::TOOLS_REFUSE));
+            return Err(refused(&said));
         }
     }
     Ok(())

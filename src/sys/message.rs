@@ -5,6 +5,7 @@ use super::plan::format::{Event, FDS_MAX, Request, Status};
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -12,7 +13,7 @@ use rustix::net::{
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -40,10 +41,34 @@ pub(crate) fn listen(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-pub(crate) fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
-    let socket = socket()?;
-    rustix::net::connect(&socket, &address(dir, name)?).call("connect")?;
+/// Connects to one that [`listen`]s: at once, unless as many as it lets wait are waiting already.
+///
+/// # Errors
+/// `TimedOut` when they still are at the deadline.
+pub(crate) fn connect(dir: BorrowedFd<'_>, name: &str, deadline: Instant) -> Result<OwnedFd> {
+    let (socket, address) = (socket()?, address(dir, name)?);
+    loop {
+        // connect(2) keeps to the time for sending (unix(7)); 0 would be for ever.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        set_socket_timeout(&socket, Timeout::Send, Some(left)).call("setsockopt(SO_SNDTIMEO)")?;
+        match rustix::net::connect(&socket, &address) {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if Instant::now() < deadline => {}
+            Err(Errno::AGAIN) => {
+                return Err(Error::new(ErrorKind::TimedOut, "nobody takes one more connection"));
+            }
+            other => break other.call("connect")?,
+        }
+    }
+    set_socket_timeout(&socket, Timeout::Send, None).call("setsockopt(SO_SNDTIMEO)")?;
     Ok(socket)
+}
+
+/// Whether nobody listens on a socket any more. Waits for nobody.
+pub(crate) fn is_deaf(dir: BorrowedFd<'_>, name: &str) -> Result<bool> {
+    let socket = socket()?;
+    rustix::io::ioctl_fionbio(&socket, true).call("ioctl(FIONBIO)")?;
+    Ok(rustix::net::connect(&socket, &address(dir, name)?) == Err(Errno::CONNREFUSED))
 }
 
 /// Sends one message whole, with its descriptors.

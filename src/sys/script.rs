@@ -25,6 +25,8 @@ pub(crate) enum Links {
     Follow,
     /// A link anywhere in the path is an error.
     Refuse,
+    /// What is behind a link, or behind a file, counts as missing: for paths that a container may have changed.
+    Avoid,
 }
 
 /// A process that another clones.
@@ -108,7 +110,13 @@ impl<'fd> Script<'fd> {
 
     fn open_into(&mut self, found: Cell, root: Cell, path: &Path, links: Links, missing: Option<Label>) {
         let at = if path.as_os_str().is_empty() { self.string(".") } else { self.string(path) };
-        let how = if links == Links::Follow { self.follow } else { self.refuse };
+        const ENOTDIR: u32 = 20;
+        const ELOOP: u32 = 40;
+        let (how, absent): (_, &[u32]) = match links {
+            Links::Follow => (self.follow, &[ENOENT]),
+            Links::Refuse => (self.refuse, &[ENOENT]),
+            Links::Avoid => (self.refuse, &[ENOENT, ENOTDIR, ELOOP]),
+        };
         // A rename anywhere on the machine makes the kernel give up (EAGAIN) where there is a `..` on the way.
         let op = self
             .plan
@@ -118,7 +126,7 @@ impl<'fd> Script<'fd> {
             .needs(Feature::Openat2)
             .again();
         if let Some(missing) = missing {
-            op.tolerate(&[ENOENT]).otherwise(missing);
+            op.tolerate(absent).otherwise(missing);
         }
     }
 

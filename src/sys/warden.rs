@@ -129,19 +129,38 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
     Ok(warden)
 }
 
-/// Which ids this program's containers have, as an ordinary user: those of its warden where one is up, as the user's
-/// sub-ids may have changed since. And why it is one id only.
+/// Which ids this program's containers have, as an ordinary user: those of its warden, as the user's sub-ids may have
+/// changed since, and only a start of it tells whether newuidmap maps them. And why it is one id only.
 pub(crate) fn ids_of_caller() -> (IdMap, Option<Missing>) {
+    let of = |warden: &Warden| Some((warden.map.clone()?, warden.single.clone()));
     let of_running = || {
         let current = lock(&slot().ok()?.warden);
-        let warden = current.as_ref().filter(|warden| !lock(&warden.shared.state).gone)?;
-        Some((warden.map.clone()?, warden.single.clone()))
+        of(current.as_ref().filter(|warden| !lock(&warden.shared.state).gone)?)
     };
-    of_running().unwrap_or_else(idmap::of_caller)
+    of_running().unwrap_or_else(|| match idmap::of_caller() {
+        // A program that can have no warden is told so where it needs one.
+        (map, None) => warden().ok().and_then(|warden| of(&warden)).unwrap_or((map, None)),
+        single => single,
+    })
 }
 
 impl Warden {
     fn start() -> Result<Self> {
+        if idmap::is_privileged() {
+            return Self::start_as(None, None);
+        }
+        let (map, single) = idmap::of_caller();
+        match Self::start_as(Some(map), single) {
+            // newuidmap is there, and does not do it: where there is one id only, containers can be had all the same.
+            Err(error) => match error.missing().filter(|why| why.feature() == Feature::SubIds) {
+                Some(why) => Self::start_as(Some(idmap::of_caller_alone()), Some(why.clone())),
+                None => Err(error),
+            },
+            up => up,
+        }
+    }
+
+    fn start_as(map: Option<IdMap>, single: Option<Missing>) -> Result<Self> {
         let (socket, theirs) = message::pair()?;
         let host = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
             .call("pidfd_open")
@@ -151,13 +170,6 @@ impl Warden {
                 .call("memfd_create")
                 .map_err(|error| diagnose::explain(error, Feature::ExecutableMemfd))?,
         )?);
-        let (map, single) = match idmap::is_privileged() {
-            true => (None, None),
-            false => {
-                let (map, why) = idmap::of_caller();
-                (Some(map), why)
-            }
-        };
         let launch = Launch { socket: &theirs, host: &host, lock: &lock, user: map.is_some() };
         let mut child = launch.run()?;
         drop(theirs);
@@ -307,10 +319,14 @@ impl Warden {
     /// Another program's warden, by its door.
     ///
     /// # Errors
-    /// `ResourceExhausted` where it has as many connections as it can have.
+    /// `ResourceExhausted` where it has as many connections as it can have; `TimedOut` where it does not answer.
     pub fn connect(dir: BorrowedFd<'_>, name: &str) -> Result<Arc<Self>> {
-        let socket = message::connect(dir, name).map_err(|error| error.with_path(name))?;
-        welcome(&socket).map_err(|error| error.with_path(name))?;
+        let deadline = Instant::now() + WELCOME_TIME;
+        let socket = message::connect(dir, name, deadline).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => unanswered().with_path(name),
+            _ => error.with_path(name),
+        })?;
+        welcome(&socket, deadline).map_err(|error| error.with_path(name))?;
         let shared = Shared::new(socket)?;
         let (next, doors, first_part) = (AtomicU64::new(1), Mutex::default(), Mutex::default());
         // What is sent there starts no container.
@@ -441,11 +457,16 @@ impl Warden {
     }
 }
 
+/// Of another program's warden.
+fn unanswered() -> Error {
+    Error::new(ErrorKind::TimedOut, "the warden of the container's program does not answer")
+        .with_remedy("it may be stopped, and its program with it")
+}
+
 /// What another program's warden says first.
-fn welcome(socket: &OwnedFd) -> Result<()> {
-    if !message::readable(socket, Some(Instant::now() + WELCOME_TIME))? {
-        let error = Error::new(ErrorKind::TimedOut, "the warden of the container's program does not answer");
-        return Err(error.with_remedy("it may be stopped, and its program with it"));
+fn welcome(socket: &OwnedFd, deadline: Instant) -> Result<()> {
+    if !message::readable(socket, Some(deadline))? {
+        return Err(unanswered());
     }
     let mut buffer = [0; size_of::<Event>()];
     let told = message::receive(socket, &mut buffer)?.map(|_| Event::from_bytes(&buffer));

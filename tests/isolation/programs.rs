@@ -11,15 +11,20 @@ use std::time::Instant;
 const STORE: &str = "CORACLE_TEST_STORE";
 const CONTAINER: &str = "CORACLE_TEST_CONTAINER";
 
-/// A connection to this program's warden, as another program has it.
-fn connect(store: &coracle::Store) -> OwnedFd {
+/// A connection to this program's warden that it has not looked at yet.
+fn knock(store: &coracle::Store, flags: rustix::net::SocketFlags) -> rustix::io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let doors = fs::read_dir(store.path().join("locks")).unwrap().map(|entry| entry.unwrap().path());
     let door =
         doors.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("warden-"));
-    let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-    let socket = socket_with(kind.0, kind.1, kind.2, None).unwrap();
-    connect(&socket, &SocketAddrUnix::new(door.unwrap()).unwrap()).unwrap();
+    let flags = flags | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    connect(&socket, &SocketAddrUnix::new(door.unwrap()).unwrap()).map(|()| socket)
+}
+
+/// A connection to this program's warden, as another program has it.
+fn connect(store: &coracle::Store) -> OwnedFd {
+    let socket = knock(store, rustix::net::SocketFlags::empty()).unwrap();
     // It has been looked at.
     assert!(ends(&socket, LONG));
     socket
@@ -77,6 +82,40 @@ fn one_program_too_many_is_told_so() {
     limit(before.current.unwrap());
     let_in();
     assert_eq!(say(&sh(&image, "echo still")), "still");
+}
+
+/// Of a warden that is stopped the queue is full sooner or later: nobody waits at it for ever.
+#[test]
+fn a_warden_that_is_stopped_is_not_waited_for() {
+    if !is_own_process("programs::a_warden_that_is_stopped_is_not_waited_for") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = coracle::Store::open(dir.path()).unwrap();
+    let container = ready(&sh(&Image::host(&store).unwrap(), "echo ready; exec sleep 1000"));
+    let other = store.container(container.id()).unwrap();
+    let first = container.pid().unwrap();
+    let warden = container.top().unwrap().iter().find(|process| process.pid == first).unwrap().parent;
+    let warden = nix::unistd::Pid::from_raw(warden);
+    nix::sys::signal::kill(warden, nix::sys::signal::SIGSTOP).unwrap();
+    while knock(&store, rustix::net::SocketFlags::NONBLOCK).is_ok() {}
+
+    let (done, results) = std::sync::mpsc::channel();
+    let path = dir.path().to_owned();
+    std::thread::spawn(move || {
+        let opened = coracle::Store::open(path).map(drop);
+        let executed = other.exec(["true"]).output().map(drop);
+        done.send((opened, executed, other)).unwrap();
+    });
+    let answers = results.recv_timeout(LONG);
+    nix::sys::signal::kill(warden, nix::sys::signal::SIGCONT).unwrap();
+    let (opened, executed, other) = answers.expect("it hangs");
+    opened.unwrap();
+    let error = executed.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!(error.remedy().is_some_and(|remedy| remedy.contains("stopped")), "{error}");
+    // Its door was not taken for a dead program's.
+    assert!(other.exec(["true"]).output().unwrap().status.success());
 }
 
 /// A forked copy of this program, which ends with this.

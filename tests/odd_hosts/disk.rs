@@ -235,13 +235,11 @@ fn ever_more_inodes() {
 }
 
 #[test]
-#[ignore = "needs root: mounts a small filesystem"]
 fn no_bytes_are_left() {
     on_small_filesystem("size=2m,mode=777", &["ever_more_pages"], "");
 }
 
 #[test]
-#[ignore = "needs root: mounts a small filesystem"]
 fn no_inodes_are_left() {
     on_small_filesystem("size=8m,nr_inodes=400,mode=777", &["ever_more_inodes"], "");
 }
@@ -312,8 +310,7 @@ fn it_can_be_read() {
 }
 
 #[test]
-#[ignore = "needs root: mounts a small filesystem"]
 fn a_read_only_filesystem() {
     let tests = ["a_store_is_made", "it_can_be_read"];
-    on_small_filesystem("size=8m,mode=777", &tests, "mount -o remount,ro \"$m\"");
+    on_small_filesystem("size=8m,mode=777", &tests, "mount -o remount,bind,ro \"$m\"");
 }

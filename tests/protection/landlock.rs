@@ -118,6 +118,44 @@ fn a_read_only_root_is_so_twice() {
     assert!(!write(with(&sleeper)));
 }
 
+/// A place that a container may write to is what was mounted there, not what it has put in its stead since: here a link to
+/// a directory that it may only read, by a view of it that has no flag.
+#[test]
+fn a_place_that_was_swapped_for_a_link_is_none() {
+    let image = host();
+    let open = |script: &str| {
+        let dir = outside();
+        let builder = with(&sh(&image, &format!("set -e; {script}; echo; exec sleep 1000")))
+            .read_only(true)
+            .tmpfs("/tmp")
+            .tmpfs("/tmp/parent/place")
+            .mount(coracle::Mount::bind(dir.path(), "/srv").read_only());
+        let container = ready(&builder);
+        let exec =
+            container.exec(["sh", "-c", "echo x >/proc/self/fd/0/made; echo x >/tmp/parent/place/made"]);
+        let out = exec.stdin(File::open(dir.path()).unwrap()).output().unwrap();
+        assert!(!dir.path().join("made").exists(), "{script}");
+        out.status.success()
+    };
+    assert!(open("true"), "the place itself can be written");
+    for thing in ["ln -s /srv place", "touch place"] {
+        let way = format!("mv /tmp/parent /tmp/old; mkdir /tmp/parent; cd /tmp/parent; {thing}");
+        open(&way);
+    }
+    open("mv /tmp/parent /tmp/old; mkdir /tmp/dir; ln -s /srv /tmp/dir/place; ln -s dir /tmp/parent");
+}
+
+/// The image's own links are not the container's.
+#[test]
+fn a_place_behind_a_link_of_the_image_is_one() {
+    let image = host();
+    let container = ready(
+        &with(&sh(&image, "test -L /var/run && echo; exec sleep 1000")).read_only(true).tmpfs("/var/run"),
+    );
+    let out = container.exec(["sh", "-c", "echo x >/var/run/x && cat /run/x"]).output().unwrap();
+    assert_eq!(out.stdout_text(), "x\n", "{}", out.stderr_text());
+}
+
 #[test]
 fn devices_take_no_ioctl_but_terminals_do() {
     let image = host();

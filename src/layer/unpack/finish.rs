@@ -4,14 +4,13 @@
 
 use super::{Attributes, Found, Handle, Outcome, Phase, Place, Unpacker};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::layer::attributes::{get_xattrs_with, ids, mode};
+use crate::layer::attributes::{ids, mode};
 use crate::layer::below::opaque_name;
 use crate::layer::meta::{LayerMeta, Owner, PathText};
 use crate::layer::owner::Owned;
 use crate::layer::path::{ancestors, join, split, text};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
-use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// So many files get their owners in one call.
@@ -45,7 +44,7 @@ impl Unpacker<'_> {
             if asked.is_empty() {
                 // The overlay takes no mark on the topmost directory of a layer.
                 self.needs_below = true;
-                let names = self.below.root_names()?;
+                let names = self.below.names(b"")?;
                 self.whiteouts.extend(names);
                 continue;
             }
@@ -196,8 +195,7 @@ impl Unpacker<'_> {
         fd: BorrowedFd<'_>,
         stat: &Stat,
     ) -> Result<Attributes> {
-        let refused = |name: &CStr| self.target.owners.map_or(Ok(None), |owners| owners.attribute(fd, name));
-        let attributes = Attributes::of_file(stat, get_xattrs_with(fd, path, refused)?);
+        let attributes = Attributes::of_file(stat, self.below.xattrs(fd, path)?);
         self.as_in_image(layer, path, attributes)
     }
 
