@@ -224,7 +224,8 @@ fn nobody_waits_for_the_word_of_the_dead() {
 fn a_fork_bomb_of_a_users_container_is_named_by_the_error() {
     const NAME: &str = "programs::a_fork_bomb_of_a_users_container_is_named_by_the_error";
     if std::env::var_os(ROLE).is_none() {
-        let other = OtherUser::new(543_210);
+        // Of another run of this test, too.
+        let other = OtherUser::new(543_210 + std::process::id());
         let mut command = std::process::Command::new("prlimit");
         command.arg("--nproc=60:4096").args(other.become_it()).arg(&other.program);
         command.args(["--exact", NAME, "--include-ignored"]).env(ROLE, "1").env("TMPDIR", &other.own);
