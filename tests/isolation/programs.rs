@@ -76,6 +76,13 @@ fn one_program_too_many_is_told_so() {
     drop(all);
     limit(before.current.unwrap());
     let_in();
+
+    // A limit below what is open already: who goes is seen nevertheless, and makes room for a command.
+    let all: Vec<_> = (0..60).map(|_| connect(image.store())).collect();
+    limit(40);
+    drop(all);
+    let_in();
+    limit(before.current.unwrap());
     assert_eq!(say(&sh(&image, "echo still")), "still");
 }
 
