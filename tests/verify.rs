@@ -365,6 +365,7 @@ fn a_manifest_that_is_somebody_elses_layer() {
     assert!(w.store.verify().unwrap().is_sound());
     fs::remove_file(&w.blob).unwrap();
     let found = w.store.verify().unwrap();
-    let is_named = |problem: &coracle::Problem| problem.path() == w.blob && problem.part() == StorePart::Image;
+    let is_named =
+        |problem: &coracle::Problem| problem.path() == w.blob && problem.part() == StorePart::Image;
     assert!(found.problems.iter().any(is_named), "{:?}", found.problems);
 }

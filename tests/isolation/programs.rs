@@ -40,8 +40,7 @@ fn one_program_too_many_is_told_so() {
     let image = host();
     let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
     let other = image.store().container(container.id()).unwrap();
-    let first = container.pid().unwrap();
-    let warden = container.top().unwrap().iter().find(|process| process.pid == first).unwrap().parent;
+    let warden = warden_of(&container);
     let refused = |why: &str| {
         let error = other.exec(["true"]).output().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{why}: {error}");
