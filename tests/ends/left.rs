@@ -52,7 +52,7 @@ impl Look {
             let dir = self.store.join(room);
             names(&dir).into_iter().map(move |name| dir.join(name))
         };
-        ROOMS.iter().flat_map(|room| inside(&room)).collect()
+        ROOMS.iter().flat_map(inside).collect()
     }
 
     /// What is left of a host that made these containers.

@@ -125,8 +125,8 @@ impl Supervisor {
         let mut ended = Ended::default();
         let mut deadline = Instant::now() + LONG;
         if leak == Some(Leak::Process) {
-            Command::new("setsid").args(["sleep", "999"]).spawn().unwrap();
-            ended.planted = true;
+            // Waited for below, as all are.
+            ended.planted = Command::new("setsid").args(["sleep", "999"]).spawn().unwrap().id() > 1;
             deadline = Instant::now() + Duration::from_secs(3);
         }
         // Those that are to live on: the program that was executed, the forked copies.
