@@ -11,6 +11,8 @@ mod keys;
 
 #[path = "attacks/leaks.rs"]
 mod leaks;
+#[path = "attacks/procfs.rs"]
+mod procfs;
 #[path = "attacks/signals.rs"]
 mod signals;
 

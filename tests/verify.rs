@@ -374,3 +374,31 @@ fn an_image_without_a_name_is_looked_at_for_its_container() {
     assert_eq!((found.problems.len(), found.problems[0].path()), (1, w.blob.as_path()));
     assert!(found.problems[0].to_string().contains("of container"), "{}", found.problems[0]);
 }
+
+/// What one image calls a layer may be another's manifest, and what that refers to is looked at all the same.
+#[test]
+fn a_manifest_that_is_somebody_elses_layer() {
+    use serde_json::Value;
+    let w = World::new();
+    let blobs = w.store.path().join("blobs/sha256");
+    let at = w.store.path().join("index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&at).unwrap()).unwrap();
+    let app = index["manifests"][0].clone();
+    let mut other: Value = serde_json::from_slice(&fs::read(&w.manifest).unwrap()).unwrap();
+    other["layers"] = serde_json::json!([app, app]);
+    let other = other.to_string();
+    let digest = coracle::Digest::of(other.as_bytes());
+    fs::write(blobs.join(digest.hex()), &other).unwrap();
+    let mut listed = app;
+    listed["digest"] = digest.to_string().into();
+    listed["size"] = other.len().into();
+    listed["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "stranger:1"});
+    index["manifests"].as_array_mut().unwrap().insert(0, listed);
+    fs::write(&at, index.to_string()).unwrap();
+    assert!(w.store.verify().unwrap().is_sound());
+    fs::remove_file(&w.blob).unwrap();
+    let found = w.store.verify().unwrap();
+    let is_named =
+        |problem: &coracle::Problem| problem.path() == w.blob && problem.part() == StorePart::Image;
+    assert!(found.problems.iter().any(is_named), "{:?}", found.problems);
+}

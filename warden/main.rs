@@ -240,8 +240,11 @@ impl Warden {
             };
             let ready = sys!(nr::PPOLL, polled.as_mut_ptr(), count, timeout, 0, 8);
             if ready < 0 {
-                // Or the limit has been lowered below what is open.
                 self.crowded = ready == EINVAL;
+                if self.crowded {
+                    // The limit has been lowered below what is open: each is asked, else nobody who goes would be seen.
+                    self.serve_clients();
+                }
                 continue;
             }
             self.crowded = false;
@@ -259,11 +262,9 @@ impl Warden {
                 exit(0);
             }
             for slot in polled[3..count].iter().filter(|slot| slot.revents != 0) {
-                if self.listeners.contains(&slot.fd) {
-                    self.accept(slot.fd);
-                } else if !self.serve(slot.fd) {
-                    self.clients.iter_mut().filter(|fd| **fd == slot.fd).for_each(|fd| *fd = -1);
-                    close(slot.fd);
+                match self.listeners.contains(&slot.fd) {
+                    true => self.accept(slot.fd),
+                    false => self.serve_client(slot.fd),
                 }
             }
             if polled[2].revents != 0 {
@@ -271,6 +272,19 @@ impl Warden {
                 sys!(nr::READ, self.signals, info.as_mut_ptr(), size_of_val(&info));
             }
             self.reap();
+        }
+    }
+
+    fn serve_clients(&mut self) {
+        for fd in self.clients.into_iter().filter(|fd| *fd >= 0) {
+            self.serve_client(fd);
+        }
+    }
+
+    fn serve_client(&mut self, fd: i32) {
+        if !self.serve(fd) {
+            self.clients.iter_mut().filter(|client| **client == fd).for_each(|client| *client = -1);
+            close(fd);
         }
     }
 

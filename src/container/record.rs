@@ -337,9 +337,10 @@ pub(crate) fn this_program() -> (i32, u64) {
 
 /// When a process started (proc_pid_stat(5), field 22), in clock ticks since boot.
 pub(crate) fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may contain anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses is the process's own to choose, and may be any bytes: one that could not be read would count
+    // as ended.
+    String::from_utf8_lossy(&stat).rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Names of containers: `names/NAME` holds the id.

@@ -11,6 +11,7 @@ use crate::feature::{Feature, words};
 use crate::sys::warden::{self, Exit, Warden};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -416,16 +417,25 @@ fn namespace(pid: i32) -> std::io::Result<std::path::PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/pid"))
 }
 
+/// Of a command, in bytes.
+const COMMAND_MAX: u64 = 64 << 10;
+
 /// proc_pid_stat(5), proc_pid_status(5), proc_pid_cmdline(5).
 fn process(pid: i32) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name is the process's own to choose, any bytes; and so is where its command lies (PR_SET_MM), and how long it is.
+    let read = |file: &str| {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(format!("/proc/{pid}/{file}")).ok()?;
+        file.take(COMMAND_MAX).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    };
+    let (stat, status, words) = (read("stat")?, read("status")?, read("cmdline")?);
+    let [stat, status] = [&stat, &status].map(|bytes| String::from_utf8_lossy(bytes));
     let (head, tail) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = tail.split_whitespace().collect();
     let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let uid =
         status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())?;
-    let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<_> =
         words.split(|b| *b == 0).filter(|word| !word.is_empty()).map(String::from_utf8_lossy).collect();
     let command = match words.is_empty() {

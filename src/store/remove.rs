@@ -72,8 +72,14 @@ const DEPTH: usize = 64;
 
 fn empty(top: OwnedFd, name: &OsStr, seize: Option<Seize<'_>>) -> Result<()> {
     let mut levels = vec![Level { dirs: unlink_files(top.as_fd(), name)?, dir: top }];
+    // What was moved up to the top, and how many names there were tried: each once, however many directories there are.
+    let (mut moved, mut tried) = (Vec::new(), 0);
     while let Some(level) = levels.last_mut() {
         let Some(sub) = level.dirs.last() else {
+            if levels.len() == 1 && !moved.is_empty() {
+                levels[0].dirs.append(&mut moved);
+                continue;
+            }
             levels.pop();
             if let Some(level) = levels.last_mut()
                 && let Some(done) = level.dirs.pop()
@@ -89,31 +95,27 @@ fn empty(top: OwnedFd, name: &OsStr, seize: Option<Seize<'_>>) -> Result<()> {
         let mut dirs = unlink_files(dir.as_fd(), name)?;
         if levels.len() >= DEPTH && !dirs.is_empty() {
             // Hang the deeper directories below the top, where they are found in their turn.
-            let mut moved = Vec::new();
-            for (n, deep) in dirs.drain(..).enumerate() {
-                let unused = unused_name(levels[0].dir.as_fd(), n)?;
+            for deep in dirs.drain(..) {
+                let unused = unused_name(levels[0].dir.as_fd(), &mut tried)?;
                 // A directory that changes its parent has to be writable itself, for its "..".
                 open_writable(dir.as_fd(), &*deep, seize)?;
                 rustix::fs::renameat(&dir, &deep, &levels[0].dir, &unused).call_at("renameat", name)?;
                 moved.push(unused);
             }
-            // Below the one being emptied, which has to stay the last.
-            levels[0].dirs.splice(0..0, moved);
         }
         levels.push(Level { dir, dirs });
     }
     Ok(())
 }
 
-fn unused_name(dir: BorrowedFd<'_>, from: usize) -> Result<CString> {
-    let mut n = from;
+fn unused_name(dir: BorrowedFd<'_>, tried: &mut usize) -> Result<CString> {
     loop {
-        let name = CString::new(format!(".{n:x}")).unwrap_or_default();
+        let name = CString::new(format!(".{tried:x}")).unwrap_or_default();
+        *tried += 1;
         match rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(name),
             other => other.call("fstatat")?,
         };
-        n += 1;
     }
 }
 

@@ -129,6 +129,37 @@ fn removes_deep_trees_with_few_descriptors() {
     assert!(std::path::Path::new("/etc").exists());
 }
 
+/// The time it takes grows with the tree, and no faster: a container may have left any tree.
+#[test]
+fn removes_wide_trees_below_deep_ones() {
+    use std::os::fd::AsFd;
+    // In memory, where that can be: a disk may take a minute.
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let top = std::fs::File::open(dir.path()).unwrap();
+    let mut at: OwnedFd = top.try_clone().unwrap().into();
+    let make = |at: &OwnedFd, name: &str| rustix::fs::mkdirat(at, name, Mode::RWXU).unwrap();
+    // The last that is not moved up itself, as all are that are below it.
+    for _ in 0..64 {
+        make(&at, "d");
+        at = open_dir(at.as_fd(), "d").unwrap();
+    }
+    for n in 0..20_000 {
+        make(&at, &n.to_string());
+        make(&at, &format!("{n}/below"));
+    }
+    let spent = || {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = spent();
+    remove_tree(top.as_fd(), "d").unwrap();
+    // Minutes, if it looked for each new name from the first one on.
+    let seconds = (spent() - before) / rustix::param::clock_ticks_per_second();
+    assert!(seconds < 20, "{seconds} s");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn many_threads_open_one_new_store() {
     let dir = tempfile::tempdir().unwrap();

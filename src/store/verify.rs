@@ -7,7 +7,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, ImageConfig, media};
 use crate::store::index::{INDEX, name_of};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::AsFd;
@@ -124,12 +124,14 @@ struct Walk<'a> {
     found: &'a mut Verification,
     /// For whom each blob is there: the name or digest of an image.
     needed: BTreeMap<Digest, String>,
+    /// Documents whose references were followed, each once: a layer of one image may be another's manifest.
+    followed: BTreeSet<Digest>,
 }
 
 impl Store {
     /// Follows all references from the index and from containers, and hashes all blobs.
     pub(crate) fn verify_images(&self, found: &mut Verification) -> Result<()> {
-        let mut walk = Walk { store: self, found, needed: BTreeMap::new() };
+        let mut walk = Walk { store: self, found, needed: BTreeMap::new(), followed: BTreeSet::new() };
         match self.index() {
             Ok(index) => {
                 for listed in &index.manifests {
@@ -149,7 +151,7 @@ impl Store {
             let Some(id) = id.to_str() else { continue };
             // A record that can't be read is the container room's to report.
             let Ok(Some(part)) = self.container_part(id) else { continue };
-            let Some(digest) = part.pins.image.filter(|digest| !walk.needed.contains_key(digest)) else {
+            let Some(digest) = part.pins.image.filter(|digest| !walk.followed.contains(digest)) else {
                 continue;
             };
             let size = self.blob_size(&digest)?.unwrap_or(0);
@@ -268,10 +270,12 @@ impl Walk<'_> {
     }
 
     fn document(&mut self, descriptor: &Descriptor, image: &str, depth: usize) -> Result<()> {
-        if self.needed.contains_key(&descriptor.digest) {
-            return Ok(());
+        if self.followed.contains(&descriptor.digest) {
+            // Its size may be said otherwise here.
+            return self.need(descriptor, image).map(drop);
         }
         let Some(raw) = self.read(descriptor, image)? else { return Ok(()) };
+        self.followed.insert(descriptor.digest);
         let kind = &descriptor.media_type;
         if !(media::is_manifest(kind) || media::is_index(kind) || kind.is_empty()) {
             // Another tool's: nobody here knows what it refers to.

@@ -328,6 +328,33 @@ pub fn again(test: &str, flags: &[&str], vars: &[(&str, &Path)]) {
     assert!(text(&out.stdout).contains("1 passed"), "no test {test}");
 }
 
+/// The warden that a container has; none once it or the container has ended. Right after its start, the parent of its first
+/// process may still be the process that built its root filesystem: the warden is the first one of its PID namespace.
+pub fn find_warden(container: &coracle::Container) -> Option<i32> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while std::time::Instant::now() < deadline {
+        let first = container.pid().ok()?;
+        let parent = container.top().ok()?.iter().find(|process| process.pid == first)?.parent;
+        let status = fs::read_to_string(format!("/proc/{parent}/status")).unwrap_or_default();
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        // A number of its own in this namespace as well (proc_pid_status(5)).
+        if numbers.is_some_and(|numbers| {
+            let mut numbers = numbers.split_whitespace().rev();
+            numbers.next() == Some("1") && numbers.next().is_some()
+        }) {
+            return Some(parent);
+        }
+        std::thread::park_timeout(Duration::from_micros(100));
+    }
+    panic!("the warden of {} is not found", container.id());
+}
+
+/// The same of a container that runs.
+#[track_caller]
+pub fn warden_of(container: &coracle::Container) -> i32 {
+    find_warden(container).expect("the container's warden")
+}
+
 /// Waits until it is so.
 #[track_caller]
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

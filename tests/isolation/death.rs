@@ -49,9 +49,7 @@ fn host_program() {
     for container in &all {
         let own = container.top().unwrap();
         assert!(own.len() >= 2, "{own:?}");
-        let first = container.pid().unwrap();
-        // Its parent is the warden.
-        pids.extend(own.iter().find(|process| process.pid == first).map(|process| process.parent));
+        pids.push(warden_of(container));
         pids.extend(own.iter().map(|process| process.pid));
     }
     pids.sort();

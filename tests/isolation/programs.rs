@@ -45,8 +45,7 @@ fn one_program_too_many_is_told_so() {
     let image = host();
     let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
     let other = image.store().container(container.id()).unwrap();
-    let first = container.pid().unwrap();
-    let warden = container.top().unwrap().iter().find(|process| process.pid == first).unwrap().parent;
+    let warden = warden_of(&container);
     let refused = |why: &str| {
         let error = other.exec(["true"]).output().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{why}: {error}");
@@ -81,6 +80,13 @@ fn one_program_too_many_is_told_so() {
     drop(all);
     limit(before.current.unwrap());
     let_in();
+
+    // A limit below what is open already: who goes is seen nevertheless, and makes room for a command.
+    let all: Vec<_> = (0..60).map(|_| connect(image.store())).collect();
+    limit(40);
+    drop(all);
+    let_in();
+    limit(before.current.unwrap());
     assert_eq!(say(&sh(&image, "echo still")), "still");
 }
 
@@ -263,7 +269,8 @@ fn nobody_waits_for_the_word_of_the_dead() {
 fn a_fork_bomb_of_a_users_container_is_named_by_the_error() {
     const NAME: &str = "programs::a_fork_bomb_of_a_users_container_is_named_by_the_error";
     if std::env::var_os(ROLE).is_none() {
-        let other = OtherUser::new(543_210);
+        // Of another run of this test, too.
+        let other = OtherUser::new(543_210 + std::process::id());
         let mut command = std::process::Command::new("prlimit");
         command.arg("--nproc=60:4096").args(other.become_it()).arg(&other.program);
         command.args(["--exact", NAME, "--include-ignored"]).env(ROLE, "1").env("TMPDIR", &other.own);

@@ -4,11 +4,6 @@ use coracle::Signal;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-fn warden_of(container: &Container) -> i32 {
-    let first = container.pid().unwrap();
-    container.top().unwrap().iter().find(|process| process.pid == first).unwrap().parent
-}
-
 fn send(pid: i32, signal: Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
@@ -118,12 +113,7 @@ fn it_is_killed_again_and_again() {
                 // It may be killed by now, or its container.
                 let container = sh(image, "sleep 1000").start();
                 let Ok(container) = container else { continue };
-                let first = container.pid().ok();
-                let all = container.top().unwrap_or_default();
-                let found = all.iter().find(|process| Some(process.pid) == first);
-                let Some(warden) = found.map(|process| process.parent).filter(|pid| *pid > 1) else {
-                    continue;
-                };
+                let Some(warden) = find_warden(&container) else { continue };
                 std::thread::park_timeout(Duration::from_micros(u64::from(std::process::id() % 7) * 300));
                 let pid = nix::unistd::Pid::from_raw(warden);
                 let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
