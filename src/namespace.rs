@@ -402,7 +402,7 @@ fn enter_later(s: &mut Script<'_>, kinds: u32) {
 
 /// The last operations of a process that clones another into its new namespaces, writes its maps, does something
 /// `meanwhile`, given the other's number and pidfd, and ends. The other one goes on with `inside`, as a child of the warden's.
-/// After a [`first`](clone_first) part the two go on where this says.
+/// After a [`first`](clone_first) part, that one goes on where this says.
 pub(crate) fn clone_into(
     s: &mut Script<'_>,
     namespaces: &Namespaces,
@@ -410,7 +410,7 @@ pub(crate) fn clone_into(
     first: Option<Cloned>,
     meanwhile: impl FnOnce(&mut Script<'_>, Option<Letter>),
     inside: impl FnOnce(&mut Script<'_>),
-) -> Result<[Label; 2]> {
+) -> Result<Label> {
     let map = namespaces.has(NamespaceKind::User).then(|| namespaces.new_map());
     let mut beneath = match (&map, birth.outer) {
         (Some(map), Some(outer)) => Some(map.beneath(outer)?),
@@ -436,8 +436,6 @@ pub(crate) fn clone_into(
         Some(cloned) => (cloned, s.label()),
         None => clone(s)?,
     };
-    let parent = s.label();
-    s.place(parent);
     if let Some(map) = &beneath {
         s.write_maps(birth.proc, born.value, map);
         s.during("entering the namespaces");
@@ -463,7 +461,7 @@ pub(crate) fn clone_into(
         fence.lift(s);
     }
     inside(s);
-    Ok([parent, child])
+    Ok(child)
 }
 
 /// What a call needs that makes these namespaces at once: the one that is refused most often.

@@ -105,7 +105,9 @@ pub(super) struct Beginning {
     sockets: Cell,
     /// A waits for the v2 group that B is to be born in.
     grouped: bool,
-    pub plan: warden::Begun,
+    /// Where A goes on: with whatever is added next.
+    first: Label,
+    plan: warden::Begun,
 }
 
 /// Whether starts can begin early. Processes of an ordinary user, and of root without control groups, may need a namespace
@@ -129,7 +131,9 @@ pub(super) fn begin<'fd>(
     let flags = flags & !n::CLONE_NEWCGROUP;
     let cloned = namespace::clone_first(&mut s, flags & !LATER, flags & LATER, into);
     let plan = warden.begin(&mut s.plan)?;
-    Ok((s, Some(Beginning { cloned, sockets, grouped, plan })))
+    let first = s.label();
+    s.place(first);
+    Ok((s, Some(Beginning { cloned, sockets, grouped, first, plan })))
 }
 
 impl Beginning {
@@ -140,6 +144,11 @@ impl Beginning {
         }
         group.map(|group| self.plan.send(group)).transpose()?;
         Ok(Some(self))
+    }
+
+    /// Sends the rest; B goes on at `second`.
+    pub fn go_on(self, rest: Script<'_>, second: Label) -> Result<warden::Started> {
+        self.plan.go_on(rest.plan, [self.first, second])
     }
 }
 
@@ -171,7 +180,7 @@ impl Stages<'_> {
     /// directory is what finds the root's mount again in there. `build` gives that mount, `mounts` ends in it as the new root,
     /// and `command` is what comes then.
     ///
-    /// Gives where they go on in the plan's second part, after a [beginning](begin).
+    /// Gives where B goes on in the plan's second part, after a [beginning](begin).
     pub fn write<T>(
         self,
         s: &mut Script<'_>,
@@ -179,7 +188,7 @@ impl Stages<'_> {
         early: impl FnOnce(&mut Script<'_>),
         mounts: impl FnOnce(&mut Script<'_>) -> T,
         command: impl FnOnce(&mut Script<'_>, T),
-    ) -> Result<[Label; 2]> {
+    ) -> Result<Label> {
         let Self { namespaces, birth, begun } = self;
         let sockets = match begun {
             Some(begun) => begun.sockets,

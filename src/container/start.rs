@@ -476,7 +476,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let build = |s: &mut Script<'_>| rootfs::build(s, &root);
     let mounts = |s: &mut Script<'_>| inside::mounts(s, &inside, terminal);
     let stages = Stages { namespaces: &namespaces, birth, begun: begun.as_ref() };
-    let at = stages.write(&mut s, build, early, mounts, |s, slave| {
+    let second = stages.write(&mut s, build, early, mounts, |s, slave| {
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
             inside::control(s, slave);
@@ -488,7 +488,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
 
     let started_at = SystemTime::now();
     let mut started = match begun {
-        Some(begun) => begun.plan.go_on(s.plan, at)?,
+        Some(begun) => begun.go_on(s, second)?,
         None => warden.start_plan(s.plan)?,
     };
     drop(pipes.theirs);
