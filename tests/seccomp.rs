@@ -74,8 +74,6 @@ fn the_default_profile_refuses_what_dockers_does() {
         ("io_uring_setup", n::__NR_io_uring_setup, &[1, BAD]),
         ("io_uring_enter", n::__NR_io_uring_enter, &[u64::MAX]),
         ("io_uring_register", n::__NR_io_uring_register, &[u64::MAX]),
-        ("kexec_load", n::__NR_kexec_load, &[0]),
-        ("kexec_file_load", n::__NR_kexec_file_load, &[u64::MAX]),
         ("reboot", n::__NR_reboot, &[BAD]),
         ("settimeofday", n::__NR_settimeofday, &[BAD]),
         ("clock_settime", n::__NR_clock_settime, &[0, BAD]),
@@ -100,6 +98,8 @@ fn the_default_profile_refuses_what_dockers_does() {
         ("init_module", n::__NR_init_module, &[BAD]),
         ("finit_module", n::__NR_finit_module, &[u64::MAX]),
         ("delete_module", n::__NR_delete_module, &[BAD]),
+        ("kexec_file_load", n::__NR_kexec_file_load, &[u64::MAX]),
+        ("kexec_load", n::__NR_kexec_load, &[0]),
     ];
     let image = host();
     let calls = |table: &[(&str, u32, &[u64])]| -> Vec<_> {
