@@ -311,10 +311,3 @@ fn a_leak_is_seen() {
     }
     assert_eq!(supervisor.end("kill", 7, None).left, [""; 0]);
 }
-
-/// What of the above takes a control group alone.
-#[test]
-#[ignore = "needs root: a control group with little memory"]
-fn ends_without_memory() {
-    ends(20, "memory");
-}
