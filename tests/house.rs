@@ -245,7 +245,7 @@ fn the_lane_is_what_it_says() {
     match lane.as_deref() {
         Ok("root") => lane::root(),
         Ok("user") => lane::user(),
-        Ok("vm-root") => {
+        Ok("vm-root" | "vm-newer") => {
             lane::stock_machine();
             lane::root();
         }

@@ -3,6 +3,17 @@
 
 mod common;
 
+use coracle::{ContainerBuilder, Landlock, Protection};
+
+/// With as much of Landlock as the kernel has, where that is not all: before Linux 6.12.
+fn as_far_as_the_kernel(builder: ContainerBuilder) -> ContainerBuilder {
+    if has_landlock(6) { builder } else { builder.best_effort(Protection::Landlock) }
+}
+
+fn has_landlock(abi: u32) -> bool {
+    Landlock::abi().unwrap() >= abi
+}
+
 #[path = "protection/landlock.rs"]
 mod landlock;
 #[path = "protection/levels.rs"]

@@ -68,14 +68,12 @@ fn the_default_profile_refuses_what_dockers_does() {
         ("unshare(NEWUSER)", n::__NR_unshare, &[n::CLONE_NEWUSER.into()]),
         ("unshare(0)", n::__NR_unshare, &[0]),
         ("setns", n::__NR_setns, &[u64::MAX]),
-        ("bpf", n::__NR_bpf, &[0, BAD, 1 << 20]),
+        ("bpf", n::__NR_bpf, &[BAD, BAD, 1 << 20]),
         ("perf_event_open", n::__NR_perf_event_open, &[BAD]),
         ("userfaultfd", n::__NR_userfaultfd, &[1 | 1 << 30]),
         ("io_uring_setup", n::__NR_io_uring_setup, &[1, BAD]),
         ("io_uring_enter", n::__NR_io_uring_enter, &[u64::MAX]),
         ("io_uring_register", n::__NR_io_uring_register, &[u64::MAX]),
-        ("kexec_load", n::__NR_kexec_load, &[0]),
-        ("kexec_file_load", n::__NR_kexec_file_load, &[u64::MAX]),
         ("reboot", n::__NR_reboot, &[BAD]),
         ("settimeofday", n::__NR_settimeofday, &[BAD]),
         ("clock_settime", n::__NR_clock_settime, &[0, BAD]),
@@ -100,6 +98,8 @@ fn the_default_profile_refuses_what_dockers_does() {
         ("init_module", n::__NR_init_module, &[BAD]),
         ("finit_module", n::__NR_finit_module, &[u64::MAX]),
         ("delete_module", n::__NR_delete_module, &[BAD]),
+        ("kexec_file_load", n::__NR_kexec_file_load, &[u64::MAX]),
+        ("kexec_load", n::__NR_kexec_load, &[0]),
     ];
     let image = host();
     let calls = |table: &[(&str, u32, &[u64])]| -> Vec<_> {
@@ -183,7 +183,8 @@ fn a_capability_opens_its_rule() {
         ("SYS_BOOT", n::__NR_reboot, &[1], EINVAL),
         ("SYS_TIME", n::__NR_settimeofday, &[1], EFAULT),
         ("SYS_NICE", n::__NR_set_mempolicy, &[9999], EINVAL),
-        ("BPF", n::__NR_bpf, &[0, 1, 1 << 20], "errno 7"),
+        // Not the first of its commands, which kernel.unprivileged_bpf_disabled refuses.
+        ("BPF", n::__NR_bpf, &[1, 1, 1 << 20], "errno 7"),
         ("PERFMON", n::__NR_perf_event_open, &[1], EFAULT),
     ] {
         let calls = [call(nr, args)];

@@ -92,27 +92,24 @@ pub(super) fn write(s: &mut Script<'_>, warden: &Warden, feature: Feature, resul
         }
         Feature::OverlayAppend => {
             own_mounts(s, feature);
-            let fs = s.fsopen(c"overlay");
-            let at = s.c_str(c"/proc/a");
-            append(s, feature, fs, at);
+            let layers = [c"/proc/a", c"/proc/b"].map(|dir| s.c_str(dir));
+            stack(s, feature, layers);
         }
         Feature::OverlayDetached => {
             let layers = [0, 1].map(|_| s.tmpfs(4096, 2, 0o755, None, n::MOUNT_ATTR_NODEV));
-            let fs = s.fsopen(c"overlay");
-            for layer in layers {
-                let at = s.magic(layer);
-                append(s, feature, fs, at);
-            }
-            let create = n::fsconfig_command::FSCONFIG_CMD_CREATE as u32;
-            let args = [fs.into(), create.into(), 0.into(), 0.into(), 0.into()];
-            s.op(n::__NR_fsconfig, "fsconfig(FSCONFIG_CMD_CREATE)", args).path("overlay").needs(feature);
+            let layers = layers.map(|layer| s.magic(layer));
+            stack(s, feature, layers);
         }
         Feature::MountApi => {
             own_mounts(s, feature);
             let made = s.tmpfs(4096, 2, 0o755, None, n::MOUNT_ATTR_NODEV);
-            let copy = s.clone_mount(made, false, Path::new("tmpfs"));
-            let target = s.open_path(Path::new("/proc/a"));
-            s.attach(copy, target, Path::new("/proc/a"));
+            // Before Linux 6.15 what is attached nowhere can't be copied.
+            let below = s.open_path(Path::new("/proc/b"));
+            let copy = s.clone_mount(below, false, Path::new("/proc/b"));
+            for mount in [made, copy] {
+                let target = s.open_path(Path::new("/proc/a"));
+                s.attach(mount, target, Path::new("/proc/a"));
+            }
         }
         Feature::MountSetattr => {
             let made = s.tmpfs(4096, 2, 0o755, None, n::MOUNT_ATTR_NODEV);
@@ -249,11 +246,18 @@ fn overlay(s: &mut Script<'_>, feature: Feature, options: &str) {
     mount(s, feature, c"overlay", n::MS_NODEV, Some(options));
 }
 
-fn append(s: &mut Script<'_>, feature: Feature, fs: Cell, at: At) {
-    let command = n::fsconfig_command::FSCONFIG_SET_STRING as u32;
+/// An overlay of layers by themselves. Before Linux 6.5 an option that is not known is an error only when it is made.
+fn stack(s: &mut Script<'_>, feature: Feature, layers: [At; 2]) {
+    let (append, create) =
+        (n::fsconfig_command::FSCONFIG_SET_STRING as u32, n::fsconfig_command::FSCONFIG_CMD_CREATE as u32);
+    let fs = s.fsopen(c"overlay");
     let key = s.c_str(c"lowerdir+");
-    let args = [fs.into(), command.into(), key.into(), at.into(), 0.into()];
-    s.op(n::__NR_fsconfig, "fsconfig", args).detail("lowerdir+").needs(feature);
+    for layer in layers {
+        let args = [fs.into(), append.into(), key.into(), layer.into(), 0.into()];
+        s.op(n::__NR_fsconfig, "fsconfig", args).detail("lowerdir+").needs(feature);
+    }
+    let args = [fs.into(), create.into(), 0.into(), 0.into(), 0.into()];
+    s.op(n::__NR_fsconfig, "fsconfig(FSCONFIG_CMD_CREATE)", args).path("overlay").needs(feature);
 }
 
 fn clone3(s: &mut Script<'_>, feature: Feature, flags: u64, cgroup: Option<Cell>) {

@@ -52,7 +52,9 @@ pub(crate) fn missing(feature: Feature, call: &str, errno: i32) -> Option<Missin
         (F::IdMappedMounts, e::EINVAL) => Some(words::NOT_ID_MAPPED.of(feature)),
         (F::Overlay, e::ENODEV) => Some(words::NO_OVERLAY.of(feature)),
         // Before that version only root could mount one.
-        (F::Overlay, e::EPERM) if older(feature) => Some(words::too_old(feature, &release())),
+        (F::Overlay | F::OverlayAppend | F::OverlayDetached, e::EPERM) if older(feature) => {
+            Some(words::too_old(feature, &release()))
+        }
         (F::ExecutableMemfd, e::EACCES) if sysctl("vm/memfd_noexec").as_deref() == Some("2") => {
             Some(words::MEMFD_NOEXEC.of(feature))
         }

@@ -2,14 +2,16 @@
 //! A working directory there would be outside of the container's root, and `..` leads up from it (CVE-2024-21626).
 use super::*;
 
-/// Numbers that the set-up could still have something open at; it uses less than a hundred.
-const NUMBERS: std::ops::Range<u32> = 0..128;
+/// Numbers that the set-up could still have something open at; it uses less than a hundred, the lowest first.
+fn numbers() -> std::ops::Range<u32> {
+    0..tries(128)
+}
 
 #[test]
 fn a_working_directory_that_is_a_descriptor_of_the_set_up() {
     let image = host();
     for init in [false, true] {
-        for number in NUMBERS {
+        for number in numbers() {
             let builder = sh(&image, "pwd -P; ls").init(init).working_dir(format!("/proc/self/fd/{number}"));
             // Entered at all, it would be something of the host's.
             let error = builder.run().unwrap_err();
@@ -22,12 +24,12 @@ fn a_working_directory_that_is_a_descriptor_of_the_set_up() {
 #[test]
 fn a_program_behind_a_descriptor_of_the_set_up() {
     let image = host();
-    for number in NUMBERS {
+    for number in numbers() {
         let path = format!("/proc/self/fd/{number}/usr/bin/env");
         let error = Container::builder(&image).command([path.as_str()]).run().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exec, "{number}: {error}");
     }
-    let dirs: Vec<_> = NUMBERS.map(|number| format!("/proc/self/fd/{number}/usr/bin")).collect();
+    let dirs: Vec<_> = numbers().map(|number| format!("/proc/self/fd/{number}/usr/bin")).collect();
     let error = Container::builder(&image).command(["env"]).env("PATH", dirs.join(":")).run().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exec, "{error}");
 }
@@ -35,7 +37,7 @@ fn a_program_behind_a_descriptor_of_the_set_up() {
 #[test]
 fn the_same_with_a_further_command() {
     let container = ready(&sh(&host(), "echo ready; exec sleep 1000"));
-    for number in NUMBERS {
+    for number in numbers() {
         let there = format!("/proc/self/fd/{number}");
         let error = container.exec(["ls"]).working_dir(&there).output().unwrap_err();
         assert!([Some(2), Some(20)].contains(&error.raw_os_error()), "{number}: {error}");
@@ -64,7 +66,7 @@ fn a_host_command_in_a_containers_mounts() {
     let namespaces = Namespaces::of(pidfd(container.pid().unwrap()), kinds).unwrap();
     let inside = namespaces.command(["/bin/ls", "/tmp"]).working_dir("/tmp").output().unwrap();
     assert_eq!(text(&inside.stdout), "way");
-    for number in NUMBERS {
+    for number in numbers() {
         let there = format!("/tmp/way/{number}");
         let error = namespaces.command(["/bin/ls"]).working_dir(&there).output().unwrap_err();
         assert!([Some(2), Some(20)].contains(&error.raw_os_error()), "{number}: {error}");

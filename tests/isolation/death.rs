@@ -11,7 +11,10 @@ use std::process::{Child, Command, Stdio};
 
 const MODE: &str = "CORACLE_TEST_HOST";
 const STORE: &str = "CORACLE_TEST_STORE";
-const CONTAINERS: usize = 20;
+/// How many containers it has.
+fn containers() -> usize {
+    tries(20) as usize
+}
 
 /// Not a test when run by itself.
 #[test]
@@ -27,7 +30,7 @@ fn host_program() {
     }
     let image = Image::host(&store).unwrap();
     let mut all = Vec::new();
-    for number in 0..CONTAINERS {
+    for number in 0..containers() {
         // One process that has a child, ignores what can be ignored and has left its session.
         let script = "trap '' HUP INT TERM; setsid sleep 1000 & echo ready; wait";
         let mut builder = sh(&image, script);
@@ -116,7 +119,7 @@ impl Host {
         let forked = forked.and_then(|pid| pid.parse().ok());
         let port = lines.find_map(|line| line.strip_prefix("PORT ")?.parse().ok()).unwrap();
         // Each container has two at least, and there is the warden.
-        assert!(processes.len() > 2 * CONTAINERS);
+        assert!(processes.len() > 2 * containers());
         // Nothing listens in the container, but here somebody does.
         drop(std::net::TcpStream::connect(port).unwrap());
         Self { child, processes, forked, port }

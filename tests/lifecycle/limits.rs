@@ -1,19 +1,29 @@
 //! Limits of containers: on devices, and those of an ordinary user.
 use super::*;
+use std::path::{Path, PathBuf};
+
+/// Whether this user has an instance of systemd that can hand control groups on.
+fn has_systemd() -> bool {
+    let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_default();
+    !is_root() && is_v2 && runtime.join("systemd/private").exists()
+}
+
+fn group_of(container: &Container) -> String {
+    std::fs::read_to_string(format!("/proc/{}/cgroup", container.pid().unwrap())).unwrap()
+}
 
 /// Where nothing can be had it is an error, not a container without the limit.
 #[test]
 fn a_limit_on_memory_binds_or_the_error_says_what_to_do() {
     let own_group = || std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let before = own_group();
-    let limited = sh(&host(), "echo ready; exec sleep 1000").memory_max(64 << 20);
-    let is_v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(std::path::PathBuf::from).unwrap_or_default();
-    let has_systemd = is_v2 && runtime.join("systemd/private").exists();
+    let image = host();
+    let limited = sh(&image, "echo ready; exec sleep 1000").memory_max(64 << 20);
     let container = match limited.start() {
         Ok(container) => container,
         Err(error) => {
-            assert!(!rustix::process::geteuid().is_root() && !has_systemd, "{error}");
+            assert!(!is_root() && !has_systemd(), "{error}");
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
             assert!(error.remedy().is_some_and(|remedy| remedy.contains("Delegate=yes")), "{error}");
             return;
@@ -22,9 +32,9 @@ fn a_limit_on_memory_binds_or_the_error_says_what_to_do() {
     container.wait_until(coracle::Ready::log("ready"), LONG).unwrap();
     assert!(container.report().is_complete(), "{:?}", container.report());
     assert_eq!(container.stats().unwrap().memory_max, Some(64 << 20));
-    let group = std::fs::read_to_string(format!("/proc/{}/cgroup", container.pid().unwrap())).unwrap();
+    let group = group_of(&container);
     assert!(group.contains(container.id()), "{group}");
-    if !rustix::process::geteuid().is_root() && has_systemd {
+    if has_systemd() {
         assert!(group.contains(".scope/coracle/"), "a scope of its own: {group}");
     }
     assert_eq!(own_group(), before, "the program itself stays where it is");
@@ -33,8 +43,80 @@ fn a_limit_on_memory_binds_or_the_error_says_what_to_do() {
     assert!(container.exec(["true"]).output().unwrap().status.success(), "it joins the same groups");
     let id = container.id().to_owned();
     container.remove().unwrap();
-    let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &id]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    assert_eq!(cgroups_with(&id), Vec::<PathBuf>::new());
+    let hog = sh(&image, "exec tail /dev/zero").memory_max(32 << 20).memory_swap_max(32 << 20).run().unwrap();
+    assert!(hog.status.oom_killed(), "{} {}", hog.status, hog.stderr_text());
+}
+
+const PROGRAM: &str = "CORACLE_TEST_PROGRAM";
+
+/// Not a test by itself: a program that ends as the one below wants it to.
+#[test]
+fn a_program_with_limits() {
+    let Some(path) = std::env::var_os(PROGRAM) else { return };
+    let image = Image::host(&Store::open(path).unwrap()).unwrap();
+    let container = match sh(&image, "echo ready; exec sleep 1000").memory_max(64 << 20).start() {
+        Ok(container) => container,
+        Err(error) => {
+            assert!(!is_root() && !has_systemd(), "{error}");
+            println!("\nrefused");
+            return;
+        }
+    };
+    container.wait_until(coracle::Ready::log("ready"), LONG).unwrap();
+    println!(
+        "\nlimited {} {} {}",
+        container.pid().unwrap(),
+        container.id(),
+        group_of(&container).contains(".scope/")
+    );
+    let mut how = String::new();
+    std::io::stdin().read_line(&mut how).unwrap();
+    match how.trim() {
+        "return" => {}
+        "exit" => std::process::exit(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A scope of systemd's goes by itself; other groups the next who opens the store removes.
+#[test]
+fn nothing_is_left_of_the_groups_of_a_program_that_ended() {
+    use std::io::{BufRead, BufReader, Write};
+    for how in ["return", "exit", "be killed"] {
+        let store = tempfile::tempdir().unwrap();
+        let mut program = child("limits::a_program_with_limits", &[(PROGRAM, store.path().as_os_str())]);
+        let mut program =
+            program.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let said = lines.find(|line| line.starts_with("limited ") || line == "refused").unwrap();
+        if said != "refused" {
+            let words: Vec<_> = said.split(' ').collect();
+            let (process, id) = (pidfd(words[1].parse().unwrap()), words[2]);
+            let scope = format!("coracle-{}-", program.id());
+            assert!(!cgroups_with(id).is_empty());
+            assert_eq!(
+                (words[3] == "true", !cgroups_with(&scope).is_empty()),
+                (has_systemd(), has_systemd())
+            );
+            if how == "be killed" {
+                program.kill().unwrap();
+            } else {
+                writeln!(program.stdin.take().unwrap(), "{how}").unwrap();
+            }
+            assert!(ends(&process, LONG), "{how}");
+            eventually(&format!("groups of the container in a program that has to {how}"), || {
+                drop(Store::open(store.path()).unwrap());
+                cgroups_with(id).is_empty()
+            });
+            eventually(&format!("scope of a program that has to {how}"), || cgroups_with(&scope).is_empty());
+            if has_systemd() {
+                let listed = ["--user", "list-units", "--all", "--no-legend", &format!("{scope}*")];
+                eventually("systemd knows it no more", || peer("systemctl", listed).is_empty());
+            }
+        }
+        assert_eq!(program.wait().unwrap().success(), how != "be killed" || said == "refused");
+    }
 }
 
 /// There is a limit on processes unless somebody says that there is to be none.

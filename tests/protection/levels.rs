@@ -74,9 +74,8 @@ fn the_report_of_a_usual_container() {
 fn what_is_turned_off_shows() {
     let image = host();
     let all_on = |builder: ContainerBuilder| {
-        builder
+        super::as_far_as_the_kernel(builder.landlock(Landlock::new()))
             .read_only(true)
-            .landlock(Landlock::new())
             .memory_max(64 << 20)
             .best_effort(LimitKind::MemoryMax)
             .best_effort(Protection::Seccomp)
