@@ -276,12 +276,22 @@ impl CgroupParent {
         let procs = dir.join("cgroup.procs");
         fs::OpenOptions::new().write(true).open(&procs).call_at("open", &procs)?;
         let fresh = self.make_room(room)?;
-        let enabled = enable(dir, controllers).and_then(|()| enable(room, controllers));
-        if enabled.is_err() && fresh {
-            let _ = fs::remove_dir(room);
-            self.lock_made().remove(room);
+        let mut new = Vec::new();
+        let opened = enable(dir, controllers, &mut new)
+            .and_then(|()| enable(room, controllers, &mut Vec::new()))
+            .and_then(|()| takes_processes(room));
+        if opened.is_err() {
+            if fresh {
+                let _ = fs::remove_dir(room);
+                self.lock_made().remove(room);
+            }
+            // What this has changed for nothing: a group with processes that hands on pids is none that others can be below
+            // (cgroups(7), "threaded").
+            for controller in new {
+                let _ = fs::write(dir.join("cgroup.subtree_control"), format!("-{controller}"));
+            }
         }
-        enabled
+        opened
     }
 
     /// Whether it had to be made.
@@ -370,8 +380,19 @@ fn above(hierarchy: &Hierarchy) -> impl Iterator<Item = &Path> {
     hierarchy.own.ancestors().take_while(|dir| dir.starts_with(&hierarchy.mount))
 }
 
-/// Gives the groups below `dir` these controllers.
-fn enable(dir: &Path, controllers: &[&str]) -> Result<()> {
+/// An error where the kernel lets no process be: below a group that has become the root of a threaded sub-tree.
+fn takes_processes(room: &Path) -> Result<()> {
+    let path = room.join("cgroup.type");
+    let kind = fs::read_to_string(&path).call_at("read", &path)?;
+    match kind.trim_end() {
+        "domain" | "domain threaded" => Ok(()),
+        other => Err(Error::new(ErrorKind::Unsupported, format!("a control group of the type {other:?}"))
+            .with_path(room)),
+    }
+}
+
+/// Gives the groups below `dir` these controllers; those that they did not have before are added to `new`.
+fn enable<'a>(dir: &Path, controllers: &[&'a str], new: &mut Vec<&'a str>) -> Result<()> {
     if controllers.is_empty() {
         return Ok(());
     }
@@ -407,6 +428,7 @@ fn enable(dir: &Path, controllers: &[&str]) -> Result<()> {
                 ),
             _ => Error::os(format!("write(\"+{controller}\")"), error).with_path(&file),
         })?;
+        new.push(*controller);
     }
     Ok(())
 }
@@ -470,12 +492,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("cgroup.controllers"), "cpu memory\n").unwrap();
         fs::write(dir.path().join("cgroup.subtree_control"), "cpu\n").unwrap();
-        enable(dir.path(), &[]).unwrap();
-        enable(dir.path(), &["cpu"]).unwrap();
+        let new = &mut Vec::new();
+        enable(dir.path(), &[], new).unwrap();
+        enable(dir.path(), &["cpu"], new).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "cpu\n");
-        enable(dir.path(), &["cpu", "memory"]).unwrap();
+        enable(dir.path(), &["cpu", "memory"], new).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+memory");
-        assert_eq!(enable(dir.path(), &["pids"]).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(enable(dir.path(), &["pids"], new).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     /// Beside v1 as well: what a pure v2 would do, here in the unified hierarchy.
