@@ -358,6 +358,7 @@ pub(crate) fn clone_first(s: &mut Script<'_>, now: u32, later: u32, into: Option
     let cloned = Cloned::prepare(s);
     let lacking = Lacking::Feature(needed(now));
     let child = cloned.clone(s, now, into, lacking);
+    s.post(cloned.born);
     let status = s.status();
     s.more(status);
     s.place(child);
@@ -436,6 +437,10 @@ pub(crate) fn clone_into(
         Some(cloned) => (cloned, s.label()),
         None => clone(s)?,
     };
+    if first.is_some() {
+        // It may have ended long ago, and its number be another's.
+        s.op(n::__NR_pidfd_send_signal, "pidfd_send_signal", [born.fd.into(), 0.into(), 0.into(), 0.into()]);
+    }
     if let Some(map) = &beneath {
         s.write_maps(birth.proc, born.value, map);
         s.during("entering the namespaces");
@@ -443,7 +448,9 @@ pub(crate) fn clone_into(
     if after.is_none() {
         sync.go(s);
     }
-    s.post(born);
+    if first.is_none() {
+        s.post(born);
+    }
     if let Some(after) = after {
         s.op(OP_END, "end", [0.into()]);
         s.place(after);
@@ -488,36 +495,49 @@ impl Heard {
         mut deadline: Option<Instant>,
         mut other: impl FnMut(Told),
     ) -> Result<Self> {
+        // While nothing is read a process of the plan may find no room to tell more.
+        const SLICE: Duration = Duration::from_secs(1);
         let mut heard = Self { process: None, ready: false, failed: None };
         let mut executor = None;
-        // Then there is nothing to wait for but what has been told.
-        let executed = started.is_executed(deadline)?;
-        deadline = deadline.filter(|_| !executed);
         loop {
-            match started.next(deadline) {
-                Ok(None) => return Ok(heard),
-                Ok(Some(Told { kind: BORN, value, fds })) => {
-                    let mut fds = fds.into_iter();
-                    heard.process = fds.next().map(|pidfd| started.adopt(value as i32, pidfd));
-                    executor = fds.next();
-                }
-                Ok(Some(Told { kind: READY, .. })) => heard.ready = true,
-                Ok(Some(told)) => other(told),
-                Err(_) if heard.failed.is_some() => return Ok(heard),
-                Err(error) => {
-                    // With an errno it is what a call of the plan says.
-                    if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() {
-                        let hung = started.give_up(heard.process.as_ref(), executor.as_ref())?;
-                        heard.failed = Some(hung.unwrap_or(error));
-                        return Ok(heard);
+            let slice = Instant::now() + SLICE;
+            let until = deadline.map_or(slice, |deadline| deadline.min(slice));
+            let executed = started.is_executed(Some(until))?;
+            loop {
+                match started.next((!executed).then(Instant::now)) {
+                    Ok(None) => return Ok(heard),
+                    Ok(Some(Told { kind: BORN, value, fds })) => {
+                        let mut fds = fds.into_iter();
+                        heard.process = fds.next().map(|pidfd| started.adopt(value as i32, pidfd));
+                        executor = fds.next();
                     }
-                    heard.failed = Some(error);
-                    // Both processes end now. That the second one was born may still be told.
-                    deadline = Some(Instant::now() + KILL_TIME);
+                    Ok(Some(Told { kind: READY, .. })) => heard.ready = true,
+                    Ok(Some(told)) => other(told),
+                    Err(error) if !executed && is_nothing(&error) => break,
+                    Err(_) if executed && heard.failed.is_some() => return Ok(heard),
+                    // Of several that fail, the first has the reason.
+                    Err(_) if heard.failed.is_some() => {}
+                    Err(error) => {
+                        heard.failed = Some(error);
+                        // All processes end now.
+                        let end = Instant::now() + KILL_TIME;
+                        deadline = Some(deadline.map_or(end, |deadline| deadline.min(end)));
+                    }
                 }
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                let hung = started.give_up(heard.process.as_ref(), executor.as_ref())?;
+                let late = || Error::new(ErrorKind::TimedOut, "its time was up before it was executed");
+                heard.failed.get_or_insert_with(|| hung.unwrap_or_else(late));
+                return Ok(heard);
             }
         }
     }
+}
+
+/// Not what a call of the plan says, which has an errno.
+fn is_nothing(error: &Error) -> bool {
+    error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
 /// `PIDFD_GET_*_NAMESPACE` of ioctl_pidfd(2).

@@ -44,7 +44,7 @@ fn status_socket() -> i32 {
 
 fn tell(kind: u32, step: u32, value: i64) {
     let status = Status { kind, step, value };
-    // Waits for room: the library reads these messages before anything else happens.
+    // Waits for room: the library reads these messages now and then while it waits for the plan's end.
     send(status_socket(), (&status as *const Status) as usize, size_of::<Status>(), None, true);
 }
 

@@ -14,6 +14,7 @@ use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
@@ -60,6 +61,8 @@ impl Born {
         deadline: Option<Instant>,
     ) -> Result<Self> {
         const EPIPE: i32 = 32;
+        const ENOENT: i32 = 2;
+        const ESRCH: i32 = 3;
         let (mut terminal, mut without) = (None, Vec::new());
         let Heard { process, ready, failed } = Heard::of(started, deadline, |told| match told.kind {
             TERMINAL => terminal = told.fds.into_iter().next(),
@@ -79,8 +82,9 @@ impl Born {
                     None => None,
                 };
                 let oom = oom_kills().is_some_and(|kills| kills > 0);
-                // Or its parent learnt it first, who has nobody to send to any more.
-                let killed = error.as_ref().is_none_or(|error| error.raw_os_error() == Some(EPIPE));
+                // Or its parent learnt it first, who has nobody to send to any more, or nobody whose maps to write.
+                let gone = [EPIPE, ENOENT, ESRCH].map(Some);
+                let killed = error.as_ref().is_none_or(|error| gone.contains(&error.raw_os_error()));
                 Err(match error {
                     Some(error) if !(oom && killed) => error,
                     _ if oom => Error::new(
@@ -113,7 +117,9 @@ pub(super) struct Beginning {
 /// Whether starts can begin early. Processes of an ordinary user, and of root without control groups, may need a namespace
 /// in between ([`Fence`](crate::namespace::Fence)), which only a group that can't be had tells.
 pub(super) fn may_begin(warden: &Warden, cgroups: &CgroupParent) -> bool {
-    warden.map().is_none() && (cgroups.has_unified() || cgroups.has_v1())
+    !warden.in_vain.load(Ordering::Relaxed)
+        && warden.map().is_none()
+        && (cgroups.has_unified() || cgroups.has_v1())
 }
 
 /// Begins a start in `namespaces`; with `grouped`, in a v2 group.
@@ -121,7 +127,7 @@ pub(super) fn begin<'fd>(
     warden: &Arc<Warden>,
     namespaces: &Namespaces,
     grouped: bool,
-) -> Result<(Script<'fd>, Option<Beginning>)> {
+) -> Result<(Script<'fd>, Beginning)> {
     let mut s = Script::in_two_parts();
     let sockets = mounts_of_its_own(&mut s);
     let status = s.status();
@@ -133,7 +139,7 @@ pub(super) fn begin<'fd>(
     let plan = warden.begin(&mut s.plan)?;
     let first = s.label();
     s.place(first);
-    Ok((s, Some(Beginning { cloned, sockets, grouped, first, plan })))
+    Ok((s, Beginning { cloned, sockets, grouped, first, plan }))
 }
 
 impl Beginning {

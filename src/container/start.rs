@@ -35,7 +35,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -298,15 +298,21 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let cgroups = inner.store.cgroups()?;
     let devices = devices::plan(&spec.devices)?;
     let (mut s, begun) = match stages::may_begin(&warden, cgroups) {
-        true => stages::begin(&warden, &namespaces, features.clone3 && cgroups.has_unified())?,
+        true => {
+            let grouped = features.clone3 && cgroups.has_unified();
+            let (s, begun) = stages::begin(&warden, &namespaces, grouped)?;
+            (s, Some(begun))
+        }
         false => (Script::new(), None),
     };
+    let may_be_in_vain = begun.is_some();
     let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec, &devices, &warden)?;
     let group = cgroup.as_ref().filter(|_| features.clone3).and_then(Cgroup::v2_dir);
     // From here on it goes before the group does, in which it may have a process.
     let begun = begun.filter(|_| fence.is_none());
     let begun = begun.map(|begun| begun.goes_into(group)).transpose()?.flatten();
     if begun.is_none() {
+        warden.in_vain.fetch_or(may_be_in_vain, Ordering::Relaxed);
         s = Script::new();
     }
     // As an ordinary user stage A is root of the warden's namespace and names ids as the container does.

@@ -106,6 +106,17 @@ pub(crate) fn readable(fd: impl AsFd, deadline: Option<Instant>) -> Result<bool>
     wait_for(fd, PollFlags::IN, deadline)
 }
 
+/// Waits until there is something to read of one of them, and says whether it is of the first.
+pub(crate) fn either_readable(first: impl AsFd, second: impl AsFd) -> Result<bool> {
+    loop {
+        let mut polled = [PollFd::new(&first, PollFlags::IN), PollFd::new(&second, PollFlags::IN)];
+        match poll(&mut polled, None) {
+            Err(Errno::INTR) => {}
+            ready => return ready.call("poll").map(|_| !polled[0].revents().is_empty()),
+        }
+    }
+}
+
 /// Waits until every process that had the other end has closed it; false at the deadline. What has been sent meanwhile
 /// wakes nobody.
 pub(crate) fn hung_up(fd: impl AsFd, deadline: Option<Instant>) -> Result<bool> {

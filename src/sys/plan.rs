@@ -380,7 +380,7 @@ impl Compiled {
     /// The error for an operation that has not come back; `None` for one that waits for another process of the plan.
     pub fn hung(&self, step: u32) -> Option<Error> {
         let words = self.words.get(step as usize)?;
-        let waits = ["read(sync)", "recvmsg", "wait4"].contains(&words.call);
+        let waits = ["read(sync)", "recvmsg", "recvmsg(plan)", "wait4"].contains(&words.call);
         let error = |call| Error::new(ErrorKind::TimedOut, format!("{call}: it has not come back"));
         (!waits).then(|| self.named(words, error))
     }

@@ -416,24 +416,24 @@ impl<'fd> Script<'fd> {
             self.copy_fd(cgroup, Cell(args.0 + 80));
         }
         let (older, done) = (self.label(), self.label());
-        if new.cgroup.is_some() {
-            // Kernels from 6.1 to 7.2 were seen to refuse it once in a thousand times, and to do it a moment later.
-            const EACCES: u32 = 13;
-            for _ in 0..3 {
-                let again = self.label();
-                let op = self.plan.op(n::__NR_clone3, "clone3", [args.into(), 88.into()]);
-                let op = new.lacking.said_of(op.detail(new.detail)).store(new.pid);
+        // Kernels from 6.1 to 7.2 were seen to refuse it once in a thousand times, and to do it a moment later.
+        const EACCES: u32 = 13;
+        let tries = if new.cgroup.is_some() { 4 } else { 1 };
+        for left in (0..tries).rev() {
+            let again = self.label();
+            let op = self.plan.op(n::__NR_clone3, "clone3", [args.into(), 88.into()]);
+            let op = new.lacking.said_of(op.detail(new.detail)).store(new.pid);
+            if left > 0 {
                 op.tolerate(&[EACCES]).otherwise(again);
                 self.jump(done);
-                self.place(again);
+            } else if new.cgroup.is_none() {
+                op.tolerate(&[EPERM, ENOSYS]).otherwise(older);
             }
+            self.place(again);
         }
-        let op = self.plan.op(n::__NR_clone3, "clone3", [args.into(), 88.into()]);
-        let op = new.lacking.said_of(op.detail(new.detail)).store(new.pid);
         if new.cgroup.is_some() {
             return self.place(done);
         }
-        op.tolerate(&[EPERM, ENOSYS]).otherwise(older);
         self.jump(done);
         self.place(older);
         // The descriptor goes where a thread's number would; without a stack it is a copy of this one.

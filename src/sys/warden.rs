@@ -25,7 +25,7 @@ use std::fs::File;
 use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use told::{Shared, gone, lock};
@@ -50,6 +50,8 @@ pub(crate) struct Warden {
     features: Features,
     /// Where other programs may connect, by the directory.
     doors: Mutex<HashMap<PathBuf, Door>>,
+    /// Set once a plan was begun in vain: what it needs that only the rest shows is not to be had here.
+    pub in_vain: AtomicBool,
     /// The first part of the last plan that came in two, and a file of it.
     first_part: Mutex<Option<(Vec<u8>, Arc<OwnedFd>)>>,
     /// The control group that it was put into, or why it stays where it is; whoever makes the groups decides.
@@ -184,8 +186,8 @@ impl Warden {
         let own = Some(Own { pidfd, _lock: lock });
         let doors = Mutex::default();
         let scope = OnceLock::new();
-        let (next, first_part) = (AtomicU64::new(1), Mutex::default());
-        let warden = Self { own, shared, next, map, single, features, doors, first_part, scope };
+        let (next, first_part, in_vain) = (AtomicU64::new(1), Mutex::default(), AtomicBool::new(false));
+        let warden = Self { own, shared, next, map, single, features, doors, in_vain, first_part, scope };
         warden.listen()?;
         Ok(warden)
     }
@@ -250,17 +252,22 @@ impl Warden {
         }
     }
 
-    /// A thread of the host notices the warden's end; and takes what another program's tells, which lets go of whoever does
-    /// not listen.
+    /// A thread of the host notices the warden's end, and takes what it tells where nobody waits for anything: with a full
+    /// socket the warden does nothing. Another program's, which lets go of whoever does not listen, is listened to always.
     fn listen(&self) -> Result<()> {
+        /// How long it leaves to those who wait what they are woken for as well.
+        const PATIENCE: Duration = Duration::from_millis(100);
         let pidfd =
             self.own.as_ref().map(|own| own.pidfd.try_clone()).transpose().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let shared = self.shared.clone();
         let run = move || {
             // The host's signals are for the host's threads.
             let _ = nix::sys::signal::SigSet::all().thread_block();
-            if let Some(pidfd) = &pidfd {
-                let _ = message::readable(pidfd, None);
+            while let Some(pidfd) = &pidfd
+                && message::either_readable(pidfd, &shared.socket).is_ok_and(|ended| !ended)
+                && message::readable(pidfd, Some(Instant::now() + PATIENCE)).is_ok_and(|ended| !ended)
+            {
+                shared.drain();
             }
             while shared.wait(None, |_| None::<()>).is_ok() {}
             // A host that is a subreaper or PID 1 has inherited the warden; elsewhere this is ECHILD.
@@ -329,11 +336,12 @@ impl Warden {
         welcome(&socket, deadline).map_err(|error| error.with_path(name))?;
         let shared = Shared::new(socket)?;
         let (next, doors, first_part) = (AtomicU64::new(1), Mutex::default(), Mutex::default());
+        let in_vain = AtomicBool::new(false);
         // What is sent there starts no container.
         let features = Features { clone3: true, detached_lowers: true };
         let scope = OnceLock::new();
         let (own, map, single) = (None, None, None);
-        let warden = Self { own, shared, next, map, single, features, doors, first_part, scope };
+        let warden = Self { own, shared, next, map, single, features, doors, in_vain, first_part, scope };
         warden.listen()?;
         Ok(Arc::new(warden))
     }
@@ -362,8 +370,7 @@ impl Warden {
         self.features
     }
 
-    /// Executes a plan in a child of the warden; hands over what its operations send until `done` says that it
-    /// has what it needs, or the plan's socket is closed by all (`Ok`), or an operation fails (`Err`).
+    /// Executes a plan in a child of the warden.
     pub fn start_plan(self: &Arc<Self>, plan: Plan<'_>) -> Result<Started> {
         self.start_sized(plan, 0)
     }
@@ -381,6 +388,7 @@ impl Warden {
     /// Executes the first part of a plan, which is to be gone on with.
     pub fn begin(self: &Arc<Self>, plan: &mut Plan<'_>) -> Result<Begun> {
         let (bytes, fds) = plan.first_part()?;
+        let size = bytes.len() as u64;
         let memfd = {
             let mut last = lock(&self.first_part);
             match &*last {
@@ -396,7 +404,6 @@ impl Warden {
         let (second, seconds) = message::pair()?;
         let mut all: Vec<BorrowedFd<'_>> = vec![memfd.as_fd(), theirs.as_fd(), seconds.as_fd()];
         all.extend(fds);
-        let size = rustix::fs::fstat(&*memfd).call("fstat(memfd)")?.st_size as u64;
         Ok(Begun { started: Some(self.send(size, &all, Compiled::default(), status)?), second })
     }
 
@@ -407,6 +414,7 @@ impl Warden {
         compiled: Compiled,
         status: OwnedFd,
     ) -> Result<Started> {
+        self.shared.check()?;
         self.shared.drain();
         let since = Some(lock(&self.shared.state).start());
         let started = Started { warden: self.clone(), compiled, status, heard: false, since };

@@ -245,7 +245,7 @@ impl Shared {
             let taking = Taking::begin(self, &mut state);
             drop(state);
             match message::readable(&self.socket, deadline)? {
-                true => self.take_all(),
+                true => self.take_all()?,
                 false => is_last = true,
             }
             state = lock(&self.state);
@@ -260,18 +260,23 @@ impl Shared {
             (!state.taking && !state.gone).then(|| Taking::begin(self, &mut state))
         };
         if let Some(taking) = taking {
-            self.take_all();
+            // An error is whoever's who waits next.
+            let _ = self.take_all();
             taking.end(&mut lock(&self.state));
         }
     }
 
-    fn take_all(&self) {
+    fn take_all(&self) -> Result<()> {
         let mut buffer = [0; size_of::<Event>()];
         loop {
             match message::try_receive(&self.socket, &mut buffer) {
                 Ok(Arrived::Message) => lock(&self.state).take(Event::from_bytes(&buffer)),
-                Ok(Arrived::Nothing) => return,
-                Ok(Arrived::End) | Err(_) => return lock(&self.state).end(),
+                Ok(Arrived::Nothing) => return Ok(()),
+                Ok(Arrived::End) => {
+                    lock(&self.state).end();
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             }
         }
     }
