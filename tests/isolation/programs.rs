@@ -124,6 +124,22 @@ fn a_warden_that_is_stopped_is_not_waited_for() {
     assert!(other.exec(["true"]).output().unwrap().status.success());
 }
 
+/// What other programs' commands in its container come to is told to this one first, which calls nothing here meanwhile.
+#[test]
+fn nobody_has_to_listen() {
+    if !is_own_process("programs::nobody_has_to_listen") {
+        return;
+    }
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let other = image.store().container(container.id()).unwrap();
+    // More than find room in a socket.
+    for _ in 0..400 {
+        assert!(other.exec(["true"]).output().unwrap().status.success());
+    }
+    assert_eq!(container.stop(Duration::ZERO).unwrap().signal(), Some(9));
+}
+
 /// A forked copy of this program, which ends with this.
 struct Copied(nix::unistd::Pid);
 
