@@ -174,7 +174,7 @@ pub(super) fn of_caller_alone() -> IdMap {
 
 /// The map that an ordinary user is to have: itself as root, its sub-ids (at most 65535 of them) as the others.
 /// Without sub-ids, or a newuidmap that may do what it is for, only itself, and why. Whether newuidmap does it, only
-/// [`write`] finds out.
+/// [`write()`] finds out.
 pub(super) fn of_caller() -> (IdMap, Option<Missing>) {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let single = |why: Missing| (of_caller_alone(), Some(why));
