@@ -75,7 +75,7 @@ impl Born {
             (error, process, ready) => {
                 // Its other stage has failed, after it was let go.
                 if let Some(process) = process.as_ref().filter(|_| ready) {
-                    started.kill(process)?;
+                    started.kill(&process.pidfd)?;
                 }
                 let exit = match &process {
                     Some(process) => process.wait(Some(Instant::now() + super::KILL_TIME))?,

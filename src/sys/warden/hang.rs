@@ -7,7 +7,7 @@ use crate::sys::message;
 use crate::sys::plan::format::{BASE, Header};
 use std::fs::File;
 use std::mem::offset_of;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -20,15 +20,9 @@ impl Started {
     ///
     /// Gives an error that names the call in which one of them was, where this program may look into them.
     pub fn give_up(&self, process: Option<&Process>, executor: Option<&OwnedFd>) -> Result<Option<Error>> {
-        const ESRCH: i32 = 3;
         let both = || executor.into_iter().chain(process.map(|process| &*process.pidfd));
         let hung = both().find_map(|pidfd| self.compiled.hung(step_of(pidfd)?));
-        for pidfd in both() {
-            match self.warden.signal(pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
-                Err(error) if error.raw_os_error() == Some(ESRCH) => {}
-                other => other?,
-            }
-        }
+        both().try_for_each(|pidfd| self.kill(pidfd))?;
         if let Some(executor) = executor {
             message::readable(executor, Some(Instant::now() + TIME))?;
         }

@@ -112,9 +112,9 @@ impl Started {
     }
 
     /// Kills a process of the plan, also one that has become somebody whom the host may not signal.
-    pub fn kill(&self, process: &Process) -> Result<()> {
+    pub fn kill(&self, process: &OwnedFd) -> Result<()> {
         const ESRCH: i32 = 3;
-        match self.warden.signal(process.pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
+        match self.warden.signal(process.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
             Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
             other => other,
         }
