@@ -25,6 +25,7 @@ use crate::security::landlock::Entering;
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::idmap::{Extent, IdMap, is_privileged};
+use crate::sys::message;
 use crate::sys::plan::Cell;
 use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
@@ -41,6 +42,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long the warden's part of a start may take, unless the builder says otherwise: milliseconds, if nothing hangs.
 const START_TIME: Duration = Duration::from_secs(60);
+
+/// How long another program that lives may take to write down how its container ended.
+const TOLD_TIME: Duration = Duration::from_secs(2);
 
 /// Processes of a container, unless the builder says otherwise.
 const PIDS_MAX: u64 = 2048;
@@ -74,7 +78,7 @@ pub(super) fn reopen_image(store: &Store, record: &Record) -> Result<Option<Imag
 /// What the program of another's container wrote about the end of the run that began at `started`. It may still be about
 /// to; one that was killed itself never will.
 pub(super) fn exited_of_other(dir: &Dir, started: SystemTime) -> Result<Exited> {
-    dir.until_ended(started, Instant::now() + Duration::from_secs(2))?;
+    dir.until_ended(started, Instant::now() + TOLD_TIME)?;
     // Of an earlier run it says nothing about this one.
     let exited = dir.record()?.and_then(|record| record.exited).filter(|exited| exited.started == started);
     Ok(exited.unwrap_or_else(|| Exited { status: ExitStatus::lost(), started, finished: started }))
@@ -88,7 +92,10 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
         Err(Errno::SRCH) => return Ok(None),
         Err(errno) => return Err(Error::os("pidfd_open", errno)),
     };
-    if super::record::start_time(running.pid) != Some(running.start_time) {
+    // Until somebody reaps it, one that has ended has its number still.
+    if super::record::start_time(running.pid) != Some(running.start_time)
+        || message::readable(&pidfd, Some(Instant::now()))?
+    {
         return Ok(None);
     }
     let cgroup = match running.cgroups.is_empty() {
@@ -247,9 +254,14 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
     let mut held = lock(&inner.held);
     let held = held.as_mut().ok_or_else(removed)?;
     if let Some(running) = held.dir.running()? {
+        let theirs = |what| Err(Error::new(ErrorKind::State, what).with_path(&held.record.name));
         if join(&held.dir, &running)?.is_some() {
-            let error = Error::new(ErrorKind::State, "another program runs the container");
-            return Err(error.with_path(&held.record.name));
+            return theirs("another program runs the container");
+        }
+        // What it writes down about the end would else be about this run.
+        held.dir.until_ended(running.started, Instant::now() + TOLD_TIME)?;
+        if held.dir.running()?.is_some_and(|running| running.has_owner()) {
+            return theirs("another program ran the container and has not written down yet how it ended");
         }
         // Its program was killed and left its groups.
         inner.store.cgroups()?.sweep(|group| group != held.record.id)?;
