@@ -40,7 +40,7 @@ fn main() -> Result<()> {
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
 
     println!(
-        "exec of `true`, from the call to reaped; medians of interleaved runs, in ms; ratio to the floor"
+        "exec of `true`, from the call to reaped; medians of interleaved runs, each at rest, in ms; ratio to the floor"
     );
     let silent = || {
         let exec = container.exec(["/bin/busybox", "true"]);

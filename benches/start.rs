@@ -13,7 +13,7 @@ mod measure;
 use coracle::Container;
 #[cfg(target_arch = "x86_64")]
 use floor::Floor;
-use measure::{Result, Row, import, measure, rootfs, timed, tool};
+use measure::{Result, Row, import, measure, measure_in_a_row, rootfs, timed, tool};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
@@ -41,20 +41,26 @@ fn main() -> Result<()> {
     let limited = usual.clone().memory_max(64 << 20).pids_max(64).cpus(1.0);
 
     println!(
-        "start to reaped of `true`; medians of interleaved runs, in ms; ratio to the floor of the same run"
+        "start to reaped of `true`; medians of interleaved runs, each on a machine at rest, in ms; ratio to the floor"
     );
-    let mut rows: Vec<Row> = vec![
-        Row::new("floor: raw clone3(CLONE_VM)", 200, || floor.run()),
-        Row::new("coracle, no limits", 200, || started(&plain)),
-        Row::new("coracle, as by default: 2048 pids", 200, || started(&usual)),
-        Row::new("coracle, memory, pids, cpu", 200, || started(&limited)),
-        Row::new("coracle run(), with its removal", 200, || whole(&usual)),
-    ];
+    let own = || {
+        vec![
+            Row::new("floor: raw clone3(CLONE_VM)", 200, || floor.run()),
+            Row::new("coracle, no limits", 200, || started(&plain)),
+            Row::new("coracle, as by default: 2048 pids", 200, || started(&usual)),
+            Row::new("coracle, memory, pids, cpu", 200, || started(&limited)),
+            Row::new("coracle run(), with its removal", 200, || whole(&usual)),
+        ]
+    };
+    let mut rows: Vec<Row> = own();
     rows.extend(peers(dir.path(), &rootfs, &tar)?);
     measure(&mut rows);
     drop(Command::new("docker").args(["rmi", DOCKER_IMAGE]).output());
 
-    println!("\nthe same in a host program of 4 GB");
+    println!("\none after the other without a rest: what each left behind is still being taken down");
+    measure_in_a_row(&mut own());
+
+    println!("\nthe same, at rest, in a host program of 4 GB");
     let mut ballast = vec![0u8; 4 << 30];
     ballast.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
     let mut rows = vec![

@@ -22,22 +22,50 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Runs the rows in turn; the first is the floor that the others are compared with.
+/// How long nothing is done before a run that is to find the machine at rest. What a start leaves behind is taken down by
+/// the kernel after its end has been told, a network namespace for one: that takes as long as the start, on another
+/// processor or on the same.
+const REST: Duration = Duration::from_millis(10);
+
+/// Runs the rows in turn, each run on a machine at rest, and prints them; the first is the floor that the others are compared
+/// with.
 pub fn measure(rows: &mut [Row<'_>]) {
-    let most = rows.iter().map(|row| row.runs).max().unwrap_or(0);
-    for round in 0..most + 3 {
-        for row in rows.iter_mut().filter(|row| round < row.runs + 3) {
-            match (row.run)() {
-                // The first three warm up.
-                Ok(time) if round >= 3 => row.times.push(time),
-                Ok(_) => {}
-                Err(error) => {
-                    println!("{}: {error}", row.name);
-                    row.runs = 0;
+    take(rows, 1, REST);
+    print(rows);
+}
+
+/// The same without rest: each row by itself, one run after the other, so that it meets what it has left behind itself.
+pub fn measure_in_a_row(rows: &mut [Row<'_>]) {
+    take(rows, 20, Duration::ZERO);
+    print(rows);
+}
+
+/// `turn` runs of each row in turn, until all have had theirs.
+fn take(rows: &mut [Row<'_>], turn: usize, rest: Duration) {
+    /// Of each row, and of each turn of several.
+    const WARM_UP: usize = 3;
+    let mut first = true;
+    while rows.iter().any(|row| row.times.len() < row.runs) {
+        let warm_up = if first || turn > 1 { WARM_UP } else { 0 };
+        first = false;
+        for row in rows.iter_mut().filter(|row| row.times.len() < row.runs) {
+            for run in 0..warm_up + turn.min(row.runs - row.times.len()) {
+                std::thread::sleep(rest);
+                match (row.run)() {
+                    Ok(time) if run >= warm_up => row.times.push(time),
+                    Ok(_) => {}
+                    Err(error) => {
+                        println!("{}: {error}", row.name);
+                        row.runs = 0;
+                        break;
+                    }
                 }
             }
         }
     }
+}
+
+fn print(rows: &mut [Row<'_>]) {
     let mut floor = None;
     for row in rows.iter_mut().filter(|row| !row.times.is_empty()) {
         row.times.sort();
