@@ -18,6 +18,7 @@ use super::status::ExitStatus;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::pins::{RECORD, RECORD_MAX};
 use crate::store::{Lease, Pins, Store};
+use crate::sys::message;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -254,16 +255,12 @@ impl Dir {
     }
 
     /// Waits until the program that runs it has taken back what says that the run which began at `started` goes on, or has
-    /// ended itself, or the deadline.
-    pub fn until_ended(&self, started: SystemTime, deadline: Instant) -> Result<()> {
+    /// ended itself; false at the deadline.
+    pub fn until_ended(&self, started: SystemTime, deadline: Instant) -> Result<bool> {
         use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
-        let runs = || Ok::<_, Error>(self.running()?.filter(|run| run.started == started && run.has_owner()));
-        let Some(run) = runs()? else { return Ok(()) };
-        let Some(owner) = rustix::process::Pid::from_raw(run.owner.0) else { return Ok(()) };
-        let owner = match rustix::process::pidfd_open(owner, rustix::process::PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Ok(()),
-            other => other.call("pidfd_open")?,
-        };
+        let runs = || Ok::<_, Error>(self.running()?.filter(|run| run.started == started));
+        let Some(run) = runs()? else { return Ok(true) };
+        let Some(owner) = living(run.owner.0, run.owner.1)? else { return Ok(true) };
         let changes = || -> std::result::Result<OwnedFd, Errno> {
             let changes = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
             let dir = format!("/proc/thread-self/fd/{}", self.as_fd().as_raw_fd());
@@ -274,7 +271,10 @@ impl Dir {
         let changes = changes().ok();
         let pause = Duration::from_millis(2);
         // Once more after the watch is there, and after each change.
-        while runs()?.is_some() && Instant::now() < deadline {
+        while runs()?.is_some() {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
             let until = if changes.is_some() { deadline } else { deadline.min(Instant::now() + pause) };
             let mut polled = vec![PollFd::new(&owner, PollFlags::IN)];
             polled.extend(changes.as_ref().map(|changes| PollFd::new(changes, PollFlags::IN)));
@@ -283,14 +283,14 @@ impl Dir {
                 Err(errno) => return Err(Error::os("poll", errno)),
             }
             if !polled[0].revents().is_empty() {
-                return Ok(());
+                return Ok(true);
             }
             if let Some(changes) = &changes {
                 // What has changed is looked at anyway. Nothing there: it was the deadline, or a signal.
                 let _ = rustix::io::read(changes, &mut [0; 4096]);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether somebody else has it open, in this program or in another.
@@ -322,11 +322,18 @@ fn make_dir(
         .map_err(|errno| ("fchownat", errno))
 }
 
-impl RunningRecord {
-    /// Whether the program that started it is still there to say how it ends.
-    pub fn has_owner(&self) -> bool {
-        start_time(self.owner.0) == Some(self.owner.1)
-    }
+/// The process with this number, if it is the one that started at that [time](start_time): numbers are given again.
+/// `None` of one that has ended, also while nobody has reaped it.
+pub(crate) fn living(pid: i32, started: u64) -> Result<Option<OwnedFd>> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let Some(number) = Pid::from_raw(pid) else { return Ok(None) };
+    let pidfd = match pidfd_open(number, PidfdFlags::empty()) {
+        // Nobody's, or a mere thread's by now.
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+        other => other.call("pidfd_open")?,
+    };
+    let is_it = start_time(pid) == Some(started);
+    Ok((is_it && !message::readable(&pidfd, Some(Instant::now()))?).then_some(pidfd))
 }
 
 /// How another program recognizes this one.

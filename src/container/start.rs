@@ -7,7 +7,7 @@ use super::hierarchies::Hierarchies;
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::protection::{self, Ids, Made, Protection, Wall};
-use super::record::{Dir, Exited, Record, RunningRecord, UPPER, WORK};
+use super::record::{Dir, Exited, Record, RunningRecord, UPPER, WORK, living};
 use super::rootfs::{self, Base, Planned, Root, Shift, Source};
 use super::running::{Ending, Running};
 use super::script::Script;
@@ -25,7 +25,6 @@ use crate::security::landlock::Entering;
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::idmap::{Extent, IdMap, is_privileged};
-use crate::sys::message;
 use crate::sys::plan::Cell;
 use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
@@ -86,18 +85,7 @@ pub(super) fn exited_of_other(dir: &Dir, started: SystemTime) -> Result<Exited> 
 
 /// Another program's running container; `None` when its first process is gone.
 pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Running>>> {
-    let Some(pid) = rustix::process::Pid::from_raw(running.pid) else { return Ok(None) };
-    let pidfd = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(Errno::SRCH) => return Ok(None),
-        Err(errno) => return Err(Error::os("pidfd_open", errno)),
-    };
-    // Until somebody reaps it, one that has ended has its number still.
-    if super::record::start_time(running.pid) != Some(running.start_time)
-        || message::readable(&pidfd, Some(Instant::now()))?
-    {
-        return Ok(None);
-    }
+    let Some(pidfd) = living(running.pid, running.start_time)? else { return Ok(None) };
     let cgroup = match running.cgroups.is_empty() {
         true => None,
         false => match Cgroup::open(&running.cgroups) {
@@ -259,8 +247,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
             return theirs("another program runs the container");
         }
         // What it writes down about the end would else be about this run.
-        held.dir.until_ended(running.started, Instant::now() + TOLD_TIME)?;
-        if held.dir.running()?.is_some_and(|running| running.has_owner()) {
+        if !held.dir.until_ended(running.started, Instant::now() + TOLD_TIME)? {
             return theirs("another program ran the container and has not written down yet how it ended");
         }
         // Its program was killed and left its groups.

@@ -262,6 +262,9 @@ fn a_kept_container_whose_first_process_nobody_has_reaped() {
         let mut record: serde_json::Value = serde_json::from_slice(&fs::read(running).unwrap()).unwrap();
         assert!(record["pid"].is_u64() && record["start_time"].is_u64(), "{record}");
         (record["pid"], record["start_time"]) = (pid.into(), started.into());
+        // Nor the program.
+        assert!(record["owner"].is_array(), "{record}");
+        record["owner"] = serde_json::json!([pid, started]);
         // None where there are none to be had; one that is gone would say that the run has ended.
         record["cgroups"] = serde_json::json!([]);
         fs::write(running, record.to_string()).unwrap();
