@@ -263,6 +263,7 @@ impl Container {
         self.0.witness.check()?;
         self.0.refuse_others()?;
         let mut phase = lock(&self.0.phase);
+        let (mut told, mut own_end) = (false, None);
         if let Phase::Running(running) = &*phase {
             match running.try_wait() {
                 Ok(None) => {
@@ -275,13 +276,22 @@ impl Container {
                 }
                 Ok(Some(_)) | Err(_) => {}
             }
-            self.0.forget_end(running)?;
+            told = self.0.is_told(running)?;
             if running.warden.is_none() {
-                // That pidfd has told of its process's end, and always will. Nobody else sets it: the phase is locked.
-                let _ = self.0.own_end.set(end_event()?);
+                // That pidfd has told of its process's end, and always will.
+                own_end = Some(end_event()?);
             }
         }
         let running = self.launch()?;
+        // Until it runs anew, the descriptor goes on telling of the last end.
+        if told && let Err(error) = self.0.forget_end() {
+            running.end()?;
+            return Err(error);
+        }
+        if let Some(end) = own_end {
+            // Nobody else sets it: the phase is locked.
+            let _ = self.0.own_end.set(end);
+        }
         *phase = Phase::Running(running.clone());
         drop(phase);
         if let Err(error) = running.clone().watch(&self.0) {

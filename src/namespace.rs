@@ -516,7 +516,7 @@ impl Heard {
                     Err(error) if !executed && is_nothing(&error) => break,
                     Err(_) if executed && heard.failed.is_some() => return Ok(heard),
                     // Of several that fail, the first has the reason.
-                    Err(_) if heard.failed.is_some() => {}
+                    Err(_) if heard.failed.is_some() => break,
                     Err(error) => {
                         heard.failed = Some(error);
                         // All processes end now.

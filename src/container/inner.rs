@@ -25,15 +25,15 @@ impl Inner {
         self.own_end.get().unwrap_or(&self.end).as_fd()
     }
 
-    /// The descriptor that tells of the end is not to tell of the last one any more. The thread that watched it says so
-    /// last of all.
-    pub(super) fn forget_end(&self, running: &Running) -> Result<()> {
-        if running.watched.load(Ordering::Relaxed)
-            && crate::sys::message::readable(self.end(), Some(after(KILL_TIME)))?
-        {
-            rustix::io::read(self.end(), &mut [0; 8]).call("read(eventfd)")?;
-        }
-        Ok(())
+    /// Waits until the thread that watched it is done, which it tells last of all; whether there is something told.
+    pub(super) fn is_told(&self, running: &Running) -> Result<bool> {
+        Ok(running.watched.load(Ordering::Relaxed)
+            && crate::sys::message::readable(self.end(), Some(after(KILL_TIME)))?)
+    }
+
+    /// The descriptor that tells of the end is not to tell of the last one any more.
+    pub(super) fn forget_end(&self) -> Result<()> {
+        rustix::io::read(self.end(), &mut [0; 8]).call("read(eventfd)").map(drop)
     }
 
     /// An error for a container that was opened from the store, and that belongs to the handle that made it: that one

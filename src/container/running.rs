@@ -130,13 +130,18 @@ impl Running {
     }
 
     fn write_end(&self, exited: &Exited) -> Result<()> {
-        if !self.dir.is_ephemeral()
-            && let Some(mut record) = self.dir.record()?
-        {
-            record.exited = Some(exited.clone());
-            self.dir.set_record(&record)?;
-        }
-        self.dir.set_running(None)
+        let record = || {
+            if !self.dir.is_ephemeral()
+                && let Some(mut record) = self.dir.record()?
+            {
+                record.exited = Some(exited.clone());
+                self.dir.set_record(&record)?;
+            }
+            Ok(())
+        };
+        // Where the end can't be written, on a full disk for one, it runs no more all the same.
+        let written = record();
+        self.dir.set_running(None).and(written)
     }
 
     pub fn exited(&self) -> Option<Exited> {
@@ -343,7 +348,13 @@ impl Running {
                 // With the warden the kernel has killed all that was in there.
                 self.release_group();
                 lock(&self.ports).clear();
-                *lock(&self.end) = Ending::Lost;
+                let mut end = lock(&self.end);
+                if matches!(*end, Ending::Not) {
+                    *end = Ending::Lost;
+                    // Other programs may start it again.
+                    let (started, finished) = (self.started, SystemTime::now());
+                    self.write_end(&Exited { status: super::ExitStatus::lost(), started, finished })?;
+                }
                 Err(error)
             }
         }

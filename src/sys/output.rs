@@ -376,6 +376,10 @@ impl Pump {
                 polled.push(PollFd::new(until, PollFlags::IN));
             }
             let time = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            // There may be something to read at any time.
+            if time.is_some_and(|time| time.is_zero()) {
+                return Ok(Stopped::Deadline);
+            }
             let time = time
                 .map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() });
             match poll(&mut polled, time.as_ref()) {

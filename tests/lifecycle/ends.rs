@@ -45,6 +45,40 @@ fn kill_sends_any_signal() {
     assert_eq!(container.wait().unwrap().signal(), Some(9));
 }
 
+/// However fast the output comes and however slowly it is taken.
+#[test]
+fn the_time_limit_kills_what_floods() {
+    let slow = |_: Stream, _: &[u8]| std::thread::sleep(Duration::from_millis(20));
+    let flood = sh(&host(), "cat /dev/zero & exec cat /dev/zero >&2").on_output(slow);
+    let from = Instant::now();
+    let error = flood.timeout(Duration::from_millis(100)).start().unwrap().wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert_soon(from);
+}
+
+/// The descriptor goes on telling of the last end, and nobody waits for it to tell again.
+#[test]
+fn a_start_that_fails_leaves_the_last_end() {
+    use std::os::fd::AsFd;
+    let container = sh(&host(), "rm -rf /usr/local/bin/gone").create().unwrap();
+    container.start().unwrap();
+    container.wait().unwrap();
+    let told = || ends(&container.as_fd().try_clone_to_owned().unwrap(), LONG);
+    assert!(told());
+    // Without it an overlay can't be had.
+    let dir = container_dir(&container);
+    fs::rename(dir.join("upper"), dir.join("away")).unwrap();
+    let from = Instant::now();
+    for _ in 0..2 {
+        container.start().unwrap_err();
+        assert!(told());
+    }
+    assert_soon(from);
+    fs::rename(dir.join("away"), dir.join("upper")).unwrap();
+    container.start().unwrap();
+    assert!(container.wait().unwrap().success());
+}
+
 #[test]
 fn the_time_limit_kills() {
     let image = host();

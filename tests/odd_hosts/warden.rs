@@ -68,6 +68,28 @@ fn it_is_killed() {
     assert_eq!(count(image.store().path().join("containers")), 1);
 }
 
+/// What became of it is written down, so that anybody may start it again while this program lives.
+#[test]
+fn a_kept_container_that_was_lost_is_started_by_another_handle() {
+    if !is_own_process("warden::a_kept_container_that_was_lost_is_started_by_another_handle") {
+        return;
+    }
+    let image = host();
+    sh(&image, "exec sleep 1000").name("kept").create().unwrap().keep().unwrap();
+    let container = image.store().container("kept").unwrap();
+    container.start().unwrap();
+    send(warden_of(&container), Signal::SIGKILL);
+    assert_gone(container.wait());
+    use std::os::fd::AsFd;
+    assert!(ends(&container.as_fd().try_clone_to_owned().unwrap(), LONG), "its descriptor says so");
+    drop(container);
+    let again = image.store().container("kept").unwrap();
+    assert_eq!(again.state(), coracle::State::Exited);
+    again.start().unwrap();
+    assert_eq!(again.stop(Duration::ZERO).unwrap().signal(), Some(9));
+    again.remove().unwrap();
+}
+
 /// Nothing waits for ever, and every start either gives a container or says why not.
 #[test]
 fn it_is_killed_again_and_again() {
