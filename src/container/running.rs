@@ -395,6 +395,7 @@ impl Running {
             door,
             single: self.single,
             ports,
+            report: if self.dir.is_ephemeral() { Default::default() } else { self.report.to_json() },
         }))
     }
 }

@@ -101,7 +101,7 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
         single: running.single,
         door: Some(running.door.clone()),
         cgroup: Mutex::new(cgroup),
-        report: Report::default(),
+        report: Report::from_json(&running.report),
         started: running.started,
         deadline: None,
         log: Log::new(0),

@@ -268,6 +268,8 @@ fn nobody_waits_for_the_word_of_the_dead() {
     sh(&image, "exec sleep 1000").name("left").create().unwrap().keep().unwrap();
     let (mut program, _) = start(dir.path(), "left");
     let seen = store.container("left").unwrap();
+    let line = seen.report().get("no_new_privs").map(ToString::to_string);
+    assert_eq!(line.as_deref(), Some("no_new_privs: enforced (PR_SET_NO_NEW_PRIVS)"));
     let first = pidfd(seen.pid().unwrap());
     program.kill().unwrap();
     assert!(ends(&first, LONG));
