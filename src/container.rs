@@ -153,7 +153,7 @@ impl Container {
             Ok(dir) => dir,
             Err(error) => {
                 if let Err(left) = volumes::remove_anonymous(store, &record) {
-                    tracing::warn!(error = %left, "anonymous volumes stay until Store::prune_volumes");
+                    tracing::warn!(error = %left, "anonymous volumes stay for now; it is tried again, and by the next Store::open");
                 }
                 return Err(error);
             }
