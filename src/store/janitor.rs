@@ -16,6 +16,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 pub(super) struct Task {
     /// For the log, where it stays.
     pub what: String,
+    /// It is tried for as long as the store is open: as nobody will see it who could do it afterwards.
+    pub is_last_chance: bool,
     pub remove: Box<dyn FnMut() -> Result<()> + Send>,
 }
 
@@ -57,9 +59,9 @@ impl Janitor {
                 };
                 failed.retain_mut(|(task, until)| match (task.remove)() {
                     Ok(()) => false,
-                    Err(_) if Instant::now() < *until && !is_over => true,
+                    Err(_) if (Instant::now() < *until || task.is_last_chance) && !is_over => true,
                     Err(error) => {
-                        tracing::warn!(%error, what = task.what, "discarded content stays until the next sweep");
+                        tracing::warn!(%error, what = task.what, "it could not be removed and stays");
                         false
                     }
                 });
@@ -111,7 +113,7 @@ mod tests {
                 told.send(what.clone()).unwrap();
                 Ok(())
             };
-            Task { what: name.to_owned(), remove: Box::new(remove) }
+            Task { what: name.to_owned(), is_last_chance: false, remove: Box::new(remove) }
         };
         let names: Vec<String> = (0..200).map(|number| number.to_string()).collect();
         for name in ["stuck"].into_iter().chain(names.iter().map(String::as_str)) {

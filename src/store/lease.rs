@@ -6,6 +6,7 @@
 
 use super::janitor::{Janitor, Task};
 use super::{Store, list, remove_tree};
+use crate::cgroup::Remnant;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::warden::{DOOR, NEW};
 use nix::fcntl::{FcntlArg, fcntl};
@@ -342,17 +343,17 @@ impl Store {
     /// Whether there is a thread that removes it from `tmp/`.
     fn remove_later(&self, doomed: String) -> bool {
         let (tenants, remover) = (self.0.tenants.clone(), self.0.remover.clone());
-        let what = format!("{}/tmp/{doomed}", self.path().display());
-        self.try_later(what, move || tenants.remove_doomed(&doomed, &remover))
+        let what = format!("{}/tmp/{doomed}, for the next sweep", self.path().display());
+        self.try_later(what, false, move || tenants.remove_doomed(&doomed, &remover))
     }
 
     /// Whether there is a thread that removes a volume which was made for one container alone, and could not be removed with
     /// it. Where another one needs it by now it stays.
     pub(crate) fn remove_orphan_later(&self, name: &str) -> bool {
         let (tenants, remover) = (self.0.tenants.clone(), self.0.remover.clone());
-        let (what, name) = (format!("{}/volumes/{name}", self.path().display()), OsString::from(name));
-        let mut doomed = None;
-        self.try_later(what, move || {
+        let what = format!("{}/volumes/{name}, for the next sweep", self.path().display());
+        let (name, mut doomed) = (OsString::from(name), None);
+        self.try_later(what, false, move || {
             if doomed.is_none() {
                 doomed = tenants.take_orphan(&name)?;
             }
@@ -360,10 +361,23 @@ impl Store {
         })
     }
 
+    /// For a control group that has processes when it goes, which are ending or hang. Once its container has gone no sweep
+    /// knows whose it is.
+    pub(crate) fn heir_of_group(&self) -> impl FnOnce(&str, Remnant) + Send + Sync + 'static {
+        let store = self.clone();
+        move |name, remove| {
+            let what = format!("the control group {name}");
+            if !store.try_later(what.clone(), true, remove) {
+                tracing::warn!(what, "it could not be removed and stays");
+            }
+        }
+    }
+
     /// Whether there is a thread that does it, and does it again for some time while it fails.
-    pub(crate) fn try_later(
+    fn try_later(
         &self,
         what: String,
+        is_last_chance: bool,
         remove: impl FnMut() -> Result<()> + Send + 'static,
     ) -> bool {
         if !self.0.witness.is_here() {
@@ -374,7 +388,9 @@ impl Store {
         if janitor.is_none() {
             *janitor = Janitor::start();
         }
-        janitor.as_ref().is_some_and(|janitor| janitor.take(Task { what, remove: Box::new(remove) }))
+        janitor
+            .as_ref()
+            .is_some_and(|janitor| janitor.take(Task { what, is_last_chance, remove: Box::new(remove) }))
     }
 }
 
