@@ -83,6 +83,21 @@ pub struct Cgroup {
     _parent: Option<CgroupParent>,
     /// Of the process that removes it; `None` where nobody does.
     owner: Option<Witness>,
+    heir: Option<Heir>,
+}
+
+/// Removes what has stayed of a group, where that can be done by now.
+pub(crate) type Remnant = Box<dyn FnMut() -> Result<()> + Send>;
+
+type Bequest = dyn FnOnce(&str, Remnant) + Send + Sync;
+
+/// Who is given the name of a group that could not be removed when it went, and what removes it later.
+struct Heir(Box<Bequest>);
+
+impl std::fmt::Debug for Heir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Heir")
+    }
 }
 
 /// A directory in a v1 hierarchy.
@@ -136,6 +151,7 @@ impl Cgroup {
             report: Report::default(),
             _parent: Some(parent.clone()),
             owner: Some(Witness::current()?),
+            heir: None,
         };
         // From here on an error drops `group`, which removes what was made.
         let (mut kinds, mut on_v2): (Vec<LimitKind>, Vec<LimitKind>) = (Vec::new(), Vec::new());
@@ -182,6 +198,7 @@ impl Cgroup {
             report: Report::default(),
             _parent: None,
             owner: None,
+            heir: None,
         };
         for path in paths {
             let path = path.as_ref();
@@ -514,7 +531,28 @@ impl Cgroup {
     /// [`ErrorKind::InUse`]: processes are left in it. [`ErrorKind::PermissionDenied`]: this process may no longer.
     pub fn remove(mut self) -> Result<()> {
         self.owner = None;
-        self.remove_by(Instant::now() + Duration::from_secs(2))
+        let removed = self.remove_by(Instant::now() + Duration::from_secs(2));
+        if removed.is_err() {
+            self.bequeath();
+        }
+        removed
+    }
+
+    /// Whoever gets it if something is left in it when it goes.
+    pub(crate) fn leave_to(&mut self, heir: impl FnOnce(&str, Remnant) + Send + Sync + 'static) {
+        self.heir = Some(Heir(Box::new(heir)));
+    }
+
+    fn bequeath(&mut self) {
+        let Some(Heir(heir)) = self.heir.take() else { return };
+        let paths: Vec<PathBuf> = self.paths().map(Into::into).collect();
+        // With the last group in it the directory above goes.
+        let parent = self._parent.clone();
+        let remove = move || {
+            let _parent = &parent;
+            paths.iter().try_for_each(|path| process::remove(path, Instant::now()))
+        };
+        heir(&self.name, Box::new(remove));
     }
 
     /// Leaves the group as it is.
@@ -538,7 +576,10 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if self.owner.is_some_and(|owner| owner.is_here()) {
-            let _ = self.remove_by(Instant::now() + Duration::from_millis(100));
+            let removed = self.remove_by(Instant::now() + Duration::from_millis(100));
+            if removed.is_err() {
+                self.bequeath();
+            }
         }
     }
 }

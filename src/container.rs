@@ -153,7 +153,7 @@ impl Container {
             Ok(dir) => dir,
             Err(error) => {
                 if let Err(left) = volumes::remove_anonymous(store, &record) {
-                    tracing::warn!(error = %left, "anonymous volumes stay until Store::prune_volumes");
+                    tracing::warn!(error = %left, "anonymous volumes stay for now; it is tried again, and by the next Store::open");
                 }
                 return Err(error);
             }
@@ -443,6 +443,10 @@ impl Container {
     }
 
     /// What was asked for that this host might not have, and what it enforces. Empty before the start.
+    ///
+    /// Of a run that another program or another handle started it is what that one was told, as long as it goes on and if
+    /// the container is a kept one; else it is empty. An outcome that only a later version of this library knows counts as
+    /// not enforced.
     pub fn report(&self) -> Report {
         match &*lock(&self.0.phase) {
             Phase::Running(running) => running.report.clone(),

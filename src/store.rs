@@ -54,6 +54,7 @@ pub(crate) mod pins;
 mod remove;
 mod room;
 mod temp;
+mod tenants;
 mod verify;
 
 pub(crate) use blob::BlobWriter;
@@ -74,6 +75,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tenants::Tenants;
 
 /// A handle to a store; copies of it are the same store.
 ///
@@ -89,17 +91,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub struct Store(Arc<Inner>);
 
 struct Inner {
-    path: PathBuf,
     root: OwnedFd,
     blobs: OwnedFd,
     layers: OwnedFd,
-    containers: OwnedFd,
-    volumes: OwnedFd,
     ids: OwnedFd,
     locks: OwnedFd,
-    tmp: Arc<OwnedFd>,
+    tenants: Arc<Tenants>,
     remover: Arc<OnceLock<Box<dyn Remover>>>,
-    /// Removes what was discarded, on a thread of its own; started by the first [`Store::discard_later`].
+    /// Removes what was discarded, on a thread of its own; started by the first that needs it.
     janitor: Mutex<Option<janitor::Janitor>>,
     witness: Witness,
     cgroups: OnceLock<crate::cgroup::CgroupParent>,
@@ -189,13 +188,15 @@ impl Store {
         let store = Self(Arc::new(Inner {
             blobs: room("blobs/sha256")?,
             layers: room("layers")?,
-            containers: room("containers")?,
-            volumes: room("volumes")?,
             ids: room("ids")?,
             locks: room("locks")?,
-            tmp: Arc::new(room("tmp")?),
+            tenants: Arc::new(Tenants {
+                containers: room("containers")?,
+                volumes: room("volumes")?,
+                tmp: room("tmp")?,
+                path: path.clone(),
+            }),
             root,
-            path,
             remover: Arc::default(),
             janitor: Mutex::new(None),
             witness: Witness::current()?,
@@ -213,7 +214,7 @@ impl Store {
 
     /// The directory of the store, absolute and without symbolic links.
     pub fn path(&self) -> &Path {
-        &self.0.path
+        &self.0.tenants.path
     }
 
     /// Whether this store goes away with its last handle.
@@ -225,8 +226,12 @@ impl Store {
         self.0.root.as_fd()
     }
 
+    fn tenants(&self) -> &Tenants {
+        &self.0.tenants
+    }
+
     pub(crate) fn containers_dir(&self) -> BorrowedFd<'_> {
-        self.0.containers.as_fd()
+        self.0.tenants.containers.as_fd()
     }
 
     pub(crate) fn ids_dir(&self) -> BorrowedFd<'_> {
@@ -234,7 +239,7 @@ impl Store {
     }
 
     pub(crate) fn volumes_dir(&self) -> BorrowedFd<'_> {
-        self.0.volumes.as_fd()
+        self.0.tenants.volumes.as_fd()
     }
 
     pub(crate) fn locks_dir(&self) -> BorrowedFd<'_> {
@@ -242,7 +247,7 @@ impl Store {
     }
 
     pub(crate) fn tmp_dir(&self) -> BorrowedFd<'_> {
-        self.0.tmp.as_fd()
+        self.0.tenants.tmp.as_fd()
     }
 
     /// Writes everything down to the disk, once.
@@ -287,7 +292,7 @@ impl Drop for Inner {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Store").field(&self.0.path).finish()
+        f.debug_tuple("Store").field(&self.0.tenants.path).finish()
     }
 }
 

@@ -168,6 +168,9 @@ fn two_handles_of_one_container() {
     assert_eq!(two.start().unwrap_err().kind(), ErrorKind::State, "it runs");
     let three = store.container("box").unwrap();
     assert_eq!(three.state(), State::Running);
+    // What is enforced is told to whoever opens it.
+    assert!(three.report().get("seccomp").is_some(), "{:?}", three.report());
+    assert_eq!(three.report(), one.report());
     three.kill(Signal::SIGKILL).unwrap();
     assert_eq!(three.wait().unwrap().signal(), Some(9));
     assert_eq!(one.wait().unwrap().signal(), Some(9));

@@ -310,3 +310,50 @@ fn an_image_has_its_owners_whatever_capabilities_root_has() {
     as_each(TEST, &home.path().join("store"), &[(ids, &with), (ids, &without), (ids, &with)]);
     assert_eq!(count(home.path().join("store/layers")), 2);
 }
+
+/// Who has sub-ids is root over them: no container of root's is to have one, and of one that had them first the report says so.
+#[test]
+#[ignore = "needs root: its containers have ranges of their own"]
+fn sub_ids_of_users_are_no_containers() {
+    const TEST: &str = "sub_ids_of_users_are_no_containers";
+    let Some(store) = std::env::var_os(STORE) else {
+        let home = tempfile::tempdir_in("/var/tmp").unwrap();
+        return as_each(TEST, &home.path().join("store"), &[("", &["setpriv"])]);
+    };
+    let store = Store::open(store).unwrap();
+    let image = Image::host(&store).unwrap();
+    let base = |container: &Container| {
+        let record: serde_json::Value = serde_json::from_str(&container.inspect().unwrap()).unwrap();
+        record["base"].as_u64().unwrap()
+    };
+    let sleeper = sh(&image, "exec sleep 1000");
+    let strict = sleeper.clone().require(Protection::IdRange);
+    let all = [sleeper.clone().name("lax"), strict.clone().name("strict"), sleeper.clone().name("none")];
+    let all: Vec<_> = all.iter().map(|builder| builder.create().unwrap()).collect();
+    let bases: Vec<u64> = all.iter().map(base).collect();
+    let mut all = all.into_iter();
+    all.by_ref().take(2).for_each(|container| container.keep().unwrap());
+    drop(all);
+    // Both files; here they are one, of this mount namespace only.
+    let lines = |owner: &str| bases.iter().map(|base| format!("{owner}:{base}:10\n")).collect::<String>();
+    fs::write("/etc/subgid", lines("root")).unwrap();
+    assert_eq!(base(&sleeper.create().unwrap()), bases[2], "what root has is root's");
+    fs::write("/etc/subgid", format!("nobodys\n{}", lines("nobodys"))).unwrap();
+    let other = strict.start().unwrap();
+    assert!(!bases.contains(&base(&other)), "{bases:?}");
+    assert!(matches!(other.report().get("id_range").unwrap().outcome(), Outcome::Enforced(_)));
+
+    let lax = store.container("lax").unwrap();
+    lax.start().unwrap();
+    let report = lax.report();
+    let Outcome::Partial(why) = report.get("id_range").unwrap().outcome() else { panic!("{report:?}") };
+    assert!(why.contains("to nobodys") && why.contains("/etc/subuid"), "{why}");
+    let error = store.container("strict").unwrap().start().unwrap_err();
+    assert_eq!((error.kind(), error.protection()), (ErrorKind::Unsupported, Some("id_range")), "{error}");
+    assert!(error.to_string().contains("to nobodys"), "{error}");
+
+    fs::write("/etc/subgid", "nobodys:0:4294967295\n").unwrap();
+    let error = sleeper.create().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    assert!(error.remedy().unwrap().contains("/etc/subuid"), "{error}");
+}

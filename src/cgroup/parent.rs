@@ -472,6 +472,39 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_be_removed_is_left_to_somebody() {
+        use crate::cgroup::{Cgroup, Remnant};
+        let dir = tempfile::tempdir().unwrap();
+        let (tell, told) = std::sync::mpsc::channel::<(String, Remnant)>();
+        let remove = |group: Cgroup| assert!(group.remove().is_err());
+        for (go, is_in_use) in [(drop as fn(_), true), (remove as fn(_), true), (drop as fn(_), false)] {
+            // A plain directory with a file is as little removed as a group with a process.
+            let path = dir.path().join("x");
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("tasks"), "").unwrap();
+            let mut group = Cgroup::open([&path]).unwrap();
+            group.owner = Some(crate::sys::fork::Witness::current().unwrap());
+            let tell = tell.clone();
+            group.leave_to(move |name, remove| tell.send((name.to_owned(), remove)).unwrap());
+            if !is_in_use {
+                fs::remove_file(path.join("tasks")).unwrap();
+            }
+            go(group);
+            assert_eq!(path.exists(), is_in_use);
+            let Ok((name, mut remove)) = told.try_recv() else {
+                assert!(!is_in_use, "nobody got it");
+                continue;
+            };
+            assert!(is_in_use && name == "x", "{name}");
+            assert!(remove().is_err());
+            fs::remove_file(path.join("tasks")).unwrap();
+            remove().unwrap();
+            assert!(!path.exists());
+            remove().unwrap();
+        }
+    }
+
+    #[test]
     fn a_plain_directory_is_no_control_group() {
         let dir = tempfile::tempdir().unwrap();
         let own = Hierarchy { controllers: vec![], mount: dir.path().into(), own: dir.path().into() };

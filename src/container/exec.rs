@@ -156,7 +156,8 @@ impl<'a> Exec<'a> {
     /// Executes it. A [`timeout`](Self::timeout) counts until it is executed.
     ///
     /// # Errors
-    /// `Exec` when it can't be executed, `State` when the container does not run, `TimedOut`, `Setup` when a terminal is
+    /// `Exec` when it can't be executed, `State` when the container does not run, `TimedOut` also where the program that
+    /// runs the container is stopped and its warden does not answer within 10 s, `Setup` when a terminal is
     /// wanted and the container has hidden its devpts.
     pub fn spawn(self) -> Result<Executed> {
         let deadline = self.timeout.map(after);
@@ -245,7 +246,7 @@ impl<'a> Exec<'a> {
             inside::bound(s, command.capabilities);
             inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
         });
-        let mut started = warden.start_plan(s.plan)?;
+        let mut started = warden.start_plan_by(s.plan, deadline)?;
         drop(pipes.theirs);
         // It takes as long as the container's processes want: nothing else waits for that.
         drop(cgroup);
@@ -261,7 +262,7 @@ impl<'a> Exec<'a> {
             log: Log::new(self.streams.output_max.unwrap_or(OUTPUT_MAX)),
             warden,
             terminal: master,
-            _life: life.map(|(ours, _)| ours),
+            life: life.map(|(ours, _)| ours),
         })
     }
 }
@@ -373,18 +374,27 @@ pub struct Executed {
     warden: Arc<Warden>,
     terminal: Option<OwnedFd>,
     /// In another program's container: at its end the command is killed.
-    _life: Option<Life>,
+    life: Option<Life>,
 }
 
 impl Executed {
     /// Waits for its end.
     ///
     /// # Errors
-    /// `Gone` when the program's warden was killed, and with it the command, or in a forked copy of the program.
+    /// `Gone` when the program's warden was killed, and with it the command, or in a forked copy of the program; `TimedOut`
+    /// when it has ended and the container is another program's, whose warden does not tell how within 10 s.
     pub fn wait(&self) -> Result<ExitStatus> {
-        let exit = self.process.wait(None)?;
-        exit.map(|exit| ExitStatus::new(exit, false))
-            .ok_or_else(|| Error::new(ErrorKind::TimedOut, "waiting without a limit"))
+        let last = match self.life {
+            None => None,
+            Some(_) => {
+                self.process.check()?;
+                crate::sys::message::readable(self, None)?;
+                // How it ended the other program's warden tells at once.
+                Some(Instant::now() + KILL_TIME)
+            }
+        };
+        let exit = self.process.wait(last)?;
+        exit.map(|exit| ExitStatus::new(exit, false)).ok_or_else(warden::unanswered)
     }
 
     /// How it ended, if it did.

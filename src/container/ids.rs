@@ -3,10 +3,16 @@
 //! A range is a file in `ids/` with its number as its name, locked by the program that uses it and naming the container
 //! that keeps it. They lie where systemd's convention (UIDS-GIDS.md) has container ranges, 524288 to 1879048191; a
 //! store begins to look at a place that its path gives, so that two stores seldom meet.
+//!
+//! What `/etc/subuid` and `/etc/subgid` give to users ([`given`]) is not taken. useradd(8), which knows nothing of the ranges
+//! here, may give a user one that a kept container has: the report of its next start says so.
 #![forbid(unsafe_code)]
+
+mod given;
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::Store;
+use given::Given;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{File, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -29,6 +35,14 @@ pub(crate) fn is_range(base: u32) -> bool {
     number(base).is_some()
 }
 
+/// Why a range is not its container's alone, if so.
+pub(crate) fn shared(base: u32) -> Option<String> {
+    match Given::now() {
+        Ok(given) => given.some_of(base, COUNT).map(ToString::to_string),
+        Err(error) => Some(format!("whether users have some of them can't be told: {error}")),
+    }
+}
+
 /// A range in use by this program.
 #[derive(Debug)]
 pub(crate) struct Range {
@@ -46,9 +60,21 @@ fn start(store: &Store) -> u32 {
 
 impl Range {
     /// A free one for a new container.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` when there is none.
     pub fn take(store: &Store, id: &str) -> Result<Self> {
+        Self::take_beside(&*Given::now()?, store, id)
+    }
+
+    fn take_beside(given: &Given, store: &Store, id: &str) -> Result<Self> {
         let start = start(store);
+        let mut others = None;
         for number in (0..RANGES).map(|step| (start + step) % RANGES) {
+            if let Some(span) = given.some_of(FIRST + number * COUNT, COUNT) {
+                others.get_or_insert(span);
+                continue;
+            }
             let Some(mut range) = Self::lock(store, number)? else { continue };
             let mut holder = String::new();
             (&range.file).take(100).read_to_string(&mut holder).call_at("read", number.to_string())?;
@@ -65,9 +91,16 @@ impl Range {
                 return Ok(range);
             }
         }
-        Err(Error::new(ErrorKind::ResourceExhausted, "all ranges of user ids are taken")
-            .with_path(store.path().join("ids"))
-            .with_remedy("remove containers that are no longer needed"))
+        let taken = "all ranges of user ids are taken";
+        let error = match others {
+            None => Error::new(ErrorKind::ResourceExhausted, taken)
+                .with_remedy("remove containers that are no longer needed"),
+            Some(span) => Error::new(ErrorKind::ResourceExhausted, format!("{taken}: {span}")).with_remedy(
+                "leave some of the ids from 524288 to 1879048191 to containers: give users fewer in /etc/subuid and \
+                 /etc/subgid (usermod --del-subuids), or remove containers that are no longer needed",
+            ),
+        };
+        Err(error.with_path(store.path().join("ids")))
     }
 
     /// The one that a kept container has.
@@ -142,6 +175,26 @@ mod tests {
         assert_eq!(Range::again(&store, base).unwrap().base, base);
         // The same file: whoever takes a range there finds that it is kept.
         assert_eq!(new.join("ids").read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_users_have_is_not_taken() {
+        let store = Store::temp().unwrap();
+        let first = Range::take_beside(&Given::default(), &store, "a").unwrap().base;
+        let given = |first: u32, count: u32| {
+            let mut given = Given::default();
+            given.add("/etc/subgid", &format!("mallory:{first}:{count}"));
+            given
+        };
+        // The last of its ids is enough.
+        let range = Range::take_beside(&given(first + COUNT - 1, COUNT), &store, "a").unwrap();
+        assert!(range.base != first && range.base != first + COUNT, "{} {first}", range.base);
+        // All that there are; nothing is locked, or made, on the way.
+        let error = Range::take_beside(&given(0, u32::MAX), &store, "b").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        assert!(error.to_string().contains("to mallory"), "{error}");
+        assert!(error.remedy().unwrap().contains("/etc/subuid"), "{error}");
+        assert_eq!(store.path().join("ids").read_dir().unwrap().count(), 2);
     }
 
     /// Nobody's root may be the host's.

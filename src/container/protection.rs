@@ -316,7 +316,13 @@ impl Ids<'_> {
         let count: u64 = self.map.users.iter().map(|extent| u64::from(extent.count)).sum();
         match self.single {
             Some(why) => Outcome::NotEnforced(why.to_owned()),
-            None if self.base > 0 => Outcome::Enforced(format!("{count} ids, root is {}", self.base)),
+            None if self.base > 0 => {
+                let how = format!("{count} ids, root is {}", self.base);
+                match super::ids::shared(self.base) {
+                    None => Outcome::Enforced(how),
+                    Some(with) => Outcome::Partial(format!("{how}; {with}")),
+                }
+            }
             None => Outcome::Enforced(format!("{count} ids, root is the caller")),
         }
     }

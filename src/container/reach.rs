@@ -143,7 +143,7 @@ impl Reach {
     pub fn connect(&self, port: u16, deadline: Instant, stop: Option<BorrowedFd<'_>>) -> Result<TcpStream> {
         let step = |address| format!("connect({})", SocketAddr::new(address, port));
         let v4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let socket = self.socket(AddressFamily::INET)?;
+        let socket = self.socket(AddressFamily::INET, deadline)?;
         match establish(&socket, SocketAddr::new(v4, port), deadline, stop) {
             Ok(()) => return Ok(socket.into()),
             Err(Errno::CONNREFUSED) => {}
@@ -152,7 +152,7 @@ impl Reach {
         let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
         let refused = || Error::os(step(v4), Errno::CONNREFUSED);
         // A kernel without IPv6 has no such sockets.
-        let socket = match self.socket(AddressFamily::INET6) {
+        let socket = match self.socket(AddressFamily::INET6, deadline) {
             Err(error) if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) => {
                 return Err(refused());
             }
@@ -165,7 +165,7 @@ impl Reach {
     }
 
     /// A TCP socket of the container's network.
-    fn socket(&self, family: AddressFamily) -> Result<OwnedFd> {
+    fn socket(&self, family: AddressFamily, deadline: Instant) -> Result<OwnedFd> {
         let Some(warden) = &self.warden else {
             let made = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None);
             return above_stdio(made.call("socket")?);
@@ -185,7 +185,7 @@ impl Reach {
         )
         .store(letter.fd);
         plan.post(letter);
-        let told = warden.start_plan(plan)?.next(None);
+        let told = warden.start_plan_by(plan, Some(deadline))?.next(Some(deadline));
         let told = told.map_err(|error| match error.raw_os_error() {
             Some(errno) if errno == Errno::SRCH.raw_os_error() => {
                 Error::new(ErrorKind::State, "the container is not running")

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! container.json   the record: id, name, image, specification, what it pins, and how it last ended
-//! running.json     while it runs: its first process, for other programs
+//! running.json     while it runs: its first process, for other programs; of a kept one also what is enforced
 //! upper, work      the writable layer, owned by the container's root; parts/N of the host's image
 //! ```
 //!
@@ -88,6 +88,10 @@ pub(crate) struct RunningRecord {
     #[serde(default)]
     pub single: bool,
     pub ports: Vec<(u16, std::net::SocketAddr)>,
+    /// What is enforced ([`Report::to_json`](crate::cgroup::Report)), of one that is kept: the others are their own
+    /// program's, and their start does not pay for it.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub report: serde_json::Value,
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>> {

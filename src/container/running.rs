@@ -125,7 +125,7 @@ impl Running {
         if let Some(cgroup) = cgroup.take()
             && let Err(error) = cgroup.remove()
         {
-            tracing::warn!(%error, "a control group could not be removed; the next Store::open does it");
+            tracing::warn!(%error, "a control group could not be removed; it is tried again");
         }
     }
 
@@ -406,6 +406,7 @@ impl Running {
             door,
             single: self.single,
             ports,
+            report: if self.dir.is_ephemeral() { Default::default() } else { self.report.to_json() },
         }))
     }
 }

@@ -101,7 +101,7 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
         single: running.single,
         door: Some(running.door.clone()),
         cgroup: Mutex::new(cgroup),
-        report: Report::default(),
+        report: Report::from_json(&running.report),
         started: running.started,
         deadline: None,
         log: Log::new(0),
@@ -190,7 +190,8 @@ fn bounds(
     let asked = limits.kinds().any(|kind| is_asked(&limits, kind));
     let origin = Origin { pid: &|| warden.pid(), scope: &warden.scope };
     let (cgroup, mut report, refused) = match store.cgroups()?.create_for(origin, id, &limits) {
-        Ok(cgroup) => {
+        Ok(mut cgroup) => {
+            cgroup.leave_to(store.heir_of_group());
             let report = cgroup.report().clone();
             (Some(cgroup), report, None)
         }

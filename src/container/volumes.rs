@@ -59,11 +59,15 @@ pub(super) fn remove_anonymous(store: &Store, record: &Record) -> Result<()> {
         if let MountKind::Volume { name, anonymous: true } = &mount.kind
             && !name.is_empty()
         {
-            let removed = match Volume::open(store, name) {
-                Ok(volume) => volume.remove(),
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-            };
+            let removed = Volume::open(store, name).and_then(|volume| volume.remove());
+            let removed = removed.or_else(|error| match error.kind() {
+                ErrorKind::NotFound => Ok(()),
+                // Without descriptors, as a rule: nobody can look who else needs it. Where that is nobody, it goes later.
+                _ => {
+                    store.remove_orphan_later(name);
+                    Err(error)
+                }
+            });
             // The first error is told; the others are tried all the same.
             result = result.and(removed);
         }

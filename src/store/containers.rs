@@ -9,7 +9,6 @@ use super::{Lease, Store, list};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::quota;
-use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -118,7 +117,7 @@ impl Store {
             let mut look = || -> Result<()> {
                 let Some(lease) = self.unused_container(name)? else { return Ok(()) };
                 any = true;
-                if let Some(part) = self.container_part(name)?.filter(|part| part.ephemeral) {
+                if let Some(part) = self.tenants().container_part(name)?.filter(|part| part.ephemeral) {
                     ephemeral.insert(name.to_owned(), (part.project, lease));
                 }
                 Ok(())
@@ -174,28 +173,9 @@ impl Store {
         if name.len() != 2 * ANONYMOUS {
             return Ok(());
         }
-        let is_orphan = || -> Result<bool> {
-            let Some(container) = self.volume_part(name)?.and_then(|part| part.container) else {
-                return Ok(false);
-            };
-            match statat(self.containers_dir(), &container, AtFlags::SYMLINK_NOFOLLOW) {
-                // Somebody may have learnt its name.
-                Err(Errno::NOENT) => Ok(!self
-                    .pins()?
-                    .iter()
-                    .any(|(_, pins)| pins.volumes.iter().any(|pinned| **pinned == *name))),
-                other => {
-                    other.map(|_| false).call_at("fstatat", self.path().join("containers").join(container))
-                }
-            }
-        };
-        if !is_orphan()? {
-            return Ok(());
-        }
-        match Lease::try_exclusive(self.volumes_dir(), name) {
-            // Whose container is being made has a lease until the container is there: asked once more.
-            Ok(Some(_lease)) if is_orphan()? => self.discard(self.volumes_dir(), name),
-            Ok(_) => Ok(()),
+        match self.tenants().take_orphan(name) {
+            Ok(Some(doomed)) => self.remove_tree(self.tmp_dir(), doomed),
+            Ok(None) => Ok(()),
             Err(error) if error.kind() == ErrorKind::InUse => Ok(()),
             Err(error) => Err(error),
         }

@@ -1,12 +1,9 @@
-//! Removes what was discarded without keeping anybody waiting: freeing a directory can take milliseconds on a busy disk.
+//! Removes what was discarded without keeping anybody waiting: freeing a directory can take milliseconds on a busy disk. And
+//! tries again what could not be removed when it should have been.
 #![forbid(unsafe_code)]
 
-use super::remove::{Remover, remove_tree_with};
 use crate::error::Result;
-use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,26 +12,29 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// Something to be removed.
+pub(super) struct Task {
+    /// For the log, where it stays.
+    pub what: String,
+    /// It is tried for as long as the store is open: as nobody will see it who could do it afterwards.
+    pub is_last_chance: bool,
+    pub remove: Box<dyn FnMut() -> Result<()> + Send>,
+}
+
 /// The thread and its queue.
 pub(super) struct Janitor {
-    queue: Sender<OsString>,
+    queue: Sender<Task>,
     thread: JoinHandle<()>,
 }
 
 impl Janitor {
-    /// `tmp` is where the doomed are. `None` where no thread can be had.
-    pub(super) fn start(tmp: Arc<OwnedFd>, remover: Arc<OnceLock<Box<dyn Remover>>>) -> Option<Self> {
-        Self::removing_by(move |name| {
-            remove_tree_with(tmp.as_fd(), name, remover.get().map(|remover| &**remover))
-        })
-    }
-
-    fn removing_by(remove: impl Fn(&OsStr) -> Result<()> + Send + 'static) -> Option<Self> {
-        let (queue, doomed) = channel::<OsString>();
+    /// `None` where no thread can be had.
+    pub(super) fn start() -> Option<Self> {
+        let (queue, doomed) = channel::<Task>();
         let run = move || {
             let _ = nix::sys::signal::SigSet::all().thread_block();
             // What failed, and until when it is tried; when all of it is tried next.
-            let mut failed: Vec<(OsString, Instant)> = Vec::new();
+            let mut failed: Vec<(Task, Instant)> = Vec::new();
             let mut again = Instant::now();
             loop {
                 let next = match failed.is_empty() {
@@ -42,13 +42,13 @@ impl Janitor {
                     false => doomed.recv_timeout(again.saturating_duration_since(Instant::now())),
                 };
                 let is_over = match next {
-                    Ok(name) => {
-                        if remove(&name).is_err() {
+                    Ok(mut task) => {
+                        if (task.remove)().is_err() {
                             let now = Instant::now();
                             if failed.is_empty() {
                                 again = now + AGAIN;
                             }
-                            failed.push((name, now + PATIENCE));
+                            failed.push((task, now + PATIENCE));
                         }
                         if Instant::now() < again {
                             continue;
@@ -57,11 +57,11 @@ impl Janitor {
                     }
                     Err(why) => why == RecvTimeoutError::Disconnected,
                 };
-                failed.retain(|(name, until)| match remove(name) {
+                failed.retain_mut(|(task, until)| match (task.remove)() {
                     Ok(()) => false,
-                    Err(_) if Instant::now() < *until && !is_over => true,
+                    Err(_) if (Instant::now() < *until || task.is_last_chance) && !is_over => true,
                     Err(error) => {
-                        tracing::warn!(%error, ?name, "discarded content stays until the next sweep");
+                        tracing::warn!(%error, what = task.what, "it could not be removed and stays");
                         false
                     }
                 });
@@ -80,8 +80,8 @@ impl Janitor {
     }
 
     /// Whether the thread took it.
-    pub(super) fn take(&self, name: OsString) -> bool {
-        self.queue.send(name).is_ok()
+    pub(super) fn take(&self, task: Task) -> bool {
+        self.queue.send(task).is_ok()
     }
 
     /// Waits until everything is removed.
@@ -96,24 +96,28 @@ impl Janitor {
 mod tests {
     use super::*;
     use crate::error::{Error, ErrorKind};
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn what_others_need_meanwhile_does_not_count_on_its_patience() {
         let is_free = Arc::new(AtomicBool::new(false));
         let (told, removed) = channel();
-        let free = is_free.clone();
-        let janitor = Janitor::removing_by(move |name| {
-            if name == "stuck" && !free.load(Ordering::Acquire) {
-                return Err(Error::new(ErrorKind::ResourceExhausted, "not yet"));
-            }
-            told.send(name.to_owned()).unwrap();
-            Ok(())
-        })
-        .unwrap();
-        let names: Vec<OsString> = (0..200).map(|number| number.to_string().into()).collect();
-        for name in [OsString::from("stuck")].iter().chain(&names) {
-            assert!(janitor.take(name.clone()));
+        let janitor = Janitor::start().unwrap();
+        let task = |name: &str| {
+            let (what, told, is_free) = (name.to_owned(), told.clone(), is_free.clone());
+            let remove = move || {
+                if what == "stuck" && !is_free.load(Ordering::Acquire) {
+                    return Err(Error::new(ErrorKind::ResourceExhausted, "not yet"));
+                }
+                told.send(what.clone()).unwrap();
+                Ok(())
+            };
+            Task { what: name.to_owned(), is_last_chance: false, remove: Box::new(remove) }
+        };
+        let names: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+        for name in ["stuck"].into_iter().chain(names.iter().map(String::as_str)) {
+            assert!(janitor.take(task(name)));
         }
         for name in &names {
             assert_eq!(&removed.recv().unwrap(), name);

@@ -4,15 +4,16 @@
 //! again afterwards: between `open` and `flock` another process may have renamed or removed it.
 #![forbid(unsafe_code)]
 
-use super::janitor::Janitor;
+use super::janitor::{Janitor, Task};
 use super::{Store, list, remove_tree};
+use crate::cgroup::Remnant;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::warden::{DOOR, NEW};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -341,15 +342,55 @@ impl Store {
 
     /// Whether there is a thread that removes it from `tmp/`.
     fn remove_later(&self, doomed: String) -> bool {
+        let (tenants, remover) = (self.0.tenants.clone(), self.0.remover.clone());
+        let what = format!("{}/tmp/{doomed}, for the next sweep", self.path().display());
+        self.try_later(what, false, move || tenants.remove_doomed(&doomed, &remover))
+    }
+
+    /// Whether there is a thread that removes a volume which was made for one container alone, and could not be removed with
+    /// it. Where another one needs it by now it stays.
+    pub(crate) fn remove_orphan_later(&self, name: &str) -> bool {
+        let (tenants, remover) = (self.0.tenants.clone(), self.0.remover.clone());
+        let what = format!("{}/volumes/{name}, for the next sweep", self.path().display());
+        let (name, mut doomed) = (OsString::from(name), None);
+        self.try_later(what, false, move || {
+            if doomed.is_none() {
+                doomed = tenants.take_orphan(&name)?;
+            }
+            doomed.as_ref().map_or(Ok(()), |doomed| tenants.remove_doomed(doomed, &remover))
+        })
+    }
+
+    /// For a control group that has processes when it goes, which are ending or hang. Once its container has gone no sweep
+    /// knows whose it is.
+    pub(crate) fn heir_of_group(&self) -> impl FnOnce(&str, Remnant) + Send + Sync + 'static {
+        let store = self.clone();
+        move |name, remove| {
+            let what = format!("the control group {name}");
+            if !store.try_later(what.clone(), true, remove) {
+                tracing::warn!(what, "it could not be removed and stays");
+            }
+        }
+    }
+
+    /// Whether there is a thread that does it, and does it again for some time while it fails.
+    fn try_later(
+        &self,
+        what: String,
+        is_last_chance: bool,
+        remove: impl FnMut() -> Result<()> + Send + 'static,
+    ) -> bool {
         if !self.0.witness.is_here() {
             // A forked copy of the program has no such thread, and the lock may be one's that does not exist here.
             return false;
         }
         let mut janitor = self.0.janitor.lock().unwrap_or_else(PoisonError::into_inner);
         if janitor.is_none() {
-            *janitor = Janitor::start(self.0.tmp.clone(), self.0.remover.clone());
+            *janitor = Janitor::start();
         }
-        janitor.as_ref().is_some_and(|janitor| janitor.take(doomed.into()))
+        janitor
+            .as_ref()
+            .is_some_and(|janitor| janitor.take(Task { what, is_last_chance, remove: Box::new(remove) }))
     }
 }
 

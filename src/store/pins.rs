@@ -5,6 +5,7 @@
 //! record, and only then may let go of the leases: removal takes the lease first and looks at the pins then.
 #![forbid(unsafe_code)]
 
+use super::tenants::Tenants;
 use super::{Store, list};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// The record of a container; all but these fields is its own room's business.
@@ -58,8 +60,14 @@ pub(super) struct VolumePart {
 impl Store {
     /// The pins of all containers, by container id.
     pub(crate) fn pins(&self) -> Result<Vec<(String, Pins)>> {
+        self.tenants().pins()
+    }
+}
+
+impl Tenants {
+    pub(super) fn pins(&self) -> Result<Vec<(String, Pins)>> {
         let mut all = Vec::new();
-        for id in list(self.containers_dir())? {
+        for id in list(self.containers.as_fd())? {
             let Some(id) = id.to_str() else { continue };
             if let Some(part) = self.container_part(id)? {
                 all.push((id.to_owned(), part.pins));
@@ -70,10 +78,11 @@ impl Store {
 
     /// `None` where there is no such container, or no record in it.
     pub(super) fn container_part(&self, id: &str) -> Result<Option<Part>> {
-        let path = || self.path().join("containers").join(id).join(RECORD);
+        let path = || self.path.join("containers").join(id).join(RECORD);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file =
-            match rustix::fs::openat(self.containers_dir(), format!("{id}/{RECORD}"), flags, Mode::empty()) {
+            match rustix::fs::openat(self.containers.as_fd(), format!("{id}/{RECORD}"), flags, Mode::empty())
+            {
                 Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
                 other => File::from(other.call_at("openat", path())?),
             };
@@ -94,9 +103,9 @@ impl Store {
     /// What this room reads of `volumes/NAME/volume.json`; `None` where there is none.
     pub(super) fn volume_part(&self, name: &OsStr) -> Result<Option<VolumePart>> {
         let file = Path::new(name).join(VOLUME);
-        let path = || self.path().join("volumes").join(&file);
+        let path = || self.path.join("volumes").join(&file);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = match rustix::fs::openat(self.volumes_dir(), file.as_path(), flags, Mode::empty()) {
+        let opened = match rustix::fs::openat(self.volumes.as_fd(), file.as_path(), flags, Mode::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             other => File::from(other.call_at("openat", path())?),
         };

@@ -150,7 +150,7 @@ impl Store {
         for id in list(self.containers_dir())? {
             let Some(id) = id.to_str() else { continue };
             // A record that can't be read is the container room's to report.
-            let Ok(Some(part)) = self.container_part(id) else { continue };
+            let Ok(Some(part)) = self.tenants().container_part(id) else { continue };
             let Some(digest) = part.pins.image.filter(|digest| !walk.followed.contains(digest)) else {
                 continue;
             };

@@ -35,7 +35,7 @@ pub(crate) const DOOR: &str = "warden-";
 /// Before the name of one that does not listen yet.
 pub(crate) const NEW: &str = "new-";
 
-/// How long another program's warden may take to let this one in: microseconds, unless it has been stopped.
+/// How long another program's warden may take to let this one in, or to answer: microseconds, unless it has been stopped.
 const WELCOME_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) struct Warden {
@@ -371,8 +371,36 @@ impl Warden {
     }
 
     /// Executes a plan in a child of the warden.
+    ///
+    /// # Errors
+    /// `TimedOut` where another program's warden does not take it.
     pub fn start_plan(self: &Arc<Self>, plan: Plan<'_>) -> Result<Started> {
-        self.start_sized(plan, 0)
+        self.start_plan_by(plan, None)
+    }
+
+    /// The same. After the deadline, where one is given, nobody waits any more for another program's warden to take it.
+    pub fn start_plan_by(self: &Arc<Self>, plan: Plan<'_>, deadline: Option<Instant>) -> Result<Started> {
+        let started = self.start_sized(plan, 0)?;
+        if self.own.is_none() {
+            self.see_taken(&started, deadline)?;
+        }
+        Ok(started)
+    }
+
+    /// Waits until another program's warden has taken a plan. One that says nothing may be at work all the same, as where its
+    /// container is frozen; but the warden answers what comes after it.
+    fn see_taken(&self, started: &Started, deadline: Option<Instant>) -> Result<()> {
+        /// A plan says something within microseconds.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let within = |time| {
+            let until = Instant::now() + time;
+            deadline.map_or(until, |deadline| deadline.min(until))
+        };
+        if message::readable(started, Some(within(PATIENCE)))? || within(PATIENCE) <= Instant::now() {
+            return Ok(());
+        }
+        let until = Some(within(WELCOME_TIME));
+        self.ask_by(Request::SIGNAL, 0, self.shared.socket.as_fd(), until).map(drop)
     }
 
     pub(super) fn start_sized(self: &Arc<Self>, plan: Plan<'_>, memory: usize) -> Result<Started> {
@@ -426,8 +454,9 @@ impl Warden {
     }
 
     /// The answer to a request: an errno or 0.
-    fn answer(&self, id: u64) -> Result<i64> {
-        self.shared.wait(None, |state| state.answers.get(&id).copied().flatten())?.ok_or_else(gone)
+    fn answer(&self, id: u64, deadline: Option<Instant>) -> Result<i64> {
+        let answer = self.shared.wait(deadline, |state| state.answers.get(&id).copied().flatten())?;
+        answer.ok_or_else(unanswered)
     }
 
     /// Sends a signal with the warden's rights, for a host that has given up its own.
@@ -454,19 +483,27 @@ impl Warden {
     }
 
     /// Sends a request that is answered with an errno or 0.
+    ///
+    /// # Errors
+    /// `TimedOut` where another program's warden does not answer.
     fn ask(&self, kind: u32, size: u64, fd: BorrowedFd<'_>) -> Result<i64> {
+        let deadline = self.own.is_none().then(|| Instant::now() + WELCOME_TIME);
+        self.ask_by(kind, size, fd, deadline)
+    }
+
+    fn ask_by(&self, kind: u32, size: u64, fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<i64> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.shared.state).answers.insert(id, None);
         let request = Request { kind, pad: 0, id, size };
         let sent = message::send(&self.shared.socket, &request.to_bytes(), &[fd]);
-        let answer = sent.map_err(|error| self.lost(error)).and_then(|()| self.answer(id));
+        let answer = sent.map_err(|error| self.lost(error)).and_then(|()| self.answer(id, deadline));
         lock(&self.shared.state).answers.remove(&id);
         answer
     }
 }
 
 /// Of another program's warden.
-fn unanswered() -> Error {
+pub(crate) fn unanswered() -> Error {
     Error::new(ErrorKind::TimedOut, "the warden of the container's program does not answer")
         .with_remedy("it may be stopped, and its program with it")
 }

@@ -33,6 +33,9 @@ fn other_processes_stop_kill_and_look() {
     let running = w.spawn(["run", "-i", "--name", "one", "@host", "sh", "-c", LOOP]);
     assert_eq!(w.ok(["ps", "--format", "{{.Names}} {{.State}}"]), "one running\n");
     assert!(w.ok(["top", "one"]).contains("sh -c trap"));
+    let report = &w.inspect("one")["Report"];
+    let lines = report.as_array().unwrap();
+    assert!(lines.iter().any(|line| line == "no_new_privs: enforced (PR_SET_NO_NEW_PRIVS)"), "{report}");
     assert_eq!(w.run(["rm", "one"]).code, 1, "it runs");
     assert_eq!(w.run(["start", "one"]).code, 1, "it runs");
     assert_eq!(w.ok(["stop", "one"]), "one\n");

@@ -124,6 +124,76 @@ fn a_warden_that_is_stopped_is_not_waited_for() {
     assert!(other.exec(["true"]).output().unwrap().status.success());
 }
 
+/// One that was stopped between the letting in and the command: here another listener at its door, which does nothing more.
+#[test]
+fn a_warden_that_is_stopped_later_is_not_waited_for() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let other = image.store().container(container.id()).unwrap();
+    let locks = image.store().path().join("locks");
+    let mut names =
+        fs::read_dir(&locks).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let name = names.find(|name| name.starts_with("warden-")).unwrap();
+    fs::rename(locks.join(&name), locks.join("aside")).unwrap();
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(locks.join(&name)).unwrap()).unwrap();
+    rustix::net::listen(&listener, 4).unwrap();
+    let (done, results) = std::sync::mpsc::channel();
+    let asker = std::thread::spawn(move || {
+        let since = Instant::now();
+        let executed = other.exec(["touch", "/srv/too-late"]).output().map(drop);
+        let _ = done.send((executed, since.elapsed()));
+        let soon = other.exec(["true"]).timeout(Duration::from_millis(200)).output().map(drop);
+        let _ = done.send((soon, since.elapsed()));
+        other
+    });
+    let mut let_in = Vec::new();
+    for within in [Duration::from_secs(9)..Duration::from_secs(30), Duration::ZERO..LONG] {
+        let client = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
+        // Event::WELCOME of the warden's plan.rs.
+        let mut event = [0u8; 48];
+        event[0] = 8;
+        assert_eq!(rustix::net::send(&client, &event, rustix::net::SendFlags::empty()).unwrap(), 48);
+        let (executed, took) = results.recv_timeout(LONG).expect("it hangs");
+        let error = executed.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        assert!(within.contains(&took), "{took:?}: {error}");
+        let_in.push((client, error));
+    }
+    assert!(let_in[0].1.remedy().is_some_and(|remedy| remedy.contains("stopped")), "{}", let_in[0].1);
+    drop((let_in, listener));
+    fs::rename(locks.join("aside"), locks.join(&name)).unwrap();
+    assert!(asker.join().unwrap().exec(["true"]).output().unwrap().status.success());
+}
+
+/// That a command has ended is seen without its warden; how it ended is not.
+#[test]
+fn a_stopped_warden_does_not_keep_the_end_of_a_command() {
+    if !is_own_process("programs::a_stopped_warden_does_not_keep_the_end_of_a_command") {
+        return;
+    }
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let other = image.store().container(container.id()).unwrap();
+    let executed = other.exec(["sleep", "1000"]).spawn().unwrap();
+    let warden = nix::unistd::Pid::from_raw(warden_of(&container));
+    nix::sys::signal::kill(warden, nix::sys::signal::SIGSTOP).unwrap();
+    executed.kill(coracle::Signal::SIGKILL).unwrap();
+    let (done, results) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let first = executed.wait();
+        done.send((first, executed)).unwrap();
+    });
+    let answer = results.recv_timeout(LONG);
+    nix::sys::signal::kill(warden, nix::sys::signal::SIGCONT).unwrap();
+    let (first, executed) = answer.expect("it hangs");
+    let error = first.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!(error.remedy().is_some_and(|remedy| remedy.contains("stopped")), "{error}");
+    assert_eq!(executed.wait().unwrap().signal(), Some(9));
+}
+
 /// What other programs' commands in its container come to is told to this one first, which calls nothing here meanwhile.
 #[test]
 fn nobody_has_to_listen() {
@@ -268,6 +338,8 @@ fn nobody_waits_for_the_word_of_the_dead() {
     sh(&image, "exec sleep 1000").name("left").create().unwrap().keep().unwrap();
     let (mut program, _) = start(dir.path(), "left");
     let seen = store.container("left").unwrap();
+    let line = seen.report().get("no_new_privs").map(ToString::to_string);
+    assert_eq!(line.as_deref(), Some("no_new_privs: enforced (PR_SET_NO_NEW_PRIVS)"));
     let first = pidfd(seen.pid().unwrap());
     program.kill().unwrap();
     assert!(ends(&first, LONG));

@@ -48,6 +48,27 @@ fn a_limit_on_memory_binds_or_the_error_says_what_to_do() {
     assert!(hog.status.oom_killed(), "{} {}", hog.status, hog.stderr_text());
 }
 
+/// Where something is left in a group when its container goes, it goes as soon as it is empty: with no opening of the store,
+/// and its container's directory, by which a sweep would know it, has gone.
+#[test]
+#[ignore = "needs root: moves another process into the group"]
+fn a_group_that_was_not_empty_goes_later() {
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000").memory_max(64 << 20));
+    let id = container.id().to_owned();
+    let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let groups = cgroups_with(&id);
+    for group in &groups {
+        std::fs::write(group.join("cgroup.procs"), other.id().to_string()).unwrap();
+    }
+    container.remove().unwrap();
+    assert!(!groups.is_empty() && cgroups_with(&id) == groups, "{groups:?}");
+    assert_eq!(count(image.store().path().join("containers")), 0);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    eventually("the group goes", || cgroups_with(&id).is_empty());
+}
+
 const PROGRAM: &str = "CORACLE_TEST_PROGRAM";
 
 /// Not a test by itself: a program that ends as the one below wants it to.

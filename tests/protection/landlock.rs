@@ -146,6 +146,33 @@ fn a_place_that_was_swapped_for_a_link_is_none() {
     open("mv /tmp/parent /tmp/old; mkdir /tmp/dir; ln -s /srv /tmp/dir/place; ln -s dir /tmp/parent");
 }
 
+/// A link in a mount that is read-only here and can be written elsewhere is nobody's word: whoever can write there would say
+/// where the container may write.
+#[test]
+fn a_place_behind_a_link_that_others_can_change_is_none() {
+    let image = host();
+    let shared = outside();
+    let target = outside();
+    let link = shared.path().join("link");
+    std::os::unix::fs::symlink("/tmp/real", &link).unwrap();
+    let builder = with(&sh(&image, "echo x >/shared/link/x; echo; exec sleep 1000"))
+        .read_only(true)
+        .mount(coracle::Mount::bind(shared.path(), "/shared").read_only())
+        .mount(coracle::Mount::bind(target.path(), "/srv").read_only())
+        .tmpfs("/tmp/real")
+        .tmpfs("/shared/link");
+    let container = ready(&builder);
+    let write = || {
+        let exec = container.exec(["sh", "-c", "cat /tmp/real/x; echo x >/proc/self/fd/0/made"]);
+        exec.stdin(File::open(target.path()).unwrap()).output().unwrap()
+    };
+    assert_eq!(write().stdout_text(), "x\n", "it was mounted where the link led");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("/srv", &link).unwrap();
+    let out = write();
+    assert!(!out.status.success() && !target.path().join("made").exists(), "{}", out.stderr_text());
+}
+
 /// The image's own links are not the container's.
 #[test]
 fn a_place_behind_a_link_of_the_image_is_one() {
