@@ -89,7 +89,7 @@ pub enum Feature {
     PidsLimit,
     /// Filters of system calls, seccomp(2).
     Seccomp,
-    /// Landlock, landlock(7). Nothing here needs it yet.
+    /// A second wall around what a container reaches of its files and of its network: Landlock, landlock(7).
     Landlock,
     /// A bound on what a directory of the store's filesystem takes: project quotas, quotactl(2).
     ProjectQuota,

@@ -159,6 +159,8 @@ fn attached(s: &mut Script<'_>, stack: &Stack<'_>, lowers: &[(Cell, &Path)]) -> 
 /// fs::write(mounted.path().join("new"), "written\n")?;
 /// drop(mounted);
 /// assert_eq!(fs::read_to_string(dir.join("upper/new"))?, "written\n");
+/// // The kernel leaves a directory in there that nobody may look into.
+/// fs::set_permissions(dir.join("work/work"), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
 /// fs::remove_dir_all(dir)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
