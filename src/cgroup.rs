@@ -178,6 +178,14 @@ impl Cgroup {
             }
         }
         group.enter_unified(parent, limits, &mut on_v2, origin)?;
+        // The time that v2 counts for every group, v1 counts in a hierarchy that limits nothing.
+        if !group.v1.is_empty() && group.unified.is_err() && parent.v1_of("cpuacct").is_some() {
+            match group.enter_v1(parent, "cpuacct") {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(error),
+                // Without it there is no such number in the statistics.
+                _ => {}
+            }
+        }
         kinds.extend(on_v2);
         kinds.sort();
         for kind in kinds {

@@ -45,6 +45,25 @@ fn file(group: &Cgroup, names: &[&str]) -> String {
     fs::read_to_string(found.unwrap_or_else(|| panic!("none of {names:?}"))).unwrap().trim().to_owned()
 }
 
+/// Whether it has a directory in the v2 hierarchy.
+fn is_on_v2(group: &Cgroup) -> bool {
+    group.paths().any(|dir| !dir.join("tasks").exists())
+}
+
+/// Waits until it is. Only v2 tells.
+fn emptied(group: &Cgroup) {
+    if is_on_v2(group) {
+        return group.wait_empty(SOON).unwrap();
+    }
+    let error = group.wait_empty(SOON).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let deadline = Instant::now() + SOON;
+    while !group.procs().unwrap().is_empty() {
+        assert!(Instant::now() < deadline);
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
 fn assert_gone(paths: &[PathBuf]) {
     assert!(!paths.is_empty());
     for path in paths {
@@ -126,7 +145,7 @@ fn too_many_processes_are_refused() {
         let children = "sleep 600 </dev/null >/dev/null 2>&1 & ".repeat(children);
         let out = output(&group, &format!("{children} echo forked"));
         group.kill().unwrap();
-        group.wait_empty(SOON).unwrap();
+        emptied(&group);
         String::from_utf8_lossy(&out.stdout).contains("forked")
     };
     assert!(fork(2), "the limit leaves room for the shell and two");
@@ -156,6 +175,15 @@ fn a_frozen_group_makes_no_progress_and_dies_when_killed() {
     std::io::Read::read_exact(child.0.stdout.as_mut().unwrap(), &mut first).unwrap();
     assert_eq!(group.procs().unwrap(), [child.0.id() as i32]);
 
+    if !is_on_v2(&group) {
+        let error = group.freeze(SOON).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.remedy().unwrap().contains("mount -t cgroup2"), "{error}");
+        group.kill().unwrap();
+        assert_eq!(child.0.wait().unwrap().signal(), Some(9));
+        emptied(&group);
+        return group.remove().unwrap();
+    }
     group.freeze(SOON).unwrap();
     group.freeze(SOON).unwrap(); // once more changes nothing
     let used = || group.stats().unwrap().cpu_usage.unwrap();

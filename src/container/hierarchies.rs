@@ -60,6 +60,8 @@ impl Hierarchies {
     fn several(&self, s: &mut Script<'_>, place: Cell) {
         let inodes = 4 + self.v1.iter().map(|controllers| 2 + controllers.len() as u64).sum::<u64>();
         let tmpfs = s.tmpfs(4096, inodes, 0o755, None, PLAIN);
+        // First of all: before Linux 6.15 nothing is attached to what lies nowhere itself.
+        s.attach(tmpfs, place, Path::new("/sys/fs/cgroup"));
         for controllers in &self.v1 {
             let name = controllers.join(",");
             let target = directory(s, tmpfs, &name);
@@ -81,7 +83,6 @@ impl Hierarchies {
             self.unified(s, target, &Path::new(PLACE).join("unified"));
         }
         s.set_attributes(tmpfs, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/sys/fs/cgroup"));
-        s.attach(tmpfs, place, Path::new("/sys/fs/cgroup"));
     }
 }
 
