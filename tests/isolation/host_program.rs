@@ -319,7 +319,8 @@ impl OtherUser {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let (program, own) = (dir.path().join("program"), dir.path().join("own"));
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // By another process: what a thread of this one starts meanwhile would have it open for writing (ETXTBSY).
+        peer("cp", [std::env::current_exe().unwrap(), program.clone()]);
         fs::create_dir(&own).unwrap();
         chown(&own, Some(uid), Some(uid)).unwrap();
         Self { uid, program, own, _dir: dir }

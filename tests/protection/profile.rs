@@ -194,7 +194,8 @@ fn launch(test: &str, launcher: &mut Command) {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("program");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: what a thread of this one starts meanwhile would have it open for writing (ETXTBSY).
+    peer("cp", [std::env::current_exe().unwrap(), program.clone()]);
     launcher.arg(&program).args(["--exact", test, "--nocapture", "--include-ignored"]);
     launcher.env(LAUNCHED, "1").env("HOME", dir.path()).env_remove("XDG_DATA_HOME");
     let out = launcher.output().unwrap();
