@@ -130,18 +130,19 @@ impl Running {
     }
 
     fn write_end(&self, exited: &Exited) -> Result<()> {
-        let record = || {
-            if !self.dir.is_ephemeral()
-                && let Some(mut record) = self.dir.record()?
-            {
-                record.exited = Some(exited.clone());
-                self.dir.set_record(&record)?;
-            }
-            Ok(())
-        };
+        let recorded = self.record_end(exited);
         // Where the end can't be written, on a full disk for one, it runs no more all the same.
-        let written = record();
-        self.dir.set_running(None).and(written)
+        self.dir.set_running(None).and(recorded)
+    }
+
+    fn record_end(&self, exited: &Exited) -> Result<()> {
+        if !self.dir.is_ephemeral()
+            && let Some(mut record) = self.dir.record()?
+        {
+            record.exited = Some(exited.clone());
+            self.dir.set_record(&record)?;
+        }
+        Ok(())
     }
 
     pub fn exited(&self) -> Option<Exited> {

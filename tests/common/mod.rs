@@ -308,15 +308,20 @@ pub fn is_under(test: &str, flags: &[&str]) -> bool {
     false
 }
 
-/// Runs `test` again under a tool, with `vars` in its environment.
-pub fn again(test: &str, flags: &[&str], vars: &[(&str, &Path)]) {
-    // Where every user finds it.
+/// This program where every user finds it.
+pub fn own_copy() -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("program");
     // By another process: what this one has open for writing, a child of another test has for a moment too, and then it can't
     // be executed.
     peer("cp", [std::env::current_exe().unwrap(), program.clone()]);
+    (dir, program)
+}
+
+/// Runs `test` again under a tool, with `vars` in its environment.
+pub fn again(test: &str, flags: &[&str], vars: &[(&str, &Path)]) {
+    let (dir, program) = own_copy();
     let (tool, flags) = flags.split_first().unwrap();
     let mut command = Command::new(tool);
     command.args(flags).arg(&program).args(["--exact", test, "--nocapture", "--include-ignored"]);

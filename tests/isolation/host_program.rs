@@ -315,14 +315,10 @@ pub(super) struct OtherUser {
 
 impl OtherUser {
     pub fn new(uid: u32) -> Self {
-        use std::os::unix::fs::{PermissionsExt, chown};
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let (program, own) = (dir.path().join("program"), dir.path().join("own"));
-        // By another process: what a thread of this one starts meanwhile would have it open for writing (ETXTBSY).
-        peer("cp", [std::env::current_exe().unwrap(), program.clone()]);
+        let (dir, program) = own_copy();
+        let own = dir.path().join("own");
         fs::create_dir(&own).unwrap();
-        chown(&own, Some(uid), Some(uid)).unwrap();
+        std::os::unix::fs::chown(&own, Some(uid), Some(uid)).unwrap();
         Self { uid, program, own, _dir: dir }
     }
 

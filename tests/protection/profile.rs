@@ -6,11 +6,6 @@ use coracle::{
     Container, ContainerBuilder, ErrorKind, Landlock, LimitKind, Network, Outcome, Profile, Protection,
     Seccomp, Ulimit,
 };
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
-
-const LAUNCHED: &str = "CORACLE_TEST_LAUNCHED";
 
 fn untrusted(script: &str) -> ContainerBuilder {
     Container::builder(&host()).profile(Profile::untrusted()).command(["sh", "-c", script])
@@ -141,12 +136,12 @@ fn where_a_limit_can_not_be_had() {
 /// As that user runs it, who has no sub-ids, or may not use them.
 #[test]
 fn where_there_is_one_id_only() {
-    if std::env::var_os(LAUNCHED).is_none() {
-        let flags: &[&str] = match is_root() {
-            true => &["--reuid=54321", "--regid=54321", "--clear-groups"],
-            false => &["--no-new-privs"],
-        };
-        return launch("profile::where_there_is_one_id_only", Command::new("setpriv").args(flags));
+    let flags: &[&str] = match is_root() {
+        true => &["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"],
+        false => &["setpriv", "--no-new-privs"],
+    };
+    if !is_under("profile::where_there_is_one_id_only", flags) {
+        return;
     }
     let error = as_far_as_the_kernel(untrusted("true")).run().unwrap_err();
     assert_eq!((error.kind(), error.protection()), (ErrorKind::Unsupported, Some("id_range")), "{error}");
@@ -157,18 +152,18 @@ fn where_there_is_one_id_only() {
 #[test]
 #[ignore = "needs python3"]
 fn where_landlock_is_refused() {
-    if std::env::var_os(LAUNCHED).is_none() {
-        // BPF: load the number; 444 to 446 fail with EPERM; all else is allowed. seccomp(2), bpf(4).
-        let python = "import ctypes, os, struct, sys\n\
-            op = lambda c, t, f, k: struct.pack('HBBI', c, t, f, k)\n\
-            code = op(0x20, 0, 0, 0) + op(0x35, 0, 2, 444) + op(0x25, 1, 0, 446) + op(6, 0, 0, 0x50001) + op(6, 0, 0, 0x7fff0000)\n\
-            text = ctypes.create_string_buffer(code)\n\
-            prog = ctypes.create_string_buffer(struct.pack('HxxxxxxP', len(code) // 8, ctypes.addressof(text)))\n\
-            libc = ctypes.CDLL(None, use_errno=True)\n\
-            if os.geteuid() != 0: assert libc.prctl(38, 1, 0, 0, 0) == 0\n\
-            assert libc.prctl(22, 2, prog, 0, 0) == 0\n\
-            os.execv(sys.argv[1], sys.argv[1:])";
-        return launch("profile::where_landlock_is_refused", Command::new("python3").args(["-c", python]));
+    // BPF: load the number; 444 to 446 fail with EPERM; all else is allowed. seccomp(2), bpf(4).
+    let python = "import ctypes, os, struct, sys\n\
+        op = lambda c, t, f, k: struct.pack('HBBI', c, t, f, k)\n\
+        code = op(0x20, 0, 0, 0) + op(0x35, 0, 2, 444) + op(0x25, 1, 0, 446) + op(6, 0, 0, 0x50001) + op(6, 0, 0, 0x7fff0000)\n\
+        text = ctypes.create_string_buffer(code)\n\
+        prog = ctypes.create_string_buffer(struct.pack('HxxxxxxP', len(code) // 8, ctypes.addressof(text)))\n\
+        libc = ctypes.CDLL(None, use_errno=True)\n\
+        if os.geteuid() != 0: assert libc.prctl(38, 1, 0, 0, 0) == 0\n\
+        assert libc.prctl(22, 2, prog, 0, 0) == 0\n\
+        os.execv(sys.argv[1], sys.argv[1:])";
+    if !is_under("profile::where_landlock_is_refused", &["python3", "-c", python]) {
+        return;
     }
     let error = Landlock::abi().unwrap_err();
     assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Unsupported, Some(1)), "{error}");
@@ -187,18 +182,4 @@ fn where_landlock_is_refused() {
     );
     assert!(!report.is_complete());
     assert!(container.exec(["true"]).output().unwrap().status.success());
-}
-
-/// Runs a test again under another program.
-fn launch(test: &str, launcher: &mut Command) {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = dir.path().join("program");
-    // By another process: what a thread of this one starts meanwhile would have it open for writing (ETXTBSY).
-    peer("cp", [std::env::current_exe().unwrap(), program.clone()]);
-    launcher.arg(&program).args(["--exact", test, "--nocapture", "--include-ignored"]);
-    launcher.env(LAUNCHED, "1").env("HOME", dir.path()).env_remove("XDG_DATA_HOME");
-    let out = launcher.output().unwrap();
-    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
-    assert!(text(&out.stdout).contains("1 passed"), "no test {test}");
 }
