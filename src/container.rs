@@ -57,6 +57,7 @@ use nix::sys::signal::Signal;
 use output::Streams;
 use record::{Dir, Exited, Names, Record};
 use running::Running;
+use stages::Prepared;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
@@ -98,6 +99,8 @@ pub(crate) struct Held {
     /// As root; an ordinary user's containers share the user's ids.
     range: Option<Range>,
     kept: bool,
+    /// What is done already of its first start.
+    prepared: Option<Prepared>,
 }
 
 enum Phase {
@@ -131,6 +134,8 @@ impl Container {
             ));
         }
         let id = random_hex(32)?;
+        let prepared =
+            store.cgroups().ok().and_then(|cgroups| Prepared::new(cgroups, &start::namespaces(&spec)));
         let range = if crate::sys::idmap::is_privileged() { Some(Range::take(store, &id)?) } else { None };
         let mut record = Record {
             name: spec.name.clone().unwrap_or_else(|| names::generated(&id)),
@@ -159,7 +164,7 @@ impl Container {
             }
         };
         let named = if record.spec.name.is_some() { take_name(store, &record) } else { Ok(()) };
-        let held = Held { dir: Arc::new(dir), record, range, kept: false };
+        let held = Held { dir: Arc::new(dir), record, range, kept: false, prepared };
         // From here on its Drop removes what was made.
         let container =
             Self::new(held, Some(image.clone()), builder.streams.clone(), Phase::Created, end_event()?)?;

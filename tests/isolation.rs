@@ -2,6 +2,8 @@
 
 mod common;
 
+#[path = "isolation/created.rs"]
+mod created;
 #[path = "isolation/death.rs"]
 mod death;
 #[path = "isolation/hidden.rs"]

@@ -113,7 +113,7 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
         // Read anew: it may just have ended.
         None => dir.record()?.and_then(|record| record.exited).map_or(Phase::Created, Phase::Exited),
     };
-    let held = Held { dir: Arc::new(dir), record, range: None, kept: true };
+    let held = Held { dir: Arc::new(dir), record, range: None, kept: true, prepared: None };
     let end = match &phase {
         Phase::Running(running) => running.process.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?,
         Phase::Created | Phase::Exited(_) => end_event()?,

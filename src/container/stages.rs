@@ -14,7 +14,7 @@ use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
@@ -114,6 +114,63 @@ pub(super) struct Beginning {
     plan: warden::Begun,
 }
 
+/// A start that was begun when its container was made, as OCI's `create` does it: a process in a mount namespace of its own
+/// waits for the control group and the rest. It ends with this.
+pub(super) struct Prepared {
+    warden: Arc<Warden>,
+    script: Script<'static>,
+    beginning: Beginning,
+    _place: Place,
+}
+
+/// One of the few that may wait at once: each is a process and two descriptors here.
+struct Place;
+
+static PREPARED: AtomicUsize = AtomicUsize::new(0);
+
+impl Place {
+    fn take() -> Option<Self> {
+        const PLACES: usize = 4;
+        let taken = PREPARED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+            (taken < PLACES).then_some(taken + 1)
+        });
+        taken.ok().map(|_| Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        PREPARED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Prepared {
+    /// Begins a start in `namespaces` ahead of it. `None` where that can't be, which says nothing about the start: there is no
+    /// warden yet, or its second process would be born before its container is to run.
+    pub fn new(cgroups: &CgroupParent, namespaces: &Namespaces) -> Option<Self> {
+        let warden = warden::running()?;
+        if !may_begin(&warden, cgroups) || !is_grouped(&warden, cgroups) {
+            return None;
+        }
+        let place = Place::take()?;
+        let (script, mut beginning) = begin(&warden, namespaces, true).ok()?;
+        beginning.plan.rest();
+        Some(Self { warden, script, beginning, _place: place })
+    }
+
+    /// The start that goes on by this warden.
+    pub fn start<'fd>(mut self, warden: &Arc<Warden>) -> Option<(Script<'fd>, Beginning)> {
+        let is_its = Arc::ptr_eq(&self.warden, warden);
+        self.beginning.plan.wake();
+        is_its.then_some((self.script, self.beginning))
+    }
+}
+
+/// Whether containers are born in a group of v2.
+pub(super) fn is_grouped(warden: &Warden, cgroups: &CgroupParent) -> bool {
+    warden.features().clone3 && cgroups.has_unified()
+}
+
 /// Whether starts can begin early. Processes of an ordinary user, and of root without control groups, may need a namespace
 /// in between ([`Fence`](crate::namespace::Fence)), which only a group that can't be had tells.
 pub(super) fn may_begin(warden: &Warden, cgroups: &CgroupParent) -> bool {
@@ -162,7 +219,6 @@ impl Beginning {
 fn mounts_of_its_own(s: &mut Script<'_>) -> Cell {
     s.during("entering a mount namespace");
     s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
-    s.private_mounts();
     let sockets = s.space(8);
     const AF_UNIX: u32 = 1;
     const SOCK_SEQPACKET_CLOEXEC: u32 = 5 | 0o2000000;
@@ -201,6 +257,9 @@ impl Stages<'_> {
             None => mounts_of_its_own(s),
         };
         let (from, to) = (sockets, Cell(sockets.0 + 4));
+        // Until here it has followed what the host mounts, as the warden does.
+        s.during("entering a mount namespace");
+        s.private_mounts();
         let namespaces = namespaces.clone().without(NamespaceKind::Mount);
         let birth = Birth { later: LATER, ..birth };
         namespace::clone_into(

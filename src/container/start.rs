@@ -269,6 +269,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
 }
 
 fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden>) -> Result<Arc<Running>> {
+    let prepared = held.prepared.take();
     let disk_max = held.record.spec.disk_max.filter(|_| !held.record.spec.in_memory);
     let mut unbounded = None;
     let bound = match disk_max.map(|max| quota::bound(&inner.store, held, max).map(|project| (project, max)))
@@ -290,20 +291,18 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let single = warden.single().map(ToString::to_string);
     let ids = Ids { map: &map, base: record.base, single: single.as_deref() };
     ids.check(spec)?;
-    let mut namespaces = Namespaces::all();
-    if spec.network.is_host() {
-        namespaces = namespaces.without(NamespaceKind::Net);
-    }
+    let mut namespaces = namespaces(spec);
     let features = warden.features();
     let cgroups = inner.store.cgroups()?;
     let devices = devices::plan(&spec.devices)?;
-    let (mut s, begun) = match stages::may_begin(&warden, cgroups) {
-        true => {
-            let grouped = features.clone3 && cgroups.has_unified();
+    let (mut s, begun) = match prepared.and_then(|prepared| prepared.start(&warden)) {
+        Some((s, begun)) => (s, Some(begun)),
+        None if stages::may_begin(&warden, cgroups) => {
+            let grouped = stages::is_grouped(&warden, cgroups);
             let (s, begun) = stages::begin(&warden, &namespaces, grouped)?;
             (s, Some(begun))
         }
-        false => (Script::new(), None),
+        None => (Script::new(), None),
     };
     let may_be_in_vain = begun.is_some();
     let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec, &devices, &warden)?;
@@ -531,6 +530,14 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         watched: AtomicBool::new(false),
     });
     Ok(running)
+}
+
+/// Those of its own.
+pub(super) fn namespaces(spec: &Spec) -> Namespaces {
+    match spec.network.is_host() {
+        true => Namespaces::all().without(NamespaceKind::Net),
+        false => Namespaces::all(),
+    }
 }
 
 /// What lies below the writable layer.

@@ -131,6 +131,12 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
     Ok(warden)
 }
 
+/// This program's warden, if there is one already.
+pub(crate) fn running() -> Option<Arc<Warden>> {
+    let current = lock(&slot().ok()?.warden);
+    current.as_ref().filter(|warden| !lock(&warden.shared.state).gone && !warden.shared.is_gone()).cloned()
+}
+
 /// Which ids this program's containers have, as an ordinary user: those of its warden, as the user's sub-ids may have
 /// changed since, and only a start of it tells whether newuidmap maps them. And why it is one id only.
 pub(crate) fn ids_of_caller() -> (IdMap, Option<Missing>) {

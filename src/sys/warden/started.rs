@@ -41,6 +41,21 @@ impl Begun {
         self.started.as_ref().map(AsFd::as_fd).ok_or_else(gone)
     }
 
+    /// Lets it wait for long: no process of it is to be adopted meanwhile, so that nothing told is kept for it.
+    pub fn rest(&mut self) {
+        if let Some(started) = &mut self.started {
+            started.settle();
+        }
+    }
+
+    /// It is to go on: what is told from now on may be of its processes.
+    pub fn wake(&mut self) {
+        if let Some(started) = &mut self.started {
+            started.settle();
+            started.since = Some(lock(&started.warden.shared.state).start());
+        }
+    }
+
     /// Sends a descriptor for the first process to take.
     pub fn send(&self, fd: BorrowedFd<'_>) -> Result<()> {
         message::send_to_some(self.status()?, &[&[0; size_of::<Status>()]], &[fd])
@@ -60,6 +75,10 @@ impl Drop for Begun {
         /// How long two processes may take to end that do nothing else.
         const END_TIME: Duration = Duration::from_secs(1);
         let Some(started) = &self.started else { return };
+        // A forked copy of the program has the sockets in common with the program, which still needs them.
+        if started.warden.shared.check().is_err() {
+            return;
+        }
         for socket in [&started.status, &self.second] {
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
         }
