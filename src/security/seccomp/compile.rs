@@ -8,7 +8,8 @@
 //! The tree is a binary search over *ranges* of numbers with the same answer: a call is decided in about eight
 //! comparisons. Its leaves return constants wherever no argument matters, which lets the kernel remember
 //! the answer for a number and skip the program (`seccomp_cache_prepare`). Loading it is part of each start, and the
-//! kernel takes longer the more instructions there are: leaves with the same answer share one return.
+//! kernel takes longer the more instructions there are: leaves with the same answer share one return, and where one argument
+//! decides by its order alone, its values have a tree too.
 //!
 //! **Numbers beyond the profile.** A call that is newer than the newest one the profile names can't have been
 //! considered by its author. It fails with ENOSYS where the default action refuses, because a libc that
@@ -22,7 +23,7 @@
 use super::profile::{Action, Arches, Condition, Op, Profile, Target};
 use crate::error::{Error, ErrorKind, Result};
 use linux_raw_sys::errno::ENOSYS;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::LazyLock;
 
 /// The kernel's BPF_MAXINSNS.
@@ -165,6 +166,15 @@ fn insn(code: u16, k: u32, jt: u8, jf: u8) -> Insn {
     Insn { code, jt, jf, k }
 }
 
+/// Loads half of an argument. Little endian: the low word comes first.
+fn low_word(argument: u8) -> Insn {
+    insn(LD, ARGS + 8 * u32::from(argument), 0, 0)
+}
+
+fn high_word(argument: u8) -> Insn {
+    insn(LD, ARGS + 8 * u32::from(argument) + 4, 0, 0)
+}
+
 impl Insn {
     /// As the kernel reads it.
     pub(super) fn bytes(self) -> [u8; 8] {
@@ -183,6 +193,30 @@ struct Answer<'a> {
 impl Answer<'_> {
     fn always(code: u32) -> Self {
         Self { branches: Vec::new(), last: code }
+    }
+
+    /// Where only the order of one argument's values counts, and no value beyond 32 bits is named: which argument, the
+    /// answers as ranges of its low word, and the one for all that has a high word.
+    fn by_one_argument(&self) -> Option<(u8, Vec<(u32, Self)>, u32)> {
+        let conditions = self.branches.iter().map(|(conditions, code)| match conditions {
+            [condition] => Some((condition.index, condition.op.compared()?, condition.op, *code)),
+            _ => None,
+        });
+        let conditions: Vec<_> = conditions.collect::<Option<_>>()?;
+        let index = conditions.first()?.0;
+        if conditions.iter().any(|(other, value, ..)| *other != index || *value > u32::MAX.into()) {
+            return None;
+        }
+        let code = |argument: u64| {
+            let holds = conditions.iter().find(|(.., op, _)| op.holds(argument));
+            holds.map_or(self.last, |(.., code)| *code)
+        };
+        let edges = conditions.iter().flat_map(|(_, value, ..)| [*value, value + 1]);
+        let edges: BTreeSet<u32> = edges.filter_map(|edge| edge.try_into().ok()).chain([0]).collect();
+        let mut ranges: Vec<_> =
+            edges.iter().map(|edge| (*edge, Self::always(code((*edge).into())))).collect();
+        ranges.dedup_by(|next, last| next.1 == last.1);
+        Some((index, ranges, code(1 << 32)))
     }
 }
 
@@ -377,9 +411,18 @@ impl Tree {
         if answer.branches.is_empty() {
             return self.answer(answer.last);
         }
-        let code = leaf(answer);
-        self.reversed.extend(code.into_iter().rev());
-        self.reversed.len() - 1
+        let Some((argument, ranges, beyond)) = answer.by_one_argument() else {
+            let code = leaf(answer);
+            self.reversed.extend(code.into_iter().rev());
+            return self.reversed.len() - 1;
+        };
+        let root = self.node(&ranges, u32::MAX);
+        self.lead_to(root);
+        let low = self.push(low_word(argument));
+        let beyond = self.answer(beyond);
+        let (beyond, low) = (self.distance(beyond) as u8, self.distance(low) as u8);
+        self.push(insn(JEQ, 0, low, beyond));
+        self.push(high_word(argument))
     }
 
     /// A return, the same for all that are near enough.
@@ -434,9 +477,7 @@ fn branch(conditions: &[Condition], action: u32, code: &mut Vec<Insn>) {
     let start = code.len();
     for condition in conditions {
         let from = code.len();
-        // Little endian: the low word comes first.
-        let low = insn(LD, ARGS + 8 * u32::from(condition.index), 0, 0);
-        let high = insn(LD, low.k + 4, 0, 0);
+        let (low, high) = (low_word(condition.index), high_word(condition.index));
         let words = |value: u64| ((value >> 32) as u32, value as u32);
         match condition.op {
             Op::Eq(value) => {
@@ -471,7 +512,9 @@ fn branch(conditions: &[Condition], action: u32, code: &mut Vec<Insn>) {
             }
             Op::MaskedEq { mask, value } => {
                 let ((mh, ml), (h, l)) = (words(mask), words(value));
-                code.extend([high, insn(AND, mh, 0, 0), insn(JEQ, h, 0, FAILED)]);
+                if (mh, h) != (0, 0) {
+                    code.extend([high, insn(AND, mh, 0, 0), insn(JEQ, h, 0, FAILED)]);
+                }
                 code.extend([low, insn(AND, ml, 0, 0), insn(JEQ, l, 0, FAILED)]);
             }
         }

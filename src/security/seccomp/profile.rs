@@ -57,6 +57,29 @@ pub(super) enum Op {
     },
 }
 
+impl Op {
+    /// The value that is compared with; none of a comparison under a mask.
+    pub(super) fn compared(self) -> Option<u64> {
+        match self {
+            Op::Ne(value) | Op::Lt(value) | Op::Le(value) => Some(value),
+            Op::Eq(value) | Op::Ge(value) | Op::Gt(value) => Some(value),
+            Op::MaskedEq { .. } => None,
+        }
+    }
+
+    pub(super) fn holds(self, argument: u64) -> bool {
+        match self {
+            Op::Ne(value) => argument != value,
+            Op::Lt(value) => argument < value,
+            Op::Le(value) => argument <= value,
+            Op::Eq(value) => argument == value,
+            Op::Ge(value) => argument >= value,
+            Op::Gt(value) => argument > value,
+            Op::MaskedEq { mask, value } => argument & mask == value & mask,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Condition {
     /// 0 to 5.
