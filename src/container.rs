@@ -350,7 +350,8 @@ impl Container {
     ///
     /// # Errors
     /// `State` before the start; `TimedOut` when [`timeout`](ContainerBuilder::timeout) ended it; `Gone` when the
-    /// warden was killed, and with it the container.
+    /// warden was killed, and with it the container; `Panicked` when it has ended and
+    /// [`on_output`](ContainerBuilder::on_output) panicked before; `Io` likewise where its output could not be read.
     pub fn wait(&self) -> Result<ExitStatus> {
         if let Phase::Exited(exited) = &*lock(&self.0.phase) {
             return Ok(exited.status);

@@ -60,6 +60,8 @@ pub enum ErrorKind {
     TimedOut,
     /// The warden of this program is gone, or the handle belongs to another process (a fork).
     Gone,
+    /// A function of the caller's that was called with output has panicked.
+    Panicked,
     /// Any other error of the operating system.
     Io,
 }

@@ -294,6 +294,9 @@ impl ContainerBuilder {
     }
 
     /// Called with the output as it comes, from a thread of the library (of [`run`](Self::run): the caller's).
+    ///
+    /// When it panics it is not called again, and `wait` fails with kind `Panicked` at the command's end; `run` kills the
+    /// command then.
     pub fn on_output(mut self, callback: impl Fn(Stream, &[u8]) + Send + Sync + 'static) -> Self {
         self.streams.on_output = Some(Arc::new(callback));
         self

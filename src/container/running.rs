@@ -14,7 +14,7 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) struct Running {
@@ -38,6 +38,8 @@ pub(crate) struct Running {
     pub paused: AtomicBool,
     pub end: Mutex<Ending>,
     pub timed_out: AtomicBool,
+    /// What went wrong first with its output or its time limit: whoever waits for the end is told.
+    pub trouble: OnceLock<Error>,
     /// A thread takes its output.
     pub watched: AtomicBool,
 }
@@ -56,17 +58,25 @@ pub(crate) enum Ending {
 impl Running {
     /// Waits for the end; `None` at the deadline.
     pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<super::ExitStatus>> {
-        let Some(exit) = self.process_end(deadline)? else { return Ok(None) };
-        let status = self.finish(exit)?;
+        let Some(status) = self.ended(deadline)? else { return Ok(None) };
         if self.watched.load(Ordering::Relaxed) {
             // Whoever looks at the output now finds all of it; the deadline bounds that, too.
             let last = Instant::now() + KILL_TIME;
             self.log.wait(deadline.map_or(last, |deadline| deadline.min(last)), |_| false);
         }
+        let trouble = self.trouble.get().map(Error::again);
         if self.timed_out.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::TimedOut, "the container's time was up; it was killed"));
+            let error = time_is_up();
+            return Err(match trouble {
+                Some(trouble) => error.with_source(trouble),
+                None => error,
+            });
         }
-        Ok(Some(status))
+        trouble.map_or(Ok(Some(status)), Err)
+    }
+
+    fn ended(&self, deadline: Option<Instant>) -> Result<Option<super::ExitStatus>> {
+        self.process_end(deadline)?.map(|exit| self.finish(exit)).transpose()
     }
 
     pub fn try_wait(&self) -> Result<Option<super::ExitStatus>> {
@@ -74,7 +84,7 @@ impl Running {
             Ending::Done(exited) => return Ok(Some(exited.status)),
             Ending::Lost | Ending::Not => {}
         }
-        self.wait(Some(Instant::now()))
+        self.ended(Some(Instant::now()))
     }
 
     fn process_end(&self, deadline: Option<Instant>) -> Result<Option<Exit>> {
@@ -326,14 +336,29 @@ impl Running {
 
     fn follow(&self, pump: &mut Pump) -> Result<()> {
         let pidfd = self.process.pidfd.as_fd();
-        let mut deadline = self.deadline;
-        while pump.run(&self.log, self.callback.as_ref(), Some(pidfd), deadline, false)? == Stopped::Deadline
-        {
-            self.timed_out.store(true, Ordering::Relaxed);
-            deadline = None;
-            match self.kill(Signal::SIGKILL) {
-                Err(error) if error.kind() == ErrorKind::State => {}
-                other => other?,
+        let (mut deadline, mut callback) = (self.deadline, self.callback.as_ref());
+        loop {
+            // Whatever goes wrong, the time limit is kept and the end is waited for.
+            let trouble = match pump.run(&self.log, callback, Some(pidfd), deadline, false) {
+                Ok(Stopped::Deadline) => {
+                    self.timed_out.store(true, Ordering::Relaxed);
+                    deadline = None;
+                    self.kill(Signal::SIGKILL).err().filter(|error| error.kind() != ErrorKind::State)
+                }
+                Ok(_) => break,
+                Err(error) if error.kind() == ErrorKind::Panicked => {
+                    callback = None;
+                    Some(error)
+                }
+                Err(error) if pump.close() => Some(error),
+                Err(error) => {
+                    let _ = self.trouble.set(error);
+                    break;
+                }
+            };
+            if let Some(trouble) = trouble {
+                tracing::warn!(error = %trouble, id = self.dir.id, "watching a container");
+                let _ = self.trouble.set(trouble);
             }
         }
         // All of it is there: whoever waits for the end need not wait for this thread.
@@ -369,10 +394,7 @@ impl Running {
         self.log.close();
         let error = match stopped {
             Ok(Stopped::Done) => None,
-            Ok(Stopped::Deadline) => {
-                let error = Error::new(ErrorKind::TimedOut, "the container's time was up; it was killed");
-                Some(error.with_remedy("give it more with ContainerBuilder::timeout"))
-            }
+            Ok(Stopped::Deadline) => Some(time_is_up()),
             Ok(Stopped::TooMuch(stream)) => {
                 let error = Error::new(ErrorKind::TooLarge, format!("too much output on {stream:?}"));
                 Some(error.with_remedy("raise ContainerBuilder::output_max, or stream the output"))
@@ -410,6 +432,11 @@ impl Running {
             report: if self.dir.is_ephemeral() { Default::default() } else { self.report.to_json() },
         }))
     }
+}
+
+fn time_is_up() -> Error {
+    Error::new(ErrorKind::TimedOut, "the container's time was up; it was killed")
+        .with_remedy("give it more with ContainerBuilder::timeout")
 }
 
 fn not_running(id: &str) -> Error {

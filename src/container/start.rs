@@ -36,7 +36,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long the warden's part of a start may take, unless the builder says otherwise: milliseconds, if nothing hangs.
@@ -113,6 +113,7 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
         paused: AtomicBool::new(running.paused),
         end: Mutex::new(Ending::Not),
         timed_out: AtomicBool::new(false),
+        trouble: OnceLock::new(),
         watched: AtomicBool::new(false),
     })))
 }
@@ -527,6 +528,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         paused: AtomicBool::new(false),
         end: Mutex::new(Ending::Not),
         timed_out: AtomicBool::new(false),
+        trouble: OnceLock::new(),
         watched: AtomicBool::new(false),
     });
     Ok(running)

@@ -16,6 +16,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -348,8 +349,16 @@ impl Pump {
         self
     }
 
+    /// The streams are taken no more; who still writes to them gets SIGPIPE. Whether there were any.
+    pub fn close(&mut self) -> bool {
+        std::mem::take(&mut self.collect).iter().any(Option::is_some)
+    }
+
     /// Pumps until the streams end, and `until` (a pidfd) is readable where one is given, or the deadline comes.
     /// With `strict`, more than the log keeps is an end too.
+    ///
+    /// # Errors
+    /// `Panicked` when the callback has: what it was called with is in the log, and pumping may go on without it.
     pub fn run(
         &mut self,
         log: &Log,
@@ -411,7 +420,7 @@ impl Pump {
                 total[stream as usize] += len;
                 log.add(stream, &chunk[..len]);
                 if let Some(callback) = callback {
-                    callback(stream, &chunk[..len]);
+                    call(callback, stream, &chunk[..len])?;
                 }
                 if strict && total[stream as usize] > log.max {
                     return Ok(Stopped::TooMuch(stream));
@@ -434,6 +443,16 @@ impl Pump {
             }
         }
     }
+}
+
+/// A panic would else end a thread that also keeps a time limit and cleans up.
+fn call(callback: &Callback, stream: Stream, bytes: &[u8]) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(|| callback(stream, bytes))).map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let what = format!("the function given to on_output has panicked: {}", text.unwrap_or("no text"));
+        Error::new(ErrorKind::Panicked, what)
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What goes in and comes out.
 use super::*;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex};
 
 #[test]
@@ -38,6 +39,65 @@ fn output_comes_to_a_callback() {
     });
     assert_eq!(say(&builder), "out");
     assert_eq!(*heard.lock().unwrap(), (b"out\n".to_vec(), b"err\n".to_vec()));
+}
+
+#[test]
+fn a_callback_that_panics_is_told_at_the_end_and_the_time_limit_stays() {
+    let image = host();
+    let calls = Arc::new(Mutex::new(0));
+    let count = calls.clone();
+    let panics = move |_: Stream, _: &[u8]| {
+        *count.lock().unwrap() += 1;
+        panic!("no room for {}", "that");
+    };
+    let builder = sh(&image, "echo one; read x; echo two; exit 3").stdin(Stdio::piped()).on_output(panics);
+    let container = builder.start().unwrap();
+    eventually("the first line", || text(&container.logs(Stream::Stdout)) == "one");
+    container.take_stdin().unwrap().write_all(b"x\n").unwrap();
+    let error = container.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+    assert!(error.to_string().contains("no room for that"), "{error}");
+    assert_eq!(text(&container.logs(Stream::Stdout)), "one\ntwo", "it is collected all the same");
+    assert_eq!(*calls.lock().unwrap(), 1);
+    assert!(ends(&container.as_fd().try_clone_to_owned().unwrap(), LONG));
+    // It is over, and can begin anew.
+    container.start().unwrap();
+    container.remove().unwrap();
+    let timed = sh(&image, "echo one; sleep 1000").timeout(Duration::from_millis(300));
+    let container = timed.on_output(|_, _| panic!()).start().unwrap();
+    let error = container.wait_timeout(LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.to_string().contains("panicked"), "{error}");
+    let error = sh(&image, "echo one; sleep 1000").on_output(|_, _| panic!("no")).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+}
+
+#[test]
+fn output_that_can_not_be_read_ends_no_time_limit() {
+    use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+    if !is_own_process("streams::output_that_can_not_be_read_ends_no_time_limit") {
+        return;
+    }
+    let builder = sh(&host(), "read x; echo; exec sleep 1000").stdin(Stdio::piped());
+    let container = builder.timeout(Duration::from_secs(2)).start().unwrap();
+    let input = container.take_stdin().unwrap();
+    let directory = OwnedFd::from(std::fs::File::open("/").unwrap());
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
+        let number = entry.file_name().to_str().unwrap().parse().unwrap();
+        let is_pipe =
+            std::fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("pipe:"));
+        if number > 2 && is_pipe && number != input.as_raw_fd() {
+            // SAFETY: the number stays open, and is given back.
+            let mut pipe = unsafe { OwnedFd::from_raw_fd(number) };
+            rustix::io::dup2(&directory, &mut pipe).unwrap();
+            let _ = pipe.into_raw_fd();
+        }
+    }
+    // It wakes the thread that polls the old pipe.
+    (&input).write_all(b"x\n").unwrap();
+    let error = container.wait_timeout(LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!(error.to_string().contains("read(output)"), "{error}");
 }
 
 #[test]
