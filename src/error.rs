@@ -75,11 +75,19 @@ pub enum ErrorKind {
 /// assert_eq!(error.kind(), ErrorKind::NotFound);
 /// assert!(error.path().is_some() && error.raw_os_error().is_some());
 /// ```
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` is the same text: it is what an error that `main` returns is printed with.
+#[derive(thiserror::Error)]
 #[error("{0}")]
 pub struct Error(Box<Inner>);
 
-#[derive(Clone, Debug)]
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     step: Cow<'static, str>,
@@ -92,6 +100,8 @@ struct Inner {
     /// What was being done when it failed, outermost last.
     during: Vec<Cow<'static, str>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    /// stdout and stderr, of a command that was ended.
+    output: Option<Arc<[Vec<u8>; 2]>>,
 }
 
 impl fmt::Display for Inner {
@@ -152,6 +162,7 @@ impl Error {
             protection: None,
             during: Vec::new(),
             source: None,
+            output: None,
         }))
     }
 
@@ -241,6 +252,12 @@ impl Error {
         self
     }
 
+    /// What a command had written until it was ended.
+    pub(crate) fn with_output(mut self, stdout: Vec<u8>, stderr: Vec<u8>) -> Self {
+        self.0.output = Some(Arc::new([stdout, stderr]));
+        self
+    }
+
     /// What was being done, in the form "loading the archive x".
     pub(crate) fn during(mut self, what: impl Into<Cow<'static, str>>) -> Self {
         self.0.during.push(bounded(what.into()));
@@ -281,6 +298,18 @@ impl Error {
     /// [`Protection`](crate::Protection).
     pub fn protection(&self) -> Option<&str> {
         self.0.protection
+    }
+
+    /// What a command that was killed, for its time or for too much output, had written to stdout until then: of
+    /// [`ContainerBuilder::run`](crate::ContainerBuilder::run), [`Exec::output`](crate::Exec::output) and
+    /// [`Executed::output`](crate::Executed::output). Else empty.
+    pub fn stdout(&self) -> &[u8] {
+        self.0.output.as_ref().map_or(&[], |output| &output[0])
+    }
+
+    /// The same of stderr.
+    pub fn stderr(&self) -> &[u8] {
+        self.0.output.as_ref().map_or(&[], |output| &output[1])
     }
 
     /// What the reader can do about it, where something can be done.
@@ -397,6 +426,7 @@ mod tests {
             "mount_setattr(MOUNT_ATTR_IDMAP) (\"/layers/ab\"): Operation not permitted (os error 1); \
              while mounting the root filesystem; help: use a filesystem that can be id-mapped"
         );
+        assert_eq!(format!("{error:?}"), error.to_string(), "what main prints");
     }
 
     #[test]

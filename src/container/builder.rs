@@ -480,7 +480,8 @@ impl ContainerBuilder {
     /// Starts the container, waits for its end, collects its output and removes it.
     ///
     /// # Errors
-    /// Also `TooLarge` for more output than [`output_max`](Self::output_max), `TimedOut`.
+    /// Also `TooLarge` for more output than [`output_max`](Self::output_max), `TimedOut`: these have the output until then,
+    /// [`Error::stdout`](crate::Error::stdout) and [`Error::stderr`](crate::Error::stderr).
     pub fn run(&self) -> Result<Output> {
         if self.spec.tty {
             return Err(Error::new(ErrorKind::InvalidInput, "run() with a terminal has nobody to talk to")

@@ -17,13 +17,14 @@ use crate::security::landlock::Entering;
 use crate::sys::fork::Witness;
 use crate::sys::plan::Cell;
 use crate::sys::time::after;
-use crate::sys::warden::{self, Warden};
+use crate::sys::warden::{self, Exit, Warden};
 use linux_raw_sys::general as n;
 use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -111,7 +112,8 @@ impl<'a> Exec<'a> {
         self
     }
 
-    /// It is killed after this time, and `output` and `status` fail with kind `TimedOut`.
+    /// It is killed after this time, whoever waits for it or not, and `output`, `status` and [`Executed::wait`] fail with kind
+    /// `TimedOut`. What it has started itself goes on: that ends with the container.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = Some(time);
         self
@@ -126,8 +128,8 @@ impl<'a> Exec<'a> {
     /// Executes it, waits for its end and collects its output.
     ///
     /// # Errors
-    /// `Exec` when it can't be executed, `State` when the container does not run, `TooLarge`, `TimedOut`,
-    /// `InvalidInput` with a terminal, which somebody has to talk to.
+    /// `Exec` when it can't be executed, `State` when the container does not run, `TooLarge` and `TimedOut`, which have the
+    /// output until then ([`Error::stdout`], [`Error::stderr`]), `InvalidInput` with a terminal, which somebody has to talk to.
     pub fn output(self) -> Result<Output> {
         if self.tty {
             return Err(Error::new(
@@ -137,7 +139,7 @@ impl<'a> Exec<'a> {
             .with_remedy("use spawn() and Executed::terminal()"));
         }
         let deadline = self.timeout.map(after);
-        self.spawn_by(deadline)?.collect(deadline)
+        self.spawn_by(deadline)?.output()
     }
 
     /// Executes it with this program's streams and waits for its end.
@@ -153,7 +155,7 @@ impl<'a> Exec<'a> {
         self.output().map(|output| output.status)
     }
 
-    /// Executes it. A [`timeout`](Self::timeout) counts until it is executed.
+    /// Executes it. A [`timeout`](Self::timeout) counts from here, and a thread keeps it.
     ///
     /// # Errors
     /// `Exec` when it can't be executed, `State` when the container does not run, `TimedOut` also where the program that
@@ -161,7 +163,14 @@ impl<'a> Exec<'a> {
     /// wanted and the container has hidden its devpts.
     pub fn spawn(self) -> Result<Executed> {
         let deadline = self.timeout.map(after);
-        self.spawn_by(deadline)
+        let executed = self.spawn_by(deadline)?;
+        if let Some(deadline) = deadline
+            && let Err(error) = executed.kept_by_a_thread(deadline)
+        {
+            executed.give_up()?;
+            return Err(error);
+        }
+        Ok(executed)
     }
 
     fn spawn_by(self, deadline: Option<Instant>) -> Result<Executed> {
@@ -258,6 +267,8 @@ impl<'a> Exec<'a> {
         )?;
         Ok(Executed {
             process: born.process,
+            deadline,
+            timed_out: Arc::default(),
             ours: Mutex::new(pipes.ours),
             log: Log::new(self.streams.output_max.unwrap_or(OUTPUT_MAX)),
             warden,
@@ -369,6 +380,9 @@ fn guard(s: &mut Script<'_>, life: [Cell; 2], pidfd: Cell) {
 /// In a forked copy of the program its methods fail with kind `Gone`.
 pub struct Executed {
     process: warden::Process,
+    deadline: Option<Instant>,
+    /// It was killed then.
+    timed_out: Arc<AtomicBool>,
     ours: Mutex<Ours>,
     log: Arc<Log>,
     warden: Arc<Warden>,
@@ -382,7 +396,8 @@ impl Executed {
     ///
     /// # Errors
     /// `Gone` when the program's warden was killed, and with it the command, or in a forked copy of the program; `TimedOut`
-    /// when it has ended and the container is another program's, whose warden does not tell how within 10 s.
+    /// when its [`timeout`](Exec::timeout) ended it, or when it has ended and the container is another program's, whose
+    /// warden does not tell how within 10 s.
     pub fn wait(&self) -> Result<ExitStatus> {
         let last = match self.life {
             None => None,
@@ -394,7 +409,14 @@ impl Executed {
             }
         };
         let exit = self.process.wait(last)?;
-        exit.map(|exit| ExitStatus::new(exit, false)).ok_or_else(warden::unanswered)
+        self.status(exit)?.ok_or_else(warden::unanswered)
+    }
+
+    fn status(&self, exit: Option<Exit>) -> Result<Option<ExitStatus>> {
+        match exit {
+            Some(_) if self.timed_out.load(Ordering::Acquire) => Err(time_is_up()),
+            exit => Ok(exit.map(|exit| ExitStatus::new(exit, false))),
+        }
     }
 
     /// How it ended, if it did.
@@ -402,7 +424,7 @@ impl Executed {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        Ok(self.process.wait(Some(Instant::now()))?.map(|exit| ExitStatus::new(exit, false)))
+        self.status(self.process.wait(Some(Instant::now()))?)
     }
 
     /// Sends it a signal.
@@ -410,12 +432,37 @@ impl Executed {
     /// # Errors
     /// `State` when it has ended; `Gone` in a forked copy of the program.
     pub fn kill(&self, signal: Signal) -> Result<()> {
-        self.process.check()?;
-        match rustix::process::pidfd_send_signal(&*self.process.pidfd, super::running::named(signal)?) {
-            Err(rustix::io::Errno::SRCH) => Err(Error::new(ErrorKind::State, "the command has ended")),
-            Err(rustix::io::Errno::PERM) => self.warden.signal(self.process.pidfd.as_fd(), signal as i32),
-            other => other.call("pidfd_send_signal"),
+        kill(&self.process, &self.warden, signal)
+    }
+
+    /// Kills it at the deadline.
+    fn kept_by_a_thread(&self, deadline: Instant) -> Result<()> {
+        let (process, warden) = (self.process.clone(), self.warden.clone());
+        let timed_out = self.timed_out.clone();
+        let run = move || {
+            let _ = nix::sys::signal::SigSet::all().thread_block();
+            if crate::sys::message::readable(&*process.pidfd, Some(deadline)).is_ok_and(|ended| ended) {
+                return;
+            }
+            timed_out.store(true, Ordering::Release);
+            if let Err(error) = kill(&process, &warden, Signal::SIGKILL) {
+                timed_out.store(false, Ordering::Release);
+                if error.kind() != ErrorKind::State {
+                    tracing::warn!(%error, "a command whose time is up could not be killed");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("coracle-exec".into()).stack_size(256 << 10);
+        thread.spawn(run).call("pthread_create").map(drop)
+    }
+
+    /// Kills and reaps it.
+    fn give_up(&self) -> Result<()> {
+        match self.kill(Signal::SIGKILL) {
+            Err(error) if error.kind() == ErrorKind::State => {}
+            other => other?,
         }
+        self.process.wait(Some(Instant::now() + KILL_TIME)).map(drop)
     }
 
     /// The other end of a piped stdin.
@@ -455,34 +502,47 @@ impl Executed {
     ///
     /// # Errors
     /// `TooLarge` for more output than [`output_max`](Exec::output_max), it is killed then; else as [`wait`](Self::wait).
+    /// The output until then is in the error ([`Error::stdout`], [`Error::stderr`]).
     pub fn output(self) -> Result<Output> {
-        self.collect(None)
-    }
-
-    fn collect(self, deadline: Option<Instant>) -> Result<Output> {
         let mut pump: Pump = lock(&self.ours).pump();
         let pidfd = self.process.pidfd.as_fd();
-        let error = match pump.run(&self.log, None, Some(pidfd), deadline, true) {
+        let error = match pump.run(&self.log, None, Some(pidfd), self.deadline, true) {
             Ok(Stopped::Done) => None,
-            Ok(Stopped::Deadline) => {
-                Some(Error::new(ErrorKind::TimedOut, "the command's time was up; it was killed"))
-            }
+            Ok(Stopped::Deadline) => Some(time_is_up()),
             Ok(Stopped::TooMuch(stream)) => {
-                Some(Error::new(ErrorKind::TooLarge, format!("too much output on {stream:?}")))
+                let error = Error::new(ErrorKind::TooLarge, format!("too much output on {stream:?}"));
+                Some(error.with_remedy("raise Exec::output_max, or stream the output"))
             }
             Err(error) => Some(error),
         };
-        if let Some(error) = error {
-            match self.kill(Signal::SIGKILL) {
-                Err(error) if error.kind() == ErrorKind::State => {}
-                other => other?,
-            }
-            self.process.wait(Some(Instant::now() + KILL_TIME))?;
-            return Err(error);
+        let ended = match error {
+            Some(error) => self.give_up().and(Err(error)),
+            None => self.wait(),
+        };
+        if ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::TimedOut) {
+            // What it still wrote before it was killed; who else has the streams is not waited for.
+            let _ = pump.of_the_last().run(&self.log, None, Some(pidfd), Some(after(KILL_TIME)), false);
         }
-        let status = self.wait()?;
         let (stdout, stderr) = (self.log.get(super::Stream::Stdout).0, self.log.get(super::Stream::Stderr).0);
+        let status = match ended {
+            Ok(status) => status,
+            Err(error) => return Err(error.with_output(stdout, stderr)),
+        };
         Ok(Output { status, stdout, stderr, report: Default::default() })
+    }
+}
+
+fn time_is_up() -> Error {
+    Error::new(ErrorKind::TimedOut, "the command's time was up; it was killed")
+        .with_remedy("give it more with Exec::timeout")
+}
+
+fn kill(process: &warden::Process, warden: &Warden, signal: Signal) -> Result<()> {
+    process.check()?;
+    match rustix::process::pidfd_send_signal(&*process.pidfd, super::running::named(signal)?) {
+        Err(rustix::io::Errno::SRCH) => Err(Error::new(ErrorKind::State, "the command has ended")),
+        Err(rustix::io::Errno::PERM) => warden.signal(process.pidfd.as_fd(), signal as i32),
+        other => other.call("pidfd_send_signal"),
     }
 }
 

@@ -401,12 +401,19 @@ impl Running {
             }
             Err(error) => Some(error),
         };
-        if let Some(error) = error {
+        if let Some(error) = &error {
             self.end()?;
-            return Err(error);
+            if error.kind() == ErrorKind::TimedOut {
+                // What it still wrote before it was killed.
+                let last = Some(Instant::now() + KILL_TIME);
+                pump.run(&self.log, self.callback.as_ref(), Some(pidfd), last, false)?;
+            }
+        }
+        let (stdout, stderr) = (self.log.get(super::Stream::Stdout).0, self.log.get(super::Stream::Stderr).0);
+        if let Some(error) = error {
+            return Err(error.with_output(stdout, stderr));
         }
         let status = self.wait(None)?.ok_or_else(|| Error::new(ErrorKind::State, "not ended"))?;
-        let (stdout, stderr) = (self.log.get(super::Stream::Stdout).0, self.log.get(super::Stream::Stderr).0);
         Ok(Output { status, stdout, stderr, report: self.report.clone() })
     }
 

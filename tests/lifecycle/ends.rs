@@ -86,6 +86,9 @@ fn the_time_limit_kills() {
     let from = Instant::now();
     let error = sh(&image, "sleep 1000").timeout(Duration::from_millis(100)).run().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    let builder = sh(&image, "echo so far; echo oops >&2; exec sleep 1000").timeout(Duration::from_secs(1));
+    let error = builder.run().unwrap_err();
+    assert_eq!((error.stdout(), error.stderr()), (&b"so far\n"[..], &b"oops\n"[..]));
     let container = sh(&image, "sleep 1000").timeout(Duration::from_millis(100)).start().unwrap();
     assert_eq!(container.wait().unwrap_err().kind(), ErrorKind::TimedOut);
     assert_eq!(container.wait().unwrap_err().kind(), ErrorKind::TimedOut, "the same answer");

@@ -130,6 +130,9 @@ fn it_is_bounded_and_spawned() {
     let container = sleeper(&host());
     let error = container.exec(["sleep", "1000"]).timeout(Duration::from_millis(50)).output().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let timed = container.exec(["sh", "-c", "echo so far; echo oops >&2; exec sleep 1000"]);
+    let error = timed.timeout(Duration::from_secs(1)).output().unwrap_err();
+    assert_eq!((text(error.stdout()).as_str(), text(error.stderr()).as_str()), ("so far", "oops"));
     let error = container.exec(["yes"]).output_max(1000).output().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     let spawned = container.exec(["sleep", "1000"]).spawn().unwrap();
@@ -137,6 +140,26 @@ fn it_is_bounded_and_spawned() {
     spawned.kill(Signal::SIGTERM).unwrap();
     assert_eq!(spawned.wait().unwrap().signal(), Some(15));
     assert_alone(&container);
+}
+
+#[test]
+fn its_time_is_kept_whoever_waits() {
+    let container = sleeper(&host());
+    let timed = || container.exec(["sleep", "1000"]).timeout(Duration::from_millis(300)).spawn().unwrap();
+    let error = timed().wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let nobody_waits = timed();
+    assert!(ends(&nobody_waits.as_fd().try_clone_to_owned().unwrap(), LONG));
+    assert_eq!(nobody_waits.wait().unwrap_err().kind(), ErrorKind::TimedOut);
+    // Also where somebody else has its output open.
+    let script = "sleep 1000 & echo $!; exec sleep 1000";
+    let error =
+        container.exec(["sh", "-c", script]).timeout(Duration::from_secs(1)).spawn().unwrap().output();
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(text(error.stdout()).parse::<i32>().is_ok(), "{error}");
+    let ended = container.exec(["true"]).timeout(LONG).spawn().unwrap();
+    assert!(ended.wait().unwrap().success());
 }
 
 #[test]
