@@ -148,7 +148,7 @@ impl Cgroup {
             name: name.to_owned(),
             v1: Vec::new(),
             unified: Err(words::NO_UNIFIED.of(Feature::Cgroup)),
-            report: Report::default(),
+            report: Report::begin(),
             _parent: Some(parent.clone()),
             owner: Some(Witness::current()?),
             heir: None,
@@ -412,6 +412,19 @@ impl Cgroup {
     /// As [`freeze`](Self::freeze).
     pub fn thaw(&self, timeout: Duration) -> Result<()> {
         self.set_frozen(false, timeout)
+    }
+
+    /// Whether the processes are stopped, or are being stopped, whoever said so; never without a v2 hierarchy.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match &self.unified {
+            Ok(unified) if unified.freeze.is_some() => {
+                unified.files().read("cgroup.freeze").map(|text| text.trim() == "1")
+            }
+            _ => Ok(false),
+        }
     }
 
     fn write_freeze(&self, frozen: bool) -> Result<&Unified> {

@@ -152,8 +152,10 @@ impl Container {
         };
         let owner = range.as_ref().map(|range| (range.base, range.base));
         // Nobody removes the volumes before the record says that they are needed.
-        let made =
-            volumes::attach(store, image, &mut record).and_then(|_leases| Dir::make(store, &record, owner));
+        let made = volumes::attach(store, image, &mut record).and_then(|_leases| {
+            settings::files_are_seen(&record.spec)?;
+            Dir::make(store, &record, owner)
+        });
         let dir = match made {
             Ok(dir) => dir,
             Err(error) => {
@@ -460,10 +462,10 @@ impl Container {
         }
     }
 
-    /// What it has used so far.
+    /// What it has used so far. A figure that its control group does not count is `None`, see [`Stats`].
     ///
     /// # Errors
-    /// `Unsupported` where it has no control group.
+    /// `State` when it does not run; `Unsupported` where it has no control group, so that there is no figure at all.
     pub fn stats(&self) -> Result<Stats> {
         self.running()?.stats()
     }
@@ -492,12 +494,14 @@ impl Container {
         self.running()?.pid()
     }
 
-    /// What is kept of an output: its last bytes, 16 MiB unless the builder said otherwise.
-    pub fn logs(&self, stream: Stream) -> Vec<u8> {
-        match &*lock(&self.0.phase) {
-            Phase::Running(running) => running.log.get(stream).0,
-            _ => Vec::new(),
-        }
+    /// What is kept of an output: its last bytes, 16 MiB unless the builder said otherwise; also after the end, as long as
+    /// this handle is there.
+    ///
+    /// # Errors
+    /// `State` where this handle has not started it, and of a stream that is not collected, as it goes to a terminal, a pipe, a
+    /// file or nowhere.
+    pub fn logs(&self, stream: Stream) -> Result<Vec<u8>> {
+        self.running()?.output(stream)
     }
 
     /// The other end of a piped stdin. Dropping it is the end of the command's input.

@@ -150,7 +150,7 @@ fn a_kept_container_is_opened_changed_and_removed() {
     assert_eq!(opened.wait().unwrap().code(), Some(0));
     opened.start().unwrap();
     assert!(opened.wait().unwrap().success());
-    assert_eq!(opened.logs(Stream::Stdout), b"kept\n");
+    assert_eq!(opened.logs(Stream::Stdout).unwrap(), b"kept\n");
     drop(opened);
     // A handle to a kept container leaves it where it is.
     store.container("box").unwrap().remove().unwrap();

@@ -14,7 +14,7 @@ fn leave(image: &Image, volume: &Volume) -> Container {
     assert!(
         container.wait().unwrap().success(),
         "{}",
-        String::from_utf8_lossy(&container.logs(coracle::Stream::Stderr))
+        String::from_utf8_lossy(&container.logs(coracle::Stream::Stderr).unwrap())
     );
     let out = Container::builder(image)
         .command(["sh", "-c", LEAVE, "sh", "/v"])

@@ -93,7 +93,7 @@ fn it_is_a_project_quota_where_the_filesystem_has_them() {
     let two = sh(&image, fill).disk_max(16 * MIB).name("two").create().unwrap();
     two.start().unwrap();
     assert!(two.wait().unwrap().success());
-    assert_eq!(text(&two.logs(coracle::Stream::Stdout)), "full\nfull\nroom");
+    assert_eq!(text(&two.logs(coracle::Stream::Stdout).unwrap()), "full\nfull\nroom");
     assert_ne!(number_of(&two), number);
 
     // A full layer keeps nobody from writing the record.

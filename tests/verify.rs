@@ -253,6 +253,40 @@ const DAMAGES: &[Damage] = &[
         StorePart::Container,
     ),
     (
+        "a name that leads to no text",
+        |w| {
+            fs::write(w.store.path().join("names/kept"), [0xff; 64]).unwrap();
+            w.store.path().join("names/kept")
+        },
+        StorePart::Container,
+    ),
+    (
+        "a directory among the names",
+        |w| {
+            fs::create_dir(w.store.path().join("names/dir")).unwrap();
+            w.store.path().join("names/dir")
+        },
+        StorePart::Container,
+    ),
+    (
+        "a name that is no text",
+        |w| {
+            let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff");
+            fs::write(w.store.path().join("names").join(name), "").unwrap();
+            w.store.path().join("names").join(name)
+        },
+        StorePart::Container,
+    ),
+    (
+        "a writable layer that is no directory",
+        |w| {
+            fs::remove_dir(w.container.join("upper")).unwrap();
+            fs::write(w.container.join("upper"), "").unwrap();
+            w.container.join("upper")
+        },
+        StorePart::Container,
+    ),
+    (
         "no writable layer",
         |w| {
             fs::remove_dir(w.container.join("upper")).unwrap();

@@ -67,6 +67,11 @@ impl DeviceRule {
         self
     }
 
+    /// One that does not has no text.
+    pub(super) fn allows_something(&self) -> bool {
+        self.access != 0
+    }
+
     /// As `devices.allow` takes them, which has one word for both kinds that says yes to everything.
     #[cfg(feature = "cgroups")]
     fn v1_lines(&self) -> impl Iterator<Item = String> {

@@ -404,6 +404,9 @@ impl Limits {
         if self.devices.as_ref().is_some_and(|rules| rules.len() > devices::RULES_MAX) {
             return bad(LimitKind::Devices, "too many rules");
         }
+        if self.devices.iter().flatten().any(|rule| !rule.allows_something()) {
+            return bad(LimitKind::Devices, "a rule without rights allows nothing: leave it out");
+        }
         Ok(())
     }
 }
@@ -489,6 +492,7 @@ mod tests {
         bad(new().hugetlb_max(2 << 20, 3 << 20));
         new().hugetlb_max(2 << 20, 0).validate().unwrap();
         bad(new().devices(vec![DeviceRule::any(); devices::RULES_MAX + 1]));
+        bad(new().devices([DeviceRule::any(), DeviceRule::char(1, 3).access(false, false, false)]));
         // A mistake stays one where it is only best effort.
         bad(new().pids_max(0).best_effort(LimitKind::PidsMax));
     }

@@ -11,6 +11,8 @@ use std::fmt;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     entries: Vec<ReportEntry>,
+    /// It was filled, if with nothing: nobody can say of another that all is enforced.
+    filled: bool,
 }
 
 /// One line of a [`Report`].
@@ -53,14 +55,24 @@ impl Report {
         self.entries.iter().find(|entry| entry.name == name.as_ref())
     }
 
-    /// Whether everything that was asked is enforced, in full. What is [off](Outcome::Off) was not asked.
+    /// Whether everything that was asked is enforced, in full. What is [off](Outcome::Off) was not asked. A report that nobody
+    /// has filled, as before a start, is not complete.
     pub fn is_complete(&self) -> bool {
-        self.entries.iter().all(|entry| matches!(entry.outcome, Outcome::Enforced(_) | Outcome::Off(_)))
+        self.filled
+            && self
+                .entries
+                .iter()
+                .all(|entry| matches!(entry.outcome, Outcome::Enforced(_) | Outcome::Off(_)))
+    }
+
+    /// To be filled, complete as long as nothing is said.
+    pub(crate) fn begin() -> Self {
+        Self { entries: Vec::new(), filled: true }
     }
 
     /// Of a container without a control group: nothing of these is enforced, for this reason.
     pub(crate) fn none(limits: &super::Limits, why: &str) -> Self {
-        let mut report = Self::default();
+        let mut report = Self::begin();
         for kind in limits.kinds() {
             report.push(
                 kind.name(),
@@ -113,7 +125,8 @@ impl Report {
             let asked = text(1).unwrap_or_default().to_owned();
             Some(ReportEntry { name: text(0)?.to_owned().into(), asked, outcome })
         };
-        Self { entries: told.as_array().into_iter().flatten().filter_map(entry).collect() }
+        let filled = told.is_array();
+        Self { entries: told.as_array().into_iter().flatten().filter_map(entry).collect(), filled }
     }
 }
 
@@ -158,7 +171,8 @@ mod tests {
 
     #[test]
     fn what_is_told_is_what_was_reported() {
-        let mut report = Report::default();
+        assert!(!Report::default().is_complete() && Report::begin().is_complete());
+        let mut report = Report::begin();
         report.push("memory_max", "64", Outcome::Enforced("4096".into()));
         report.push("landlock", "", Outcome::Partial("some".into()));
         report.push("seccomp", "", Outcome::NotEnforced("refused".into()));

@@ -7,10 +7,11 @@
 use super::inside::{self, Command};
 use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped, Streams};
 use super::places;
-use super::protection::{Protection, Wall};
+use super::protection::{self, Protection, Wall};
 use super::script::{Lacking, NewProcess, Script};
 use super::stages::{BORN, Born, READY};
 use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, terminal, users};
+use crate::cgroup::Report;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::landlock::Entering;
@@ -74,7 +75,7 @@ impl<'a> Exec<'a> {
         self
     }
 
-    /// The working directory; by default the container's.
+    /// The working directory, which has to be there; by default the container's.
     pub fn working_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.working_dir = Some(path.into());
         self
@@ -216,6 +217,7 @@ impl<'a> Exec<'a> {
             env: &env,
             path: &path,
             working_dir: self.working_dir.as_deref().unwrap_or(&resolved.working_dir),
+            make_working_dir: false,
             identity: &resolved.identity,
             capabilities,
             no_new_privileges: !spec.new_privileges,
@@ -265,12 +267,18 @@ impl<'a> Exec<'a> {
             || lock(&running.cgroup).as_ref()?.oom_kills().ok().flatten(),
             deadline,
         )?;
+        // What protects the host from the container does so from all in it, but for what each process brings itself.
+        let mut report = running.report.clone();
+        for without in &born.without {
+            protection::without(&mut report, *without, &[]);
+        }
         Ok(Executed {
             process: born.process,
+            report,
             deadline,
             timed_out: Arc::default(),
+            log: Log::new(self.streams.output_max.unwrap_or(OUTPUT_MAX), pipes.ours.collected()),
             ours: Mutex::new(pipes.ours),
-            log: Log::new(self.streams.output_max.unwrap_or(OUTPUT_MAX)),
             warden,
             terminal: master,
             life: life.map(|(ours, _)| ours),
@@ -380,6 +388,7 @@ fn guard(s: &mut Script<'_>, life: [Cell; 2], pidfd: Cell) {
 /// In a forked copy of the program its methods fail with kind `Gone`.
 pub struct Executed {
     process: warden::Process,
+    report: Report,
     deadline: Option<Instant>,
     /// It was killed then.
     timed_out: Arc<AtomicBool>,
@@ -425,6 +434,12 @@ impl Executed {
     /// As [`wait`](Self::wait).
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         self.status(self.process.wait(Some(Instant::now()))?)
+    }
+
+    /// What protects the host from it: what the container's [report](Container::report) says, with what this command goes on
+    /// without where that is best effort. Empty, and so not complete, where that one is.
+    pub fn report(&self) -> &Report {
+        &self.report
     }
 
     /// Sends it a signal.
@@ -528,7 +543,7 @@ impl Executed {
             Ok(status) => status,
             Err(error) => return Err(error.with_output(stdout, stderr)),
         };
-        Ok(Output { status, stdout, stderr, report: Default::default() })
+        Ok(Output { status, stdout, stderr, report: self.report })
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Command<'a> {
     pub env: &'a [OsString],
     pub path: &'a OsStr,
     pub working_dir: &'a Path,
+    /// Where it is missing; else that is an error.
+    pub make_working_dir: bool,
     pub identity: &'a Identity,
     pub capabilities: Capabilities,
     pub no_new_privileges: bool,
@@ -239,7 +241,7 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
             .path(limit.name())
             .remedy("a hard limit above this program's own needs CAP_SYS_RESOURCE on the host");
     }
-    working_dir(s, command.working_dir);
+    working_dir(s, command.working_dir, command.make_working_dir);
     if let Some((domain, places, who)) = &command.landlock {
         domain.enter(s, places, *who);
     }
@@ -282,9 +284,15 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
     s.execute(command.words, command.env, command.path, ready, missing);
 }
 
-fn working_dir(s: &mut Script<'_>, path: &Path) {
+fn working_dir(s: &mut Script<'_>, path: &Path, make: bool) {
     s.during("entering the working directory");
     let at = s.string(path);
+    if !make {
+        s.op(n::__NR_chdir, "chdir", [at.into()])
+            .path(path)
+            .remedy("it has to be there: only a container's first command has its working directory made");
+        return;
+    }
     let there = s.label();
     let missing = s.label();
     s.op(n::__NR_chdir, "chdir", [at.into()]).path(path).tolerate(&[ENOENT]).otherwise(missing);

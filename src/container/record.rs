@@ -24,7 +24,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -79,7 +79,6 @@ pub(crate) struct RunningRecord {
     #[serde(default)]
     pub owner: (i32, u64),
     pub started: SystemTime,
-    pub paused: bool,
     pub cgroups: Vec<PathBuf>,
     /// The socket in `locks/` of the warden that it belongs to.
     #[serde(default)]
@@ -207,9 +206,13 @@ impl Dir {
         })
     }
 
-    pub fn open_dir(&self, name: &str) -> Option<OwnedFd> {
+    /// `None` where it is missing.
+    pub fn open_dir(&self, name: &str) -> Result<Option<OwnedFd>> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(self, name, flags, Mode::empty()).ok()
+        match rustix::fs::openat(self, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            other => other.map(Some).call_at("openat", self.path().join(name)),
+        }
     }
 
     pub fn has(&self, name: impl AsRef<Path>) -> bool {
@@ -360,18 +363,17 @@ pub(crate) struct Names;
 impl Names {
     const DIR: &str = "names";
 
-    pub fn path(name: &str) -> String {
-        format!("{}/{name}", Self::DIR)
+    pub fn path(name: impl AsRef<Path>) -> PathBuf {
+        Path::new(Self::DIR).join(name)
     }
 
     /// All of them.
-    pub fn all(store: &Store) -> Result<Vec<String>> {
+    pub fn all(store: &Store) -> Result<Vec<OsString>> {
         let dir = match rustix::fs::openat(store.dir(), Self::DIR, crate::store::DIRECTORY, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(Vec::new()),
             other => other.call_at("openat", store.path().join(Self::DIR))?,
         };
-        let names = crate::store::list(dir.as_fd())?;
-        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+        crate::store::list(dir.as_fd())
     }
 
     /// Takes the name for a container; `false` when another one that exists has it.

@@ -44,6 +44,12 @@ pub(super) struct Root<'a> {
 }
 
 impl Root<'_> {
+    /// The mount that a path is in; none of the root's own.
+    fn covering(&self, path: &Path) -> Option<&Planned> {
+        let over = self.mounts.iter().filter(|planned| path.starts_with(&planned.target));
+        over.max_by_key(|planned| planned.target.components().count())
+    }
+
     /// Whether something has to be made below this directory, as a place to mount on or as a file.
     fn has_place_in(&self, dir: &Path) -> bool {
         let returned = |part: &Part| matches!(part, Part::Return { path, .. } if path.starts_with(dir));
@@ -156,8 +162,8 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         s.chown(mount, at, root.shift.owner(0, 0), Path::new("/"));
         s.place(exists);
     }
-    for file in root.files {
-        write_file(s, root, mount, file);
+    for file in root.files.iter().filter(|file| root.covering(&file.path).is_none()) {
+        write_file(s, root, mount, Path::new("/"), file);
     }
     for (number, planned) in root.mounts.iter().enumerate() {
         one(s, root, mount, number as u64, planned);
@@ -367,6 +373,12 @@ fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, number: u64, planned: &
                 n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if *exec { 0 } else { n::MOUNT_ATTR_NOEXEC };
             let tmpfs = s.tmpfs(*size, *inodes, *mode, Some(root.shift.owner(0, 0)), flags | read_only);
             s.attach(tmpfs, target, &planned.target);
+            let is_here = |file: &&FileContent| {
+                root.covering(&file.path).is_some_and(|covering| covering.target == planned.target)
+            };
+            for file in root.files.iter().filter(is_here) {
+                write_file(s, root, tmpfs, &planned.target, file);
+            }
         }
         Source::Path { path, recursive, suid } => {
             // Resolved by the host already: a link that shows up now was put there meanwhile.
@@ -401,11 +413,12 @@ fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, number: u64, planned: &
     }
 }
 
-/// A file of the caller's, in the writable layer. Its directory is found and made inside the root.
-fn write_file(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, file: &FileContent) {
+/// A file of the caller's, in the writable layer or a tmpfs that is attached at `at`. Its directory is found and made inside.
+fn write_file(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, at: &Path, file: &FileContent) {
     s.during("writing a file into the container");
     let owner = root.shift.owner(0, 0);
     let parent = file.path.parent().unwrap_or(Path::new("/"));
+    let parent = parent.strip_prefix(at).unwrap_or(parent);
     let dir = s.mountpoint(mount, parent, true, owner);
     let name = s.string(file.path.file_name().unwrap_or_default());
     // Whatever had the name, also a link, is not followed but replaced.

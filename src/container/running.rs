@@ -35,7 +35,6 @@ pub(crate) struct Running {
     pub terminal: Option<OwnedFd>,
     pub ports: Mutex<Vec<Forwarder>>,
     pub dir: Arc<Dir>,
-    pub paused: AtomicBool,
     pub end: Mutex<Ending>,
     pub timed_out: AtomicBool,
     /// What went wrong first with its output or its time limit: whoever waits for the end is told.
@@ -162,6 +161,22 @@ impl Running {
         }
     }
 
+    /// What was collected of an output.
+    pub fn output(&self, stream: super::Stream) -> Result<Vec<u8>> {
+        if self.log.collects(stream) {
+            return Ok(self.log.get(stream).0);
+        }
+        let error =
+            Error::new(ErrorKind::State, format!("{stream:?} of the container is not collected here"));
+        Err(error.with_path(&self.dir.id).with_remedy(match self.warden {
+            None => "ask the handle and the program that have started it",
+            Some(_) => {
+                "it goes where the builder or Container::set_streams said: to a terminal (Container::terminal), a pipe \
+                 (Container::take_stdout, take_stderr), a file or nowhere"
+            }
+        }))
+    }
+
     pub fn kill(&self, signal: Signal) -> Result<()> {
         if self.exited().is_some() {
             // Until the warden has reaped it, the kernel would take the signal.
@@ -212,30 +227,27 @@ impl Running {
         if self.exited().is_some() {
             return Err(not_running(&self.dir.id));
         }
-        if self.paused.load(Ordering::Relaxed) == freeze {
-            let what = if freeze { "the container is paused" } else { "the container is not paused" };
-            return Err(Error::new(ErrorKind::State, what));
-        }
         let cgroup = lock(&self.cgroup);
         let cgroup = cgroup.as_ref().ok_or_else(no_cgroup)?;
-        if freeze { cgroup.freeze(KILL_TIME) } else { cgroup.thaw(KILL_TIME) }?;
-        self.paused.store(freeze, Ordering::Relaxed);
-        if let Some(mut running) = self.dir.running()? {
-            running.paused = freeze;
-            self.dir.set_running(Some(&running))?;
+        // The kernel knows, whichever handle or program has done it.
+        if cgroup.is_frozen()? == freeze {
+            let what = if freeze { "the container is paused" } else { "the container is not paused" };
+            return Err(Error::new(ErrorKind::State, what).with_path(&self.dir.id));
         }
-        Ok(())
+        if freeze { cgroup.freeze(KILL_TIME) } else { cgroup.thaw(KILL_TIME) }
     }
 
     pub fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
+        lock(&self.cgroup).as_ref().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
     }
 
     pub fn stats(&self) -> Result<Stats> {
         if self.exited().is_some() {
             return Err(not_running(&self.dir.id));
         }
-        lock(&self.cgroup).as_ref().ok_or_else(no_cgroup)?.stats()
+        let stats = lock(&self.cgroup).as_ref().ok_or_else(no_cgroup)?.stats()?;
+        // Of a group that has no directory anywhere there is nothing to tell.
+        if stats == Stats::default() { Err(no_cgroup()) } else { Ok(stats) }
     }
 
     pub fn oom_events(&self) -> Result<OomEvents> {
@@ -431,7 +443,6 @@ impl Running {
             start_time: super::record::start_time(pid).unwrap_or(0),
             owner: super::record::this_program(),
             started: self.started,
-            paused: false,
             cgroups: cgroups.unwrap_or_default(),
             door,
             single: self.single,

@@ -3,7 +3,7 @@
 
 use super::lock;
 use super::record::Record;
-use super::spec::{SeccompChoice, Spec};
+use super::spec::{MountKind, SeccompChoice, Spec};
 use super::users::Identity;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::ImageConfig;
@@ -80,7 +80,27 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
     }
     let own = crate::security::limit::OwnNamespaces { net: !spec.network.is_host(), ipc: true };
     spec.sysctls.iter().try_for_each(|sysctl| sysctl.check(own))?;
+    spec.limits.validate()?;
     capabilities(spec).map(drop)
+}
+
+/// Each file is seen where it is to be: in a volume or a bind it would be somebody else's, too. The mounts are all known
+/// once the image's volumes are.
+pub(super) fn files_are_seen(spec: &Spec) -> Result<()> {
+    for file in &spec.files {
+        let over = spec.mounts.iter().filter(|mount| mount.shm_size().is_none());
+        let over = over.filter(|mount| file.path.starts_with(&mount.target));
+        let over = over.max_by_key(|mount| mount.target.components().count());
+        let Some(mount) = over else { continue };
+        if !matches!(mount.kind, MountKind::Tmpfs { .. }) || mount.read_only || file.path == mount.target {
+            let what = format!("a file where what is mounted at {:?} would hide it", mount.target);
+            return Err(Error::new(ErrorKind::InvalidInput, what).with_path(&file.path).with_remedy(
+                "put it into the volume or the bind's source itself, mount it as a bind of its own, or use a tmpfs \
+                 that can be written: files in it are written at each start",
+            ));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn capabilities(spec: &Spec) -> Result<Capabilities> {

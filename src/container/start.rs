@@ -104,13 +104,12 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
         report: Report::from_json(&running.report),
         started: running.started,
         deadline: None,
-        log: Log::new(0),
+        log: Log::new(0, [false; 2]),
         ours: Mutex::default(),
         callback: None,
         terminal: None,
         ports: Mutex::default(),
         dir: Arc::new(dir),
-        paused: AtomicBool::new(running.paused),
         end: Mutex::new(Ending::Not),
         timed_out: AtomicBool::new(false),
         trouble: OnceLock::new(),
@@ -338,7 +337,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
 
     let (upper, layer_fds): (Vec<OwnedFd>, Vec<BorrowedFd<'_>>) = match image.is_host() {
         false => {
-            (dir.open_dir(UPPER).into_iter().collect(), layers.iter().map(|layer| layer.dir()).collect())
+            (dir.open_dir(UPPER)?.into_iter().collect(), layers.iter().map(|layer| layer.dir()).collect())
         }
         true => (vec![host_root::open_root()?], Vec::new()),
     };
@@ -424,6 +423,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         env: &env,
         path: &path,
         working_dir: &resolved.working_dir,
+        make_working_dir: true,
         identity: &resolved.identity,
         capabilities,
         no_new_privileges: !spec.new_privileges,
@@ -519,13 +519,12 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         report,
         started: started_at,
         deadline: spec.timeout.map(after),
-        log: Log::new(streams.output_max.unwrap_or(OUTPUT_MAX)),
+        log: Log::new(streams.output_max.unwrap_or(OUTPUT_MAX), pipes.ours.collected()),
         ours: Mutex::new(pipes.ours),
         callback: streams.on_output.clone(),
         terminal: born.terminal,
         ports: Mutex::default(),
         dir: dir.clone(),
-        paused: AtomicBool::new(false),
         end: Mutex::new(Ending::Not),
         timed_out: AtomicBool::new(false),
         trouble: OnceLock::new(),

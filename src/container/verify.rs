@@ -87,14 +87,21 @@ fn containers(store: &Store, found: &mut Verification) -> Result<()> {
         }
     }
     for name in Names::all(store)? {
-        // One whose container is gone is that of a program that was killed, and free.
-        let Some(own) = Names::get(store, &name)?.and_then(|id| names.get(&id)) else { continue };
-        if *own != name {
-            let what = format!("the name {name:?} of a container that is called {own:?}");
-            let path = store.path().join(Names::path(&name));
-            let error = Error::new(ErrorKind::InvalidData, what);
-            found.add(StorePart::Container, error, path, "remove the file")?;
-        }
+        let path = store.path().join(Names::path(&name));
+        let id = match name.to_str() {
+            Some(name) => Names::get(store, name),
+            None => Err(Error::new(ErrorKind::InvalidData, "not the name of a container")),
+        };
+        let error = match id.map(|id| id.and_then(|id| names.get(&id))) {
+            Ok(Some(own)) if name != **own => {
+                let what = format!("the name {name:?} of a container that is called {own:?}");
+                Error::new(ErrorKind::InvalidData, what)
+            }
+            // One whose container is gone is that of a program that was killed, and free.
+            Ok(_) => continue,
+            Err(error) => error,
+        };
+        found.add(StorePart::Container, error, path, "remove it")?;
     }
     Ok(())
 }
@@ -112,9 +119,15 @@ fn check(store: &Store, dir: &Dir, record: &Record) -> Result<Vec<Error>> {
         wrong.push(Error::new(ErrorKind::InvalidData, what).with_path(at("container.json")));
     }
     // What else an overlay wants is made anew by each start.
-    if !record.spec.in_memory && dir.open_dir(UPPER).is_none() {
-        let what = "the container's writable layer is missing";
-        wrong.push(Error::new(ErrorKind::NotFound, what).with_path(at(UPPER)));
+    if !record.spec.in_memory {
+        match dir.open_dir(UPPER) {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let what = "the container's writable layer is missing";
+                wrong.push(Error::new(ErrorKind::NotFound, what).with_path(at(UPPER)));
+            }
+            Err(error) => wrong.push(error),
+        }
     }
     if let Err(error) = dir.running() {
         wrong.push(error.with_remedy("remove the file when no program has started the container"));

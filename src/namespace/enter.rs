@@ -124,7 +124,7 @@ impl<'a> Enter<'a> {
     /// Those of [`spawn`](Self::spawn); `TooLarge` for more output, it is killed then.
     pub fn output(self) -> Result<Output> {
         let entered = self.start()?;
-        let log = Log::new(OUTPUT_MAX);
+        let log = Log::new(OUTPUT_MAX, lock(&entered.ours).collected());
         let mut pump = lock(&entered.ours).pump();
         let stopped = pump.run(&log, None, Some(entered.process.pidfd.as_fd()), None, true)?;
         if let Stopped::TooMuch(stream) = stopped {

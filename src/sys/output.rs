@@ -146,6 +146,7 @@ pub(crate) struct Log {
     kept: Mutex<Kept>,
     changed: Condvar,
     max: usize,
+    collected: [bool; 2],
 }
 
 #[derive(Debug, Default)]
@@ -157,8 +158,13 @@ struct Kept {
 }
 
 impl Log {
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { kept: Mutex::default(), changed: Condvar::new(), max })
+    pub fn new(max: usize, collected: [bool; 2]) -> Arc<Self> {
+        Arc::new(Self { kept: Mutex::default(), changed: Condvar::new(), max, collected })
+    }
+
+    /// Whether the stream comes here at all.
+    pub fn collects(&self, stream: Stream) -> bool {
+        self.collected[stream as usize]
     }
 
     fn add(&self, stream: Stream, bytes: &[u8]) {
@@ -319,6 +325,11 @@ impl Pipes {
 }
 
 impl Ours {
+    /// Which of the two outputs.
+    pub fn collected(&self) -> [bool; 2] {
+        self.collect.each_ref().map(Option::is_some)
+    }
+
     /// What somebody has to pump.
     pub fn pump(&mut self) -> Pump {
         Pump { collect: std::mem::take(&mut self.collect), last: false }
@@ -461,7 +472,7 @@ mod tests {
 
     #[test]
     fn a_log_keeps_the_last_bytes_and_knows_what_is_lost() {
-        let log = Log::new(4);
+        let log = Log::new(4, [true; 2]);
         let got = |stream| log.get(stream);
         log.add(Stream::Stdout, b"abcd");
         assert_eq!(got(Stream::Stdout), (b"abcd".to_vec(), false));

@@ -37,7 +37,7 @@ fn an_accomplice_keeps_the_output_open() {
         // A started one is watched by a thread, which cleans up after it.
         let container = builder.start().unwrap();
         container.wait().unwrap();
-        let logs = container.logs(coracle::Stream::Stdout);
+        let logs = container.logs(coracle::Stream::Stdout).unwrap();
         tell.send((text(&output.stdout), text(&logs)))
     });
     let given = told.recv_timeout(Duration::from_secs(30)).expect("the end of a container that has ended");

@@ -232,7 +232,11 @@ pub fn ready(builder: &coracle::ContainerBuilder) -> coracle::Container {
     let mut line = String::new();
     std::io::BufReader::new(container.take_stdout().unwrap()).read_line(&mut line).unwrap();
     if line.is_empty() {
-        panic!("it ended: {:?}: {}", container.wait(), text(&container.logs(coracle::Stream::Stderr)));
+        panic!(
+            "it ended: {:?}: {}",
+            container.wait(),
+            text(&container.logs(coracle::Stream::Stderr).unwrap())
+        );
     }
     container
 }

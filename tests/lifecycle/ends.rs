@@ -131,7 +131,16 @@ fn an_init_reaps_and_passes_signals_on() {
 #[test]
 #[ignore = "needs root: a freezer of its own"]
 fn paused_containers_stand_still() {
-    let container = ready(&sh(&host(), "echo ready; exec sleep 1000"));
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000").name("one"));
+    // Each handle knows what the others do, and writes nothing of it down.
+    let other = image.store().container("one").unwrap();
+    other.pause().unwrap();
+    let third = image.store().container("one").unwrap();
+    assert_eq!([&container, &other, &third].map(Container::state), [State::Paused; 3]);
+    container.unpause().unwrap();
+    assert_eq!([&container, &other, &third].map(Container::state), [State::Running; 3]);
+    drop((other, third));
     container.pause().unwrap();
     assert_eq!(container.state(), State::Paused);
     assert_eq!(container.pause().unwrap_err().kind(), ErrorKind::State);

@@ -38,7 +38,22 @@ fn it_runs_beside_the_first_command() {
     assert_eq!(text(&out.unwrap().stdout), "container+exec\n/etc");
     let out = container.exec(["cat"]).stdin("given").output().unwrap();
     assert_eq!(out.stdout, b"given");
+    // Only a first command has it made.
+    let error = container.exec(["pwd"]).working_dir("/not/there").output().unwrap_err();
+    assert_eq!((error.kind(), error.step()), (ErrorKind::NotFound, "chdir"), "{error}");
+    assert_eq!(error.path(), Some("/not/there".as_ref()));
+    assert!(!container.exec(["test", "-e", "/not"]).output().unwrap().status.success());
     assert_eq!(container.state(), State::Running);
+}
+
+#[test]
+fn its_report_is_the_containers() {
+    let image = host();
+    assert!(!sh(&image, "true").create().unwrap().report().is_complete(), "nothing is known yet");
+    let container = sleeper(&image);
+    let out = container.exec(["true"]).output().unwrap();
+    assert!(out.report.get("seccomp").is_some());
+    assert_eq!(out.report, container.report());
 }
 
 #[test]

@@ -56,6 +56,32 @@ fn a_limit_on_memory_binds_or_the_error_says_what_to_do() {
     assert!(hog.status.oom_killed(), "{} {}", hog.status, hog.stderr_text());
 }
 
+#[test]
+fn statistics_have_figures_or_say_what_to_do() {
+    let container = ready(&sh(&host(), "echo ready; exec sleep 1000"));
+    match container.stats() {
+        Ok(stats) => assert!(stats.cpu_usage.is_some() || stats.pids_current.is_some(), "{stats:?}"),
+        Err(error) => {
+            assert!(!is_root(), "{error}");
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.remedy().is_some(), "{error}");
+        }
+    }
+}
+
+/// A record that nobody could read again is not written.
+#[test]
+fn limits_that_can_not_be_are_refused_before_there_is_a_container() {
+    use coracle::{DeviceRule, Limits};
+    let image = host();
+    let nothing = DeviceRule::char(1, 3).access(false, false, false);
+    for limits in [Limits::new().devices([nothing]), Limits::new().pids_max(0)] {
+        let error = sh(&image, "true").limits(limits).create().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    assert_eq!(image.store().containers().unwrap().len(), 0);
+}
+
 /// Where something is left in a group when its container goes, it goes as soon as it is empty: with no opening of the store,
 /// and its container's directory, by which a sweep would know it, has gone.
 #[test]

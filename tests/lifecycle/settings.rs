@@ -38,7 +38,7 @@ fn names_of_the_host_and_of_itself() {
     assert_eq!(say(&container), "box\nbox\n1");
     let container = sh(&image, "hostname").start().unwrap();
     container.wait().unwrap();
-    assert_eq!(text(&container.logs(Stream::Stdout)), container.short_id());
+    assert_eq!(text(&container.logs(Stream::Stdout).unwrap()), container.short_id());
     assert_eq!(
         sh(&image, "true").hostname("x".repeat(65)).run().unwrap_err().kind(),
         ErrorKind::InvalidInput

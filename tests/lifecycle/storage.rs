@@ -20,6 +20,41 @@ fn files_are_written_before_the_start() {
     assert_eq!(sh(&image, "true").file("/a/../b", "x").run().unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
+/// What is mounted later would hide them.
+#[test]
+fn files_are_seen_in_a_tmpfs_and_refused_elsewhere() {
+    let image = host();
+    let script = "cat /t/a /t/made/b /t/t2/c; stat -c %a:%u /t/a; ls -A /t/t2; mv /t/a /t/gone";
+    let volume = Volume::create(image.store(), "data").unwrap();
+    let container = sh(&image, script)
+        .file("/t/a", "a")
+        .file("/t/made/b", "b")
+        .tmpfs("/t")
+        .volume(&volume, "/t/v")
+        .tmpfs("/t/t2")
+        .file_mode("/t/t2/c", "c\n", 0o600)
+        .create()
+        .unwrap();
+    for _ in 0..2 {
+        container.start().unwrap();
+        assert!(container.wait().unwrap().success(), "{}", text(&container.logs(Stream::Stderr).unwrap()));
+        assert_eq!(text(&container.logs(Stream::Stdout).unwrap()), "abc\n644:0\nc");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let plain = || sh(&image, "true").file("/t/v/a", "x");
+    for builder in [
+        plain().volume(&volume, "/t/v"),
+        plain().tmpfs("/t").bind(dir.path(), "/t/v"),
+        plain().mount(Mount::tmpfs("/t").read_only()),
+        plain().tmpfs("/t/v/a"),
+    ] {
+        let error = builder.create().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.path() == Some("/t/v/a".as_ref()) && error.remedy().is_some(), "{error}");
+    }
+    assert_eq!(image.store().volumes().unwrap().len(), 1);
+}
+
 /// The files of /etc that every container gets are the caller's where the caller says so.
 #[test]
 fn files_of_etc_can_be_given() {
@@ -191,13 +226,13 @@ fn the_root_directory_is_as_the_image_says() {
     for _ in 0..2 {
         container.start().unwrap();
         assert!(container.wait().unwrap().success());
-        assert_eq!(text(&container.logs(Stream::Stdout)), "1750 5:6");
+        assert_eq!(text(&container.logs(Stream::Stdout).unwrap()), "1750 5:6");
     }
     container.keep().unwrap();
     let container = store.container("own").unwrap();
     container.start().unwrap();
     container.wait().unwrap();
-    assert_eq!(text(&container.logs(Stream::Stdout)), "1750 5:6");
+    assert_eq!(text(&container.logs(Stream::Stdout).unwrap()), "1750 5:6");
     container.remove().unwrap();
     assert_eq!(
         say(&Container::builder(&image).command(look)),

@@ -52,12 +52,12 @@ fn a_callback_that_panics_is_told_at_the_end_and_the_time_limit_stays() {
     };
     let builder = sh(&image, "echo one; read x; echo two; exit 3").stdin(Stdio::piped()).on_output(panics);
     let container = builder.start().unwrap();
-    eventually("the first line", || text(&container.logs(Stream::Stdout)) == "one");
+    eventually("the first line", || text(&container.logs(Stream::Stdout).unwrap()) == "one");
     container.take_stdin().unwrap().write_all(b"x\n").unwrap();
     let error = container.wait().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
     assert!(error.to_string().contains("no room for that"), "{error}");
-    assert_eq!(text(&container.logs(Stream::Stdout)), "one\ntwo", "it is collected all the same");
+    assert_eq!(text(&container.logs(Stream::Stdout).unwrap()), "one\ntwo", "it is collected all the same");
     assert_eq!(*calls.lock().unwrap(), 1);
     assert!(ends(&container.as_fd().try_clone_to_owned().unwrap(), LONG));
     // It is over, and can begin anew.
@@ -113,7 +113,7 @@ fn what_is_collected_is_bounded() {
     // Of a started one the end is kept.
     let container = sh(&image, "seq 100000; echo last").output_max(1000).start().unwrap();
     assert!(container.wait().unwrap().success());
-    let rest = container.logs(Stream::Stdout);
+    let rest = container.logs(Stream::Stdout).unwrap();
     assert!(rest.len() <= 1000 && rest.ends_with(b"99999\n100000\nlast\n"), "{}", rest.len());
 }
 
@@ -123,9 +123,31 @@ fn all_output_is_there_after_the_end() {
     let container = sh(&image, "seq 50000").start().unwrap();
     container.wait().unwrap();
     let expected: String = (1..=50000).map(|n| format!("{n}\n")).collect();
-    assert_eq!(text(&container.logs(Stream::Stdout)), expected.trim_end());
+    assert_eq!(text(&container.logs(Stream::Stdout).unwrap()), expected.trim_end());
     let out = sh(&image, "seq 50000").run().unwrap();
     assert_eq!(out.stdout, expected.as_bytes());
+}
+
+#[test]
+fn what_is_not_collected_here_is_an_error() {
+    let image = host();
+    let refused = |container: &Container| {
+        let error = container.logs(Stream::Stdout).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::State, "{error}");
+    };
+    let container = sh(&image, "read x; echo it").stdin(Stdio::piped()).name("one").create().unwrap();
+    refused(&container);
+    container.start().unwrap();
+    refused(&image.store().container("one").unwrap());
+    drop(container.take_stdin());
+    container.wait().unwrap();
+    assert_eq!(text(&container.logs(Stream::Stdout).unwrap()), "it");
+    let tty = sh(&image, "true").tty(true).start().unwrap();
+    refused(&tty);
+    let piped = sh(&image, "echo oops >&2").stdout(Stdio::piped()).start().unwrap();
+    refused(&piped);
+    piped.wait().unwrap();
+    assert_eq!(text(&piped.logs(Stream::Stderr).unwrap()), "oops");
 }
 
 #[test]

@@ -215,11 +215,13 @@ fn fill(of: Of) {
         OpenOptions::new().write(true).truncate(true).open(&go).unwrap().write_all(line.as_bytes())
     };
     say("1\n").unwrap();
-    eventually("the disk is full", || text(&container.logs(coracle::Stream::Stderr)).contains("full"));
+    eventually("the disk is full", || {
+        text(&container.logs(coracle::Stream::Stderr).unwrap()).contains("full")
+    });
     Ballast(mount).remove();
     say("2\n").unwrap();
     assert!(container.wait().unwrap().success());
-    assert!(text(&container.logs(coracle::Stream::Stderr)).ends_with("room"));
+    assert!(text(&container.logs(coracle::Stream::Stderr).unwrap()).ends_with("room"));
 }
 
 /// Not a test when run by itself.
