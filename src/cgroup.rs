@@ -22,6 +22,7 @@
 #[cfg(feature = "cgroups")]
 mod control;
 mod devices;
+mod freeze;
 #[cfg(feature = "cgroups")]
 mod hugetlb;
 mod io;
@@ -390,57 +391,6 @@ impl Cgroup {
     /// The directory in the unified hierarchy, for `clone3(CLONE_INTO_CGROUP)`.
     pub fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().ok().map(|unified| unified.dir.as_fd())
-    }
-
-    /// Stops every process of the group and waits until all stand still.
-    ///
-    /// # Errors
-    /// [`ErrorKind::TimedOut`]: some did not stop in time; the group is thawed again.
-    /// [`ErrorKind::Unsupported`]: there is no v2 hierarchy, or the kernel is older than 5.2.
-    pub fn freeze(&self, timeout: Duration) -> Result<()> {
-        self.set_frozen(true, timeout).inspect_err(|error| {
-            if error.kind() == ErrorKind::TimedOut {
-                // The timeout is the error to report.
-                let _ = self.write_freeze(false);
-            }
-        })
-    }
-
-    /// Lets the processes go on, and waits until the kernel says so.
-    ///
-    /// # Errors
-    /// As [`freeze`](Self::freeze).
-    pub fn thaw(&self, timeout: Duration) -> Result<()> {
-        self.set_frozen(false, timeout)
-    }
-
-    /// Whether the processes are stopped, or are being stopped, whoever said so; never without a v2 hierarchy.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub fn is_frozen(&self) -> Result<bool> {
-        match &self.unified {
-            Ok(unified) if unified.freeze.is_some() => {
-                unified.files().read("cgroup.freeze").map(|text| text.trim() == "1")
-            }
-            _ => Ok(false),
-        }
-    }
-
-    fn write_freeze(&self, frozen: bool) -> Result<&Unified> {
-        let unified = self.unified()?;
-        let path = || unified.path.join("cgroup.freeze");
-        let Some(fd) = &unified.freeze else {
-            return Err(Error::new(ErrorKind::Unsupported, "cgroup.freeze needs Linux 5.2").with_path(path()));
-        };
-        write(fd, if frozen { b"1" } else { b"0" }).call_at("write", path())?;
-        Ok(unified)
-    }
-
-    fn set_frozen(&self, frozen: bool, timeout: Duration) -> Result<()> {
-        let deadline = after(timeout);
-        let unified = self.write_freeze(frozen)?;
-        process::wait_event(unified.files(), "frozen", u64::from(frozen), deadline)
     }
 
     /// Kills every process of the group, also those that are being forked, and those that are frozen.

@@ -275,7 +275,7 @@ impl Container {
             match running.try_wait() {
                 Ok(None) => {
                     let error = Error::new(ErrorKind::State, "the container is running");
-                    return Err(error.with_path(self.name()));
+                    return Err(error.with_path(self.name()).with_remedy("Container::stop or kill it first"));
                 }
                 // It has ended all the same: with its warden, or by its time limit.
                 Err(error) if !matches!(error.kind(), ErrorKind::Gone | ErrorKind::TimedOut) => {
@@ -343,8 +343,11 @@ impl Container {
         self.0.witness.check()?;
         match &*lock(&self.0.phase) {
             Phase::Running(running) => Ok(running.clone()),
-            Phase::Created => Err(Error::new(ErrorKind::State, "the container has not been started")),
-            Phase::Exited(_) => Err(Error::new(ErrorKind::State, "the container is not running")),
+            Phase::Created => {
+                let error = Error::new(ErrorKind::State, "the container has not been started");
+                Err(error.with_path(&self.0.id).with_remedy("Container::start starts it"))
+            }
+            Phase::Exited(_) => Err(running::not_running(&self.0.id)),
         }
     }
 

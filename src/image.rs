@@ -259,7 +259,8 @@ impl Image {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "the host image is not in the store and has no name",
-            ));
+            )
+            .with_remedy("name it as it is: Image::host, on the command line @host"));
         }
         self.0.store.update_index(|index| {
             set_name(index, &self.0.listed, Some(&name));

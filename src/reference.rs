@@ -110,6 +110,9 @@ impl FromStr for Reference {
         if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(bad("64 hex digits are an image's id, not its name"));
         }
+        if text.starts_with('@') {
+            return Err(bad("a name is missing before the '@'"));
+        }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (
                 rest,

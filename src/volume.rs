@@ -194,8 +194,10 @@ impl Volume {
     /// `NotFound` when there is none, `InvalidInput` for a name that is none.
     pub fn open(store: &Store, name: &str) -> Result<Self> {
         check_name(name)?;
-        Self::find(store, name)?
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "no such volume").with_path(path(store, name)))
+        Self::find(store, name)?.ok_or_else(|| {
+            let error = Error::new(ErrorKind::NotFound, "no such volume").with_path(path(store, name));
+            error.with_remedy("Volume::create makes it; Store::volumes lists those that are there")
+        })
     }
 
     fn find(store: &Store, name: &str) -> Result<Option<Self>> {

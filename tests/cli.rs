@@ -438,6 +438,10 @@ fn images_go_in_and_out() {
     assert_eq!((&image["Id"], &image["Config"]["Env"][0]), (&id.as_str().into(), &"A=1".into()));
     w.ok(["create", "--name", "one", "greeter"]);
     assert_eq!(w.inspect("one")["Path"], "/bin/cat");
+    for (words, why) in [(&["tag", "@host", "mine"][..], "has no name"), (&["rmi", "@host"], "in no store")] {
+        let refused = w.run(words);
+        assert!(refused.code != 0 && refused.err.contains(why), "{refused:?}");
+    }
     assert_eq!(w.ok(["rmi", "greeter"]), "Untagged: greeter:latest\n");
     assert_eq!(w.run(["rmi", "me/greeter:1"]).code, 1, "a container has it");
     w.ok(["rm", "one"]);

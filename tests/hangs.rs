@@ -1,7 +1,7 @@
 //! Filesystems that hang: a start has its time, and nothing of it stays.
 //!
 //! The filesystem is one of the kernel's FUSE kind (/dev/fuse, fuse(4)) that this test serves itself: whoever is not this
-//! program is not answered about the name `hang`, until it is killed.
+//! program is not answered about the name `hang`, until it is killed, and about the name `stuck` not even then.
 
 mod common;
 
@@ -56,6 +56,7 @@ fn serve(mut device: File, hung: &Sender<i32>) {
     const INIT_EXT: u32 = 1 << 30;
     const ALLOW_IDMAP: u32 = 1 << 8;
     let mut request = vec![0; 1 << 18];
+    let mut stuck = Vec::new();
     // It ends with the mount.
     while let Ok(len) = device.read(&mut request) {
         let u32_at = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
@@ -79,6 +80,11 @@ fn serve(mut device: File, hung: &Sender<i32>) {
                     hung.send(pid as i32).unwrap();
                     continue;
                 }
+                b"stuck" => {
+                    stuck = unique;
+                    hung.send(pid as i32).unwrap();
+                    continue;
+                }
                 b"fine" | b"hang" => {
                     let node = if name == b"fine" { 2 } else { 3 };
                     // Node, generation, and nothing of it may be remembered.
@@ -89,6 +95,7 @@ fn serve(mut device: File, hung: &Sender<i32>) {
             GETATTR => Ok([vec![0; 16], attributes(node.into())].concat()),
             kind if SILENT.contains(&kind) => continue,
             // Who hangs is being killed: with that its request ends, as on a network filesystem.
+            INTERRUPT if request[40..48] == stuck => continue,
             INTERRUPT => {
                 unique = request[40..48].to_vec();
                 Err(4)
@@ -148,4 +155,68 @@ fn a_start_that_hangs_after_the_root_filesystem_has_been_entered() {
     assert_ends(&entered, "chdir", Path::new("/mnt/hang"), &hung);
     assert_eq!(image.store().containers().unwrap().len(), 0);
     assert_eq!(say(&sh(&image, "cd /mnt; echo fine").bind(at.join("fine"), "/mnt")), "fine");
+}
+
+/// A warden that is stopped is not needed for the end of a start.
+#[test]
+#[ignore = "needs root: mounts a filesystem of its own"]
+fn a_start_that_hangs_ends_although_the_warden_is_stopped() {
+    if !has_own_mounts("a_start_that_hangs_ends_although_the_warden_is_stopped") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at: PathBuf = dir.path().canonicalize().unwrap();
+    let hung = hanging(&at);
+    let image = host();
+    let other = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    let warden = pidfd(warden_of(&other));
+    let bound = sh(&image, "true").bind(at.join("hang"), "/mnt").start_timeout(Duration::from_secs(2));
+    let (told, heard) = channel();
+    let start = std::thread::spawn(move || told.send(bound.start().map(drop)));
+    hung.recv_timeout(LONG).unwrap();
+    let signal = |signal| rustix::process::pidfd_send_signal(&warden, signal).unwrap();
+    signal(rustix::process::Signal::STOP);
+    let ended = heard.recv_timeout(LONG);
+    signal(rustix::process::Signal::CONT);
+    assert_eq!(ended.expect("it waits for the warden").unwrap_err().kind(), ErrorKind::TimedOut);
+    start.join().unwrap().unwrap();
+}
+
+/// Its ids and its directory are nobody else's as long as a process of it is there.
+#[test]
+#[ignore = "needs root: mounts a filesystem of its own"]
+fn what_can_not_be_killed_keeps_its_ids() {
+    if !has_own_mounts("what_can_not_be_killed_keeps_its_ids") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at: PathBuf = dir.path().canonicalize().unwrap();
+    let hung = hanging(&at);
+    let image = host();
+    let path = image.store().path().to_owned();
+    let container = sh(&image, "exec stat /mnt/stuck")
+        .bind(at.join("fine"), "/mnt")
+        .best_effort(coracle::Protection::IdMappedMounts)
+        .start()
+        .unwrap();
+    hung.recv_timeout(LONG).unwrap();
+    let process = pidfd(container.pid().unwrap());
+    let own = path.join("containers").join(container.id());
+    let error = container.remove().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!(error.remedy().unwrap().contains("state D"), "{error}");
+    let is_there = || {
+        let store = coracle::Store::open(&path).unwrap();
+        assert_eq!(store.containers().unwrap().len(), usize::from(own.exists()));
+        own.exists()
+    };
+    assert!(!ends(&process, Duration::ZERO) && is_there(), "also after a sweep");
+    let ids = std::fs::read_dir(path.join("ids")).unwrap().map(|entry| entry.unwrap().path());
+    let holders: Vec<_> = ids.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    assert!(holders.contains(&own.file_name().unwrap().to_str().unwrap().to_owned()), "{holders:?}");
+    // Its requests fail from now on.
+    rustix::mount::unmount(&at, rustix::mount::UnmountFlags::FORCE | rustix::mount::UnmountFlags::DETACH)
+        .unwrap();
+    assert!(ends(&process, LONG));
+    eventually("it is swept", || !is_there());
 }

@@ -237,6 +237,31 @@ fn under_a_filter() {
     assert!(why.remedy().contains("seccomp=unconfined"), "{why}");
 }
 
+#[test]
+#[ignore = "needs root and writable cgroups: makes groups of a dead program"]
+fn what_a_killed_probe_left_goes_with_the_next() {
+    use std::os::unix::fs::MetadataExt;
+    let pids = fs::metadata("/proc/self/ns/pid").unwrap().ino();
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let parent = coracle::CgroupParent::detect().unwrap();
+    let limits = coracle::Limits::new().pids_max(10);
+    let make = |pid: u32, of: u64| {
+        let name = format!("probe-{of}-{pid}-{pids:x}left");
+        parent.create(&name, &limits).unwrap().keep();
+        name
+    };
+    let (left, used) = (make(dead.id(), pids), make(std::process::id(), pids));
+    let (other, unknown) = (make(dead.id(), pids + 1), make(dead.id(), 0));
+    Host::probe();
+    assert_eq!(cgroups_with(&left), Vec::<std::path::PathBuf>::new());
+    for name in [used, other, unknown] {
+        let found = cgroups_with(&name);
+        assert!(!found.is_empty(), "{name}");
+        found.iter().for_each(|dir| fs::remove_dir(dir).unwrap());
+    }
+}
+
 /// The table of kernels names each feature and says its first kernel as the library does.
 #[test]
 fn the_documentation_has_every_feature() {

@@ -79,9 +79,12 @@ pub const CONTAINER: &[Flag] = &[
     flag("workdir", "PATH", "Working directory").short('w'),
 ];
 
-/// Opens an image; `@host` is this machine itself.
+/// This machine itself as an image.
+pub const HOST: &str = "@host";
+
+/// Opens an image.
 pub fn image(store: &Store, name: &str) -> Result<Image> {
-    if name == "@host" { Ok(Image::host(store)?) } else { Ok(store.image(name)?) }
+    if name == HOST { Ok(Image::host(store)?) } else { Ok(store.image(name)?) }
 }
 
 /// The builder that a command line asks for.

@@ -3,7 +3,7 @@
 
 use crate::args::{Args, Flag, flag, switch};
 use crate::containers::{familiar, short};
-use crate::fail::{Result, context, each, usage};
+use crate::fail::{Result, context, each, fail, usage};
 use crate::flags;
 use crate::format::{self, ago, line};
 use coracle::{BrokenImage, Image, Import, Reference, Store};
@@ -257,12 +257,15 @@ pub fn import(store: &Store, args: &Args) -> Result<u8> {
 
 pub fn tag(store: &Store, args: &Args) -> Result<u8> {
     let names = args.names()?;
-    store.image(names[0])?.tag(names[1])?;
+    flags::image(store, names[0])?.tag(names[1])?;
     Ok(0)
 }
 
 pub fn rmi(store: &Store, args: &Args) -> Result<u8> {
     each(args.names()?, |name| {
+        if name == flags::HOST {
+            return Err(fail("@host is this machine itself, and in no store: there is nothing to remove"));
+        }
         let removed = match args.has("force") {
             true => store.force_remove_image(name)?,
             false => store.remove_image(name)?,

@@ -8,6 +8,9 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::{Problem, Store, StorePart, Verification};
 use std::sync::Arc;
 
+const LISTED: &str =
+    "Store::containers lists those that are there; one that was not kept goes with its program";
+
 impl Store {
     /// All containers of the store, kept ones and those of running programs, oldest first. One that can't be read is in
     /// [`broken_containers`](Self::broken_containers) instead.
@@ -81,7 +84,7 @@ impl Store {
             let (all, broken) = self.readable_containers()?;
             let found = all.into_iter().find(|container| container.name() == name);
             return found.ok_or_else(|| match broken.first() {
-                None => not_found(),
+                None => not_found().with_remedy(LISTED),
                 Some(one) => not_found().with_remedy(format!(
                     "it may be one of those that can't be read (Store::broken_containers), as {}",
                     one.path().display()
@@ -93,9 +96,10 @@ impl Store {
         match (found.next(), found.next()) {
             (Some(id), None) => open(self, id)?.ok_or_else(not_found),
             (Some(_), Some(_)) => {
-                Err(Error::new(ErrorKind::InvalidInput, format!("several containers begin with {name:?}")))
+                let what = format!("several containers begin with {name:?}");
+                Err(Error::new(ErrorKind::InvalidInput, what).with_remedy("say more digits of its id"))
             }
-            (None, _) => Err(not_found()),
+            (None, _) => Err(not_found().with_remedy(LISTED)),
         }
     }
 }

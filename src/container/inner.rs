@@ -66,10 +66,33 @@ impl Inner {
         }
     }
 
+    /// Whether its first process has not ended.
+    fn may_go_on(&self) -> bool {
+        match &*lock(&self.phase) {
+            Phase::Running(running) => {
+                let now = Some(std::time::Instant::now());
+                !crate::sys::message::readable(&*running.process.pidfd, now).unwrap_or(false)
+            }
+            _ => false,
+        }
+    }
+
+    fn is_watched(&self) -> bool {
+        matches!(&*lock(&self.phase), Phase::Running(running) if running.watched.load(Ordering::Relaxed))
+    }
+
     /// With `wait`, until nothing is left on disk.
     pub(super) fn remove(&self, wait: bool) -> Result<()> {
         let ended = self.end_running();
         let Some(held) = lock(&self.held).take() else { return ended };
+        if ended.is_err() && self.may_go_on() {
+            // Its processes may still write, as its users. The directory keeps the name and the range of ids; the thread that
+            // watches holds it until they have ended, where there is one. Then a sweep takes it all.
+            if !self.is_watched() {
+                std::mem::forget(held.dir);
+            }
+            return ended;
+        }
         let store = &self.store;
         let Held { dir, record, range, .. } = held;
         // Its program was killed and left its groups.

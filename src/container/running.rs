@@ -457,8 +457,10 @@ fn time_is_up() -> Error {
         .with_remedy("give it more with ContainerBuilder::timeout")
 }
 
-fn not_running(id: &str) -> Error {
-    Error::new(ErrorKind::State, "the container is not running").with_path(id)
+pub(super) fn not_running(id: &str) -> Error {
+    Error::new(ErrorKind::State, "the container is not running")
+        .with_path(id)
+        .with_remedy("it has ended: Container::start starts it again")
 }
 
 fn no_cgroup() -> Error {

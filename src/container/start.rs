@@ -243,7 +243,10 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
     let mut held = lock(&inner.held);
     let held = held.as_mut().ok_or_else(removed)?;
     if let Some(running) = held.dir.running()? {
-        let theirs = |what| Err(Error::new(ErrorKind::State, what).with_path(&held.record.name));
+        let theirs = |what| {
+            let error = Error::new(ErrorKind::State, what).with_path(&held.record.name);
+            Err(error.with_remedy("wait until it has ended (Container::wait), or stop it"))
+        };
         if join(&held.dir, &running)?.is_some() {
             return theirs("another program runs the container");
         }

@@ -31,10 +31,13 @@ pub(super) fn probe() -> (CgroupVersion, Option<Groups>) {
         (false, true) => CgroupVersion::V2,
         (true, true) => CgroupVersion::Hybrid,
     };
+    // One that was killed in the midst of this has left its own. What can't be removed is no answer to what was asked.
+    if let Err(error) = parent.sweep(|name| !is_left(name)) {
+        tracing::warn!(%error, "control groups of a program that was killed stay");
+    }
     let random = std::hash::RandomState::new().hash_one(std::process::id());
-    let make = |suffix: &str, limits: &Limits| {
-        parent.create(&format!("probe-{}-{random:016x}{suffix}", std::process::id()), limits)
-    };
+    let mark = format!("{PREFIX}{}-{}-{random:016x}", own_pids().unwrap_or(0), std::process::id());
+    let make = |suffix: &str, limits: &Limits| parent.create(&format!("{mark}{suffix}"), limits);
     let all = LIMITS.into_iter().fold(Limits::new(), limited);
     let (group, limits) = match make("", &all) {
         Ok(group) => (Ok(group), LIMITS.map(|feature| (feature, Ok(()))).into()),
@@ -51,6 +54,25 @@ pub(super) fn probe() -> (CgroupVersion, Option<Groups>) {
         Err(_) => Ok(()),
     };
     (version, Some(Groups { group, freeze, limits }))
+}
+
+/// Then the PID namespace, the number there, and chance.
+const PREFIX: &str = "probe-";
+
+/// The PID namespace, in which numbers of processes are unique.
+fn own_pids() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/ns/pid").ok().map(|meta| meta.ino())
+}
+
+/// Whether a group is that of a probe whose program has ended.
+fn is_left(name: &str) -> bool {
+    let mut parts = name.strip_prefix(PREFIX).unwrap_or_default().split('-').map(str::parse);
+    let (Some(Ok(pids)), Some(Ok(pid))) = (parts.next(), parts.next()) else { return false };
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    // Of a program in another namespace nothing can be told.
+    own_pids() == Some(pids)
+        && pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
 /// A bound that a group without processes is far from.

@@ -112,3 +112,9 @@ fn refuses_what_docker_refuses() {
         );
     }
 }
+
+#[test]
+fn a_digest_of_nothing_says_so() {
+    let error = "@host".parse::<Reference>().unwrap_err();
+    assert!(error.to_string().contains("missing before"), "{error}");
+}

@@ -609,6 +609,9 @@ impl<'fd> Script<'fd> {
             self.op(OP_FAIL, "execve", [EACCES.into()]).path(&candidate).kind(ErrorKind::Exec);
             self.place(absent);
         }
-        self.op(OP_FAIL, missing, [ENOENT.into()]).path(word).kind(ErrorKind::Exec);
+        self.op(OP_FAIL, missing, [ENOENT.into()])
+            .path(word)
+            .kind(ErrorKind::Exec)
+            .remedy("say where it is by its whole path, or set PATH in its environment");
     }
 }

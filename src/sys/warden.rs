@@ -467,9 +467,19 @@ impl Warden {
 
     /// Sends a signal with the warden's rights, for a host that has given up its own.
     pub fn signal(&self, pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+        self.signal_by(pidfd, signal, self.patience())
+    }
+
+    /// The same. After the deadline, where one is given, nobody waits any more for the answer.
+    pub(super) fn signal_by(
+        &self,
+        pidfd: BorrowedFd<'_>,
+        signal: i32,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
         self.shared.check()?;
         // The number of the signal travels in `size`.
-        match self.ask(Request::SIGNAL, signal as u64, pidfd)? {
+        match self.ask_by(Request::SIGNAL, signal as u64, pidfd, deadline)? {
             0 => Ok(()),
             errno => Err(Error::errno("pidfd_send_signal", errno as i32)),
         }
@@ -493,8 +503,11 @@ impl Warden {
     /// # Errors
     /// `TimedOut` where another program's warden does not answer.
     fn ask(&self, kind: u32, size: u64, fd: BorrowedFd<'_>) -> Result<i64> {
-        let deadline = self.own.is_none().then(|| Instant::now() + WELCOME_TIME);
-        self.ask_by(kind, size, fd, deadline)
+        self.ask_by(kind, size, fd, self.patience())
+    }
+
+    fn patience(&self) -> Option<Instant> {
+        self.own.is_none().then(|| Instant::now() + WELCOME_TIME)
     }
 
     fn ask_by(&self, kind: u32, size: u64, fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<i64> {

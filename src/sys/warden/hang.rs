@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// How long a killed process may take to end.
-const TIME: Duration = Duration::from_secs(10);
+pub(super) const TIME: Duration = Duration::from_secs(10);
 
 impl Started {
     /// Kills the process that the plan has announced, and the one that executes the plan. What hangs where no signal reaches

@@ -130,10 +130,21 @@ impl Started {
         self.warden.shared.adopt(pid, pidfd, self.since.unwrap_or(u64::MAX))
     }
 
-    /// Kills a process of the plan, also one that has become somebody whom the host may not signal.
+    /// Kills a process of the plan; by the warden where it has become somebody whom the host may not signal.
+    ///
+    /// # Errors
+    /// `TimedOut` where the warden is needed and does not answer: it may be stopped.
     pub fn kill(&self, process: &OwnedFd) -> Result<()> {
-        const ESRCH: i32 = 3;
-        match self.warden.signal(process.as_fd(), nix::sys::signal::Signal::SIGKILL as i32) {
+        use rustix::io::Errno;
+        use rustix::process::{Signal, pidfd_send_signal};
+        const ESRCH: i32 = Errno::SRCH.raw_os_error();
+        match pidfd_send_signal(process, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => return Ok(()),
+            Err(Errno::PERM) => {}
+            Err(errno) => return Err(Error::os("pidfd_send_signal", errno)),
+        }
+        let until = Instant::now() + super::hang::TIME;
+        match self.warden.signal_by(process.as_fd(), Signal::KILL.as_raw(), Some(until)) {
             Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
             other => other,
         }
