@@ -25,7 +25,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -276,7 +275,7 @@ impl<'a> Exec<'a> {
             process: born.process,
             report,
             deadline,
-            timed_out: Arc::default(),
+            late: Arc::default(),
             log: Log::new(self.streams.output_max.unwrap_or(OUTPUT_MAX), pipes.ours.collected()),
             ours: Mutex::new(pipes.ours),
             warden,
@@ -390,8 +389,8 @@ pub struct Executed {
     process: warden::Process,
     report: Report,
     deadline: Option<Instant>,
-    /// It was killed then.
-    timed_out: Arc<AtomicBool>,
+    /// It was killed then, or could not be: what who waits for it is told at its end.
+    late: Arc<Mutex<Option<Error>>>,
     ours: Mutex<Ours>,
     log: Arc<Log>,
     warden: Arc<Warden>,
@@ -422,9 +421,9 @@ impl Executed {
     }
 
     fn status(&self, exit: Option<Exit>) -> Result<Option<ExitStatus>> {
-        match exit {
-            Some(_) if self.timed_out.load(Ordering::Acquire) => Err(time_is_up()),
-            exit => Ok(exit.map(|exit| ExitStatus::new(exit, false))),
+        match (exit, &*lock(&self.late)) {
+            (Some(_), Some(error)) => Err(error.again()),
+            (exit, _) => Ok(exit.map(|exit| ExitStatus::new(exit, false))),
         }
     }
 
@@ -453,18 +452,17 @@ impl Executed {
     /// Kills it at the deadline.
     fn kept_by_a_thread(&self, deadline: Instant) -> Result<()> {
         let (process, warden) = (self.process.clone(), self.warden.clone());
-        let timed_out = self.timed_out.clone();
+        let late = self.late.clone();
         let run = move || {
             let _ = nix::sys::signal::SigSet::all().thread_block();
             if crate::sys::message::readable(&*process.pidfd, Some(deadline)).is_ok_and(|ended| ended) {
                 return;
             }
-            timed_out.store(true, Ordering::Release);
+            // Who sees its end sees this, too.
+            *lock(&late) = Some(time_is_up());
             if let Err(error) = kill(&process, &warden, Signal::SIGKILL) {
-                timed_out.store(false, Ordering::Release);
-                if error.kind() != ErrorKind::State {
-                    tracing::warn!(%error, "a command whose time is up could not be killed");
-                }
+                let has_ended = error.kind() == ErrorKind::State;
+                *lock(&late) = (!has_ended).then(|| error.during("killing a command whose time was up"));
             }
         };
         let thread = std::thread::Builder::new().name("coracle-exec".into()).stack_size(256 << 10);

@@ -290,7 +290,7 @@ fn working_dir(s: &mut Script<'_>, path: &Path, make: bool) {
     if !make {
         s.op(n::__NR_chdir, "chdir", [at.into()])
             .path(path)
-            .remedy("it has to be there: only a container's first command has its working directory made");
+            .remedy("it has to be there, and open to the command's user: only a container's first command has its own made");
         return;
     }
     let there = s.label();

@@ -144,6 +144,8 @@ fn what_is_not_collected_here_is_an_error() {
     assert_eq!(text(&container.logs(Stream::Stdout).unwrap()), "it");
     let tty = sh(&image, "true").tty(true).start().unwrap();
     refused(&tty);
+    let error = tty.wait_until(coracle::Ready::log("x"), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::State, "nothing to wait for: {error}");
     let piped = sh(&image, "echo oops >&2").stdout(Stdio::piped()).start().unwrap();
     refused(&piped);
     piped.wait().unwrap();

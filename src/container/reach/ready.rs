@@ -203,6 +203,9 @@ fn logged(running: &Running, text: &str, deadline: Instant) -> std::result::Resu
             Error::new(ErrorKind::Unsupported, "the output goes to the program that started it").into()
         );
     }
+    if ![Stream::Stdout, Stream::Stderr].iter().any(|stream| running.log.collects(*stream)) {
+        return Err(running.output(Stream::Stdout).err().map_or(Not::Ended, Not::Error));
+    }
     // What was looked through already, as long as a stream only grows.
     let seen = Cell::new([0usize; 2]);
     let found = running.log.wait(deadline, |streams| {
