@@ -132,3 +132,19 @@ fn what_has_none_is_named_with_the_remedy() {
     assert!(error.to_string().contains(name), "{error}");
     assert!(error.remedy().is_some_and(|remedy| remedy.contains("seccomp")), "{error}");
 }
+
+/// By explicit choice it goes on without the filter, and both reports say so: the container's and the further command's.
+#[test]
+fn where_filters_are_refused() {
+    let Some(_) = role("where_filters_are_refused", &["seccomp"]) else { return };
+    refuse(&[libc::SYS_seccomp as u32]);
+    let builder = sh(&host(), "echo ready; exec sleep 1000").best_effort(coracle::Protection::Seccomp);
+    let container = ready(&builder);
+    let out = container.exec(["true"]).output().unwrap();
+    for report in [container.report(), out.report] {
+        let line = report.get("seccomp").unwrap();
+        assert!(matches!(line.outcome(), coracle::Outcome::NotEnforced(_)), "{line}");
+        assert!(!report.is_complete());
+    }
+    assert_eq!(sh(&host(), "true").run().unwrap_err().protection(), Some("seccomp"));
+}
