@@ -142,6 +142,8 @@ fn exec_in_another_processes_container() {
     lines.read_line(&mut line).unwrap();
     assert_eq!(line.trim_start_matches("^C").trim_end(), "33 77");
     assert_eq!(child.wait().unwrap().code(), Some(9));
+    let timed = w.run(["exec", "--timeout", "0.5", "one", "sleep", "1000"]);
+    assert!(timed.code != 0 && timed.err.contains("time was up"), "{timed:?}");
     w.ok(["stop", "one"]);
     assert_eq!(running.end().0, Some(7));
     assert_eq!(w.run(["exec", "one", "true"]).code, 1, "it does not run");
