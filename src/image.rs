@@ -10,10 +10,12 @@ pub(crate) mod host;
 mod import;
 mod list;
 mod load;
+mod tree;
 mod unpack;
 
 pub use import::Import;
 pub use list::{BrokenImage, Removed};
+pub use tree::{HistoryEntry, ImageUsage};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};

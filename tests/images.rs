@@ -12,6 +12,8 @@ mod names;
 mod peers;
 #[path = "images/together.rs"]
 mod together;
+#[path = "images/tree.rs"]
+mod tree;
 
 use common::*;
 use coracle::{Digest, ErrorKind, Image, Import, Store};
