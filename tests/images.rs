@@ -6,6 +6,8 @@ mod common;
 mod broken;
 #[path = "images/damaged.rs"]
 mod damaged;
+#[path = "images/files.rs"]
+mod files;
 #[path = "images/names.rs"]
 mod names;
 #[path = "images/peers.rs"]

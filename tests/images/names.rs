@@ -23,7 +23,7 @@ fn names_move_and_images_stay() {
         &first.digest().hex()[..12],
         &format!("app@{}", first.digest()),
     ] {
-        assert_eq!(Image::open(&store, name).unwrap().id(), first.id(), "{name}");
+        assert_eq!(store.image(name).unwrap().id(), first.id(), "{name}");
     }
     assert_eq!(store.image("two").unwrap().id(), second.id());
     for (name, kind) in [
