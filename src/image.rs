@@ -11,12 +11,15 @@ pub(crate) mod host;
 mod import;
 mod list;
 mod load;
+mod prune;
+mod save;
 mod tree;
 mod unpack;
 
 pub use files::{Change, ChangeKind};
 pub use import::Import;
 pub use list::{BrokenImage, Removed};
+pub use save::{ArchiveFormat, Save};
 pub use tree::{HistoryEntry, ImageUsage};
 
 use crate::digest::Digest;

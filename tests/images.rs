@@ -12,6 +12,8 @@ mod files;
 mod names;
 #[path = "images/peers.rs"]
 mod peers;
+#[path = "images/save.rs"]
+mod save;
 #[path = "images/together.rs"]
 mod together;
 #[path = "images/tree.rs"]
@@ -22,7 +24,7 @@ use coracle::{Digest, ErrorKind, Image, Import, Store};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
