@@ -20,7 +20,7 @@ pub use files::{Change, ChangeKind};
 pub use import::Import;
 pub use list::{BrokenImage, Removed};
 pub use save::{ArchiveFormat, Save};
-pub use tree::{HistoryEntry, ImageUsage};
+pub use tree::{HistoryEntry, ImageTree, ImageUsage};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};

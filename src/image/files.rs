@@ -40,7 +40,7 @@ impl Image {
     /// are not unpacked yet are unpacked.
     ///
     /// ```
-    /// use coracle::{Import, Layer, Store};
+    /// use coracle::{Import, Store};
     /// use std::io::Read;
     /// let store = Store::temp()?;
     /// let dir = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ impl Image {
             changes.push(Change { path: "/".into(), kind: ChangeKind::Modified });
         }
         self.files(|old| other.files(|new| Comparison { old, new, changes: &mut changes }.all()))?;
-        changes.sort_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
+        changes.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(changes)
     }
 

@@ -80,13 +80,14 @@ impl Save {
         self
     }
 
-    /// A further image, with all names that it has now. Of an image for several machines, this machine's is written.
+    /// A further image, with all names that it has now; not with one that is a digest, which no archive can give. Of an
+    /// image for several machines, this machine's is written.
     ///
     /// # Errors
     /// Those of [`Image::references`].
     pub fn image(self, image: &Image) -> Result<Self> {
         let names = image.references()?;
-        Ok(self.image_as(image, names))
+        Ok(self.image_as(image, names.into_iter().filter(|name| name.digest().is_none())))
     }
 
     /// A further image, to be loaded with these names (it need not have them), or with none.

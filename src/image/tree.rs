@@ -11,7 +11,8 @@ use crate::layer::{find, for_caller};
 use crate::manifest::{Descriptor, History, ImageConfig};
 use crate::store::{Store, clock};
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::SystemTime;
 
 /// One step in which an image came to be, with the layer that it made: a line of `docker history`.
@@ -53,6 +54,18 @@ pub struct ImageUsage {
     pub unpacked_unique: u64,
 }
 
+/// An image, and the images that stand on it; see [`Store::image_tree`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ImageTree {
+    /// The image.
+    pub image: Image,
+    /// What it shares with all others of the store.
+    pub usage: ImageUsage,
+    /// The images that stand on it and on no nearer one, in the order in which they came.
+    pub children: Vec<ImageTree>,
+}
+
 /// What the layer room writes beside an unpacked layer, as far as it matters here.
 #[derive(Deserialize)]
 struct Meta {
@@ -70,7 +83,7 @@ impl Image {
     /// follows without words; where it names more, these have no layer.
     ///
     /// ```
-    /// use coracle::{Import, Layer, Store};
+    /// use coracle::{Import, Store};
     /// let store = Store::temp()?;
     /// let dir = tempfile::tempdir().unwrap();
     /// let image = Import::new().message("from a directory").path(&store, dir.path())?;
@@ -94,18 +107,29 @@ impl Image {
     /// As [`Store::images`].
     pub fn ancestors(&self) -> Result<Vec<Self>> {
         let mut found = self.others(|other| stands_on(self.config(), other.config()))?;
-        found.sort_by_key(|other| std::cmp::Reverse(height(other)));
+        found.sort_by_key(|other| Reverse(nearness(self.config(), other.config())));
         Ok(found)
     }
 
     /// The images of its store that stand on it, the nearest first: what is to be made again when one of its layers
     /// has a hole. The reverse of [`ancestors`](Self::ancestors).
     ///
+    /// ```
+    /// use coracle::{Import, Store};
+    /// let store = Store::temp()?;
+    /// let dir = tempfile::tempdir().unwrap();
+    /// let image = Import::new().name("base").path(&store, dir.path())?;
+    /// for other in image.descendants()? {
+    ///     println!("{} stands on base", other.id());
+    /// }
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Store::images`].
     pub fn descendants(&self) -> Result<Vec<Self>> {
         let mut found = self.others(|other| stands_on(other.config(), self.config()))?;
-        found.sort_by_key(height);
+        found.sort_by_key(|other| height(other.config()));
         Ok(found)
     }
 
@@ -113,21 +137,34 @@ impl Image {
     /// counts once. An image that can't be read, or is another machine's, is none of the others. All zero for the
     /// host image.
     ///
+    /// ```
+    /// use coracle::{Import, Store};
+    /// let store = Store::temp()?;
+    /// let dir = tempfile::tempdir().unwrap();
+    /// let image = Import::new().path(&store, dir.path())?;
+    /// let usage = image.usage()?;
+    /// assert_eq!((usage.shared, usage.unique), (0, image.size()));
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Store::images`], and those of [`history`](Self::history).
     pub fn usage(&self) -> Result<ImageUsage> {
-        if self.is_host() {
-            return Ok(ImageUsage::default());
-        }
-        let (mut blobs, mut ids) = (HashSet::new(), HashSet::new());
-        for other in self.others(|_| true)? {
-            blobs.extend(other.blobs().into_keys());
-            ids.extend(other.config().diff_ids());
-            ids.extend(other.config().chain_ids());
-        }
+        let others = self.others(|_| true)?;
+        let holders = Holders::of(&others);
+        self.usage_among(&holders, 0)
+    }
+
+    /// Shared is what more than `own` of these have.
+    fn usage_among(&self, holders: &Holders, own: usize) -> Result<ImageUsage> {
         let mut usage = ImageUsage::default();
+        if self.is_host() {
+            return Ok(usage);
+        }
+        let is_shared =
+            |counts: &HashMap<Digest, usize>, id: &Digest| counts.get(id).is_some_and(|count| *count > own);
         for (digest, size) in self.blobs() {
-            *if blobs.contains(&digest) { &mut usage.shared } else { &mut usage.unique } += size;
+            *if is_shared(&holders.blobs, &digest) { &mut usage.shared } else { &mut usage.unique } += size;
         }
         let mut seen = HashSet::new();
         let names = self.config().diff_ids().iter().zip(self.config().chain_ids());
@@ -135,7 +172,7 @@ impl Image {
             let Some(meta) = meta else { continue };
             let id = if meta.self_contained { *diff_id } else { chain_id };
             if seen.insert(id) {
-                let shared = ids.contains(&id);
+                let shared = is_shared(&holders.layers, &id);
                 *if shared { &mut usage.unpacked_shared } else { &mut usage.unpacked_unique } += meta.bytes;
             }
         }
@@ -171,8 +208,76 @@ impl Image {
     }
 }
 
-fn height(image: &Image) -> usize {
-    image.config().diff_ids().len()
+impl Store {
+    /// All images as trees: below each image those that stand on it. An image that stands on several has its place below
+    /// the [nearest](Image::ancestors). One that can't be read is in [`broken_images`](Self::broken_images) instead.
+    ///
+    /// ```
+    /// use coracle::{Import, Store};
+    /// let store = Store::temp()?;
+    /// let dir = tempfile::tempdir().unwrap();
+    /// let image = Import::new().name("base").path(&store, dir.path())?;
+    /// let trees = store.image_tree()?;
+    /// assert_eq!((trees.len(), trees[0].children.len()), (1, 0));
+    /// assert_eq!(trees[0].image.id(), image.id());
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Image::usage`].
+    pub fn image_tree(&self) -> Result<Vec<ImageTree>> {
+        let images = self.images()?;
+        let holders = Holders::of(&images);
+        // The highest first: when an image's turn comes, it has all that stands on it.
+        let mut order: Vec<_> = (0..images.len()).collect();
+        order.sort_by_key(|at| Reverse(height(images[*at].config())));
+        let mut children = vec![BTreeMap::new(); images.len()];
+        let mut trees = BTreeMap::new();
+        for at in order {
+            let (image, own) = (&images[at], images[at].config());
+            let below = images.iter().enumerate().filter(|(_, other)| stands_on(own, other.config()));
+            let nearest = below.min_by_key(|(_, other)| Reverse(nearness(own, other.config())));
+            let parent = nearest.map(|(parent, _)| parent);
+            let tree = ImageTree {
+                image: image.clone(),
+                usage: image.usage_among(&holders, 1)?,
+                children: std::mem::take(&mut children[at]).into_values().collect(),
+            };
+            parent.map_or(&mut trees, |parent| &mut children[parent]).insert(at, tree);
+        }
+        Ok(trees.into_values().collect())
+    }
+}
+
+/// How many images have each blob, and each layer by its diff_id and its chain id.
+struct Holders {
+    blobs: HashMap<Digest, usize>,
+    layers: HashMap<Digest, usize>,
+}
+
+impl Holders {
+    fn of(images: &[Image]) -> Self {
+        let (mut blobs, mut layers, mut seen) = (HashMap::new(), HashMap::new(), HashSet::new());
+        // One image may be listed by itself and in an index.
+        for image in images.iter().filter(|image| seen.insert(image.digest())) {
+            image.blobs().into_keys().for_each(|digest| *blobs.entry(digest).or_default() += 1);
+            let config = image.config();
+            let ids: HashSet<_> = config.diff_ids().iter().copied().chain(config.chain_ids()).collect();
+            ids.into_iter().for_each(|id| *layers.entry(id).or_default() += 1);
+        }
+        Self { blobs, layers }
+    }
+}
+
+/// How high it stands: whatever stands on it is higher.
+fn height(config: &ImageConfig) -> (usize, usize) {
+    (config.diff_ids().len(), config.history().len())
+}
+
+/// Of what an image stands on, the nearest has most of its layers, and of these most of its history.
+fn nearness(image: &ImageConfig, base: &ImageConfig) -> (usize, usize) {
+    let is_beginning = image.history().starts_with(base.history());
+    (base.diff_ids().len(), if is_beginning { base.history().len() + 1 } else { 0 })
 }
 
 /// Whether all of `base` lies below the rest of `image`.

@@ -77,7 +77,12 @@ impl Below<'_> {
                 Ok(File::from(self.open(dir.as_fd(), split(path).1, flags, path)?))
             }
             found => {
-                let what = found.kind().map_or("something else".to_owned(), |kind| format!("a {kind:?}"));
+                let what = match found.kind() {
+                    Some(EntryKind::Directory) => "a directory",
+                    Some(EntryKind::Fifo) => "a named pipe",
+                    Some(EntryKind::CharDevice | EntryKind::BlockDevice) => "a device",
+                    _ => "something else",
+                };
                 Err(Error::new(ErrorKind::InvalidInput, format!("not a regular file but {what}"))
                     .with_path(text(path)))
             }

@@ -11,7 +11,8 @@ fn layer(files: &[(&str, tar::EntryType, &str, u32)]) -> Vec<u8> {
         header.set_entry_type(*kind);
         header.set_mode(*mode);
         header.set_mtime(1_700_000_000);
-        (header.set_uid(0), header.set_gid(0), header.set_size(0)).0;
+        let owner = if path.starts_with("home/") { 1000 } else { 0 };
+        (header.set_uid(owner), header.set_gid(owner), header.set_size(0)).0;
         let is_link = matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link);
         if is_link {
             header.set_link_name(text).unwrap();
@@ -58,6 +59,8 @@ fn upper() -> Vec<u8> {
         ("usr/lib/os-release", Regular, "ID=new\n", 0o644),
         ("hidden/.wh..wh..opq", Regular, "", 0o644),
         ("hidden/new", Regular, "new\n", 0o600),
+        ("home/", Directory, "", 0o700),
+        ("home/key", Regular, "secret\n", 0o600),
     ])
 }
 
@@ -87,6 +90,7 @@ fn files_are_read_as_the_overlay_shows_them() {
         ("etc/other", None, Some("root\n")),
         ("hidden/old", Some("old\n"), None),
         ("hidden/new", None, Some("new\n")),
+        ("home/key", None, Some("secret\n")),
         // Never the host's.
         ("out", Some("root\n"), Some("root\n")),
         ("absolute", Some("root\n"), Some("root\n")),
@@ -105,9 +109,12 @@ fn files_are_read_as_the_overlay_shows_them() {
             }
         }
     }
-    for path in ["/", "etc", "null", "fifo"] {
+    for (path, what) in
+        [("/", "the root directory"), ("etc", "a directory"), ("null", "a device"), ("fifo", "a named pipe")]
+    {
         let error = new.open(path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{path}: {error}");
+        assert!(error.to_string().contains(what), "{path}: {error}");
     }
     let host = Image::host(&store).unwrap();
     assert_eq!(host.open("/etc/passwd").unwrap_err().kind(), ErrorKind::Unsupported);
@@ -124,7 +131,7 @@ fn a_directory_is_listed_with_what_its_files_are() {
     };
     assert_eq!(list("etc"), ["etc/os-release", "etc/other", "etc/passwd"]);
     assert_eq!(list("/hidden/../hidden/"), ["hidden/new"]);
-    let root = ["absolute", "etc", "fifo", "hidden", "loop", "nowhere", "null", "out", "same", "usr"];
+    let root = ["absolute", "etc", "fifo", "hidden", "home", "loop", "nowhere", "null", "out", "same", "usr"];
     assert_eq!(list("/"), root);
     let entries = new.entries("/").unwrap();
     let entry = |name: &str| entries.iter().find(|entry| entry.path() == Path::new(name)).unwrap();
@@ -133,6 +140,8 @@ fn a_directory_is_listed_with_what_its_files_are() {
     assert_eq!(entry("out").link_target(), Some(Path::new("../../../etc/passwd")));
     let hidden = &new.entries("hidden").unwrap()[0];
     assert_eq!((hidden.size(), hidden.mode(), hidden.uid(), hidden.gid()), (4, 0o600, 0, 0));
+    let key = &new.entries("home").unwrap()[0];
+    assert_eq!((key.size(), key.mode(), key.uid(), key.gid()), (7, 0o600, 1000, 1000));
     assert_eq!(hidden.modified(), Some(std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000)));
     assert_eq!(new.entries("etc/passwd").unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(new.entries("none").unwrap_err().kind(), ErrorKind::NotFound);
@@ -151,9 +160,25 @@ fn images_are_compared_file_by_file() {
         let line = |change: &Change| format!("{} {}", letter(change.kind), change.path.display());
         changes.iter().map(line).collect::<Vec<_>>()
     };
-    let expected = ["D /etc/gone", "A /etc/other", "A /hidden/new", "D /hidden/old", "C /usr/lib/os-release"];
+    let expected = [
+        "D /etc/gone",
+        "A /etc/other",
+        "A /hidden/new",
+        "D /hidden/old",
+        "A /home",
+        "A /home/key",
+        "C /usr/lib/os-release",
+    ];
     assert_eq!(told(old.diff(&new).unwrap()), expected);
-    let reverse = ["A /etc/gone", "D /etc/other", "D /hidden/new", "A /hidden/old", "C /usr/lib/os-release"];
+    let reverse = [
+        "A /etc/gone",
+        "D /etc/other",
+        "D /hidden/new",
+        "A /hidden/old",
+        "D /home",
+        "D /home/key",
+        "C /usr/lib/os-release",
+    ];
     assert_eq!(told(new.diff(&old).unwrap()), reverse);
     assert!(new.diff(&new).unwrap().is_empty());
 
@@ -166,6 +191,7 @@ fn images_are_compared_file_by_file() {
             ("b/", Directory, "", 0o755),
             ("b/c/", Directory, "", 0o755),
             ("b/c/d", Regular, "d", 0o644),
+            ("b-c", Regular, text, 0o644),
         ];
         let mut archive = layer(&all);
         // Another time in the first header: where the field is, and its checksum.
@@ -184,6 +210,10 @@ fn images_are_compared_file_by_file() {
     let second = take(&elsewhere, vec![files("one", 0o600), extra]);
     let third = take(&elsewhere, vec![files("two", 0o644)]);
     assert_eq!(told(first.diff(&second).unwrap()), ["C /a/file", "C /b", "D /b/c", "D /b/c/d"]);
-    assert_eq!(told(first.diff(&third).unwrap()), ["C /a/file"]);
+    assert_eq!(told(first.diff(&third).unwrap()), ["C /a/file", "C /b-c"]);
+    // What is in a directory follows it.
+    let none = take(&elsewhere, vec![layer(&[("a/", Directory, "", 0o755)])]);
+    let all = ["A /a/file", "A /b", "A /b/c", "A /b/c/d", "A /b-c"];
+    assert_eq!(told(none.diff(&first).unwrap()), all);
     assert!(first.diff(&take(&elsewhere, vec![files("one", 0o644)])).unwrap().is_empty());
 }

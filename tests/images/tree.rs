@@ -1,6 +1,7 @@
 //! Which images stand on which, how they came to be, and what they share.
 
 use super::*;
+use coracle::ImageTree;
 
 /// The same image with another history.
 fn with_history(image: &Fixture, history: Value) -> Fixture {
@@ -80,6 +81,27 @@ fn images_stand_on_others_by_their_layers() {
         assert!(descendants(none).is_empty(), "{none}");
     }
     assert!(Image::host(&store).unwrap().descendants().unwrap().is_empty());
+
+    // The same as trees, in the order in which they came.
+    fn told_tree(trees: &[ImageTree]) -> String {
+        let one = |tree: &ImageTree| {
+            assert_eq!(tree.usage, tree.image.usage().unwrap());
+            let name = names(&tree.image)[0].replace(":latest", "");
+            if tree.children.is_empty() { name } else { format!("{name}({})", told_tree(&tree.children)) }
+        };
+        trees.iter().map(one).collect::<Vec<_>>().join(" ")
+    }
+    assert_eq!(told_tree(&store.image_tree().unwrap()), "base(env app(top) tool) other empty");
+    // As a layer alone says nothing of what was set below it, the history decides between images with the same layers.
+    let step = |name: &str| json!({ "created_by": name });
+    let env = json!({"created_by": "ENV", "empty_layer": true});
+    let late = with_history(&Fixture::new(&["base", "late"]), json!([step("test"), env, step("late")]));
+    take(&store, &late, "late");
+    assert_eq!(ancestors("late"), ["env", "base"]);
+    assert_eq!(told_tree(&store.image_tree().unwrap()), "base(env(late) app(top) tool) other empty");
+    // One that went leaves what stood on it to the next.
+    store.remove_image("app").unwrap();
+    assert_eq!(told_tree(&store.image_tree().unwrap()), "base(env(late) tool top) other empty");
 }
 
 #[test]
