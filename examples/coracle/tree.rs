@@ -10,7 +10,7 @@ use coracle::{ChangeKind, HistoryEntry, Image, ImageTree, Store, rfc3339};
 use serde_json::{Value, json};
 
 pub const HISTORY: &[Flag] = &[
-    flag("format", "FORMAT", "json, or {{.CreatedBy}}, {{.Size}}, {{.ContentSize}}, …"),
+    flag("format", "FORMAT", "json, or {{.CreatedBy}}, {{.Size}}, {{.UnpackedSize}}, …"),
     switch("human", "Sizes and times for people (default: true)").short('H'),
     switch("no-trunc", "Whole ids and commands"),
     switch("quiet", "Ids only").short('q'),
@@ -27,7 +27,7 @@ fn truncated(text: &str) -> String {
     }
 }
 
-/// As docker has them: the size is that of the files, as they are unpacked.
+/// As docker has them. As in every listing here the size is that of what is stored: they add up to the image's.
 fn step(step: &HistoryEntry, id: &str, args: &Args) -> Value {
     let (human, whole) = (!args.is_off("human"), args.has("no-trunc"));
     let size = |bytes: u64| if human { format::size(bytes) } else { bytes.to_string() };
@@ -38,9 +38,9 @@ fn step(step: &HistoryEntry, id: &str, args: &Args) -> Value {
         "CreatedAt": created_at,
         "CreatedSince": if human { step.created.map_or("N/A".into(), ago) } else { created_at.clone() },
         "CreatedBy": if whole { created_by } else { truncated(&created_by) },
-        "Size": step.unpacked_size.map_or("N/A".into(), size),
+        "Size": size(step.size),
         "Comment": step.comment.clone().unwrap_or_default(),
-        "ContentSize": size(step.size),
+        "UnpackedSize": step.unpacked_size.map_or("N/A".into(), size),
         "Digest": step.layer.as_ref().map(|layer| layer.digest.to_string()),
         "DiffID": step.diff_id.map(|id| id.to_string()),
     })

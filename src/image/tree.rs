@@ -209,6 +209,34 @@ impl Image {
 }
 
 impl Store {
+    /// The images that have a layer, by its digest, its diff_id or its chain id: what is to be made again when it has a
+    /// hole, whether the image that brought it is still here or not. In the order in which they came.
+    ///
+    /// ```
+    /// use coracle::{Import, Store};
+    /// let store = Store::temp()?;
+    /// let dir = tempfile::tempdir().unwrap();
+    /// let image = Import::new().path(&store, dir.path())?;
+    /// let layer = &image.layers()?[0];
+    /// for id in [layer.digest(), layer.diff_id(), layer.chain_id()] {
+    ///     assert_eq!(store.images_with_layer(&id)?[0].id(), image.id());
+    /// }
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`images`](Self::images).
+    pub fn images_with_layer(&self, layer: &Digest) -> Result<Vec<Image>> {
+        let mut images = self.images()?;
+        images.retain(|image| {
+            let is_listed = image.layer_descriptors().iter().any(|listed| listed.digest == *layer);
+            is_listed
+                || image.config().diff_ids().contains(layer)
+                || image.config().chain_ids().contains(layer)
+        });
+        Ok(images)
+    }
+
     /// All images as trees: below each image those that stand on it. An image that stands on several has its place below
     /// the [nearest](Image::ancestors). One that can't be read is in [`broken_images`](Self::broken_images) instead.
     ///

@@ -62,7 +62,8 @@ fn a_history_has_dockers_columns() {
     assert!(lines[3].starts_with("<missing>") && lines[3].ends_with("base"), "{out}");
     assert_eq!(w.ok(["image", "history", "-q", "app"]), format!("{}\n<missing>\n<missing>\n", &id[7..19]));
     assert_eq!(w.ok(["history", "-q", "--no-trunc", &id]), format!("{id}\n<missing>\n<missing>\n"));
-    let plain = w.ok(["history", "-H=false", "--no-trunc", "--format", "{{.CreatedSince}} {{.Size}}", "app"]);
+    let plain =
+        w.ok(["history", "-H=false", "--no-trunc", "--format", "{{.CreatedSince}} {{.UnpackedSize}}", "app"]);
     let size = |n: usize| image.layers[n].len();
     assert_eq!(
         plain,
@@ -72,6 +73,13 @@ fn a_history_has_dockers_columns() {
             size(0)
         )
     );
+    // What is stored, as `images` counts it: all but the two documents.
+    let stored = w.ok(["history", "--human=false", "--format", "{{.Size}}", "app"]);
+    let stored: u64 = stored.lines().map(|size| size.parse::<u64>().unwrap()).sum();
+    let inspected = w.inspect("app");
+    let manifest = w.path().join("store/blobs/sha256").join(&inspected["Digest"].as_str().unwrap()[7..]);
+    let documents = image.config.len() as u64 + fs::metadata(manifest).unwrap().len();
+    assert_eq!(stored + documents, inspected["Size"].as_u64().unwrap());
     let whole = w.ok(["history", "--no-trunc", "--format", "{{.CreatedBy}}", "app"]);
     assert_eq!(whole.lines().next(), Some(long.replace('\t', " ").as_str()));
     let parsed: Value =

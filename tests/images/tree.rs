@@ -99,6 +99,13 @@ fn images_stand_on_others_by_their_layers() {
     take(&store, &late, "late");
     assert_eq!(ancestors("late"), ["env", "base"]);
     assert_eq!(told_tree(&store.image_tree().unwrap()), "base(env(late) app(top) tool) other empty");
+    let with = |layer: Digest| told(store.images_with_layer(&layer).unwrap());
+    let app = &store.image("app").unwrap().layers().unwrap()[1];
+    // The archive alone is in one more image than the archive on top of what is below it.
+    assert_eq!(with(app.diff_id()), ["app", "top", "other"]);
+    assert_eq!(with(app.digest()), ["app", "top", "other"]);
+    assert_eq!(with(app.chain_id()), ["app", "top"]);
+    assert!(with(Digest::of(b"")).is_empty());
     // One that went leaves what stood on it to the next.
     store.remove_image("app").unwrap();
     assert_eq!(told_tree(&store.image_tree().unwrap()), "base(env(late) tool top) other empty");
