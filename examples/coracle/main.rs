@@ -259,7 +259,8 @@ fn help() -> String {
     for verb in VERBS {
         text.push_str(&format!("  {:16} {}\n", verb.syntax.name, verb.syntax.about));
     }
-    text.push_str("\n'coracle image ls', 'rm', 'history', 'load', 'save', … are 'images', 'rmi', 'history', 'load', 'save', ….\n");
+    let second = ALIASES.iter().filter_map(|(alias, _)| alias.strip_prefix("image ")).collect::<Vec<_>>();
+    text.push_str(&format!("\nAs in docker there is 'coracle image' {} too.\n", second.join(", ")));
     text.push_str("'coracle VERB --help' shows the options of a verb.\n");
     text
 }

@@ -12,7 +12,9 @@ fn layer(files: &[(&str, tar::EntryType, &str, u32)]) -> Vec<u8> {
         header.set_mode(*mode);
         header.set_mtime(1_700_000_000);
         let owner = if path.starts_with("home/") { 1000 } else { 0 };
-        (header.set_uid(owner), header.set_gid(owner), header.set_size(0)).0;
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_size(0);
         let is_link = matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link);
         if is_link {
             header.set_link_name(text).unwrap();

@@ -136,14 +136,16 @@ fn podman_loads_what_was_saved() {
     let (base, above) = two(&store);
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    // An ordinary user's podman leaves a process that holds its user namespace, for the next one: here our own.
+    let runtime = format!("XDG_RUNTIME_DIR={}", dir.path().display());
     for (n, format) in FORMATS.into_iter().enumerate() {
         let (archive, root) = (at(&format!("{n}.tar")), at(&format!("root{n}")));
         let images: &[&Image] = if n == 0 { &[&base, &above] } else { &[&above] };
         fs::write(&archive, save(format, images)).unwrap();
         let run = at(&format!("run{n}"));
         let podman = |args: &[&str]| {
-            let own = ["--root", &root, "--runroot", &run, "--storage-driver", "vfs"];
-            peer("podman", own.iter().chain(args))
+            let own = [&runtime, "podman", "--root", &root, "--runroot", &run, "--storage-driver", "vfs"];
+            peer("env", own.iter().chain(args))
         };
         podman(&["load", "--quiet", "--input", &archive]);
         for image in images {
@@ -151,5 +153,7 @@ fn podman_loads_what_was_saved() {
             assert_eq!(podman(&["image", "inspect", "--format", "{{.Id}}", name]).trim(), image.id().hex());
         }
         podman(&["rmi", "--all", "--force"]);
+        // Ends that process.
+        podman(&["system", "migrate"]);
     }
 }
