@@ -6,14 +6,21 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod files;
 pub(crate) mod host;
 mod import;
 mod list;
 mod load;
+mod prune;
+mod save;
+mod tree;
 mod unpack;
 
+pub use files::{Change, ChangeKind};
 pub use import::Import;
 pub use list::{BrokenImage, Removed};
+pub use save::{ArchiveFormat, Save};
+pub use tree::{HistoryEntry, ImageTree, ImageUsage};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -94,14 +101,6 @@ impl Image {
     /// As [`Import::path`].
     pub fn import(store: &Store, path: impl AsRef<Path>, name: &str) -> Result<Self> {
         Import::new().name(name).path(store, path)
-    }
-
-    /// Opens an image by name, id, or the beginning of its id.
-    ///
-    /// # Errors
-    /// `NotFound` when there is none, `InvalidInput` when several ids begin so.
-    pub fn open(store: &Store, name: &str) -> Result<Self> {
-        store.image(name)
     }
 
     /// This machine's own root directory as an image, so that something runs with no download: read-only below a

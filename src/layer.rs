@@ -26,6 +26,7 @@ pub(crate) mod tar;
 mod testing;
 mod unpack;
 mod verify;
+mod view;
 mod walk;
 
 use crate::digest::Digest;

@@ -60,7 +60,10 @@ pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
 pub use feature::{Feature, Missing};
 pub use host::{Ability, CgroupVersion, Host};
-pub use image::{BrokenImage, Image, Import, Removed};
+pub use image::{
+    ArchiveFormat, BrokenImage, Change, ChangeKind, HistoryEntry, Image, ImageTree, ImageUsage, Import,
+    Removed, Save,
+};
 pub use layer::{
     Compression, Entries, Entry, EntryKind, Layer, LayerBuilder, LayerFile, Overlay, OverlayMount,
 };

@@ -230,6 +230,10 @@ impl Store {
         &self.0.tenants
     }
 
+    pub(crate) fn blobs_dir(&self) -> BorrowedFd<'_> {
+        self.0.blobs.as_fd()
+    }
+
     pub(crate) fn containers_dir(&self) -> BorrowedFd<'_> {
         self.0.tenants.containers.as_fd()
     }

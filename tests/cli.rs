@@ -3,8 +3,11 @@
 
 #[path = "cli/broken.rs"]
 mod broken;
+mod common;
 #[path = "cli/forms.rs"]
 mod forms;
+#[path = "cli/images.rs"]
+mod images;
 #[path = "cli/processes.rs"]
 mod processes;
 

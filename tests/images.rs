@@ -6,19 +6,25 @@ mod common;
 mod broken;
 #[path = "images/damaged.rs"]
 mod damaged;
+#[path = "images/files.rs"]
+mod files;
 #[path = "images/names.rs"]
 mod names;
 #[path = "images/peers.rs"]
 mod peers;
+#[path = "images/save.rs"]
+mod save;
 #[path = "images/together.rs"]
 mod together;
+#[path = "images/tree.rs"]
+mod tree;
 
 use common::*;
 use coracle::{Digest, ErrorKind, Image, Import, Store};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};

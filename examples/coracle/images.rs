@@ -1,4 +1,4 @@
-//! `images`, `load`, `import`, `tag`, `rmi`.
+//! `images`, `load`, `import`, `tag`, `rmi`, `image prune`.
 #![forbid(unsafe_code)]
 
 use crate::args::{Args, Flag, flag, switch};
@@ -6,6 +6,7 @@ use crate::containers::{familiar, short};
 use crate::fail::{Result, context, each, fail, usage};
 use crate::flags;
 use crate::format::{self, ago, line};
+use crate::moment::Moment;
 use coracle::{BrokenImage, Image, Import, Reference, Store};
 use serde_json::{Value, json};
 
@@ -16,6 +17,7 @@ pub const IMAGES: &[Flag] = &[
     flag("format", "FORMAT", "json, or {{.Repository}}, {{.ID}}, …"),
     switch("no-trunc", "Whole ids"),
     switch("quiet", "Ids only").short('q'),
+    switch("tree", "Below each image those that stand on it, and what they share"),
 ];
 pub const LOAD: &[Flag] = &[
     flag("input", "FILE", "An archive, or a directory with an image layout; else stdin").short('i'),
@@ -27,6 +29,26 @@ pub const IMPORT: &[Flag] = &[
     flag("message", "TEXT", "The comment in its history").short('m'),
 ];
 pub const RMI: &[Flag] = &[switch("force", "Also when it has several names or a container").short('f')];
+
+pub const PRUNE: &[Flag] = &[
+    switch("all", "Those with names too").short('a'),
+    flag("filter", "KEY=VALUE", "until=24h|TIME, label=KEY[=VALUE], label!=KEY[=VALUE], dangling=BOOL"),
+    switch("force", "Always so: nobody is asked").short('f'),
+];
+
+/// Whether a name says which of its tags is meant.
+pub fn has_tag(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|end| end.contains(':'))
+}
+
+/// `KEY`, or `KEY=VALUE`.
+fn has_label(image: &Image, wanted: &str) -> bool {
+    let labels = image.config().labels();
+    match wanted.split_once('=') {
+        Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
+        None => labels.contains_key(wanted),
+    }
+}
 
 /// Repository and tag.
 fn parts(name: Option<&Reference>) -> (String, String) {
@@ -94,10 +116,7 @@ fn passes(
             let without = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
             like(&name, pattern) || without.is_some_and(|(path, _)| like(path, pattern))
         }),
-        ("label", wanted) => match wanted.split_once('=') {
-            Some((key, value)) => image.config().labels().get(key).is_some_and(|found| found == value),
-            None => image.config().labels().contains_key(wanted),
-        },
+        ("label", wanted) => has_label(image, wanted),
         ("before", other) => image.created() < store.image(other)?.created(),
         ("since", other) => image.created() > store.image(other)?.created(),
         _ => return Err(usage(format!("invalid filter {key:?}"))),
@@ -105,6 +124,9 @@ fn passes(
 }
 
 pub fn images(store: &Store, args: &Args) -> Result<u8> {
+    if args.has("tree") {
+        return crate::tree::tree(store, args, args.names()?.first().copied());
+    }
     let filters = crate::containers::filters(args)?;
     let passed = |image: &Image, name: Option<&Reference>| -> Result<bool> {
         filters.iter().try_fold(true, |all, filter| Ok(all && passes(store, image, name, *filter)?))
@@ -115,10 +137,7 @@ pub fn images(store: &Store, args: &Args) -> Result<u8> {
         _ => name.to_owned(),
     });
     // `debian` is all of its tags, `debian:12` the one; `familiar` gives the first one `:latest`.
-    let tagged = args
-        .names()?
-        .first()
-        .is_some_and(|name| name.rsplit('/').next().is_some_and(|end| end.contains(':')));
+    let tagged = args.names()?.first().is_some_and(|name| has_tag(name));
     let whole = args.has("no-trunc");
     let mut values = Vec::new();
     let mut all = store.images()?;
@@ -275,4 +294,47 @@ pub fn rmi(store: &Store, args: &Args) -> Result<u8> {
         }
         removed.deleted.iter().try_for_each(|id| line(format!("Deleted: {id}")))
     })
+}
+
+/// What `image prune` may remove.
+enum Wanted<'a> {
+    Before(Moment),
+    Label(&'a str),
+    NotLabel(&'a str),
+}
+
+impl Wanted<'_> {
+    fn fits(&self, image: &Image) -> bool {
+        match self {
+            Self::Before(moment) => image.created().is_some_and(|created| moment.is_after(created)),
+            Self::Label(label) => has_label(image, label),
+            Self::NotLabel(label) => !has_label(image, label),
+        }
+    }
+}
+
+pub fn prune(store: &Store, args: &Args) -> Result<u8> {
+    let (mut all, mut wanted) = (args.has("all"), Vec::new());
+    for (key, value) in crate::containers::filters(args)? {
+        match (key, value) {
+            ("dangling", "true" | "1") => all = false,
+            ("dangling", "false" | "0") => all = true,
+            ("until", text) => wanted.push(Wanted::Before(Moment::parse(text)?)),
+            ("label", label) => wanted.push(Wanted::Label(label)),
+            ("label!", label) => wanted.push(Wanted::NotLabel(label)),
+            _ => return Err(usage(format!("invalid filter {:?}", format!("{key}={value}")))),
+        }
+    }
+    let removed = match wanted.is_empty() {
+        true => store.prune_images(all)?,
+        false => store.prune_images_if(all, |image| wanted.iter().all(|one| one.fits(image)))?,
+    };
+    if !removed.deleted.is_empty() {
+        line("Deleted Images:")?;
+        removed.untagged.iter().try_for_each(|name| line(format!("untagged: {}", name.familiar())))?;
+        removed.deleted.iter().try_for_each(|id| line(format!("deleted: {id}")))?;
+        line("")?;
+    }
+    line(format!("Total reclaimed space: {}", format::size(removed.freed)))?;
+    Ok(0)
 }

@@ -274,6 +274,11 @@ pub fn inspect(store: &Store, args: &Args) -> Result<u8> {
     show(&args.names()?, args.get("format")?, |name| any(store, name, kind, args.has("size")))
 }
 
+/// Of images alone.
+pub fn images(store: &Store, args: &Args) -> Result<u8> {
+    show(&args.names()?, args.get("format")?, |name| any(store, name, Some("image"), false))
+}
+
 /// As docker has them.
 fn devices(devices: &Value) -> Value {
     let letter = |device: &Value, right, letter| if device[right] == true { letter } else { "" };

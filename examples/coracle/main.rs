@@ -16,10 +16,13 @@ mod flags;
 mod format;
 mod images;
 mod inspect;
+mod moment;
 mod mounts;
 mod ports;
 mod run;
+mod save;
 mod system;
+mod tree;
 mod volumes;
 
 use args::{ANY, Args, Flag, Syntax, flag, switch};
@@ -147,6 +150,8 @@ const VERBS: &[Verb] = &[
         (0, 0),
         images::load,
     ),
+    verb("save", "IMAGE...", "Write images into an archive", &[save::SAVE], (1, ANY), save::save),
+    verb("history", "IMAGE", "Show how an image came to be", &[tree::HISTORY], (1, 1), tree::history),
     verb("tag", "IMAGE NAME[:TAG]", "Give an image a further name", &[], (2, 2), images::tag),
     verb("rmi", "IMAGE...", "Remove images or their names", &[images::RMI], (1, ANY), images::rmi),
     verb(
@@ -157,6 +162,23 @@ const VERBS: &[Verb] = &[
         (1, ANY),
         inspect::inspect,
     ),
+    verb(
+        "image inspect",
+        "IMAGE...",
+        "Show all about images, as JSON",
+        &[system::FORMAT],
+        (1, ANY),
+        inspect::images,
+    ),
+    verb(
+        "image diff",
+        "IMAGE OTHER",
+        "Show the files that the other image adds (A), changes (C) and deletes (D)",
+        &[tree::DIFF],
+        (2, 2),
+        tree::diff,
+    ),
+    verb("image prune", "", "Remove the images that nobody uses", &[images::PRUNE], (0, 0), images::prune),
     verb(
         "info",
         "",
@@ -195,6 +217,26 @@ const VERBS: &[Verb] = &[
     ),
 ];
 
+/// What comes with a second word.
+const GROUPS: &[(&str, &str)] = &[
+    ("image", "ls, rm, inspect, history, diff, import, load, save, tag or prune"),
+    ("system", "verify"),
+    ("volume", "create, ls, rm, inspect or prune"),
+];
+
+/// Other names of verbs.
+const ALIASES: &[(&str, &str)] = &[
+    ("image history", "history"),
+    ("image import", "import"),
+    ("image list", "images"),
+    ("image load", "load"),
+    ("image ls", "images"),
+    ("image remove", "rmi"),
+    ("image rm", "rmi"),
+    ("image save", "save"),
+    ("image tag", "tag"),
+];
+
 /// Before the verb.
 const GLOBAL: &[Flag] = &[
     flag("root", "DIR", "The store (default: /var/lib/coracle, or ~/.local/share/coracle)"),
@@ -217,7 +259,9 @@ fn help() -> String {
     for verb in VERBS {
         text.push_str(&format!("  {:16} {}\n", verb.syntax.name, verb.syntax.about));
     }
-    text.push_str("\n'coracle VERB --help' shows the options of a verb.\n");
+    let second = ALIASES.iter().filter_map(|(alias, _)| alias.strip_prefix("image ")).collect::<Vec<_>>();
+    text.push_str(&format!("\nAs in docker there is 'coracle image' {} too.\n", second.join(", ")));
+    text.push_str("'coracle VERB --help' shows the options of a verb.\n");
     text
 }
 
@@ -245,10 +289,16 @@ fn program(words: Vec<OsString>) -> Result<u8> {
         format::print(help())?;
         return Ok(0);
     }
-    let groups = [("volume", "create, ls, rm, inspect or prune"), ("system", "verify")];
-    if let Some((group, verbs)) = groups.iter().find(|(group, _)| *group == name) {
+    if let Some((group, verbs)) = GROUPS.iter().find(|(group, _)| *group == name) {
         let second = words.next().ok_or_else(|| usage(format!("{group} {verbs}?")))?;
+        if second == "--help" || second == "-h" {
+            format::line(format!("Usage:  coracle {group} VERB\n\nVerbs: {verbs}"))?;
+            return Ok(0);
+        }
         name = format!("{name} {}", second.to_string_lossy());
+    }
+    if let Some((_, other)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
+        name = (*other).to_owned();
     }
     let verb = VERBS.iter().find(|verb| verb.syntax.name == name).ok_or_else(|| unknown(&name))?;
     let Some(args) = verb.syntax.parse(words)? else {

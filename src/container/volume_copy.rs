@@ -8,20 +8,18 @@
 
 use crate::error::{Call, ErrorKind, Result};
 use crate::image::Image;
-use crate::layer::{Below, Found, Lower, Owned, Owners, for_caller, join};
+use crate::layer::{Below, EntryKind, Found, Lower, Owned, Owners, for_caller, join};
 use crate::sys::idmap::is_privileged;
 use crate::volume::Volume;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
-use std::collections::{HashMap, VecDeque};
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-/// As many links as the kernel follows (path_resolution(7)).
-const LINKS_MAX: usize = 40;
 /// Owners are set in batches of so many files.
 const BATCH: usize = 512;
 const CAPABILITY: &[u8] = b"security.capability";
@@ -120,42 +118,10 @@ fn is_empty(volume: &Volume, owners: &dyn Owners) -> Result<bool> {
 
 /// The path in the layers of the directory at `target`, through links as the container sees them; none if there is none.
 fn resolve(below: &mut Below<'_>, target: &Path) -> Result<Option<Vec<u8>>> {
-    let parts = |path: &Path| -> VecDeque<OsString> {
-        path.components().map(|part| part.as_os_str().to_owned()).collect()
-    };
-    let mut todo = parts(target);
-    let mut way: Vec<Vec<u8>> = Vec::new();
-    let mut links = 0;
-    while let Some(part) = todo.pop_front() {
-        match Path::new(&part).components().next() {
-            Some(Component::RootDir) => way.clear(),
-            Some(Component::ParentDir) => drop(way.pop()),
-            Some(Component::Normal(name)) => {
-                let path = join(way.last().map_or(b"", |path| &**path), name.as_bytes());
-                let Some(Found::File(_, dir, stat)) = below.find(&path)? else { return Ok(None) };
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => way.push(path),
-                    FileType::Symlink if links < LINKS_MAX => {
-                        links += 1;
-                        let text = read_link(below, dir.as_fd(), name.as_bytes(), &path)?;
-                        let mut path = parts(Path::new(&text));
-                        path.append(&mut todo);
-                        todo = path;
-                    }
-                    _ => return Ok(None),
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(Some(way.pop().unwrap_or_default()))
-}
-
-fn read_link(below: &Below<'_>, dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<OsString> {
-    let link = below.open(dir, name, OFlags::PATH, path)?;
-    let text =
-        rustix::fs::readlinkat(&link, c"", Vec::new()).call_at("readlinkat", OsStr::from_bytes(path))?;
-    Ok(OsString::from_vec(text.into_bytes()))
+    let is_dir =
+        |found: &Option<Found>| found.as_ref().is_none_or(|found| found.kind() == Some(EntryKind::Directory));
+    let found = below.resolve(target.as_os_str().as_bytes())?;
+    Ok(found.filter(|(_, found)| is_dir(found)).map(|(path, _)| path))
 }
 
 struct Copier<'a> {
@@ -237,7 +203,7 @@ impl Copier<'_> {
                 self.dress(from.as_fd(), source.path, source.stat, to.as_fd(), path)
             }
             FileType::Symlink => {
-                let text = read_link(&self.below, source.dir, source.name(), source.path)?;
+                let text = self.below.read_link(source.dir, source.name(), source.path)?;
                 rustix::fs::symlinkat(&*text, target, name).call_at("symlinkat", path)?;
                 self.dress_special(source.stat, target, name, path)
             }

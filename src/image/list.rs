@@ -191,36 +191,6 @@ impl Store {
         Ok(removed)
     }
 
-    /// Removes the images without a name that no container has, as `docker image prune` does, and whatever
-    /// blobs and layers nothing needs.
-    ///
-    /// # Errors
-    /// Those of the file system. Of an image that can't be read for such a reason, nothing is removed.
-    pub fn prune_images(&self) -> Result<Removed> {
-        let mut removed = self.update_index(|index| {
-            let pinned: HashSet<_> = self.pins()?.into_iter().filter_map(|(_, pins)| pins.image).collect();
-            let mut removed = Removed::default();
-            let nameless: Vec<_> =
-                index.manifests.iter().filter(|listed| !has_name(listed)).cloned().collect();
-            for listed in nameless {
-                match Image::from_listed(self, &listed) {
-                    Ok(image) if pinned.contains(image.digest()) => continue,
-                    Ok(image) => removed.deleted.push(*image.id()),
-                    // Nothing that could ever be run, and without a name: rubbish too.
-                    Err(error) if is_unusable(&error) => {
-                        tracing::warn!(%error, digest = %listed.digest, "a nameless image that can't be read")
-                    }
-                    // That it can't be read now (no descriptors, say) does not make it rubbish.
-                    Err(error) => return Err(error.during(format!("reading the image {}", listed.digest))),
-                }
-                index.manifests.retain(|other| other.digest != listed.digest);
-            }
-            Ok(removed)
-        })?;
-        removed.freed = self.collect_garbage()?;
-        Ok(removed)
-    }
-
     /// What is to be removed: an image, or what is broken.
     fn target(&self, index: &Index, text: &str) -> Result<Target> {
         let (error, wanted) = match self.find(index, text) {
@@ -318,12 +288,12 @@ fn several(text: &str) -> Error {
 }
 
 /// Also one that another tool gave and that is none to docker (with upper case, say): it is somebody's image.
-fn has_name(listed: &Descriptor) -> bool {
+pub(super) fn has_name(listed: &Descriptor) -> bool {
     [REF_NAME, CONTAINERD_NAME].iter().any(|key| listed.annotations.contains_key(*key))
 }
 
 /// Whether it lies in the image itself that it can't be read, and will so for ever.
-fn is_unusable(error: &Error) -> bool {
+pub(super) fn is_unusable(error: &Error) -> bool {
     use ErrorKind::{InvalidData, Mismatch, NotFound, TooLarge, Unsupported};
     matches!(error.kind(), InvalidData | Mismatch | NotFound | TooLarge | Unsupported)
 }

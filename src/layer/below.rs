@@ -130,6 +130,10 @@ impl<'a> Below<'a> {
         }
     }
 
+    pub(super) fn owners(&self) -> Option<&'a dyn Owners> {
+        self.owners
+    }
+
     pub(super) fn layer(&self, number: usize) -> &Lower<'a> {
         &self.layers[number]
     }

@@ -44,12 +44,18 @@ impl fmt::Debug for Entries {
     }
 }
 
-/// A regular file of a layer, for reading.
+/// A regular file of a layer or of an image, for reading.
 pub struct LayerFile(Source);
 
 enum Source {
     Unpacked(File),
     Archived(Box<Archive>),
+}
+
+impl LayerFile {
+    pub(crate) fn unpacked(file: File) -> Self {
+        Self(Source::Unpacked(file))
+    }
 }
 
 impl Read for LayerFile {

@@ -77,7 +77,7 @@ fn a_killed_command_line_takes_its_container_along() {
 }
 
 /// The two sides of a terminal of this machine.
-fn terminal() -> (File, File) {
+pub fn terminal() -> (File, File) {
     use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master = openpt(flags).unwrap();

@@ -136,7 +136,7 @@ impl Look {
                 volume.remove().unwrap();
             }
         }
-        store.prune_images().unwrap();
+        store.prune_images(false).unwrap();
         // A dead program's name is whoever's wants it.
         for name in names(self.store.join("names")) {
             if name.starts_with("k-") {

@@ -23,7 +23,7 @@ fn names_move_and_images_stay() {
         &first.digest().hex()[..12],
         &format!("app@{}", first.digest()),
     ] {
-        assert_eq!(Image::open(&store, name).unwrap().id(), first.id(), "{name}");
+        assert_eq!(store.image(name).unwrap().id(), first.id(), "{name}");
     }
     assert_eq!(store.image("two").unwrap().id(), second.id());
     for (name, kind) in [
@@ -106,7 +106,7 @@ fn an_image_in_use_is_not_removed() {
     assert!(store.images().unwrap().is_empty());
     assert_eq!((count(store.path().join("layers")), count(store.path().join("blobs/sha256"))), (1, 3));
     fs::remove_dir_all(&container).unwrap();
-    store.prune_images().unwrap();
+    store.prune_images(false).unwrap();
     assert_empty(&store);
 }
 
@@ -122,7 +122,7 @@ fn a_handle_keeps_what_was_removed() {
     store.untag("back").unwrap();
     let id = *image.id();
     drop(image);
-    let pruned = store.prune_images().unwrap();
+    let pruned = store.prune_images(false).unwrap();
     assert!(pruned.deleted == [id] && pruned.freed > 0);
     assert_empty(&store);
 }
@@ -135,7 +135,7 @@ fn images_with_other_tools_names_are_not_pruned() {
     write_layout(dir.path(), &oci_members(&theirs, Some("Release_A"), "+gzip", gzip));
     let store = Store::open(dir.path()).unwrap();
     load(&store, &docker_archive(&[(&nameless, &[])])).unwrap();
-    assert_eq!(store.prune_images().unwrap().deleted, [nameless.id()]);
+    assert_eq!(store.prune_images(false).unwrap().deleted, [nameless.id()]);
     assert_eq!(store.image(&theirs.id().hex()).unwrap().id(), &theirs.id());
     assert_eq!(store.images().unwrap().len(), 1);
 }
@@ -155,13 +155,13 @@ fn an_image_that_cannot_be_read_now_is_not_pruned() {
     let short = store.path().join("s");
     let socket = std::os::unix::net::UnixListener::bind(&short).unwrap();
     fs::rename(short, &blob).unwrap();
-    assert_eq!(store.prune_images().unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(store.prune_images(false).unwrap_err().kind(), ErrorKind::Io);
     assert_eq!(store.image(&image.id().hex()).unwrap_err().kind(), ErrorKind::Io);
     drop(socket);
     fs::remove_file(&blob).unwrap();
     fs::rename(&aside, &blob).unwrap();
     assert_eq!(store.image(&image.id().hex()).unwrap().id(), &image.id());
-    assert_eq!(store.prune_images().unwrap().deleted, [image.id()]);
+    assert_eq!(store.prune_images(false).unwrap().deleted, [image.id()]);
     assert_empty(&store);
 }
 

@@ -138,7 +138,7 @@ fn what_skopeo_puts_into_the_store_is_an_image() {
     // Its layers count as ours from now on.
     assert_eq!(store.remove_image("app:1").unwrap().untagged.len(), 1);
     drop(found);
-    store.prune_images().unwrap();
+    store.prune_images(false).unwrap();
     assert_empty(&store);
 }
 

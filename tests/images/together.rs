@@ -24,7 +24,7 @@ fn many_threads_load_and_remove_at_once() {
         }
     });
     assert_eq!(names(&store.image("app").unwrap()), ["app:latest"]);
-    store.prune_images().unwrap();
+    store.prune_images(false).unwrap();
     assert_eq!(
         (store.images().unwrap().len(), count(store.path().join("layers")), count(store.path().join("tmp"))),
         (1, 2, 0)
@@ -139,4 +139,74 @@ fn a_temporary_store_of_a_killed_program_is_swept() {
     let _ours = Store::temp().unwrap();
     // Another program's sweep may have come first and still be at it.
     until("the sweep", || !Path::new(&theirs).exists());
+}
+
+#[test]
+fn what_is_in_use_anywhere_is_not_pruned() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path).unwrap();
+    let take = |text: &str, names: &[&str]| {
+        load(&store, &docker_archive(&[(&Fixture::new(&[text]), names)])).unwrap().remove(0)
+    };
+    let (open, named, nameless) =
+        (take("open", &[]), take("named", &["named", "too"]), take("nameless", &[]));
+    let pinned = take("pinned", &["pinned"]);
+    // As a container's record pins it, whose program is not there.
+    let container = path.join("containers/0123456789abcdef");
+    fs::create_dir(&container).unwrap();
+    let record = json!({"pins": {"image": pinned.digest()}}).to_string();
+    fs::write(container.join("container.json"), record).unwrap();
+    let ids = [*named.id(), *nameless.id(), *pinned.id()];
+    let sizes = [named.size(), nameless.size()];
+    drop((named, nameless, pinned));
+
+    let removed = store.prune_images(false).unwrap();
+    assert_eq!((removed.deleted, removed.freed), (vec![ids[1]], sizes[1]));
+    assert!(removed.untagged.is_empty());
+    let removed = store.prune_images_if(true, |image| image.id() != &ids[0]).unwrap();
+    assert_eq!(removed, coracle::Removed::default());
+    let removed = store.prune_images(true).unwrap();
+    assert_eq!((removed.deleted, removed.freed), (vec![ids[0]], sizes[0]));
+    let untagged: Vec<_> = removed.untagged.iter().map(|name| name.familiar()).collect();
+    assert_eq!(untagged, ["named:latest", "too:latest"]);
+    assert_eq!(store.images().unwrap().len(), 2);
+    fs::remove_dir_all(&container).unwrap();
+    drop(open);
+    assert_eq!(store.prune_images(true).unwrap().deleted.len(), 2);
+    assert_empty(&store);
+}
+
+#[test]
+fn what_another_process_brings_in_is_not_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path).unwrap();
+    let old = load(&store, &docker_archive(&[(&Fixture::new(&["old"]), &["old"])])).unwrap().remove(0);
+    let (id, size) = (*old.id(), old.size());
+    drop(old);
+    let rootfs = tar([("a", Node::File(&vec![7; 8 << 20])), ("b", Node::File(b"x"))]);
+    let mut child = spawn("import", &path);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&rootfs[..6 << 20]).unwrap();
+    until("half-made content", || count(path.join("tmp")) > 0);
+    // The image goes, its content when nobody writes.
+    let removed = store.prune_images(true).unwrap();
+    assert_eq!((removed.deleted, removed.freed), (vec![id], 0));
+    assert!(count(path.join("tmp")) > 0);
+    stdin.write_all(&rootfs[6 << 20..]).unwrap();
+    drop(stdin);
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let images = store.images().unwrap();
+    assert_eq!((images.len(), images[0].config().diff_ids()), (1, &[Digest::of(&rootfs)][..]));
+    assert!(store.verify().unwrap().is_sound());
+    assert_eq!(store.prune_images(true).unwrap(), {
+        let mut nothing = coracle::Removed::default();
+        nothing.freed = size;
+        nothing
+    });
+    drop(images);
+    assert_eq!(store.prune_images(false).unwrap().deleted.len(), 1);
+    assert_empty(&store);
 }

@@ -172,7 +172,7 @@ fn there_are_no_more() {
             is_clean();
             // A layer that was whole may stay, in no image's name.
             assert!(store.images().unwrap().is_empty());
-            store.prune_images().unwrap();
+            store.prune_images(false).unwrap();
             assert_eq!((count(path.join("blobs/sha256")), count(path.join("layers"))), (0, 0));
         },
     );
@@ -182,7 +182,7 @@ fn there_are_no_more() {
     drop((created, loaded));
     let remove = || match store.force_remove_image("app:1") {
         // Its name went, and what it was made of has stayed.
-        Err(error) if error.kind() == ErrorKind::NotFound => store.prune_images(),
+        Err(error) if error.kind() == ErrorKind::NotFound => store.prune_images(false),
         other => other,
     };
     with_ever_more("removing an image", remove, || {});

@@ -196,21 +196,7 @@ impl Unpacker<'_> {
         stat: &Stat,
     ) -> Result<Attributes> {
         let attributes = Attributes::of_file(stat, self.below.xattrs(fd, path)?);
-        self.as_in_image(layer, path, attributes)
-    }
-
-    /// Attributes on disk, with the owners of the image.
-    fn as_in_image(&self, layer: usize, path: &[u8], mut attributes: Attributes) -> Result<Attributes> {
-        let Some(owners) = self.target.owners else { return Ok(attributes) };
-        (attributes.uid, attributes.gid) = owners.in_image(attributes.uid, attributes.gid);
-        let mut capability = attributes.take_capability().map(|value| owners.capability_in_image(value));
-        if let Some(owner) = self.below.layer(layer).meta()?.owners.get(path) {
-            (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
-            capability = owner.capability.clone().or(capability);
-        }
-        let name = crate::layer::attributes::CAPABILITY.to_vec();
-        attributes.xattrs.extend(capability.map(|value| (name, value)));
-        Ok(attributes)
+        self.below.as_in_image(layer, path, attributes)
     }
 
     /// Takes a file of a layer below into this one, under its own path. False: there is none.
@@ -246,7 +232,8 @@ impl Unpacker<'_> {
             }
             kind @ (FileType::Symlink | FileType::Fifo) => {
                 let link = kind == FileType::Symlink;
-                let attributes = self.as_in_image(layer, path, Attributes::of_file(&stat, Vec::new()))?;
+                let attributes =
+                    self.below.as_in_image(layer, path, Attributes::of_file(&stat, Vec::new()))?;
                 if link {
                     let link = self.below.open(from.as_fd(), name, OFlags::PATH, path)?;
                     let target =
