@@ -195,9 +195,8 @@ impl Answer<'_> {
         Self { branches: Vec::new(), last: code }
     }
 
-    /// Where only the order of one argument's values counts, and no value beyond 32 bits is named: which argument, the
-    /// answers as ranges of its low word, and the one for all that has a high word.
-    fn by_one_argument(&self) -> Option<(u8, Vec<(u32, Self)>, u32)> {
+    /// Where only the order of one argument's values counts, and no value beyond 32 bits is named.
+    fn by_one_argument(&self) -> Option<ByArgument<'_>> {
         let conditions = self.branches.iter().map(|(conditions, code)| match conditions {
             [condition] => Some((condition.index, condition.op.compared()?, condition.op, *code)),
             _ => None,
@@ -214,10 +213,19 @@ impl Answer<'_> {
         let edges = conditions.iter().flat_map(|(_, value, ..)| [*value, value + 1]);
         let edges: BTreeSet<u32> = edges.filter_map(|edge| edge.try_into().ok()).chain([0]).collect();
         let mut ranges: Vec<_> =
-            edges.iter().map(|edge| (*edge, Self::always(code((*edge).into())))).collect();
+            edges.iter().map(|edge| (*edge, Answer::always(code((*edge).into())))).collect();
         ranges.dedup_by(|next, last| next.1 == last.1);
-        Some((index, ranges, code(1 << 32)))
+        Some(ByArgument { index, ranges, beyond: code(1 << 32) })
     }
+}
+
+/// What one argument decides.
+struct ByArgument<'a> {
+    index: u8,
+    /// Of its low word, where the high one is 0.
+    ranges: Vec<(u32, Answer<'a>)>,
+    /// The answer where it is not.
+    beyond: u32,
 }
 
 /// Compiles `profile` for `target`.
@@ -411,18 +419,18 @@ impl Tree {
         if answer.branches.is_empty() {
             return self.answer(answer.last);
         }
-        let Some((argument, ranges, beyond)) = answer.by_one_argument() else {
+        let Some(ByArgument { index, ranges, beyond }) = answer.by_one_argument() else {
             let code = leaf(answer);
             self.reversed.extend(code.into_iter().rev());
             return self.reversed.len() - 1;
         };
         let root = self.node(&ranges, u32::MAX);
         self.lead_to(root);
-        let low = self.push(low_word(argument));
+        let low = self.push(low_word(index));
         let beyond = self.answer(beyond);
         let (beyond, low) = (self.distance(beyond) as u8, self.distance(low) as u8);
         self.push(insn(JEQ, 0, low, beyond));
-        self.push(high_word(argument))
+        self.push(high_word(index))
     }
 
     /// A return, the same for all that are near enough.
