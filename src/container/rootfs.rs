@@ -50,6 +50,15 @@ impl Root<'_> {
         over.max_by_key(|planned| planned.target.components().count())
     }
 
+    /// Whether its place is in a mount from outside.
+    fn is_within_another(&self, planned: &Planned) -> bool {
+        self.mounts.iter().any(|other| {
+            matches!(other.source, Source::Path { .. })
+                && other.target != planned.target
+                && planned.target.starts_with(&other.target)
+        })
+    }
+
     /// Whether something has to be made below this directory, as a place to mount on or as a file.
     fn has_place_in(&self, dir: &Path) -> bool {
         let returned = |part: &Part| matches!(part, Part::Return { path, .. } if path.starts_with(dir));
@@ -365,7 +374,12 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
 
 fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, number: u64, planned: &Planned) {
     s.during("mounting what was asked for");
-    let target = s.mountpoint(mount, &planned.target, planned.is_dir, root.shift.owner(0, 0));
+    let owner = root.shift.owner(0, 0);
+    let place = |s: &mut Script<'_>| s.mountpoint(mount, &planned.target, planned.is_dir, owner);
+    let target = match root.userns.is_some() && root.is_within_another(planned) {
+        true => s.as_owner(owner, place),
+        false => place(s),
+    };
     let read_only = if planned.read_only { n::MOUNT_ATTR_RDONLY } else { 0 };
     match &planned.source {
         Source::Tmpfs { size, inodes, mode, exec } => {

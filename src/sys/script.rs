@@ -365,6 +365,23 @@ impl<'fd> Script<'fd> {
         found
     }
 
+    /// What is made in here is made by this owner, with the rights of whoever executes the plan: in an id-mapped mount only
+    /// who is mapped makes something (setfsuid(2), capabilities(7)).
+    pub fn as_owner<T>(&mut self, owner: (u32, u32), make: impl FnOnce(&mut Self) -> T) -> T {
+        let header = self.words64(&[u64::from(n::_LINUX_CAPABILITY_VERSION_3)]);
+        // Two of struct __user_cap_data: effective, permitted, inheritable.
+        let rights = self.space(24);
+        self.op(n::__NR_capget, "capget", [header.into(), rights.into()]);
+        self.op(n::__NR_setfsgid, "setfsgid", [owner.1.into()]);
+        self.op(n::__NR_setfsuid, "setfsuid", [owner.0.into()]);
+        // Those over files went with the id of root.
+        self.op(n::__NR_capset, "capset", [header.into(), rights.into()]);
+        let made = make(self);
+        self.op(n::__NR_setfsuid, "setfsuid", [0.into()]);
+        self.op(n::__NR_setfsgid, "setfsgid", [0.into()]);
+        made
+    }
+
     /// A dangling link where a file has to be: it goes.
     fn replace_link(&mut self, parent: Cell, name: At) {
         const EINVAL: u32 = 22;

@@ -182,7 +182,9 @@ pub fn count(dir: impl AsRef<Path>) -> usize {
 /// Runs one test of this program in a process of its own, with `COLUMN=value` in its environment.
 pub fn child(test: &str, vars: &[(&str, &OsStr)]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).envs(vars.iter().copied());
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1", "--include-ignored"])
+        .envs(vars.iter().copied());
     command
 }
 

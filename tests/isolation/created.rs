@@ -20,8 +20,7 @@ fn it_ends_with_a_container_that_is_never_started() {
     }
     let image = host();
     let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
-    let stat = fs::read_to_string(format!("/proc/{}/stat", container.pid().unwrap())).unwrap();
-    let warden = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap();
+    let warden = common::warden_of(&container);
     // The warden takes one request after the other: once this one is answered, all before it were taken.
     let all_is_taken = || assert!(container.exec(["true"]).output().unwrap().status.success());
     all_is_taken();
@@ -90,9 +89,8 @@ fn a_warden_that_was_killed_meanwhile_is_another_one_at_the_start() {
     let image = host();
     let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
     let created = sh(&image, "exit 3").create().unwrap();
-    let stat = fs::read_to_string(format!("/proc/{}/stat", container.pid().unwrap())).unwrap();
-    let warden: i32 = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(warden), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let warden = nix::unistd::Pid::from_raw(common::warden_of(&container));
+    nix::sys::signal::kill(warden, nix::sys::signal::Signal::SIGKILL).unwrap();
     assert_eq!(container.wait().unwrap_err().kind(), ErrorKind::Gone);
     created.start().unwrap();
     assert_eq!(created.wait().unwrap().code(), Some(3));

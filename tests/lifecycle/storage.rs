@@ -134,6 +134,35 @@ fn volumes_outlive_containers() {
     assert_eq!(store.volumes().unwrap().len(), 0);
 }
 
+/// As `node_modules` of its own in a project's directory: the place is made in what lies beneath, as container root's.
+#[test]
+fn a_mount_within_another_finds_its_place_or_makes_it() {
+    let image = host();
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let file = dir.path().join("one");
+    fs::write(&file, "bound").unwrap();
+    let script =
+        "cat /v/deep/er/one; stat -c %u:%g /v/deep /v/deep/er; echo own > /v/in/file; stat -c %u /v/in";
+    let builder = sh(&image, script)
+        .mount(Mount::volume("outer", "/v"))
+        .mount(Mount::volume("inner", "/v/in"))
+        .mount(Mount::bind(&file, "/v/deep/er/one").read_only());
+    for _ in 0..2 {
+        assert_eq!(say(&builder), "bound0:0\n0:0\n0");
+    }
+    let volume = |name| Volume::open(image.store(), name).unwrap();
+    assert_eq!(fs::read_to_string(volume("inner").path().join("file")).unwrap(), "own\n");
+    assert_eq!(fs::read(volume("outer").path().join("deep/er/one")).unwrap(), b"");
+    assert_eq!(fs::read_dir(volume("outer").path().join("in")).unwrap().count(), 0);
+    // In a directory of the host's that is somebody's own, whom the container does not have, likewise.
+    let bound = sh(&image, "ls /b").mount(Mount::bind(dir.path(), "/b")).mount(Mount::tmpfs("/b/made"));
+    assert_eq!(say(&bound), "made\none");
+    let read_only = sh(&image, "true").mount(Mount::bind(dir.path(), "/b").read_only());
+    let error = read_only.mount(Mount::tmpfs("/b/missing")).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
+}
+
 #[test]
 fn nothing_of_the_host_is_copied_into_a_volume() {
     let image = host();
