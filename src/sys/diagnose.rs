@@ -33,7 +33,7 @@ pub(crate) fn missing(feature: Feature, call: &str, errno: i32) -> Option<Missin
             e::ENOSPC | e::EUSERS => Some(limited(feature, sysctl)),
             e::EINVAL => Some(words::not_built(feature, option)),
             // What is done with a capability in a new one, as whoever made it has all of them there.
-            _ if refused && feature == Feature::UserNamespace && call == "sethostname" => {
+            _ if refused && feature == Feature::UserNamespace && call == "sethostname" && !is_filtered() => {
                 Some(words::NO_NAMESPACE_RIGHTS.of(feature))
             }
             _ if refused => Some(confined(feature, call)),
