@@ -26,7 +26,7 @@ static bool is_unconfined(void)
 	bool is;
 
 	security_current_getsecid_subj(&id);
-	/* AppArmor asks for memory that is there: this may not sleep. */
+	/* May be called where nothing may sleep: AppArmor allocates atomically here. */
 	if (security_secid_to_secctx(id, &label, &size))
 		return false;
 	is = size >= sizeof(word) - 1 && !strncmp(label, word, sizeof(word) - 1);
