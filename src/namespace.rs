@@ -309,7 +309,9 @@ impl Namespaces {
         if let Some(name) = self.hostname.as_deref().filter(|_| self.has(NamespaceKind::Uts)) {
             s.during("setting the host name");
             let at = s.string(name);
-            s.op(n::__NR_sethostname, "sethostname", [at.into(), name.len().into()]).path(name);
+            s.op(n::__NR_sethostname, "sethostname", [at.into(), name.len().into()])
+                .path(name)
+                .needs(Feature::UserNamespace);
         }
         if self.has(NamespaceKind::Net) {
             s.loopback();

@@ -112,14 +112,30 @@ fn serve(mut device: File, hung: &Sender<i32>) {
     }
 }
 
-/// A start that hangs has its time, and whoever hung in it is no more.
-fn assert_ends(builder: &ContainerBuilder, call: &str, path: &Path, hung: &Receiver<i32>) {
+/// How long a start may take that must hang before it has taken so long: enough for all else of it, as the `usual` container
+/// tells, however slow the machine is.
+fn enough(usual: &ContainerBuilder) -> Duration {
     let since = Instant::now();
-    let error = builder.clone().start_timeout(Duration::from_millis(300)).start().unwrap_err();
+    assert_eq!(say(usual), "fine");
+    Duration::from_millis(300) + 4 * since.elapsed()
+}
+
+/// A start that hangs has its time, and whoever hung in it is no more.
+fn assert_ends(
+    usual: &ContainerBuilder,
+    builder: &ContainerBuilder,
+    call: &str,
+    path: &Path,
+    hung: &Receiver<i32>,
+) {
+    let time = enough(usual);
+    let since = Instant::now();
+    let error = builder.clone().start_timeout(time).start().unwrap_err();
+    assert!(since.elapsed() >= time, "{error}");
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     assert!(error.step().starts_with(call) && error.path() == Some(path), "{error}");
     assert!(error.remedy().is_some_and(|remedy| remedy.contains("start_timeout")), "{error}");
-    assert!(since.elapsed() < LONG / 4, "{:?}", since.elapsed());
+    assert!(since.elapsed() < time + LONG / 4, "{:?}", since.elapsed());
     let pid = hung.try_recv().unwrap();
     assert!(try_pidfd(pid).is_none_or(|process| ends(&process, LONG)), "{call}");
 }
@@ -135,9 +151,10 @@ fn a_start_that_hangs_while_the_root_filesystem_is_built() {
     let hung = hanging(&at);
     let image = host();
     let bound = sh(&image, "true").bind(at.join("hang"), "/mnt");
-    assert_ends(&bound, "open", &at.join("hang"), &hung);
+    let usual = sh(&image, "echo fine");
+    assert_ends(&usual, &bound, "open", &at.join("hang"), &hung);
     assert_eq!(image.store().containers().unwrap().len(), 0);
-    assert_eq!(say(&sh(&image, "echo fine")), "fine");
+    assert_eq!(say(&usual), "fine");
 }
 
 /// What is mounted for root is id-mapped, which this kind of filesystem takes since Linux 6.12.
@@ -152,9 +169,10 @@ fn a_start_that_hangs_after_the_root_filesystem_has_been_entered() {
     let hung = hanging(&at);
     let image = host();
     let entered = sh(&image, "true").bind(at.join("fine"), "/mnt").working_dir("/mnt/hang");
-    assert_ends(&entered, "chdir", Path::new("/mnt/hang"), &hung);
+    let usual = sh(&image, "cd /mnt; echo fine").bind(at.join("fine"), "/mnt");
+    assert_ends(&usual, &entered, "chdir", Path::new("/mnt/hang"), &hung);
     assert_eq!(image.store().containers().unwrap().len(), 0);
-    assert_eq!(say(&sh(&image, "cd /mnt; echo fine").bind(at.join("fine"), "/mnt")), "fine");
+    assert_eq!(say(&usual), "fine");
 }
 
 /// A warden that is stopped is not needed for the end of a start.
@@ -170,7 +188,9 @@ fn a_start_that_hangs_ends_although_the_warden_is_stopped() {
     let image = host();
     let other = ready(&sh(&image, "echo ready; exec sleep 1000"));
     let warden = pidfd(warden_of(&other));
-    let bound = sh(&image, "true").bind(at.join("hang"), "/mnt").start_timeout(Duration::from_secs(2));
+    // The warden is stopped while it hangs.
+    let time = Duration::from_secs(2) + enough(&sh(&image, "echo fine"));
+    let bound = sh(&image, "true").bind(at.join("hang"), "/mnt").start_timeout(time);
     let (told, heard) = channel();
     let start = std::thread::spawn(move || told.send(bound.start().map(drop)));
     hung.recv_timeout(LONG).unwrap();

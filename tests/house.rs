@@ -249,6 +249,10 @@ fn the_lane_is_what_it_says() {
             lane::stock_machine();
             lane::root();
         }
+        Ok("vm-v1") => {
+            lane::machine_with_v1();
+            lane::root();
+        }
         Ok("vm-delegated") => {
             lane::stock_machine();
             lane::user();
@@ -327,6 +331,20 @@ mod lane {
 
     /// Another kernel than that of the machine that built this program, with control groups v2 and no others.
     pub fn stock_machine() {
+        assert_eq!(hierarchies(), [("cgroup2".into(), "/sys/fs/cgroup".into())]);
+    }
+
+    /// Likewise, with a hierarchy of v1 for each controller and none of v2.
+    pub fn machine_with_v1() {
+        let listed = fs::read_to_string("/proc/cgroups").unwrap();
+        let enabled = listed.lines().filter(|line| !line.starts_with('#') && line.ends_with("\t1"));
+        let controllers = enabled.map(|line| line.split('\t').next().unwrap());
+        let expected = controllers.map(|name| ("cgroup".into(), format!("/sys/fs/cgroup/{name}")));
+        assert_eq!(hierarchies(), expected.collect::<Vec<(String, String)>>());
+    }
+
+    /// The kind and the place of each, on a kernel that is not the build machine's.
+    fn hierarchies() -> Vec<(String, String)> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let host = std::env::var("CORACLE_HOST_RELEASE").expect("CORACLE_HOST_RELEASE");
         assert_ne!(release.trim(), host.trim());
@@ -334,9 +352,10 @@ mod lane {
         let mounts = mounts.lines().filter_map(|line| {
             let (mount, system) = line.split_once(" - ")?;
             let kind = system.split(' ').next()?;
-            kind.starts_with("cgroup").then(|| (kind, mount.split(' ').nth(4).unwrap_or_default()))
+            kind.starts_with("cgroup")
+                .then(|| (kind.into(), mount.split(' ').nth(4).unwrap_or_default().into()))
         });
-        assert_eq!(mounts.collect::<Vec<_>>(), [("cgroup2", "/sys/fs/cgroup")]);
+        mounts.collect()
     }
 
     /// This process's control group.

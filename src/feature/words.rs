@@ -31,8 +31,8 @@ pub(crate) const APPARMOR_USERNS: Cause = cause(
     "AppArmor lets ordinary users' programs have no rights in a user namespace \
      (kernel.apparmor_restrict_unprivileged_userns=1)",
     "give this program an AppArmor profile that allows it, `profile NAME /PATH/OF/THE/PROGRAM flags=(unconfined) \
-     { userns, }` in /etc/apparmor.d, loaded with apparmor_parser -r; or, for all programs, as root: sysctl -w \
-     kernel.apparmor_restrict_unprivileged_userns=0",
+     { userns, }` in /etc/apparmor.d, loaded with apparmor_parser -r (in a container: on the host, and docker or podman \
+     --security-opt apparmor=NAME); or, for all programs, as root: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
 );
 
 pub(crate) const CHROOT: Cause = cause(
@@ -74,6 +74,12 @@ pub(crate) const PROFILE: Cause = cause(
     "the AppArmor profile of this program refuses it",
     "run it with another profile; in a container: docker or podman --security-opt apparmor=unconfined, Kubernetes \
      `appArmorProfile: {type: Unconfined}`",
+);
+
+pub(crate) const PROFILE_USERNS: Cause = cause(
+    "the AppArmor profile of this program lets it have no user namespace, or no rights in one",
+    "add `userns,`, `capability,` and `mount,` to the profile, or run the program with another; in a container: docker \
+     or podman --security-opt apparmor=unconfined, Kubernetes `appArmorProfile: {type: Unconfined}`",
 );
 
 pub(crate) const REFUSED: Cause = cause(
@@ -148,8 +154,8 @@ pub(crate) const MEMFD_NOEXEC: Cause = cause(
 
 /// What lets this user make groups.
 pub(crate) const DELEGATE: &str = "run as root, or where control groups v2 are delegated to this user: systemd-run \
-     --user --scope -p Delegate=yes PROGRAM; in a container, they have to be mounted for writing (docker --privileged, \
-     podman --security-opt unmask=/sys/fs/cgroup)";
+     --user --scope -p Delegate=yes PROGRAM; in a container, they have to be mounted for writing (docker and podman \
+     --privileged; podman on v2 --security-opt unmask=/sys/fs/cgroup)";
 
 pub(crate) const NOT_DELEGATED: Cause =
     cause("this program may not make control groups where it is", DELEGATE);

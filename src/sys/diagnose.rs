@@ -33,7 +33,7 @@ pub(crate) fn missing(feature: Feature, call: &str, errno: i32) -> Option<Missin
             e::ENOSPC | e::EUSERS => Some(limited(feature, sysctl)),
             e::EINVAL => Some(words::not_built(feature, option)),
             // What is done with a capability in a new one, as whoever made it has all of them there.
-            _ if refused && feature == Feature::UserNamespace && call == "sethostname" => {
+            _ if refused && feature == Feature::UserNamespace && call == "sethostname" && !is_filtered() => {
                 Some(words::NO_NAMESPACE_RIGHTS.of(feature))
             }
             _ if refused => Some(confined(feature, call)),
@@ -94,7 +94,10 @@ pub(crate) fn no_user_namespace(call: &str, errno: i32) -> Missing {
     let is_on = |name| sysctl(name).is_some_and(|value| value != "0");
     let causes: [(&dyn Fn() -> bool, Cause); 4] = [
         (&|| sysctl("kernel/unprivileged_userns_clone").as_deref() == Some("0"), words::DEBIAN_SYSCTL),
-        (&|| is_on("kernel/apparmor_restrict_unprivileged_userns"), words::APPARMOR_USERNS),
+        (
+            &|| is_on("kernel/apparmor_restrict_unprivileged_userns") && !has_own_profile(),
+            words::APPARMOR_USERNS,
+        ),
         (&is_unmapped, words::UNMAPPED),
         (&is_in_chroot, words::CHROOT),
     ];
@@ -104,6 +107,7 @@ pub(crate) fn no_user_namespace(call: &str, errno: i32) -> Missing {
     match confined(feature, call) {
         // Without privileges there are no capabilities to be given.
         other if other.reason() == words::REFUSED.reason => words::USERNS_REFUSED.of(feature),
+        other if other.reason() == words::PROFILE.reason => words::PROFILE_USERNS.of(feature),
         other => other,
     }
 }
@@ -183,6 +187,11 @@ pub(crate) fn profile() -> Option<String> {
     let read =
         |path| fs::read_to_string(path).ok().map(|text| text.trim_end_matches(['\n', '\0']).to_owned());
     read("/proc/thread-self/attr/apparmor/current").or_else(|| read("/proc/thread-self/attr/current"))
+}
+
+/// Whether a profile was made for this program. Ubuntu's rule is for all others, and puts those into one in their namespaces.
+fn has_own_profile() -> bool {
+    profile().is_some_and(|profile| profile != "unconfined" && !profile.contains("unprivileged_userns"))
 }
 
 fn sysctl(name: &str) -> Option<String> {

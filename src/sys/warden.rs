@@ -235,7 +235,7 @@ impl Warden {
             match event.kind {
                 Event::ENTERED => {
                     if let Some(map) = map {
-                        idmap::write(child, map)?;
+                        idmap::write(child, map).map_err(launch::explain_map)?;
                     }
                     // Not before the spawned process has its copy: closing any descriptor of the file in this
                     // process, as `Command` did just now, drops the lock.

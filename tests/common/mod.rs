@@ -327,11 +327,16 @@ pub fn own_copy() -> (tempfile::TempDir, std::path::PathBuf) {
 
 /// Runs `test` again under a tool, with `vars` in its environment.
 pub fn again(test: &str, flags: &[&str], vars: &[(&str, &Path)]) {
-    let (dir, program) = own_copy();
+    let (_dir, program) = own_copy();
+    again_from(&program, test, flags, vars);
+}
+
+/// Likewise, from that copy of this program.
+pub fn again_from(program: &Path, test: &str, flags: &[&str], vars: &[(&str, &Path)]) {
     let (tool, flags) = flags.split_first().unwrap();
     let mut command = Command::new(tool);
-    command.args(flags).arg(&program).args(["--exact", test, "--nocapture", "--include-ignored"]);
-    command.env(ROLE, "1").env("HOME", dir.path()).env_remove("XDG_DATA_HOME");
+    command.args(flags).arg(program).args(["--exact", test, "--nocapture", "--include-ignored"]);
+    command.env(ROLE, "1").env("HOME", program.parent().unwrap()).env_remove("XDG_DATA_HOME");
     command.envs(vars.iter().copied());
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let process = pidfd(child.id() as i32);

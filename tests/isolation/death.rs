@@ -137,10 +137,11 @@ impl Host {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     }
 
-    /// All processes end, and what is on disk goes with the next opening of the store.
+    /// All processes end, and what is on disk goes with the next opening of the store. A program that unwinds removes its
+    /// containers one after the other before its warden ends.
     fn assert_gone(&self, store: &Path) {
         for (number, process) in self.processes.iter().enumerate() {
-            assert!(ends(process, Duration::from_secs(20)), "process {number} of {}", self.processes.len());
+            assert!(ends(process, LONG), "process {number} of {}", self.processes.len());
         }
         self.assert_port_closed();
         let ids: Vec<_> =
@@ -209,7 +210,7 @@ fn killed_host_whose_forked_copy_lives_on() {
     host.child.kill().unwrap();
     host.child.wait().unwrap();
     for process in &host.processes {
-        assert!(ends(process, Duration::from_secs(20)));
+        assert!(ends(process, LONG));
     }
     host.assert_port_closed();
     assert!(!ends(&forked, Duration::ZERO), "the copy still lives");
@@ -297,7 +298,7 @@ fn kept_container_of_a_killed_program(leaves: impl FnOnce(&Path)) {
     assert_eq!(seen.start().unwrap_err().kind(), ErrorKind::State);
     host.kill().unwrap();
     host.wait().unwrap();
-    assert!(ends(&process, Duration::from_secs(20)));
+    assert!(ends(&process, LONG));
     assert_eq!(seen.wait().unwrap().signal(), Some(9));
     drop(seen);
     leaves(&dir.path().join("containers").join(&id).join("running.json"));

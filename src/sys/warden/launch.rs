@@ -93,6 +93,17 @@ pub(super) fn explain(error: Error, step: &str, user: bool) -> Error {
     }
 }
 
+/// Why the warden's user namespace got no ids: what a profile without capabilities gives no right to.
+pub(super) fn explain_map(error: Error) -> Error {
+    match (error.missing(), error.kind(), error.raw_os_error()) {
+        (None, ErrorKind::PermissionDenied, Some(errno)) => {
+            let missing = diagnose::no_user_namespace(error.step(), errno);
+            error.lacks(missing)
+        }
+        _ => error,
+    }
+}
+
 /// The last step: a /proc of the warden's own.
 pub(super) const PROC: &str = "mount(\"proc\", \"/proc\")";
 
