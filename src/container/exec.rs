@@ -422,6 +422,10 @@ impl Executed {
 
     fn status(&self, exit: Option<Exit>) -> Result<Option<ExitStatus>> {
         match (exit, &*lock(&self.late)) {
+            // It had ended by itself when it was to be killed.
+            (Some(exit), Some(error)) if error.kind() == ErrorKind::TimedOut && !exit.is_killed() => {
+                Ok(Some(ExitStatus::new(exit, false)))
+            }
             (Some(_), Some(error)) => Err(error.again()),
             (exit, _) => Ok(exit.map(|exit| ExitStatus::new(exit, false))),
         }
@@ -455,8 +459,14 @@ impl Executed {
         let late = self.late.clone();
         let run = move || {
             let _ = nix::sys::signal::SigSet::all().thread_block();
-            if crate::sys::message::readable(&*process.pidfd, Some(deadline)).is_ok_and(|ended| ended) {
-                return;
+            let ended = crate::sys::message::readable(&*process.pidfd, Some(deadline));
+            match ended.or_else(|_| process.wait(Some(deadline)).map(|exit| exit.is_some())) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    *lock(&late) = Some(error.during("keeping the time of a command"));
+                    return;
+                }
             }
             // Who sees its end sees this, too.
             *lock(&late) = Some(time_is_up());
@@ -475,7 +485,12 @@ impl Executed {
             Err(error) if error.kind() == ErrorKind::State => {}
             other => other?,
         }
-        self.process.wait(Some(Instant::now() + KILL_TIME)).map(drop)
+        match self.process.wait(Some(Instant::now() + KILL_TIME))? {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::TimedOut, "SIGKILL has not ended the command").with_remedy(
+                "it is frozen, or hangs in the kernel (state D), perhaps on a network filesystem",
+            )),
+        }
     }
 
     /// The other end of a piped stdin.
@@ -521,6 +536,8 @@ impl Executed {
         let pidfd = self.process.pidfd.as_fd();
         let error = match pump.run(&self.log, None, Some(pidfd), self.deadline, true) {
             Ok(Stopped::Done) => None,
+            // What it has left behind still has its streams, and nobody waits for that.
+            Ok(Stopped::Deadline) if self.try_wait().is_ok_and(|status| status.is_some()) => None,
             Ok(Stopped::Deadline) => Some(time_is_up()),
             Ok(Stopped::TooMuch(stream)) => {
                 let error = Error::new(ErrorKind::TooLarge, format!("too much output on {stream:?}"));

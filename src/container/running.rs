@@ -8,6 +8,7 @@ use super::{Inner, KILL_TIME, Output, Process, lock};
 use crate::cgroup::{Cgroup, OomEvents, Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, words};
+use crate::sys::time::after;
 use crate::sys::warden::{self, Exit, Warden};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -218,7 +219,8 @@ impl Running {
                 ))
             }
             None => Err(Error::new(ErrorKind::TimedOut, "SIGKILL has not ended the container").with_remedy(
-                "a process of it hangs in the kernel (state D), perhaps on a network filesystem",
+                "a process of it hangs in the kernel (state D), perhaps on a network filesystem; its name and its ids \
+                 stay taken until that has ended and a Store::open has swept",
             )),
         }
     }
@@ -231,6 +233,10 @@ impl Running {
         let cgroup = cgroup.as_ref().ok_or_else(no_cgroup)?;
         // The kernel knows, whichever handle or program has done it.
         if cgroup.is_frozen()? == freeze {
+            if !freeze {
+                // Where nothing can be paused, that is the error.
+                cgroup.thaw(KILL_TIME)?;
+            }
             let what = if freeze { "the container is paused" } else { "the container is not paused" };
             return Err(Error::new(ErrorKind::State, what).with_path(&self.dir.id));
         }
@@ -403,8 +409,7 @@ impl Running {
         let mut pump = lock(&self.ours).pump().of_the_last();
         let pidfd = self.process.pidfd.as_fd();
         let stopped = pump.run(&self.log, self.callback.as_ref(), Some(pidfd), self.deadline, true);
-        self.log.close();
-        let error = match stopped {
+        let mut error = match stopped {
             Ok(Stopped::Done) => None,
             Ok(Stopped::Deadline) => Some(time_is_up()),
             Ok(Stopped::TooMuch(stream)) => {
@@ -413,14 +418,20 @@ impl Running {
             }
             Err(error) => Some(error),
         };
-        if let Some(error) = &error {
-            self.end()?;
-            if error.kind() == ErrorKind::TimedOut {
+        if let Some(first) = error.take() {
+            let mut trouble = self.end().err();
+            if first.kind() == ErrorKind::TimedOut {
                 // What it still wrote before it was killed.
-                let last = Some(Instant::now() + KILL_TIME);
-                pump.run(&self.log, self.callback.as_ref(), Some(pidfd), last, false)?;
+                let mut rest =
+                    |callback| pump.run(&self.log, callback, Some(pidfd), Some(after(KILL_TIME)), false);
+                if let Err(error) = rest(self.callback.as_ref()) {
+                    trouble.get_or_insert(error);
+                    let _ = rest(None);
+                }
             }
+            error = Some(trouble.into_iter().fold(first, Error::with_source));
         }
+        self.log.close();
         let (stdout, stderr) = (self.log.get(super::Stream::Stdout).0, self.log.get(super::Stream::Stderr).0);
         if let Some(error) = error {
             return Err(error.with_output(stdout, stderr));

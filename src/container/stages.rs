@@ -158,11 +158,13 @@ impl Prepared {
         Some(Self { warden, script, beginning, _place: place })
     }
 
-    /// The start that goes on by this warden.
+    /// The start that goes on by this warden; `None` where it has to be begun again.
     pub fn start<'fd>(mut self, warden: &Arc<Warden>) -> Option<(Script<'fd>, Beginning)> {
-        let is_its = Arc::ptr_eq(&self.warden, warden);
+        if !Arc::ptr_eq(&self.warden, warden) || !self.beginning.plan.is_there() {
+            return None;
+        }
         self.beginning.plan.wake();
-        is_its.then_some((self.script, self.beginning))
+        Some((self.script, self.beginning))
     }
 }
 

@@ -33,6 +33,20 @@ fn it_ends_with_a_container_that_is_never_started() {
     if std::env::var("CORACLE_LANE").is_ok_and(|lane| lane == "root") {
         assert_eq!(begun.len(), 4);
     }
+    // Whoever is killed meanwhile is there again at the start.
+    let handles: Vec<_> = begun.iter().map(|pid| common::pidfd(*pid)).collect();
+    for handle in &handles {
+        rustix::process::pidfd_send_signal(handle, rustix::process::Signal::KILL).unwrap();
+        assert!(common::ends(handle, LONG));
+    }
+    for container in &created {
+        container.start().unwrap();
+        assert!(container.wait().unwrap().success());
+    }
+    drop(created);
+    let created: Vec<_> = (0..6).map(|_| sh(&image, "true").create().unwrap()).collect();
+    all_is_taken();
+    let begun: BTreeSet<_> = children(warden).difference(&before).copied().collect();
     drop(created);
     all_is_taken();
     assert!(children(warden).is_disjoint(&begun), "{begun:?}");

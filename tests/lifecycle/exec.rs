@@ -175,6 +175,10 @@ fn its_time_is_kept_whoever_waits() {
     assert!(text(error.stdout()).parse::<i32>().is_ok(), "{error}");
     let ended = container.exec(["true"]).timeout(LONG).spawn().unwrap();
     assert!(ended.wait().unwrap().success());
+    // It had ended long before, but for what it left behind.
+    let script = "sleep 1000 & echo left; exit 3";
+    let ended = container.exec(["sh", "-c", script]).timeout(Duration::from_secs(2)).output().unwrap();
+    assert_eq!((ended.status.code(), text(&ended.stdout)), (Some(3), "left".to_owned()));
 }
 
 #[test]

@@ -48,6 +48,12 @@ impl Begun {
         }
     }
 
+    /// Whether it still waits: somebody may have killed it meanwhile.
+    pub fn is_there(&self) -> bool {
+        let gone = self.status().and_then(|status| message::hung_up(status, Some(Instant::now())));
+        gone.is_ok_and(|gone| !gone)
+    }
+
     /// It is to go on: what is told from now on may be of its processes.
     pub fn wake(&mut self) {
         if let Some(started) = &mut self.started {
@@ -82,7 +88,10 @@ impl Drop for Begun {
         for socket in [&started.status, &self.second] {
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
         }
-        let _ = message::hung_up(&started.status, Some(Instant::now() + END_TIME));
+        // One that rests is in no control group yet, for which it would have to be gone.
+        if started.since.is_some() {
+            let _ = message::hung_up(&started.status, Some(Instant::now() + END_TIME));
+        }
     }
 }
 

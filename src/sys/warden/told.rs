@@ -22,6 +22,14 @@ pub(crate) struct Exit {
     pub peak_bytes: u64,
 }
 
+impl Exit {
+    /// By SIGKILL.
+    pub fn is_killed(self) -> bool {
+        const CLD_EXITED: u32 = 1;
+        self.how != CLD_EXITED && self.status == 9
+    }
+}
+
 impl From<Exit> for std::process::ExitStatus {
     fn from(exit: Exit) -> Self {
         const CLD_EXITED: u32 = 1;
