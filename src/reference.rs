@@ -107,7 +107,8 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why| bad(text, why);
-        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(bad("64 hex digits are an image's id, not its name"));
         }
         if text.starts_with('@') {

@@ -45,9 +45,9 @@ fn add(mut save: Save, store: &Store, text: &str) -> Result<Save> {
 fn to_file(save: &Save, path: &OsStr) -> Result<()> {
     let path = Path::new(path);
     let failed = |error: io::Error| fail(format!("{}: {error}", path.display()));
-    // A pipe, /dev/stdout: nothing that could be replaced.
-    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        let file = File::options().write(true).open(path).map_err(failed)?;
+    // A pipe, or a link, as /dev/stdout is one: it stays what it is.
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        let file = File::options().write(true).truncate(true).open(path).map_err(failed)?;
         return write(save, file);
     }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

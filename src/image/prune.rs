@@ -5,9 +5,10 @@ use super::Image;
 use super::list::{Removed, has_name, is_unusable};
 use crate::digest::Digest;
 use crate::error::{ErrorKind, Result};
+use crate::manifest::{Descriptor, Index};
 use crate::store::index::name_of;
 use crate::store::{Lease, Store};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// When a thread of a program starts another one, that has for a moment all descriptors of the first, and so its leases.
@@ -40,11 +41,26 @@ impl Store {
     }
 
     /// The same for those images alone of which `wanted` says so: older than a week, say, or with a label. One that can't
-    /// be read is not asked about: it stays, unless it has no name.
+    /// be read is not asked about: it stays, unless it has no name. All are asked about first, with nothing locked, so that
+    /// `wanted` may use the store as it likes; one that gains or loses a name after that stays.
     ///
     /// # Errors
     /// As [`prune_images`](Self::prune_images).
     pub fn prune_images_if(&self, all: bool, wanted: impl Fn(&Image) -> bool) -> Result<Removed> {
+        let mut asked = HashMap::new();
+        let index = self.index()?;
+        for listed in &index.manifests {
+            let entries = entries_of(&index, listed.digest);
+            if asked.contains_key(&listed.digest) || !all && entries.iter().any(has_name) {
+                continue;
+            }
+            match Image::from_listed(self, listed) {
+                Ok(image) => drop(asked.insert(listed.digest, wanted(&image).then_some(entries))),
+                Err(error) if is_unusable(&error) => {}
+                // That it can't be read now (no descriptors, say) does not make it rubbish.
+                Err(error) => return Err(error.during(format!("reading the image {}", listed.digest))),
+            }
+        }
         let mut removed = self.update_index(|index| {
             let pinned: HashSet<_> = self.pins()?.into_iter().filter_map(|(_, pins)| pins.image).collect();
             let mut removed = Removed::default();
@@ -53,14 +69,15 @@ impl Store {
             let candidates: Vec<_> =
                 index.manifests.iter().filter(|listed| seen.insert(listed.digest)).cloned().collect();
             for listed in candidates {
-                let own = index.manifests.iter().filter(|other| other.digest == listed.digest);
-                let is_named = own.clone().any(has_name);
+                let own = entries_of(index, listed.digest);
+                let is_named = own.iter().any(has_name);
                 if is_named && !all {
                     continue;
                 }
-                let names: Vec<_> = own.filter_map(name_of).collect();
+                let names: Vec<_> = own.iter().filter_map(name_of).collect();
+                let is_asked = asked.get(&listed.digest).is_some_and(|then| then.as_ref() == Some(&own));
                 match Image::from_listed(self, &listed) {
-                    Ok(image) if pinned.contains(image.digest()) || !wanted(&image) => continue,
+                    Ok(image) if pinned.contains(image.digest()) || !is_asked => continue,
                     Ok(image) => {
                         let (id, digest) = (*image.id(), *image.digest());
                         // Its own lease.
@@ -77,7 +94,6 @@ impl Store {
                     Err(error) if is_unusable(&error) => {
                         tracing::warn!(%error, digest = %listed.digest, "a nameless image that can't be read")
                     }
-                    // That it can't be read now (no descriptors, say) does not make it rubbish.
                     Err(error) => return Err(error.during(format!("reading the image {}", listed.digest))),
                 }
                 index.manifests.retain(|other| other.digest != listed.digest);
@@ -100,4 +116,9 @@ impl Store {
             }
         }
     }
+}
+
+/// All entries of an image: one for each of its names, or one without.
+fn entries_of(index: &Index, manifest: Digest) -> Vec<Descriptor> {
+    index.manifests.iter().filter(|entry| entry.digest == manifest).cloned().collect()
 }

@@ -47,6 +47,13 @@ fn defaults_are_dockers() {
 }
 
 #[test]
+fn an_id_is_no_name() {
+    for id in [HEX.to_owned(), format!("sha256:{HEX}")] {
+        assert_eq!(id.parse::<Reference>().unwrap_err().kind(), ErrorKind::InvalidInput, "{id}");
+    }
+}
+
+#[test]
 fn digests_need_no_tag() {
     let digest = format!("sha256:{HEX}");
     let reference = parse(&format!("debian@{digest}"));

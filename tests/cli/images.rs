@@ -171,12 +171,19 @@ fn images_are_saved_under_the_names_that_were_asked_for() {
     assert_eq!(tags(&["app:2", "base", "app:2"]), ["app:2", "base:latest"]);
     let id = w.inspect("top")["Id"].as_str().unwrap().to_owned();
     assert_eq!(tags(&[&id[7..19]]), [id.as_str()], "an id has no name");
+    assert_eq!(tags(&[&id]), [id.as_str()], "nor has it one when it is written out");
     assert_eq!(tags(&["--format", "oci-archive", "tool:latest"]), ["tool:latest"]);
     let archive = fs::read(&path).unwrap();
     let streamed = w.command(["image", "save", "--format=oci-archive", "tool"]).output().unwrap();
     assert!(streamed.status.success() && streamed.stdout == archive, "the same bytes");
     let streamed = w.command(["save", "--format=oci-archive", "-o", "/dev/stdout", "tool"]).output().unwrap();
     assert!(streamed.status.success() && streamed.stdout == archive, "into what is no file");
+
+    let (link, target) = (w.path().join("link.tar"), w.path().join("target.tar"));
+    fs::write(&target, vec![b'x'; archive.len() + 1]).unwrap();
+    std::os::unix::fs::symlink("target.tar", &link).unwrap();
+    w.ok(["save", "--format=oci-archive", "-o", link.to_str().unwrap(), "tool"]);
+    assert!(link.is_symlink() && fs::read(&target).unwrap() == archive, "a link stays one");
 
     // What fails leaves the older file, and nothing beside it.
     let blob = w.path().join("store/blobs/sha256").join(&id[7..]);

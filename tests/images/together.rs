@@ -166,6 +166,15 @@ fn what_is_in_use_anywhere_is_not_pruned() {
     assert!(removed.untagged.is_empty());
     let removed = store.prune_images_if(true, |image| image.id() != &ids[0]).unwrap();
     assert_eq!(removed, coracle::Removed::default());
+    // Whoever is asked may use the store; what gets a name meanwhile stays.
+    let removed = store.prune_images_if(true, |image| {
+        if image.id() == &ids[0] {
+            image.tag("meanwhile").unwrap();
+        }
+        true
+    });
+    assert_eq!(removed.unwrap(), coracle::Removed::default());
+    store.untag("meanwhile").unwrap();
     let removed = store.prune_images(true).unwrap();
     assert_eq!((removed.deleted, removed.freed), (vec![ids[0]], sizes[0]));
     let untagged: Vec<_> = removed.untagged.iter().map(|name| name.familiar()).collect();
