@@ -23,7 +23,7 @@ fn on_own_filesystem(test: &str, features: &str, options: &str) -> Option<()> {
     let test = child(test, &[(MOUNTED, mount.as_os_str())]);
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh", options]);
-    command.arg(&file).arg(&mount).arg(test.get_program()).args(test.get_args()).arg("--include-ignored");
+    command.arg(&file).arg(&mount).arg(test.get_program()).args(test.get_args());
     command.envs(test.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let out = command.output().unwrap();
     if out.status.code() == Some(77) {

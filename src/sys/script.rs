@@ -433,7 +433,8 @@ impl<'fd> Script<'fd> {
             self.copy_fd(cgroup, Cell(args.0 + 80));
         }
         let (older, done) = (self.label(), self.label());
-        // Kernels from 6.1 to 7.2 were seen to refuse it once in a thousand times, and to do it a moment later.
+        // Kernels from 6.1 to 7.2 were seen to refuse it once in a thousand times, and to do it a moment later: on a
+        // slow machine a little more than that.
         const EACCES: u32 = 13;
         let tries = if new.cgroup.is_some() { 4 } else { 1 };
         for left in (0..tries).rev() {
@@ -447,6 +448,11 @@ impl<'fd> Script<'fd> {
                 op.tolerate(&[EPERM, ENOSYS]).otherwise(older);
             }
             self.place(again);
+            if left > 0 {
+                // 1, 4 and 16 ms.
+                let moment = self.words64(&[0, 1_000_000 << (2 * (tries - 1 - left))]);
+                self.op(n::__NR_nanosleep, "nanosleep", [moment.into(), 0.into()]);
+            }
         }
         if new.cgroup.is_some() {
             return self.place(done);
