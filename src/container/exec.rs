@@ -569,10 +569,9 @@ fn time_is_up() -> Error {
 
 fn kill(process: &warden::Process, warden: &Warden, signal: Signal) -> Result<()> {
     process.check()?;
-    match rustix::process::pidfd_send_signal(&*process.pidfd, super::running::named(signal)?) {
-        Err(rustix::io::Errno::SRCH) => Err(Error::new(ErrorKind::State, "the command has ended")),
-        Err(rustix::io::Errno::PERM) => warden.signal(process.pidfd.as_fd(), signal as i32),
-        other => other.call("pidfd_send_signal"),
+    match warden::signal(process.pidfd.as_fd(), signal, Some(warden), None)? {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::State, "the command has ended")),
     }
 }
 

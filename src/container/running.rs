@@ -183,15 +183,9 @@ impl Running {
             // Until the warden has reaped it, the kernel would take the signal.
             return Err(not_running(&self.dir.id));
         }
-        match rustix::process::pidfd_send_signal(&*self.process.pidfd, named(signal)?) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::SRCH) => Err(not_running(&self.dir.id)),
-            // A host that has given up its privileges: the warden has kept them.
-            Err(rustix::io::Errno::PERM) if self.warden.is_some() => match &self.warden {
-                Some(warden) => warden.signal(self.process.pidfd.as_fd(), signal as i32),
-                None => Ok(()),
-            },
-            Err(errno) => Err(Error::os("pidfd_send_signal", errno)),
+        match warden::signal(self.process.pidfd.as_fd(), signal, self.warden.as_deref(), None)? {
+            true => Ok(()),
+            false => Err(not_running(&self.dir.id)),
         }
     }
 
@@ -409,7 +403,7 @@ impl Running {
         let mut pump = lock(&self.ours).pump().of_the_last();
         let pidfd = self.process.pidfd.as_fd();
         let stopped = pump.run(&self.log, self.callback.as_ref(), Some(pidfd), self.deadline, true);
-        let mut error = match stopped {
+        let error = match stopped {
             Ok(Stopped::Done) => None,
             Ok(Stopped::Deadline) => Some(time_is_up()),
             Ok(Stopped::TooMuch(stream)) => {
@@ -418,7 +412,7 @@ impl Running {
             }
             Err(error) => Some(error),
         };
-        if let Some(first) = error.take() {
+        let error = error.map(|first| {
             let mut trouble = self.end().err();
             if first.kind() == ErrorKind::TimedOut {
                 // What it still wrote before it was killed.
@@ -429,8 +423,8 @@ impl Running {
                     let _ = rest(None);
                 }
             }
-            error = Some(trouble.into_iter().fold(first, Error::with_source));
-        }
+            trouble.into_iter().fold(first, Error::with_source)
+        });
         self.log.close();
         let (stdout, stderr) = (self.log.get(super::Stream::Stdout).0, self.log.get(super::Stream::Stderr).0);
         if let Some(error) = error {
@@ -477,11 +471,6 @@ pub(super) fn not_running(id: &str) -> Error {
 fn no_cgroup() -> Error {
     Error::new(ErrorKind::Unsupported, "the container has no control group")
         .lacks(words::NO_CGROUP.of(Feature::Cgroup))
-}
-
-pub(super) fn named(signal: Signal) -> Result<rustix::process::Signal> {
-    rustix::process::Signal::from_named_raw(signal as i32)
-        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("signal {signal}")))
 }
 
 fn namespace(pid: i32) -> std::io::Result<std::path::PathBuf> {

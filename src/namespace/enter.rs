@@ -400,12 +400,9 @@ impl Entered {
     /// `State` when it has ended.
     pub fn kill(&self, signal: Signal) -> Result<()> {
         self.alive()?;
-        let named = rustix::process::Signal::from_named_raw(signal as i32)
-            .ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("signal {signal}")))?;
-        match rustix::process::pidfd_send_signal(&*self.process.pidfd, named) {
-            Err(rustix::io::Errno::SRCH) => Err(ended()),
-            Err(rustix::io::Errno::PERM) => self.warden.signal(self.process.pidfd.as_fd(), signal as i32),
-            other => other.call("pidfd_send_signal"),
+        match warden::signal(self.process.pidfd.as_fd(), signal, Some(&self.warden), None)? {
+            true => Ok(()),
+            false => Err(ended()),
         }
     }
 

@@ -18,8 +18,10 @@ use super::{diagnose, memfd, message};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, Missing};
 use launch::{Launch, explain};
+use nix::sys::signal::Signal;
 use rustix::fs::FlockOperation;
-use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::collections::HashMap;
 use std::fs::File;
 use std::hash::BuildHasher;
@@ -119,11 +121,7 @@ fn slot() -> Result<&'static Slot> {
 pub(crate) fn warden() -> Result<Arc<Warden>> {
     let slot = slot()?;
     let mut current = lock(&slot.warden);
-    if let Some(warden) = &*current
-        && !lock(&warden.shared.state).gone
-        // It may have ended just now, and nobody has taken that yet.
-        && !warden.shared.is_gone()
-    {
+    if let Some(warden) = current.as_ref().filter(|warden| !warden.has_ended()) {
         return Ok(warden.clone());
     }
     let warden = Arc::new(Warden::start().map_err(|error| error.during("starting this program's warden"))?);
@@ -134,7 +132,7 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
 /// This program's warden, if there is one already.
 pub(crate) fn running() -> Option<Arc<Warden>> {
     let current = lock(&slot().ok()?.warden);
-    current.as_ref().filter(|warden| !lock(&warden.shared.state).gone && !warden.shared.is_gone()).cloned()
+    current.as_ref().filter(|warden| !warden.has_ended()).cloned()
 }
 
 /// Which ids this program's containers have, as an ordinary user: those of its warden, as the user's sub-ids may have
@@ -465,37 +463,19 @@ impl Warden {
         answer.ok_or_else(unanswered)
     }
 
-    /// Sends a signal with the warden's rights, for a host that has given up its own.
-    pub fn signal(&self, pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
-        self.signal_by(pidfd, signal, self.patience())
-    }
-
-    /// The same. After the deadline, where one is given, nobody waits any more for the answer.
-    pub(super) fn signal_by(
-        &self,
-        pidfd: BorrowedFd<'_>,
-        signal: i32,
-        deadline: Option<Instant>,
-    ) -> Result<()> {
-        self.shared.check()?;
-        // The number of the signal travels in `size`.
-        match self.ask_by(Request::SIGNAL, signal as u64, pidfd, deadline)? {
-            0 => Ok(()),
-            errno => Err(Error::errno("pidfd_send_signal", errno as i32)),
-        }
-    }
-
     /// Whether it still takes requests: what it answers to this one, which does nothing, is the same.
     fn answers(&self) -> bool {
         self.shared.check().is_ok() && self.ask(Request::SIGNAL, 0, self.shared.socket.as_fd()).is_ok()
     }
 
+    /// Also just now, where nobody has taken that yet.
+    fn has_ended(&self) -> bool {
+        lock(&self.shared.state).gone || self.shared.is_gone()
+    }
+
     /// A request that can't be sent, as there is nobody any more who takes it.
     fn lost(&self, error: Error) -> Error {
-        match lock(&self.shared.state).gone || self.shared.is_gone() {
-            true => gone(),
-            false => error,
-        }
+        if self.has_ended() { gone() } else { error }
     }
 
     /// Sends a request that is answered with an errno or 0.
@@ -518,6 +498,35 @@ impl Warden {
         let answer = sent.map_err(|error| self.lost(error)).and_then(|()| self.answer(id, deadline));
         lock(&self.shared.state).answers.remove(&id);
         answer
+    }
+}
+
+/// Sends a signal; by the warden where this program has given up the right to, and the warden has kept it. After the
+/// deadline, where one is given, nobody waits any more for its answer. False: the process has ended.
+pub(crate) fn signal(
+    pidfd: BorrowedFd<'_>,
+    signal: Signal,
+    warden: Option<&Warden>,
+    deadline: Option<Instant>,
+) -> Result<bool> {
+    let named = rustix::process::Signal::from_named_raw(signal as i32)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("signal {signal}")))?;
+    let sent = match (pidfd_send_signal(pidfd, named), warden) {
+        (Err(Errno::PERM), Some(warden)) => {
+            warden.shared.check()?;
+            let deadline = deadline.or_else(|| warden.patience());
+            // The number of the signal travels in `size`.
+            match warden.ask_by(Request::SIGNAL, signal as u64, pidfd, deadline)? {
+                0 => Ok(()),
+                errno => Err(Errno::from_raw_os_error(errno as i32)),
+            }
+        }
+        (sent, _) => sent,
+    };
+    match sent {
+        Ok(()) => Ok(true),
+        Err(Errno::SRCH) => Ok(false),
+        Err(errno) => Err(Error::os("pidfd_send_signal", errno)),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::message;
 use crate::sys::plan::format::Status;
 use crate::sys::plan::{Compiled, Label, Plan};
+use nix::sys::signal::Signal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -144,19 +145,8 @@ impl Started {
     /// # Errors
     /// `TimedOut` where the warden is needed and does not answer: it may be stopped.
     pub fn kill(&self, process: &OwnedFd) -> Result<()> {
-        use rustix::io::Errno;
-        use rustix::process::{Signal, pidfd_send_signal};
-        const ESRCH: i32 = Errno::SRCH.raw_os_error();
-        match pidfd_send_signal(process, Signal::KILL) {
-            Ok(()) | Err(Errno::SRCH) => return Ok(()),
-            Err(Errno::PERM) => {}
-            Err(errno) => return Err(Error::os("pidfd_send_signal", errno)),
-        }
-        let until = Instant::now() + super::hang::TIME;
-        match self.warden.signal_by(process.as_fd(), Signal::KILL.as_raw(), Some(until)) {
-            Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
-            other => other,
-        }
+        let until = Some(Instant::now() + super::hang::TIME);
+        super::signal(process.as_fd(), Signal::SIGKILL, Some(&self.warden), until).map(drop)
     }
 
     /// Nothing of it is to be adopted: what is told of unknown processes need not be kept for it.
