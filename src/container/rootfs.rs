@@ -8,7 +8,7 @@
 use super::dev::{self, Dev};
 use super::protection::Protection;
 use super::script::{CWD, Links, Script};
-use super::spec::FileContent;
+use super::spec::{FileContent, covering};
 use super::stages::WITHOUT;
 use crate::layer::RootDir;
 use crate::layer::overlay::{self, Stack};
@@ -46,8 +46,7 @@ pub(super) struct Root<'a> {
 impl Root<'_> {
     /// The mount that a path is in; none of the root's own.
     fn covering(&self, path: &Path) -> Option<&Planned> {
-        let over = self.mounts.iter().filter(|planned| path.starts_with(&planned.target));
-        over.max_by_key(|planned| planned.target.components().count())
+        covering(self.mounts.iter(), |planned| &planned.target, path)
     }
 
     /// Whether its place is in a mount from outside.

@@ -3,7 +3,7 @@
 
 use super::lock;
 use super::record::Record;
-use super::spec::{MountKind, SeccompChoice, Spec};
+use super::spec::{MountKind, SeccompChoice, Spec, covering};
 use super::users::Identity;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::ImageConfig;
@@ -88,10 +88,8 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
 /// once the image's volumes are.
 pub(super) fn files_are_seen(spec: &Spec) -> Result<()> {
     for file in &spec.files {
-        let over = spec.mounts.iter().filter(|mount| mount.shm_size().is_none());
-        let over = over.filter(|mount| file.path.starts_with(&mount.target));
-        let over = over.max_by_key(|mount| mount.target.components().count());
-        let Some(mount) = over else { continue };
+        let mounts = spec.mounts.iter().filter(|mount| mount.shm_size().is_none());
+        let Some(mount) = covering(mounts, |mount| &mount.target, &file.path) else { continue };
         if !matches!(mount.kind, MountKind::Tmpfs { .. }) || mount.read_only || file.path == mount.target {
             let what = format!("a file where what is mounted at {:?} would hide it", mount.target);
             return Err(Error::new(ErrorKind::InvalidInput, what).with_path(&file.path).with_remedy(

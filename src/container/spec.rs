@@ -131,6 +131,17 @@ pub struct Mount {
     pub(crate) read_only: bool,
 }
 
+/// The mount that a path is in, by where they are mounted: the innermost.
+pub(super) fn covering<'a, T>(
+    mounts: impl Iterator<Item = &'a T>,
+    target: impl Fn(&T) -> &Path,
+    path: &Path,
+) -> Option<&'a T> {
+    mounts
+        .filter(|mount| path.starts_with(target(mount)))
+        .max_by_key(|mount| target(mount).components().count())
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum MountKind {

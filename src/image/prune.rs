@@ -8,7 +8,7 @@ use crate::error::{ErrorKind, Result};
 use crate::manifest::{Descriptor, Index};
 use crate::store::index::name_of;
 use crate::store::{Lease, Store};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// When a thread of a program starts another one, that has for a moment all descriptors of the first, and so its leases.
@@ -47,54 +47,54 @@ impl Store {
     /// # Errors
     /// As [`prune_images`](Self::prune_images).
     pub fn prune_images_if(&self, all: bool, wanted: impl Fn(&Image) -> bool) -> Result<Removed> {
-        let mut asked = HashMap::new();
+        let read = |listed: &Descriptor| match Image::from_listed(self, listed) {
+            Err(error) if is_unusable(&error) => Ok(Err(error)),
+            Ok(image) => Ok(Ok(image)),
+            // That it can't be read now (no descriptors, say) does not make it rubbish.
+            Err(error) => Err(error.during(format!("reading the image {}", listed.digest))),
+        };
         let index = self.index()?;
-        for listed in &index.manifests {
+        let (mut seen, mut candidates) = (HashSet::new(), Vec::new());
+        for listed in index.manifests.iter().filter(|listed| seen.insert(listed.digest)) {
             let entries = entries_of(&index, listed.digest);
-            if asked.contains_key(&listed.digest) || !all && entries.iter().any(has_name) {
+            let is_named = entries.iter().any(has_name);
+            if is_named && !all {
                 continue;
             }
-            match Image::from_listed(self, listed) {
-                Ok(image) => drop(asked.insert(listed.digest, wanted(&image).then_some(entries))),
-                Err(error) if is_unusable(&error) => {}
-                // That it can't be read now (no descriptors, say) does not make it rubbish.
-                Err(error) => return Err(error.during(format!("reading the image {}", listed.digest))),
+            match read(listed)? {
+                Ok(image) if wanted(&image) => {
+                    candidates.push((entries, Some((*image.id(), *image.digest()))))
+                }
+                // Nothing that could ever be run, and without a name: rubbish too.
+                Err(_) if !is_named => candidates.push((entries, None)),
+                // Not wanted; or somebody's, who may heal it.
+                _ => {}
             }
         }
         let mut removed = self.update_index(|index| {
             let pinned: HashSet<_> = self.pins()?.into_iter().filter_map(|(_, pins)| pins.image).collect();
             let mut removed = Removed::default();
             let deadline = Instant::now() + PATIENCE;
-            let mut seen = HashSet::new();
-            let candidates: Vec<_> =
-                index.manifests.iter().filter(|listed| seen.insert(listed.digest)).cloned().collect();
-            for listed in candidates {
-                let own = entries_of(index, listed.digest);
-                let is_named = own.iter().any(has_name);
-                if is_named && !all {
+            for (entries, image) in candidates {
+                let listed = &entries[0];
+                if entries_of(index, listed.digest) != entries {
                     continue;
                 }
-                let names: Vec<_> = own.iter().filter_map(name_of).collect();
-                let is_asked = asked.get(&listed.digest).is_some_and(|then| then.as_ref() == Some(&own));
-                match Image::from_listed(self, &listed) {
-                    Ok(image) if pinned.contains(image.digest()) || !is_asked => continue,
-                    Ok(image) => {
-                        let (id, digest) = (*image.id(), *image.digest());
-                        // Its own lease.
-                        drop(image);
-                        if self.is_open(&digest, deadline)? {
-                            continue;
-                        }
+                match image {
+                    Some((_, digest)) if pinned.contains(&digest) || self.is_open(&digest, deadline)? => {
+                        continue;
+                    }
+                    Some((id, _)) => {
                         removed.deleted.push(id);
-                        removed.untagged.extend(names);
+                        removed.untagged.extend(entries.iter().filter_map(name_of));
                     }
-                    // Somebody's, who may heal it.
-                    Err(error) if is_unusable(&error) && is_named => continue,
-                    // Nothing that could ever be run, and without a name: rubbish too.
-                    Err(error) if is_unusable(&error) => {
-                        tracing::warn!(%error, digest = %listed.digest, "a nameless image that can't be read")
-                    }
-                    Err(error) => return Err(error.during(format!("reading the image {}", listed.digest))),
+                    None => match read(listed)? {
+                        // Healed meanwhile.
+                        Ok(_) => continue,
+                        Err(error) => {
+                            tracing::warn!(%error, digest = %listed.digest, "a nameless image that can't be read")
+                        }
+                    },
                 }
                 index.manifests.retain(|other| other.digest != listed.digest);
             }
