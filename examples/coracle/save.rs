@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub const SAVE: &[Flag] = &[
@@ -41,13 +42,16 @@ fn add(mut save: Save, store: &Store, text: &str) -> Result<Save> {
     Ok(save.image_as(&image, names))
 }
 
-/// A file is there when it is whole, and is its owner's alone, as docker's.
+/// A file is there when it is whole, and is its owner's alone, as docker's. What a link leads to, or a pipe, is written to as
+/// it is.
 fn to_file(save: &Save, path: &OsStr) -> Result<()> {
     let path = Path::new(path);
     let failed = |error: io::Error| fail(format!("{}: {error}", path.display()));
     // A pipe, or a link, as /dev/stdout is one: it stays what it is.
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-        let file = File::options().write(true).truncate(true).open(path).map_err(failed)?;
+        let mut options = File::options();
+        options.write(true).truncate(true).create(true).mode(0o600);
+        let file = options.open(path).map_err(failed)?;
         return write(save, file);
     }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

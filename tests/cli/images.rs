@@ -184,6 +184,9 @@ fn images_are_saved_under_the_names_that_were_asked_for() {
     std::os::unix::fs::symlink("target.tar", &link).unwrap();
     w.ok(["save", "--format=oci-archive", "-o", link.to_str().unwrap(), "tool"]);
     assert!(link.is_symlink() && fs::read(&target).unwrap() == archive, "a link stays one");
+    fs::remove_file(&target).unwrap();
+    w.ok(["save", "--format=oci-archive", "-o", link.to_str().unwrap(), "tool"]);
+    assert!(link.is_symlink() && fs::read(&target).unwrap() == archive, "also one that leads nowhere yet");
 
     // What fails leaves the older file, and nothing beside it.
     let blob = w.path().join("store/blobs/sha256").join(&id[7..]);
