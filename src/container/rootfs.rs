@@ -7,12 +7,14 @@
 
 use super::dev::{self, Dev};
 use super::protection::Protection;
-use super::script::{CWD, Links, Script};
+use super::script::{CWD, ENOENT, Links, Script};
 use super::spec::{FileContent, covering};
 use super::stages::WITHOUT;
+use crate::error::ErrorKind;
 use crate::layer::RootDir;
 use crate::layer::overlay::{self, Stack};
-use crate::sys::plan::Cell;
+use crate::sys::plan::format::OP_FAIL;
+use crate::sys::plan::{Added, Cell};
 use linux_raw_sys::general as n;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -170,11 +172,14 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         s.chown(mount, at, root.shift.owner(0, 0), Path::new("/"));
         s.place(exists);
     }
-    for file in root.files.iter().filter(|file| root.covering(&file.path).is_none()) {
-        write_file(s, root, mount, Path::new("/"), file);
-    }
+    let mut written: Vec<Written<'_>> = root
+        .files
+        .iter()
+        .filter(|file| root.covering(&file.path).is_none())
+        .map(|file| write_file(s, root, mount, Path::new("/"), file))
+        .collect();
     for (number, planned) in root.mounts.iter().enumerate() {
-        one(s, root, mount, number as u64, planned);
+        written.extend(one(s, root, mount, number as u64, planned));
     }
     s.during("mounting the files of /etc");
     for (file, (name, _)) in etc.into_iter().zip(&root.etc) {
@@ -185,6 +190,9 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     // Last, over whatever links of the image's have brought there.
     let dev = super::inside::mountable(s, mount, "dev");
     dev::build(s, dev, fresh, &root.dev, root.shift);
+    for file in &written {
+        is_seen(s, mount, file);
+    }
     for cover in covers {
         s.set_attributes(cover, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
     }
@@ -371,7 +379,14 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
     }
 }
 
-fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, number: u64, planned: &Planned) {
+/// Gives the files that were written into it.
+fn one<'a>(
+    s: &mut Script<'_>,
+    root: &Root<'a>,
+    mount: Cell,
+    number: u64,
+    planned: &Planned,
+) -> Vec<Written<'a>> {
     s.during("mounting what was asked for");
     let owner = root.shift.owner(0, 0);
     let place = |s: &mut Script<'_>| s.mountpoint(mount, &planned.target, planned.is_dir, owner);
@@ -389,9 +404,8 @@ fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, number: u64, planned: &
             let is_here = |file: &&FileContent| {
                 root.covering(&file.path).is_some_and(|covering| covering.target == planned.target)
             };
-            for file in root.files.iter().filter(is_here) {
-                write_file(s, root, tmpfs, &planned.target, file);
-            }
+            let files = root.files.iter().filter(is_here);
+            files.map(|file| write_file(s, root, tmpfs, &planned.target, file)).collect()
         }
         Source::Path { path, recursive, suid } => {
             // Resolved by the host already: a link that shows up now was put there meanwhile.
@@ -422,12 +436,52 @@ fn one(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, number: u64, planned: &
                 s.place(mapped);
             }
             s.attach(copy, target, &planned.target);
+            Vec::new()
         }
     }
 }
 
+/// A file of the caller's that has been written.
+struct Written<'a> {
+    path: &'a Path,
+    /// Its directory when it was written.
+    dir: Cell,
+}
+
+/// A link of the image's may lead the file, or a mount, to where the mount hides the file.
+fn is_seen(s: &mut Script<'_>, root: Cell, file: &Written<'_>) {
+    s.during("looking for a file that was written into the container");
+    let hidden = |op: Added<'_, '_>| {
+        op.path(file.path).kind(ErrorKind::InvalidInput).remedy(
+            "a mount hides it, as a symbolic link of the image's leads there: give the path that is behind the link",
+        );
+    };
+    let (gone, seen) = (s.label(), s.label());
+    let parent = relative(file.path.parent().unwrap_or(Path::new("/")));
+    let dir = s.open_in(root, parent, Links::Follow, Some(gone));
+    let name = s.string(file.path.file_name().unwrap_or_default());
+    // What is renamed to itself stays as it is, but for a directory in another mount.
+    let itself = [file.dir.into(), name.into(), dir.into(), name.into(), 0.into()];
+    hidden(s.op(n::__NR_renameat2, "renameat2", itself));
+    // Nor may something be mounted on the file itself.
+    let flags = u64::from(n::O_PATH | n::O_NOFOLLOW | n::O_CLOEXEC);
+    let how = s.words64(&[flags, 0, u64::from(n::RESOLVE_BENEATH | n::RESOLVE_NO_XDEV)]);
+    let open = [dir.into(), name.into(), how.into(), 24.into()];
+    hidden(s.op(n::__NR_openat2, "openat2(RESOLVE_NO_XDEV)", open).again());
+    s.jump(seen);
+    s.place(gone);
+    hidden(s.op(OP_FAIL, "openat2(RESOLVE_IN_ROOT)", [ENOENT.into()]));
+    s.place(seen);
+}
+
 /// A file of the caller's, in the writable layer or a tmpfs that is attached at `at`. Its directory is found and made inside.
-fn write_file(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, at: &Path, file: &FileContent) {
+fn write_file<'a>(
+    s: &mut Script<'_>,
+    root: &Root<'_>,
+    mount: Cell,
+    at: &Path,
+    file: &'a FileContent,
+) -> Written<'a> {
     s.during("writing a file into the container");
     let owner = root.shift.owner(0, 0);
     let parent = file.path.parent().unwrap_or(Path::new("/"));
@@ -437,7 +491,7 @@ fn write_file(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, at: &Path, file:
     // Whatever had the name, also a link, is not followed but replaced.
     s.op(n::__NR_unlinkat, "unlinkat", [dir.into(), name.into(), 0.into()])
         .path(&file.path)
-        .tolerate(&[super::script::ENOENT]);
+        .tolerate(&[ENOENT]);
     let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
     let fd = s
         .op(n::__NR_openat, "openat(O_CREAT)", [dir.into(), name.into(), flags.into(), file.mode.into()])
@@ -450,4 +504,5 @@ fn write_file(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, at: &Path, file:
     s.op(n::__NR_fchmod, "fchmod", [fd.into(), file.mode.into()]).path(&file.path);
     // A file that is open for writing keeps its mount from becoming read-only.
     s.op(n::__NR_close, "close", [fd.into()]).path(&file.path);
+    Written { path: &file.path, dir }
 }

@@ -211,3 +211,31 @@ fn an_entry_point_that_is_proc_self_exe() {
     assert!(Path::new("/proc/self/exe").exists());
     assert_eq!(fs::read(std::env::current_exe().unwrap()).unwrap(), own);
 }
+
+/// What a link of the image's would lead beneath a mount is not written for nobody to see.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_file_that_a_mount_would_hide_is_an_error() {
+    let dirs = ["real/", "t/", "t/in/"].map(|name| (name, Entry::Dir));
+    let links = [("way", Entry::Link("/real")), ("far", Entry::Link("/t/in"))];
+    let image = busybox(dirs.into_iter().chain(links).collect());
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("own"), "").unwrap();
+    let plain = |path: &str| sh(&image, "true").file(path, "x");
+    for builder in [
+        plain("/way/a").tmpfs("/real"),
+        plain("/real/a").tmpfs("/way"),
+        plain("/way/deep/a").bind(dir.path(), "/real"),
+        plain("/real/a").bind(dir.path().join("own"), "/way/a"),
+        plain("/t/in/a").tmpfs("/t").tmpfs("/far"),
+    ] {
+        let error = builder.run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        let path = error.path().unwrap();
+        assert!(path.ends_with("a") && error.remedy().unwrap().contains("behind the link"), "{error}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(fs::read(dir.path().join("own")).unwrap(), b"");
+    let seen = sh(&image, "cat /real/b /t/in/a").file("/way/b", "b").file("/t/in/a", "a").tmpfs("/t");
+    assert_eq!(say(&seen.read_only(true)), "ba");
+}
