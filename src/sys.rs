@@ -10,6 +10,7 @@ pub(crate) mod landlock;
 pub(crate) mod map;
 pub(crate) mod memfd;
 pub(crate) mod message;
+pub(crate) mod mountinfo;
 pub(crate) mod open;
 pub(crate) mod output;
 pub(crate) mod owners;

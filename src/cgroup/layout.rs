@@ -1,10 +1,11 @@
 //! Where this process stands in the kernel's control group hierarchies: v1, v2, or both beside each other.
 //!
 //! The facts come from `/proc/self/cgroup` (which group, cgroups(7)) and `/proc/self/mountinfo` (where its
-//! hierarchy is mounted, proc_pid_mountinfo(5)). The parsers take text.
+//! hierarchy is mounted).
 #![forbid(unsafe_code)]
 
 use crate::error::{Call, Result};
+use crate::sys::mountinfo::{self, Mounted};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -28,13 +29,13 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn detect() -> Result<Self> {
         // Of the thread: with threaded groups, and after a fork elsewhere, /proc/self may speak of another.
-        let read = |path| fs::read_to_string(path).call_at("read", path);
-        Ok(Self::parse(&read("/proc/thread-self/mountinfo")?, &read("/proc/thread-self/cgroup")?))
+        const PATH: &str = "/proc/thread-self/cgroup";
+        let cgroup = fs::read_to_string(PATH).call_at("read", PATH)?;
+        Ok(Self::parse(&mountinfo::read()?, &cgroup))
     }
 
     /// A hierarchy that is not mounted, or mounted so that this process's group can't be reached, is left out.
-    pub(super) fn parse(mountinfo: &str, cgroup: &str) -> Self {
-        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
+    pub(super) fn parse(mounts: &[Mounted], cgroup: &str) -> Self {
         let mut layout = Self::default();
         for line in cgroup.lines() {
             // hierarchy-ID:controllers:path, where the path may have colons.
@@ -47,9 +48,10 @@ impl Layout {
                 controllers.split(',').filter(|c| !c.is_empty()).map(Into::into).collect();
             let unified = id == "0" && list.is_empty();
             let place = mounts.iter().find_map(|mount| {
+                let has = |controller: &String| mount.options.split(',').any(|option| option == controller);
                 let same = match unified {
-                    true => mount.unified,
-                    false => !mount.unified && list.iter().all(|c| mount.options.contains(&c.as_str())),
+                    true => mount.kind == "cgroup2",
+                    false => mount.kind == "cgroup" && list.iter().all(has),
                 };
                 let own = mount.point.join(inside(path, &mount.root)?);
                 same.then(|| Hierarchy { controllers: list.clone(), mount: mount.point.clone(), own })
@@ -76,54 +78,13 @@ fn inside<'a>(path: &'a str, root: &Path) -> Option<&'a Path> {
     inner.components().all(|part| matches!(part, Component::Normal(_))).then_some(inner)
 }
 
-struct Mount<'a> {
-    root: PathBuf,
-    point: PathBuf,
-    unified: bool,
-    options: Vec<&'a str>,
-}
-
-impl<'a> Mount<'a> {
-    /// A line of mountinfo, if it is a mount of control groups.
-    fn parse(line: &'a str) -> Option<Self> {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut filesystem = filesystem.split(' ');
-        let unified = match filesystem.next()? {
-            "cgroup2" => true,
-            "cgroup" => false,
-            _ => return None,
-        };
-        let mut mount = mount.split(' ').skip(3);
-        let (root, point) = (unescape(mount.next()?), unescape(mount.next()?));
-        Some(Self { root, point, unified, options: filesystem.nth(1)?.split(',').collect() })
-    }
-}
-
-/// mountinfo writes space, tab, newline and backslash as `\ooo`.
-fn unescape(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let (bytes, mut out) = (text.as_bytes(), Vec::with_capacity(text.len()));
-    let mut at = 0;
-    while at < bytes.len() {
-        let octal =
-            bytes.get(at + 1..at + 4).filter(|digits| digits.iter().all(|b| (b'0'..=b'7').contains(b)));
-        match (bytes[at], octal) {
-            (b'\\', Some(digits)) => {
-                out.push(digits.iter().fold(0u8, |byte, digit| byte << 3 | (digit - b'0')));
-                at += 4;
-            }
-            (byte, _) => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(out))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn layout_of(mountinfo: &str, cgroup: &str) -> Layout {
+        Layout::parse(&mountinfo::parse(mountinfo.as_bytes()), cgroup)
+    }
 
     fn v1(controllers: &[&str], mount: &str, own: &str) -> Hierarchy {
         let controllers = controllers.iter().map(|&c| c.into()).collect();
@@ -132,7 +93,7 @@ mod tests {
 
     #[test]
     fn hybrid_with_one_mount_for_each_controller() {
-        let layout = Layout::parse(
+        let layout = layout_of(
             "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
              32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n\
              33 31 0:30 / /sys/fs/cgroup/cpuacct rw,relatime - cgroup cgroup rw,cpuacct\n\
@@ -153,7 +114,7 @@ mod tests {
 
     #[test]
     fn v1_with_controllers_mounted_together() {
-        let layout = Layout::parse(
+        let layout = layout_of(
             "30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid - cgroup cgroup rw,cpu,cpuacct\n\
              31 24 0:27 / /sys/fs/cgroup/net\\040x rw - cgroup cgroup rw,net_cls,net_prio\n",
             "5:cpu,cpuacct:/user.slice\n3:net_cls,net_prio:/\n",
@@ -166,7 +127,7 @@ mod tests {
 
     #[test]
     fn v2_on_systemd() {
-        let layout = Layout::parse(
+        let layout = layout_of(
             "29 22 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec - cgroup2 cgroup2 rw,nsdelegate\n",
             "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.scope\n",
         );
@@ -181,22 +142,22 @@ mod tests {
     fn inside_a_container() {
         // A bind of the group itself, without a cgroup namespace.
         let mount = "1 0 0:1 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
-        let layout = Layout::parse(mount, "4:memory:/docker/abc\n");
+        let layout = layout_of(mount, "4:memory:/docker/abc\n");
         assert_eq!(layout.v1_of("memory").unwrap().own, Path::new("/sys/fs/cgroup/memory/"));
-        let layout = Layout::parse(mount, "4:memory:/docker/abcd\n");
+        let layout = layout_of(mount, "4:memory:/docker/abcd\n");
         assert_eq!(layout.v1, [], "another group, not below this one");
         // A mount made outside of the cgroup namespace that this process is in.
         let mount = "1 0 0:1 /../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(Layout::parse(mount, "0::/\n").unified, None);
+        assert_eq!(layout_of(mount, "0::/\n").unified, None);
         let mount = "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(Layout::parse(mount, "0::/../x\n").unified, None);
-        assert!(Layout::parse(mount, "0::/\n").unified.is_some());
+        assert_eq!(layout_of(mount, "0::/../x\n").unified, None);
+        assert!(layout_of(mount, "0::/\n").unified.is_some());
     }
 
     #[test]
     fn nonsense_is_no_hierarchy() {
         for text in ["", "\n\n", ":", "x", "0::", "1 2 3 - cgroup", "1 0 0:1 / /x rw - cgroup2\n"] {
-            assert_eq!(Layout::parse(text, "0::/\n4:memory:/\n"), Layout::default(), "{text:?}");
+            assert_eq!(layout_of(text, "0::/\n4:memory:/\n"), Layout::default(), "{text:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{Cgroup, ROOM, process, systemd, valid_name};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, words};
 use crate::sys::fork::Witness;
+use crate::sys::mountinfo;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -356,9 +357,9 @@ fn mkdir(dir: &Path) -> io::Result<()> {
 /// without processes hands controllers on.
 fn ask(pid: i32) -> Result<PathBuf> {
     systemd::scope(pid)?;
-    let read = |path: &str| fs::read_to_string(path).call_at("read", path);
-    let groups = read(&format!("/proc/{pid}/cgroup"))?;
-    let scope = Layout::parse(&read("/proc/thread-self/mountinfo")?, &groups).unified.map(|group| group.own);
+    let path = format!("/proc/{pid}/cgroup");
+    let groups = fs::read_to_string(&path).call_at("read", path)?;
+    let scope = Layout::parse(&mountinfo::read()?, &groups).unified.map(|group| group.own);
     let scope = scope.filter(|dir| dir.extension().is_some_and(|kind| kind == "scope")).ok_or_else(|| {
         Error::new(ErrorKind::Unsupported, format!("systemd has put process {pid} into {:?}", groups.trim()))
     })?;

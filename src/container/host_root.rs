@@ -10,12 +10,11 @@ use super::rootfs::{Base, Part};
 use crate::error::{Call, Error, Result};
 use crate::image::host::{What, steps};
 use crate::store::Store;
+use crate::sys::mountinfo;
 use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -58,41 +57,6 @@ pub(super) fn etc_files(record: &Record, hostname: &str) -> Result<Vec<(&'static
     Ok(ETC_FILES.into_iter().zip([hosts, format!("{hostname}\n"), resolv]).collect())
 }
 
-/// Where something is mounted, and of what type (proc_pid_mountinfo(5)), with the octal escapes undone.
-fn mounted() -> Result<BTreeMap<PathBuf, String>> {
-    let text = fs::read("/proc/thread-self/mountinfo").call_at("read", "/proc/thread-self/mountinfo")?;
-    let lines = text.split(|b| *b == b'\n');
-    Ok(lines
-        .filter_map(|line| {
-            let mut fields = line.split(|b| *b == b' ');
-            let path = unescape(fields.nth(4)?);
-            // The type comes after the optional fields, which a dash ends.
-            let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-            Some((path, String::from_utf8_lossy(kind).into_owned()))
-        })
-        .collect())
-}
-
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal =
-            tail.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(value) => {
-                bytes.push(value);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    OsString::from_vec(bytes).into()
-}
-
 /// The largest file, in bytes, that is copied where its directory can't be an overlay: those of /etc, where other engines
 /// mount some. A larger one is the host's own, read-only.
 const COPIED_MAX: u64 = 64 << 10;
@@ -117,7 +81,8 @@ pub(super) fn prepare(
 ) -> Result<Base> {
     let steps = steps(store, exposed)?;
     let hidden = steps.iter().filter(|step| step.what == What::Hide).map(|step| step.path.clone()).collect();
-    let mounted = mounted()?;
+    // Where, and of what type; what is on top there comes last.
+    let mounted = mountinfo::read()?.into_iter().map(|mount| (mount.point, mount.kind)).collect();
     let mut planner = Planner { dir, owner, in_memory, mounted, hidden, parts: Vec::new(), overlays: 0 };
     let layers = if owner.is_some() {
         planner.filesystems()?;
@@ -264,16 +229,5 @@ impl Planner<'_> {
         self.mkdir(format!("{own}/work").into(), 0o700, self.owner)?;
         self.parts.push(Part::Overlay { path, number });
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn undoes_the_escapes_of_mountinfo() {
-        assert_eq!(unescape(br"/a\040b\134c"), Path::new("/a b\\c"));
-        assert_eq!(unescape(br"/plain\0"), Path::new(r"/plain\0"));
     }
 }

@@ -11,6 +11,7 @@
 
 use crate::error::{Call, Result};
 use crate::security::landlock::Places;
+use crate::sys::mountinfo;
 use crate::sys::open::openat2;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags, statx};
 use rustix::io::Errno;
@@ -111,17 +112,10 @@ impl Mounts {
     }
 
     fn shared(&self) -> Result<&HashSet<(u32, u32)>> {
-        const PATH: &str = "/proc/thread-self/mountinfo";
         if let Some(shared) = self.shared.get() {
             return Ok(shared);
         }
-        let text = std::fs::read(PATH).call_at("read", PATH)?;
-        let text = String::from_utf8_lossy(&text);
-        let filesystem = |line: &str| {
-            let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
-            Some((major.parse().ok()?, minor.parse().ok()?))
-        };
-        let shared = text.lines().filter_map(filesystem).collect();
+        let shared = mountinfo::read()?.into_iter().map(|mount| mount.filesystem).collect();
         Ok(self.shared.get_or_init(|| shared))
     }
 }

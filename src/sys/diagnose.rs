@@ -213,8 +213,8 @@ fn is_unmapped() -> bool {
 
 /// The root of a mount namespace is a mount; that of a chroot seldom is.
 fn is_in_chroot() -> bool {
-    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-    !mounts.is_empty() && !mounts.lines().any(|line| line.split(' ').nth(4) == Some("/"))
+    let mounts = super::mountinfo::read().unwrap_or_default();
+    !mounts.is_empty() && !mounts.iter().any(|mount| mount.point.as_os_str() == "/")
 }
 
 /// The kernel's release.
