@@ -4,11 +4,13 @@
 //! builds the root filesystem ([`rootfs`]), stage B goes inside and executes ([`inside`]).
 #![forbid(unsafe_code)]
 
+mod bounds;
 mod builder;
 mod dev;
 mod devices;
 mod exec;
 mod find;
+mod ground;
 mod hierarchies;
 mod host_root;
 mod ids;

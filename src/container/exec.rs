@@ -10,7 +10,7 @@ use super::places;
 use super::protection::{self, Protection, Wall};
 use super::script::{Lacking, NewProcess, Script};
 use super::stages::{BORN, Born, READY};
-use super::{Container, ExitStatus, KILL_TIME, Output, lock, settings, start, terminal, users};
+use super::{Container, ExitStatus, KILL_TIME, Output, ground, lock, settings, terminal, users};
 use crate::cgroup::Report;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::namespace::{NamespaceKind, Namespaces};
@@ -197,7 +197,7 @@ impl<'a> Exec<'a> {
             _ => error,
         })?;
         let read = |path| {
-            start::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX)
+            ground::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX)
                 .map(Option::unwrap_or_default)
         };
         let user = self.user.as_deref().or(spec.user.as_deref()).unwrap_or(image.config().user());

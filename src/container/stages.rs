@@ -169,20 +169,36 @@ impl Prepared {
 }
 
 /// Whether containers are born in a group of v2.
-pub(super) fn is_grouped(warden: &Warden, cgroups: &CgroupParent) -> bool {
+fn is_grouped(warden: &Warden, cgroups: &CgroupParent) -> bool {
     warden.features().clone3 && cgroups.has_unified()
 }
 
 /// Whether starts can begin early. Processes of an ordinary user, and of root without control groups, may need a namespace
 /// in between ([`Fence`](crate::namespace::Fence)), which only a group that can't be had tells.
-pub(super) fn may_begin(warden: &Warden, cgroups: &CgroupParent) -> bool {
+fn may_begin(warden: &Warden, cgroups: &CgroupParent) -> bool {
     !warden.in_vain.load(Ordering::Relaxed)
         && warden.map().is_none()
         && (cgroups.has_unified() || cgroups.has_v1())
 }
 
+/// A start on its way: the one that was prepared, or one that begins now. `None` where it can't begin early.
+pub(super) fn prepared_or_begun<'fd>(
+    prepared: Option<Prepared>,
+    warden: &Arc<Warden>,
+    cgroups: &CgroupParent,
+    namespaces: &Namespaces,
+) -> Result<Option<(Script<'fd>, Beginning)>> {
+    match prepared.and_then(|prepared| prepared.start(warden)) {
+        Some(begun) => Ok(Some(begun)),
+        None if may_begin(warden, cgroups) => {
+            begin(warden, namespaces, is_grouped(warden, cgroups)).map(Some)
+        }
+        None => Ok(None),
+    }
+}
+
 /// Begins a start in `namespaces`; with `grouped`, in a v2 group.
-pub(super) fn begin<'fd>(
+fn begin<'fd>(
     warden: &Arc<Warden>,
     namespaces: &Namespaces,
     grouped: bool,

@@ -1,39 +1,37 @@
 //! From a record to a running command: checks, plans, and the conversation with the warden.
 #![forbid(unsafe_code)]
 
+use super::bounds::{Bounds, DiskBound, bounds};
 use super::dev::Dev;
 use super::devices;
+use super::ground::{Ground, etc, planned_mounts};
 use super::hierarchies::Hierarchies;
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::protection::{self, Ids, Made, Protection, Wall};
-use super::record::{Dir, Exited, Record, RunningRecord, UPPER, WORK, living};
-use super::rootfs::{self, Base, Planned, Root, Shift, Source};
+use super::record::{Dir, Exited, Record, RunningRecord, living};
+use super::rootfs::{self, Root, Shift};
 use super::running::{Ending, Running};
 use super::script::Script;
-use super::settings::{capabilities, hostname, joined, path_of, resolve, seccomp, words};
-use super::spec::{Mount, MountKind, Spec};
+use super::settings::{Resolved, capabilities, hostname, joined, path_of, resolve, seccomp, words};
+use super::spec::{Mount, Spec};
 use super::stages::{self, Born, READY, Stages, TERMINAL, userns};
 use super::users;
-use super::{ExitStatus, Held, Inner, host_root, lock, quota, removed, volumes};
-use crate::cgroup::{Cgroup, LimitKind, Limits, Origin, Outcome, Report, Requirement};
-use crate::error::{Call, Error, ErrorKind, Result};
+use super::{ExitStatus, Held, Inner, lock, removed, volumes};
+use crate::cgroup::{Cgroup, Report};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
-use crate::layer::{RootDir, root_dir};
-use crate::namespace::{Birth, Fence, NamespaceKind, Namespaces};
+use crate::namespace::{Birth, NamespaceKind, Namespaces};
 use crate::security::landlock::Entering;
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
-use crate::sys::idmap::{Extent, IdMap, is_privileged};
+use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
@@ -44,9 +42,6 @@ const START_TIME: Duration = Duration::from_secs(60);
 
 /// How long another program that lives may take to write down how its container ended.
 const TOLD_TIME: Duration = Duration::from_secs(2);
-
-/// Processes of a container, unless the builder says otherwise.
-const PIDS_MAX: u64 = 2048;
 
 pub(super) fn image_name(image: &Image) -> String {
     if image.is_host() {
@@ -117,38 +112,6 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
     })))
 }
 
-/// Reads a small file of the container's root without mounting it: the writable layer over the image's layers.
-/// `None` where it does not exist (or a layer hides it).
-pub(super) fn read_in_root(
-    upper: &[OwnedFd],
-    layers: &[BorrowedFd<'_>],
-    path: &str,
-    max: u64,
-) -> Result<Option<String>> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    for dir in upper.iter().map(AsFd::as_fd).chain(layers.iter().copied()) {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = match crate::sys::open::openat2(dir, path, flags, Mode::empty(), resolve) {
-            Ok(fd) => fd,
-            // A whiteout is a device without a driver.
-            Err(Errno::NXIO | Errno::LOOP | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(Error::os("openat2(RESOLVE_BENEATH)", errno).with_path(path)),
-        };
-        let file = File::from(fd);
-        if !file.metadata().call_at("fstat", path)?.is_file() {
-            return Ok(None);
-        }
-        let mut bytes = Vec::new();
-        let read = file.take(max + 1).read_to_end(&mut bytes).call_at("read", path)?;
-        if read as u64 > max {
-            return Err(Error::new(ErrorKind::TooLarge, format!("more than {max} bytes")).with_path(path));
-        }
-        return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
-    }
-    Ok(None)
-}
-
 /// The default paths to cover that exist on this kernel, and whether each is a directory.
 fn default_masked() -> &'static [(PathBuf, bool)] {
     static EXISTING: LazyLock<Vec<(PathBuf, bool)>> = LazyLock::new(|| {
@@ -158,84 +121,6 @@ fn default_masked() -> &'static [(PathBuf, bool)] {
         all.filter_map(|path| path.metadata().ok().map(|meta| (path, meta.is_dir()))).collect()
     });
     &EXISTING
-}
-
-/// What holds the container to its limits, as far as it can be had.
-struct Bounds {
-    cgroup: Option<Cgroup>,
-    report: Report,
-    /// Of processes, without a control group.
-    fence: Option<Fence>,
-}
-
-/// The control group, where one can be had. The default limit on processes is only a best effort.
-fn bounds(
-    store: &Store,
-    id: &str,
-    spec: &Spec,
-    devices: &[devices::Planned],
-    warden: &Warden,
-) -> Result<Bounds> {
-    let mut limits: Limits = spec.limits.clone();
-    if limits.kinds().any(|kind| kind == LimitKind::Devices) {
-        limits = limits.devices(devices::rules(devices));
-    }
-    let is_asked = |limits: &Limits, kind| limits.requirement_of(kind) == Requirement::Required;
-    if !spec.pids_unlimited && !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
-        limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
-    }
-    let pids_asked = is_asked(&limits, LimitKind::PidsMax);
-    // There is a second way to it.
-    let limits = limits.best_effort(LimitKind::PidsMax);
-    let asked = limits.kinds().any(|kind| is_asked(&limits, kind));
-    let origin = Origin { pid: &|| warden.pid(), scope: &warden.scope };
-    let (cgroup, mut report, refused) = match store.cgroups()?.create_for(origin, id, &limits) {
-        Ok(mut cgroup) => {
-            cgroup.leave_to(store.heir_of_group());
-            let report = cgroup.report().clone();
-            (Some(cgroup), report, None)
-        }
-        Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
-        Err(error) if asked => {
-            let first = limits.kinds().find(|kind| is_asked(&limits, *kind));
-            return Err(match first {
-                Some(kind) => error.with_protection(kind.name()),
-                None => error,
-            });
-        }
-        Err(error) => (None, Report::none(&limits, &error.to_string()), Some(error)),
-    };
-    let lacking = match report.get("pids_max").map(|entry| entry.outcome()) {
-        Some(Outcome::NotEnforced(why)) => Some(why.clone()),
-        _ => None,
-    };
-    let Some(lacking) = lacking else { return Ok(Bounds { cgroup, report, fence: None }) };
-    let why_not = || match refused {
-        Some(error) => error,
-        None => Error::new(ErrorKind::Unsupported, lacking),
-    };
-    let pids = limits.asked(LimitKind::PidsMax).and_then(|pids| pids.parse().ok()).unwrap_or(PIDS_MAX);
-    let fence = match cfg!(feature = "cgroups") {
-        true => Fence::new(pids),
-        // Whoever asks for a limit is to know that this build has none.
-        false => Err(why_not()),
-    };
-    match fence {
-        Ok(fence) => {
-            let how = match is_privileged() {
-                true => "by RLIMIT_NPROC: no control group for it can be had",
-                false => {
-                    "by RLIMIT_NPROC: no control group for it can be had; they count on this user's own limit, too"
-                }
-            };
-            report.amend("pids_max", Outcome::Enforced(format!("{}, {how}", fence.max)));
-            Ok(Bounds { cgroup, report, fence: Some(fence) })
-        }
-        Err(error) if pids_asked => {
-            Err(error.during("setting the limit pids_max").with_protection("pids_max"))
-        }
-        Err(_) => Ok(Bounds { cgroup, report, fence: None }),
-    }
 }
 
 /// Starts the container's command. The caller holds the lock on the container's phase.
@@ -273,20 +158,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
 
 fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden>) -> Result<Arc<Running>> {
     let prepared = held.prepared.take();
-    let disk_max = held.record.spec.disk_max.filter(|_| !held.record.spec.in_memory);
-    let mut unbounded = None;
-    let bound = match disk_max.map(|max| quota::bound(&inner.store, held, max).map(|project| (project, max)))
-    {
-        Some(Err(error)) if error.kind() == ErrorKind::Unsupported => {
-            let error = error.with_protection(Protection::DiskMax.name());
-            if !held.record.spec.is_best_effort(Protection::DiskMax) {
-                return Err(error);
-            }
-            unbounded = Some(error);
-            None
-        }
-        bound => bound.transpose()?,
-    };
+    let disk = DiskBound::of(&inner.store, held)?;
     let record = &held.record;
     let (spec, dir) = (&record.spec, &held.dir);
     let wall = Wall::of(spec)?;
@@ -298,13 +170,8 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let features = warden.features();
     let cgroups = inner.store.cgroups()?;
     let devices = devices::plan(&spec.devices)?;
-    let (mut s, begun) = match prepared.and_then(|prepared| prepared.start(&warden)) {
+    let (mut s, begun) = match stages::prepared_or_begun(prepared, &warden, cgroups, &namespaces)? {
         Some((s, begun)) => (s, Some(begun)),
-        None if stages::may_begin(&warden, cgroups) => {
-            let grouped = stages::is_grouped(&warden, cgroups);
-            let (s, begun) = stages::begin(&warden, &namespaces, grouped)?;
-            (s, Some(begun))
-        }
         None => (Script::new(), None),
     };
     let may_be_in_vain = begun.is_some();
@@ -319,47 +186,12 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     }
     // As an ordinary user stage A is root of the warden's namespace and names ids as the container does.
     let shift = Shift(record.base);
-    let disk_owner = held.range.is_some().then_some((record.base, record.base));
-    let layers = image.layer_dirs()?;
-    let in_memory = spec.in_memory;
-    // An overlay that was mounted once has left a directory; what a run made of the root directory itself then stays.
-    let was_mounted = !in_memory && dir.has("work/work");
-    if was_mounted {
-        // An overlay wants its own, and empty.
-        inner.store.remove_tree(dir.as_fd(), WORK)?;
-    }
-    // Also after a start that came to an end in between.
-    if !in_memory && !dir.has(WORK) {
-        dir.mkdir(WORK, 0o700, disk_owner)?;
-    }
-    let is_new = in_memory || !was_mounted && record.exited.is_none();
-    let mut base = base(inner, dir, image, &layers, disk_owner, in_memory)?;
-    if is_new && !image.is_host() {
-        base.root_dir = root_dir(&layers)?.map(|dir| in_container(dir, warden.map()));
-    }
-
-    let (upper, layer_fds): (Vec<OwnedFd>, Vec<BorrowedFd<'_>>) = match image.is_host() {
-        false => {
-            (dir.open_dir(UPPER)?.into_iter().collect(), layers.iter().map(|layer| layer.dir()).collect())
-        }
-        true => (vec![host_root::open_root()?], Vec::new()),
-    };
-    let read = |path| read_in_root(&upper, &layer_fds, path, users::FILE_MAX).map(Option::unwrap_or_default);
-    let user = spec.user.as_deref().unwrap_or(image.config().user());
-    let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
-    let resolved = resolve(record, image.config(), identity)?;
-    let words = words(spec, image.config())?;
-    let path = path_of(&resolved.pairs);
-    let env = joined(&resolved.pairs);
-
+    let ground = Ground::prepare(inner, held, image, warden.map())?;
+    let wanted = Wanted::of(record, dir, image, &ground)?;
+    let identity = &wanted.resolved.identity;
     let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
-    if let Some((project, max)) = bound {
-        quota::count(&inner.store, dir, project, max, &mut report)?;
-    }
-    if let (Some(max), Some(why)) = (disk_max, unbounded) {
-        report.push(Protection::DiskMax.name(), max.to_string(), Outcome::NotEnforced(why.to_string()));
-    }
+    disk.apply(&inner.store, dir, &mut report)?;
     let streams = lock(&inner.streams).clone();
     let pipes = if spec.tty { Pipes::none() } else { Pipes::new(&streams) }?;
     let userns = match held.range {
@@ -375,16 +207,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         .lacks(why.clone()));
     }
     let capabilities = capabilities(spec)?;
-    let masked: Vec<(PathBuf, bool)> = match &spec.masked {
-        None => default_masked().to_vec(),
-        Some(paths) => {
-            paths.iter().map(|path| (path.clone(), path.metadata().is_ok_and(|meta| meta.is_dir()))).collect()
-        }
-    };
-    let read_only: Vec<PathBuf> = match &spec.read_only_paths {
-        None => READ_ONLY.iter().map(PathBuf::from).collect(),
-        Some(paths) => paths.clone(),
-    };
+    let (masked, read_only) = covered(spec);
     namespaces = namespaces.user_map(map.clone()).hostname(hostname(record));
     let join_fds: Vec<BorrowedFd<'_>> = match features.clone3 {
         true => cgroup.iter().flat_map(|cgroup| cgroup.tasks_fds()).collect(),
@@ -396,7 +219,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         // Only once it has joined its groups.
         namespaces = namespaces.without(NamespaceKind::Cgroup);
     }
-    let memory = in_memory.then(|| spec.disk_max.unwrap_or(Mount::TMPFS_SIZE * 16));
+    let memory = spec.in_memory.then(|| spec.disk_max.unwrap_or(Mount::TMPFS_SIZE * 16));
     let made = Made {
         spec,
         ids,
@@ -422,12 +245,12 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         hierarchies: Hierarchies::of(cgroup.as_ref(), spec.limits.kinds().next().is_some(), cgroups.has_v1()),
     };
     let command = Command {
-        words: &words,
-        env: &env,
-        path: &path,
-        working_dir: &resolved.working_dir,
+        words: &wanted.words,
+        env: &wanted.env,
+        path: &wanted.path,
+        working_dir: &wanted.resolved.working_dir,
         make_working_dir: true,
-        identity: &resolved.identity,
+        identity,
         capabilities,
         no_new_privileges: !spec.new_privileges,
         seccomp: seccomp(&spec.seccomp)?.program(capabilities)?,
@@ -449,7 +272,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let dir_path = dir.path();
     let root = Root {
         dir: &dir_path,
-        base,
+        base: ground.base,
         memory,
         userns: userns_cell,
         shift,
@@ -462,11 +285,11 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         volatile: !held.kept,
         detached_lowers: features.detached_lowers,
     };
-    if was_mounted {
+    if ground.was_mounted {
         // An overlay does not share its writable layer.
         s.kept_are_gone();
     }
-    inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(resolved.identity.uid, resolved.identity.gid));
+    inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(identity.uid, identity.gid));
     let terminal = spec.tty.then(|| s.letter(TERMINAL));
     let birth =
         Birth { outer: warden.map(), cgroup: v2, fence, mounts_later: !held.kept, ..Birth::default() };
@@ -489,7 +312,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         let stdio = slave.map_or(stdio, |slave| [slave; 3]);
         if let Some(slave) = slave {
             inside::control(s, slave);
-            let owner = [resolved.identity.uid.into(), if inside.tty_group { 5 } else { 0 }.into()];
+            let owner = [identity.uid.into(), if inside.tty_group { 5 } else { 0 }.into()];
             s.op(n::__NR_fchown, "fchown(terminal)", [slave.into(), owner[0], owner[1]]).tolerate_all();
         }
         inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
@@ -536,81 +359,44 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     Ok(running)
 }
 
+/// The command and its surroundings, as the record, the image and the files in the container have them.
+struct Wanted {
+    resolved: Resolved,
+    words: Vec<OsString>,
+    env: Vec<OsString>,
+    path: OsString,
+}
+
+impl Wanted {
+    fn of(record: &Record, dir: &Dir, image: &Image, ground: &Ground) -> Result<Self> {
+        let (spec, config) = (&record.spec, image.config());
+        let read = ground.reader(dir, image)?;
+        let user = spec.user.as_deref().unwrap_or(config.user());
+        let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
+        let resolved = resolve(record, config, identity)?;
+        let (path, env) = (path_of(&resolved.pairs), joined(&resolved.pairs));
+        Ok(Self { words: words(spec, config)?, env, path, resolved })
+    }
+}
+
+/// The paths to cover, and whether each is a directory; and those to be read only.
+fn covered(spec: &Spec) -> (Vec<(PathBuf, bool)>, Vec<PathBuf>) {
+    let is_dir = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.is_dir());
+    let masked = match &spec.masked {
+        None => default_masked().to_vec(),
+        Some(paths) => paths.iter().map(|path| (path.clone(), is_dir(path))).collect(),
+    };
+    let read_only = match &spec.read_only_paths {
+        None => READ_ONLY.iter().map(PathBuf::from).collect(),
+        Some(paths) => paths.clone(),
+    };
+    (masked, read_only)
+}
+
 /// Those of its own.
 pub(super) fn namespaces(spec: &Spec) -> Namespaces {
     match spec.network.is_host() {
         true => Namespaces::all().without(NamespaceKind::Net),
         false => Namespaces::all(),
     }
-}
-
-/// What lies below the writable layer.
-fn base(
-    inner: &Inner,
-    dir: &Dir,
-    image: &Image,
-    layers: &[crate::store::UnpackedLayer],
-    owner: Option<(u32, u32)>,
-    in_memory: bool,
-) -> Result<Base> {
-    if let ImageSource::Host { exposed } = image.source() {
-        return host_root::prepare(&inner.store, dir, exposed, owner, in_memory);
-    }
-    let mut layers: Vec<PathBuf> = layers.iter().map(|layer| layer.fs_path()).collect();
-    layers.push(inner.store.mountpoints()?);
-    Ok(Base { root_dir: None, layers, parts: Vec::new() })
-}
-
-/// With the owner as the container names it; nobody where it has none.
-fn in_container(dir: RootDir, map: Option<&IdMap>) -> RootDir {
-    let id = |extents: Option<&[Extent]>, id| match extents {
-        Some(extents) => crate::sys::owners::inside(extents, id),
-        None if id < super::ids::COUNT => id,
-        None => 65534,
-    };
-    let uid = id(map.map(|map| &*map.users), dir.uid);
-    let gid = id(map.map(|map| &*map.groups), dir.gid);
-    RootDir { uid, gid, ..dir }
-}
-
-/// The files of /etc, but for those that the caller mounts or writes.
-fn etc(record: &Record, mounts: &[Planned]) -> Result<Vec<(&'static str, String)>> {
-    let mut files = host_root::etc_files(record, hostname(record))?;
-    files.retain(|(name, _)| {
-        let path = Path::new("/etc").join(name);
-        mounts.iter().all(|planned| planned.target != path)
-            && record.spec.files.iter().all(|file| file.path != path)
-    });
-    Ok(files)
-}
-
-/// The mounts of the specification, in the order of their depth.
-fn planned_mounts(store: &Store, record: &Record) -> Result<Vec<Planned>> {
-    let mut all = Vec::new();
-    let mut volume_names = record.pins.volumes.iter();
-    for mount in record.spec.mounts.iter().filter(|mount| mount.shm_size().is_none()) {
-        let (source, is_dir) = match &mount.kind {
-            MountKind::Tmpfs { size, inodes, mode, exec } => {
-                (Source::Tmpfs { size: *size, inodes: *inodes, mode: *mode, exec: *exec }, true)
-            }
-            MountKind::Bind { source } => {
-                let path = source
-                    .canonicalize()
-                    .call_at("realpath", source)
-                    .map_err(|error| error.with_remedy("the source of a bind mount must exist"))?;
-                let is_dir = path.metadata().call_at("stat", &path)?.is_dir();
-                (Source::Path { path, recursive: is_dir, suid: false }, is_dir)
-            }
-            MountKind::Volume { .. } => {
-                let name = volume_names
-                    .next()
-                    .ok_or_else(|| Error::new(ErrorKind::NotFound, "a volume of the record"))?;
-                let volume = crate::volume::Volume::open(store, name)?;
-                (Source::Path { path: volume.path(), recursive: false, suid: false }, true)
-            }
-        };
-        all.push(Planned { target: mount.target.clone(), is_dir, source, read_only: mount.read_only });
-    }
-    all.sort_by_key(|planned| planned.target.components().count());
-    Ok(all)
 }

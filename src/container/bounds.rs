@@ -1,0 +1,132 @@
+//! What holds a container to its limits: a control group, or a fence of processes; and the bound of its writable layer.
+#![forbid(unsafe_code)]
+
+use super::protection::Protection;
+use super::record::Dir;
+use super::spec::Spec;
+use super::{Held, devices, quota};
+use crate::cgroup::{Cgroup, LimitKind, Limits, Origin, Outcome, Report, Requirement};
+use crate::error::{Error, ErrorKind, Result};
+use crate::namespace::Fence;
+use crate::store::Store;
+use crate::sys::idmap::is_privileged;
+use crate::sys::warden::Warden;
+
+/// Processes of a container, unless the builder says otherwise.
+const PIDS_MAX: u64 = 2048;
+
+/// What holds the container to its limits, as far as it can be had.
+pub(super) struct Bounds {
+    pub cgroup: Option<Cgroup>,
+    pub report: Report,
+    /// Of processes, without a control group.
+    pub fence: Option<Fence>,
+}
+
+/// The control group, where one can be had. The default limit on processes is only a best effort.
+pub(super) fn bounds(
+    store: &Store,
+    id: &str,
+    spec: &Spec,
+    devices: &[devices::Planned],
+    warden: &Warden,
+) -> Result<Bounds> {
+    let mut limits: Limits = spec.limits.clone();
+    if limits.kinds().any(|kind| kind == LimitKind::Devices) {
+        limits = limits.devices(devices::rules(devices));
+    }
+    let is_asked = |limits: &Limits, kind| limits.requirement_of(kind) == Requirement::Required;
+    if !spec.pids_unlimited && !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
+        limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
+    }
+    let pids_asked = is_asked(&limits, LimitKind::PidsMax);
+    // There is a second way to it.
+    let limits = limits.best_effort(LimitKind::PidsMax);
+    let asked = limits.kinds().any(|kind| is_asked(&limits, kind));
+    let origin = Origin { pid: &|| warden.pid(), scope: &warden.scope };
+    let (cgroup, mut report, refused) = match store.cgroups()?.create_for(origin, id, &limits) {
+        Ok(mut cgroup) => {
+            cgroup.leave_to(store.heir_of_group());
+            let report = cgroup.report().clone();
+            (Some(cgroup), report, None)
+        }
+        Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+        Err(error) if asked => {
+            let first = limits.kinds().find(|kind| is_asked(&limits, *kind));
+            return Err(match first {
+                Some(kind) => error.with_protection(kind.name()),
+                None => error,
+            });
+        }
+        Err(error) => (None, Report::none(&limits, &error.to_string()), Some(error)),
+    };
+    let lacking = match report.get("pids_max").map(|entry| entry.outcome()) {
+        Some(Outcome::NotEnforced(why)) => Some(why.clone()),
+        _ => None,
+    };
+    let Some(lacking) = lacking else { return Ok(Bounds { cgroup, report, fence: None }) };
+    let why_not = || match refused {
+        Some(error) => error,
+        None => Error::new(ErrorKind::Unsupported, lacking),
+    };
+    let pids = limits.asked(LimitKind::PidsMax).and_then(|pids| pids.parse().ok()).unwrap_or(PIDS_MAX);
+    let fence = match cfg!(feature = "cgroups") {
+        true => Fence::new(pids),
+        // Whoever asks for a limit is to know that this build has none.
+        false => Err(why_not()),
+    };
+    match fence {
+        Ok(fence) => {
+            let how = match is_privileged() {
+                true => "by RLIMIT_NPROC: no control group for it can be had",
+                false => {
+                    "by RLIMIT_NPROC: no control group for it can be had; they count on this user's own limit, too"
+                }
+            };
+            report.amend("pids_max", Outcome::Enforced(format!("{}, {how}", fence.max)));
+            Ok(Bounds { cgroup, report, fence: Some(fence) })
+        }
+        Err(error) if pids_asked => {
+            Err(error.during("setting the limit pids_max").with_protection("pids_max"))
+        }
+        Err(_) => Ok(Bounds { cgroup, report, fence: None }),
+    }
+}
+
+/// The bound of a writable layer on disk.
+#[derive(Default)]
+pub(super) struct DiskBound {
+    /// The number of its project, and its bytes.
+    project: Option<(u32, u64)>,
+    /// Bytes that can't be enforced, where that is allowed, and why.
+    unbounded: Option<(u64, Error)>,
+}
+
+impl DiskBound {
+    /// As the record asks for it.
+    pub fn of(store: &Store, held: &mut Held) -> Result<Self> {
+        let spec = &held.record.spec;
+        let Some(max) = spec.disk_max.filter(|_| !spec.in_memory) else { return Ok(Self::default()) };
+        let may_lack = spec.is_best_effort(Protection::DiskMax);
+        match quota::bound(store, held, max) {
+            Ok(project) => Ok(Self { project: Some((project, max)), unbounded: None }),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                let error = error.with_protection(Protection::DiskMax.name());
+                if may_lack { Ok(Self { project: None, unbounded: Some((max, error)) }) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts the layer's directories under it.
+    pub fn apply(self, store: &Store, dir: &Dir, report: &mut Report) -> Result<()> {
+        if let Some((project, max)) = self.project {
+            quota::count(store, dir, project, max, report)?;
+        }
+        if let Some((max, why)) = self.unbounded {
+            let outcome = Outcome::NotEnforced(why.to_string());
+            report.push(Protection::DiskMax.name(), max.to_string(), outcome);
+        }
+        Ok(())
+    }
+}

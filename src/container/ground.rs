@@ -1,0 +1,169 @@
+//! What a container's root filesystem is made of: layers, a writable layer on them, mounts, the files of /etc.
+#![forbid(unsafe_code)]
+
+use super::record::{Dir, Record, UPPER, WORK};
+use super::rootfs::{Base, Planned, Source};
+use super::settings::hostname;
+use super::spec::MountKind;
+use super::{Held, Inner, host_root, users};
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::image::{Image, Source as ImageSource};
+use crate::layer::{RootDir, root_dir};
+use crate::store::{Store, UnpackedLayer};
+use crate::sys::idmap::{Extent, IdMap};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What the container's root stands on.
+pub(super) struct Ground {
+    /// Nobody removes them as long as this is there.
+    layers: Vec<UnpackedLayer>,
+    pub base: Base,
+    /// An overlay has been mounted with this writable layer before.
+    pub was_mounted: bool,
+}
+
+impl Ground {
+    /// As the image, and what an earlier run has left, have it. `map` is the warden's, where it is in a user namespace.
+    pub fn prepare(inner: &Inner, held: &Held, image: &Image, map: Option<&IdMap>) -> Result<Self> {
+        let (record, dir) = (&held.record, &held.dir);
+        let in_memory = record.spec.in_memory;
+        let owner = held.range.is_some().then_some((record.base, record.base));
+        let layers = image.layer_dirs()?;
+        // An overlay that was mounted once has left a directory; what a run made of the root directory itself then stays.
+        let was_mounted = !in_memory && dir.has("work/work");
+        if was_mounted {
+            // An overlay wants its own, and empty.
+            inner.store.remove_tree(dir.as_fd(), WORK)?;
+        }
+        // Also after a start that came to an end in between.
+        if !in_memory && !dir.has(WORK) {
+            dir.mkdir(WORK, 0o700, owner)?;
+        }
+        let is_new = in_memory || !was_mounted && record.exited.is_none();
+        let mut base = base(inner, dir, image, &layers, owner, in_memory)?;
+        if is_new && !image.is_host() {
+            base.root_dir = root_dir(&layers)?.map(|dir| in_container(dir, map));
+        }
+        Ok(Self { layers, base, was_mounted })
+    }
+
+    /// Reads small files of it without mounting it; what is not there is empty.
+    pub fn reader(&self, dir: &Dir, image: &Image) -> Result<impl Fn(&str) -> Result<String>> {
+        let (upper, layers): (Vec<OwnedFd>, &[UnpackedLayer]) = match image.is_host() {
+            false => (dir.open_dir(UPPER)?.into_iter().collect(), &self.layers),
+            true => (vec![host_root::open_root()?], &[]),
+        };
+        Ok(move |path: &str| {
+            let layers: Vec<BorrowedFd<'_>> = layers.iter().map(UnpackedLayer::dir).collect();
+            read_in_root(&upper, &layers, path, users::FILE_MAX).map(Option::unwrap_or_default)
+        })
+    }
+}
+
+/// Reads a small file of the container's root without mounting it: the writable layer over the image's layers.
+/// `None` where it does not exist (or a layer hides it).
+pub(super) fn read_in_root(
+    upper: &[OwnedFd],
+    layers: &[BorrowedFd<'_>],
+    path: &str,
+    max: u64,
+) -> Result<Option<String>> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    for dir in upper.iter().map(AsFd::as_fd).chain(layers.iter().copied()) {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = match crate::sys::open::openat2(dir, path, flags, Mode::empty(), resolve) {
+            Ok(fd) => fd,
+            // A whiteout is a device without a driver.
+            Err(Errno::NXIO | Errno::LOOP | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(Error::os("openat2(RESOLVE_BENEATH)", errno).with_path(path)),
+        };
+        let file = File::from(fd);
+        if !file.metadata().call_at("fstat", path)?.is_file() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        let read = file.take(max + 1).read_to_end(&mut bytes).call_at("read", path)?;
+        if read as u64 > max {
+            return Err(Error::new(ErrorKind::TooLarge, format!("more than {max} bytes")).with_path(path));
+        }
+        return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+    }
+    Ok(None)
+}
+
+/// What lies below the writable layer.
+fn base(
+    inner: &Inner,
+    dir: &Dir,
+    image: &Image,
+    layers: &[UnpackedLayer],
+    owner: Option<(u32, u32)>,
+    in_memory: bool,
+) -> Result<Base> {
+    if let ImageSource::Host { exposed } = image.source() {
+        return host_root::prepare(&inner.store, dir, exposed, owner, in_memory);
+    }
+    let mut layers: Vec<PathBuf> = layers.iter().map(|layer| layer.fs_path()).collect();
+    layers.push(inner.store.mountpoints()?);
+    Ok(Base { root_dir: None, layers, parts: Vec::new() })
+}
+
+/// With the owner as the container names it; nobody where it has none.
+fn in_container(dir: RootDir, map: Option<&IdMap>) -> RootDir {
+    let id = |extents: Option<&[Extent]>, id| match extents {
+        Some(extents) => crate::sys::owners::inside(extents, id),
+        None if id < super::ids::COUNT => id,
+        None => 65534,
+    };
+    let uid = id(map.map(|map| &*map.users), dir.uid);
+    let gid = id(map.map(|map| &*map.groups), dir.gid);
+    RootDir { uid, gid, ..dir }
+}
+
+/// The files of /etc, but for those that the caller mounts or writes.
+pub(super) fn etc(record: &Record, mounts: &[Planned]) -> Result<Vec<(&'static str, String)>> {
+    let mut files = host_root::etc_files(record, hostname(record))?;
+    files.retain(|(name, _)| {
+        let path = Path::new("/etc").join(name);
+        mounts.iter().all(|planned| planned.target != path)
+            && record.spec.files.iter().all(|file| file.path != path)
+    });
+    Ok(files)
+}
+
+/// The mounts of the specification, in the order of their depth.
+pub(super) fn planned_mounts(store: &Store, record: &Record) -> Result<Vec<Planned>> {
+    let mut all = Vec::new();
+    let mut volume_names = record.pins.volumes.iter();
+    for mount in record.spec.mounts.iter().filter(|mount| mount.shm_size().is_none()) {
+        let (source, is_dir) = match &mount.kind {
+            MountKind::Tmpfs { size, inodes, mode, exec } => {
+                (Source::Tmpfs { size: *size, inodes: *inodes, mode: *mode, exec: *exec }, true)
+            }
+            MountKind::Bind { source } => {
+                let path = source
+                    .canonicalize()
+                    .call_at("realpath", source)
+                    .map_err(|error| error.with_remedy("the source of a bind mount must exist"))?;
+                let is_dir = path.metadata().call_at("stat", &path)?.is_dir();
+                (Source::Path { path, recursive: is_dir, suid: false }, is_dir)
+            }
+            MountKind::Volume { .. } => {
+                let name = volume_names
+                    .next()
+                    .ok_or_else(|| Error::new(ErrorKind::NotFound, "a volume of the record"))?;
+                let volume = crate::volume::Volume::open(store, name)?;
+                (Source::Path { path: volume.path(), recursive: false, suid: false }, true)
+            }
+        };
+        all.push(Planned { target: mount.target.clone(), is_dir, source, read_only: mount.read_only });
+    }
+    all.sort_by_key(|planned| planned.target.components().count());
+    Ok(all)
+}
