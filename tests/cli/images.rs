@@ -150,6 +150,30 @@ fn the_verbs_of_images_have_their_second_names() {
     }
 }
 
+/// By the whole identifier with and without its algorithm, and by the beginning that `images` shows.
+#[test]
+fn images_are_found_by_their_ids() {
+    let w = World::new();
+    load(&w, &[(&Fixture::new(&["one"]), &["app"])]);
+    let id = w.ok(["inspect", "-f", "{{.Id}}", "app"]).trim().to_owned();
+    let bare = id.strip_prefix("sha256:").unwrap();
+    let short = &id[..19];
+    for (i, form) in [&id, bare, short, &bare[..12]].into_iter().enumerate() {
+        let name = format!("other:{i}");
+        w.ok(["tag", form, &name]);
+        assert_eq!(w.ok(["inspect", "-f", "{{.Id}}", &name]).trim(), id, "{form}");
+        let out = w.run(["run", "--rm", form, "/none"]);
+        assert!(out.code == 127 && !out.err.contains("no such image"), "{form}: {}", out.err);
+        assert_eq!(w.ok(["rmi", &name]), format!("Untagged: {name}\n"));
+    }
+    for form in ["sha256:0000", "000000000000"] {
+        assert_eq!(w.run(["rmi", form]).code, 1, "{form}");
+    }
+    let out = w.ok(["rmi", &id]);
+    assert!(out.contains(&format!("Deleted: {id}")), "{out}");
+    assert_eq!(w.run(["inspect", "app"]).code, 1);
+}
+
 #[test]
 fn images_are_saved_under_the_names_that_were_asked_for() {
     let w = World::new();
