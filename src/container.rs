@@ -4,6 +4,7 @@
 //! builds the root filesystem ([`rootfs`]), stage B goes inside and executes ([`inside`]).
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod bounds;
 mod builder;
 mod dev;

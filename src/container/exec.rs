@@ -10,7 +10,7 @@ use super::places;
 use super::protection::{self, Protection, Wall};
 use super::script::{Lacking, NewProcess, Script};
 use super::stages::{BORN, Born, READY};
-use super::{Container, ExitStatus, KILL_TIME, Output, ground, lock, settings, terminal, users};
+use super::{Container, ExitStatus, KILL_TIME, Output, accounts, lock, settings, terminal, users};
 use crate::cgroup::Report;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::namespace::{NamespaceKind, Namespaces};
@@ -196,10 +196,7 @@ impl<'a> Exec<'a> {
             }
             _ => error,
         })?;
-        let read = |path| {
-            ground::read_in_root(std::slice::from_ref(&root), &[], path, users::FILE_MAX)
-                .map(Option::unwrap_or_default)
-        };
+        let read = |path| accounts::in_mounted(root.as_fd(), path);
         let user = self.user.as_deref().or(spec.user.as_deref()).unwrap_or(image.config().user());
         let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
         let resolved = settings::resolve(&held.record, image.config(), identity)?;

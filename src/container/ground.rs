@@ -5,17 +5,13 @@ use super::record::{Dir, Record, UPPER, WORK};
 use super::rootfs::{Base, Planned, Source};
 use super::settings::hostname;
 use super::spec::MountKind;
-use super::{Held, Inner, host_root, users};
+use super::{Held, Inner, accounts, host_root};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
 use crate::layer::{RootDir, root_dir};
 use crate::store::{Store, UnpackedLayer};
 use crate::sys::idmap::{Extent, IdMap};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// What the container's root stands on.
@@ -52,49 +48,13 @@ impl Ground {
         Ok(Self { layers, base, was_mounted })
     }
 
-    /// Reads small files of it without mounting it; what is not there is empty.
-    pub fn reader(&self, dir: &Dir, image: &Image) -> Result<impl Fn(&str) -> Result<String>> {
-        let (upper, layers): (Vec<OwnedFd>, &[UnpackedLayer]) = match image.is_host() {
-            false => (dir.open_dir(UPPER)?.into_iter().collect(), &self.layers),
-            true => (vec![host_root::open_root()?], &[]),
-        };
-        Ok(move |path: &str| {
-            let layers: Vec<BorrowedFd<'_>> = layers.iter().map(UnpackedLayer::dir).collect();
-            read_in_root(&upper, &layers, path, users::FILE_MAX).map(Option::unwrap_or_default)
-        })
-    }
-}
-
-/// Reads a small file of the container's root without mounting it: the writable layer over the image's layers.
-/// `None` where it does not exist (or a layer hides it).
-pub(super) fn read_in_root(
-    upper: &[OwnedFd],
-    layers: &[BorrowedFd<'_>],
-    path: &str,
-    max: u64,
-) -> Result<Option<String>> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    for dir in upper.iter().map(AsFd::as_fd).chain(layers.iter().copied()) {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = match crate::sys::open::openat2(dir, path, flags, Mode::empty(), resolve) {
-            Ok(fd) => fd,
-            // A whiteout is a device without a driver.
-            Err(Errno::NXIO | Errno::LOOP | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(Error::os("openat2(RESOLVE_BENEATH)", errno).with_path(path)),
-        };
-        let file = File::from(fd);
-        if !file.metadata().call_at("fstat", path)?.is_file() {
-            return Ok(None);
+    /// What a file of the root has, such as /etc/passwd; nothing where it is not there.
+    pub fn read(&self, dir: &Dir, image: &Image, path: &str) -> Result<String> {
+        match image.is_host() {
+            true => accounts::in_mounted(host_root::open_root()?.as_fd(), path),
+            false => accounts::in_layers(dir.open_dir(UPPER)?.as_ref(), &self.layers, path),
         }
-        let mut bytes = Vec::new();
-        let read = file.take(max + 1).read_to_end(&mut bytes).call_at("read", path)?;
-        if read as u64 > max {
-            return Err(Error::new(ErrorKind::TooLarge, format!("more than {max} bytes")).with_path(path));
-        }
-        return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
     }
-    Ok(None)
 }
 
 /// What lies below the writable layer.

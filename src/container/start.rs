@@ -370,7 +370,7 @@ struct Wanted {
 impl Wanted {
     fn of(record: &Record, dir: &Dir, image: &Image, ground: &Ground) -> Result<Self> {
         let (spec, config) = (&record.spec, image.config());
-        let read = ground.reader(dir, image)?;
+        let read = |path| ground.read(dir, image, path);
         let user = spec.user.as_deref().unwrap_or(config.user());
         let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
         let resolved = resolve(record, config, identity)?;

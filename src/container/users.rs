@@ -4,9 +4,6 @@
 use crate::error::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 
-/// More of either file is not read.
-pub(crate) const FILE_MAX: u64 = 4 << 20;
-
 /// Who a command runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {

@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// How the overlay is told that a directory hides what is below it: `overlay` mounts of an ordinary
 /// user take `user.overlay.opaque` (`userxattr`), those of root `trusted.overlay.opaque`.
-pub(super) fn opaque_name(user_xattr: bool) -> &'static CStr {
+pub(crate) fn opaque_name(user_xattr: bool) -> &'static CStr {
     if user_xattr { c"user.overlay.opaque" } else { c"trusted.overlay.opaque" }
 }
 

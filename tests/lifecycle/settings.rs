@@ -72,6 +72,108 @@ fn users_and_groups() {
     assert_eq!(say(&sh(&image, caps).user("55:66")), "0000000000000000");
 }
 
+/// Also in layers that nobody has mounted yet, and in a container that runs.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn users_are_found_where_the_images_links_lead() {
+    use common::{Node, tar};
+    let (file, dir) = (|text: &'static str| Node::File(text.as_bytes()), || Node::Dir);
+    let own = || {
+        vec![
+            ("etc/", dir()),
+            ("etc/passwd", file("www:x:33:34::/srv:/\n")),
+            ("etc/group", file("g:x:7:www\n")),
+        ]
+    };
+    let linked = [
+        ("etc/", dir()),
+        ("etc/passwd", Node::Link("../share/accounts/passwd")),
+        ("etc/group", Node::Link("/share/accounts/../group")),
+        ("share/accounts/", dir()),
+        ("share/accounts/passwd", file("www:x:33:34::/srv:/\n")),
+        ("share/group", file("g:x:7:www\n")),
+    ];
+    let others = || [("etc/", dir()), ("etc/passwd", file("www:x:1:1::/:/\n")), ("etc/group", file(""))];
+    let there = "33 34 34 7 /srv";
+    // What is seen of them, and of user 33 where there are none.
+    let images = [
+        ("plain", vec![tar(own())], there),
+        ("linked", vec![tar(linked)], there),
+        (
+            "a link to a file of a lower layer",
+            vec![
+                tar([("share/", dir()), ("share/passwd", file("www:x:33:34::/srv:/\n"))]),
+                tar([("etc/group", file("g:x:7:www\n")), ("etc/passwd", Node::Link("/share/passwd"))]),
+            ],
+            there,
+        ),
+        ("over others", vec![tar(others()), tar(own())], there),
+        ("beside something newer", vec![tar(own()), tar([("etc/newer", file(""))])], there),
+        (
+            "a directory that is a link",
+            vec![
+                tar([
+                    ("usr/etc/", dir()),
+                    ("usr/etc/passwd", file("www:x:33:34::/srv:/\n")),
+                    ("usr/etc/group", file("g:x:7:www\n")),
+                ]),
+                tar([("etc", Node::Link("usr/etc"))]),
+            ],
+            there,
+        ),
+        (
+            "removed",
+            vec![tar(own()), tar([("etc/.wh.passwd", file("")), ("etc/.wh.group", file(""))])],
+            "33 0 0 /",
+        ),
+        (
+            "an opaque directory",
+            vec![tar(own()), tar([("etc/", dir()), ("etc/.wh..wh..opq", file(""))])],
+            "33 0 0 /",
+        ),
+        ("a link that leads nowhere", vec![tar([("etc/passwd", Node::Link("/none"))])], "33 0 0 /"),
+    ];
+    let store = Store::temp().unwrap();
+    let id = "echo $(busybox id -u) $(busybox id -g) $(busybox id -G) $HOME";
+    for (what, mut layers, seen) in images {
+        let base = storage::busybox(0o755, 0, 0);
+        // The one with `etc` as a link has none below.
+        layers.insert(0, base);
+        let image = storage::image_of(&store, layers);
+        let shell = |script: &str| Container::builder(&image).command(["/bin/busybox", "sh", "-c", script]);
+        let probe = shell("busybox sleep 1000").start().unwrap();
+        if is_single(&probe) {
+            // Who it would be is known; that it can't be is told.
+            assert!(shell(id).user("33").run().unwrap_err().remedy().is_some());
+            continue;
+        }
+        assert_eq!(say(&shell(id).user("33")), seen, "{what}");
+        let out = probe.exec(["/bin/busybox", "sh", "-c", id]).user("33").output().unwrap();
+        assert_eq!(out.stdout_text().trim_end(), seen, "exec: {what}");
+        let named = shell(id).user("www").run();
+        match seen == there {
+            true => assert_eq!(named.unwrap().stdout_text().trim_end(), there, "{what}"),
+            false => assert_eq!(named.unwrap_err().kind(), ErrorKind::NotFound, "{what}"),
+        }
+    }
+    // What a container has made of them counts at its next start.
+    let image = storage::image_of(&store, vec![storage::busybox(0o755, 0, 0), tar(others())]);
+    let words = ["/bin/busybox", "sh", "-c", "busybox id -u; busybox test -e /else || busybox sleep 1000"];
+    let container = Container::builder(&image).command(words).user("www");
+    if is_single(&Container::builder(&image).command(words).start().unwrap()) {
+        return;
+    }
+    let container = container.start().unwrap();
+    let change = "busybox mkdir /else; echo www:x:5:5::/: >/else/p; busybox ln -sf /else/p /etc/passwd";
+    let changed = container.exec(["/bin/busybox", "sh", "-c", change]).user("0").output().unwrap();
+    assert!(changed.status.success(), "{}", changed.stderr_text());
+    container.kill(Signal::SIGKILL).unwrap();
+    container.wait().unwrap();
+    container.start().unwrap();
+    container.wait().unwrap();
+    assert_eq!(text(&container.logs(Stream::Stdout).unwrap()), "5");
+}
+
 #[test]
 fn capabilities_and_the_filter() {
     let image = host();

@@ -204,8 +204,8 @@ fn the_writable_layer_can_be_in_memory_and_bounded() {
     assert_eq!(container.keep().unwrap_err().kind(), ErrorKind::State);
 }
 
-/// busybox, and below it a layer that says what the root directory is like.
-fn with_root_of(store: &Store, mode: u32, uid: u64, gid: u64) -> Image {
+/// A layer with busybox, and the places that a container needs, that says what the root directory is like.
+pub fn busybox(mode: u32, uid: u64, gid: u64) -> Vec<u8> {
     let program = fs::read("/bin/busybox").expect("busybox-static, which this test needs");
     let mut archive = tar::Builder::new(Vec::new());
     let mut add = |path: &str, kind, mode, uid, gid, data: &[u8]| {
@@ -224,9 +224,12 @@ fn with_root_of(store: &Store, mode: u32, uid: u64, gid: u64) -> Image {
     for place in ["proc/", "sys/", "dev/", "etc/"] {
         add(place, tar::EntryType::Directory, 0o755, 0, 0, b"");
     }
-    let base = archive.into_inner().unwrap();
-    let above = common::tar([("etc/above", Node::File(b"a layer that says nothing of it"))]);
-    let archive = docker_archive(&[(&Fixture::of(vec![base, above]), &["rooted:1"])]);
+    archive.into_inner().unwrap()
+}
+
+/// An image of these layers, lowest first.
+pub fn image_of(store: &Store, layers: Vec<Vec<u8>>) -> Image {
+    let archive = docker_archive(&[(&Fixture::of(layers), &["layers:1"])]);
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), archive).unwrap();
     Image::load(store, file.path()).unwrap().remove(0)
@@ -237,7 +240,8 @@ fn with_root_of(store: &Store, mode: u32, uid: u64, gid: u64) -> Image {
 fn the_root_directory_is_as_the_image_says() {
     let store = Store::temp().unwrap();
     let look = ["/bin/busybox", "stat", "-c", "%a %u:%g %Y", "/"];
-    let image = with_root_of(&store, 0o711, 33, 34);
+    let above = common::tar([("etc/above", Node::File(b"a layer that says nothing of it"))]);
+    let image = image_of(&store, vec![busybox(0o711, 33, 34), above]);
     for in_memory in [false, true] {
         let builder = Container::builder(&image).writable_in_memory(in_memory);
         assert_eq!(say(&builder.command(look)), "711 33:34 1600000000", "in memory: {in_memory}");

@@ -1,0 +1,80 @@
+//! Reading the image's own /etc/passwd and /etc/group from outside of the container, where their links lead in it.
+#![forbid(unsafe_code)]
+
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::layer::{Below, Found, Lower, for_caller, opaque_name};
+use crate::store::UnpackedLayer;
+use crate::sys::idmap::is_privileged;
+use crate::sys::open::openat2;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// More of either file is not read.
+const SIZE_MAX: u64 = 4 << 20;
+
+const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// What a file of a root that is mounted has; nothing where it is not there.
+pub(super) fn in_mounted(root: BorrowedFd<'_>, path: &str) -> Result<String> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    match openat2(root, path, FLAGS, Mode::empty(), resolve) {
+        Ok(file) => text(file, path),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(String::new()),
+        Err(errno) => Err(Error::os("openat2(RESOLVE_IN_ROOT)", errno).with_path(path)),
+    }
+}
+
+/// The same of one that is not mounted: a writable layer, where there is one, over the image's.
+pub(super) fn in_layers(upper: Option<&OwnedFd>, layers: &[UnpackedLayer], path: &str) -> Result<String> {
+    // Nearly always it is a plain file of one of the layers, which this finds without asking for their metadata.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let dirs = upper.into_iter().map(AsFd::as_fd).chain(layers.iter().map(UnpackedLayer::dir));
+    for dir in dirs {
+        match openat2(dir, path, FLAGS, Mode::empty(), resolve) {
+            Ok(file) => return text(file, path),
+            Err(Errno::NOENT) if !may_hide(dir, path) => {}
+            Err(_) => return merged(upper, layers, path),
+        }
+    }
+    Ok(String::new())
+}
+
+/// Whether a layer without the file hides those below.
+fn may_hide(dir: BorrowedFd<'_>, path: &str) -> bool {
+    let parent = path.rsplit_once('/').map_or(".", |(parent, _)| parent);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    match openat2(dir, parent, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+        Ok(parent) => !matches!(
+            rustix::fs::fgetxattr(parent, opaque_name(!is_privileged()), &mut [0; 4][..]),
+            Err(Errno::NODATA | Errno::OPNOTSUPP)
+        ),
+        Err(errno) => errno != Errno::NOENT,
+    }
+}
+
+fn merged(upper: Option<&OwnedFd>, layers: &[UnpackedLayer], path: &str) -> Result<String> {
+    let owners = for_caller();
+    let upper = upper.into_iter().map(|dir| Lower::new(dir.as_fd(), || Ok(Default::default())));
+    let layers = layers.iter().map(|layer| Lower::new(layer.dir(), || layer.meta()));
+    let mut below = Below::new(upper.chain(layers).collect(), !is_privileged(), Some(&*owners));
+    match below.resolve(path.as_bytes())? {
+        Some((at, Some(found @ Found::File(..)))) => text(below.open_file(&at, &found)?, path),
+        _ => Ok(String::new()),
+    }
+}
+
+fn text(file: impl Into<File>, path: &str) -> Result<String> {
+    let file = file.into();
+    if !file.metadata().call_at("fstat", path)?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "not a regular file").with_path(path));
+    }
+    let mut bytes = Vec::new();
+    let read = file.take(SIZE_MAX + 1).read_to_end(&mut bytes).call_at("read", path)?;
+    if read as u64 > SIZE_MAX {
+        return Err(Error::new(ErrorKind::TooLarge, format!("more than {SIZE_MAX} bytes")).with_path(path));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
