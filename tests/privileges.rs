@@ -6,10 +6,11 @@
 mod common;
 
 use common::*;
-use coracle::{Container, ErrorKind, Feature, Host, IdMap, Image, Outcome, Protection, Store};
+use coracle::{Container, ErrorKind, Feature, Host, IdMap, Image, Outcome, Protection, Signal, State, Store};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// An id that /etc/passwd and /etc/subuid don't know.
 const NOBODYS: &str = "54321";
@@ -181,6 +182,67 @@ fn sub_ids_that_do_not_exist_here_leave_one_id() {
     if is_refused("sub_ids_that_do_not_exist_here_leave_one_id", &[]) {
         assert_refused("newuidmap refused: ");
     }
+}
+
+/// What it has started stays its own, and what it starts then is that of whom it has become.
+#[test]
+#[ignore = "needs root: becomes another user"]
+fn a_program_that_gives_up_its_privileges() {
+    const DIR: &str = "CORACLE_TEST_DIR";
+    let Some(dir) = std::env::var_os(DIR) else {
+        let dir = tempfile::tempdir().unwrap();
+        again("a_program_that_gives_up_its_privileges", &["env"], &[(DIR, dir.path())]);
+        // What that one could not remove, the next one who may does.
+        assert!(Store::open(dir.path()).unwrap().containers().unwrap().len() == 1);
+        let left = fs::read_dir(dir.path().join("containers")).unwrap().count();
+        assert_eq!(left, 1, "the kept one alone");
+        return;
+    };
+    let store = Store::open(&dir).unwrap();
+    let image = Image::host(&store).unwrap();
+    let [first, second, third] =
+        [(); 3].map(|()| ready(&sh(&image, "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done")));
+    sh(&image, "sleep 1000").name("kept").create().unwrap().keep().unwrap();
+    let kept = store.container("kept").unwrap();
+    kept.start().unwrap();
+    let created = sh(&image, "true").create().unwrap();
+    let id = NOBODYS.parse::<u32>().unwrap();
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setresgid(id.into(), id.into(), id.into()).unwrap();
+    nix::unistd::setresuid(id.into(), id.into(), id.into()).unwrap();
+
+    // The root's files are no longer this program's to change, its containers are.
+    assert_eq!(first.stop(Duration::from_secs(60)).unwrap().code(), Some(3));
+    assert_eq!(first.wait().unwrap().code(), Some(3));
+    second.pause().unwrap();
+    assert_eq!(second.state(), State::Paused);
+    second.unpause().unwrap();
+    for error in [second.exec(["true"]).output().unwrap_err(), second.top().unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("rights")), "{error}");
+    }
+    second.kill(Signal::SIGKILL).unwrap();
+    assert_eq!(second.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
+    for error in [second.remove().unwrap_err(), third.remove().unwrap_err(), created.start().unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    }
+    // Of one that outlives this program it can't be written down how it ended, which is told, and each time alike.
+    kept.kill(Signal::SIGKILL).unwrap();
+    for _ in 0..2 {
+        assert_eq!(kept.wait().unwrap_err().kind(), ErrorKind::PermissionDenied);
+    }
+    assert_eq!(kept.state(), State::Exited);
+    assert_eq!(sh(&image, "true").run().unwrap_err().kind(), ErrorKind::PermissionDenied);
+
+    let image = host();
+    let own = ready(&sh(&image, "echo up; exec sleep 1000"));
+    let map = own.exec(["cat", "/proc/self/uid_map"]).output().unwrap();
+    assert_eq!(map.stdout_text().split_whitespace().collect::<Vec<_>>(), ["0", "0", "1"]);
+    let shared = tempfile::tempdir().unwrap();
+    say(&sh(&image, "touch /shared/x").bind(shared.path(), "/shared"));
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(shared.path().join("x")).unwrap().uid(), id);
+    own.remove().unwrap();
 }
 
 const NONE: [&str; 3] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];

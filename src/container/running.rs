@@ -122,10 +122,17 @@ impl Running {
         let status = super::ExitStatus::new(exit, oom);
         let exited = Exited { status, started: self.started, finished: SystemTime::now() };
         // Before anybody learns of the end and starts it again.
-        let written = self.write_end(&exited);
+        if let Err(error) = self.write_end(&exited) {
+            match self.dir.is_ephemeral() {
+                // Nobody else asks how it ended, and it is removed soon, or that is told.
+                true => {
+                    tracing::warn!(%error, id = self.dir.id, "that a container has ended could not be written down")
+                }
+                false => drop(self.trouble.set(error)),
+            }
+        }
         *end = Ending::Done(exited);
-        drop(end);
-        written.map(|()| status)
+        Ok(status)
     }
 
     /// Removes the control group. Whoever waits for the end of a container that nobody else starts need not wait for that:
@@ -302,7 +309,16 @@ impl Running {
                 return Ok((pid, Arc::new(pidfd)));
             }
         }
-        Err(not_running(&self.dir.id))
+        // Of one that has ended nothing can be read either.
+        if crate::sys::message::readable(&*self.process.pidfd, Some(Instant::now()))? {
+            return Err(not_running(&self.dir.id));
+        }
+        Err(Error::new(
+            ErrorKind::PermissionDenied,
+            "this program may not look into the container's processes (ptrace(2))",
+        )
+        .with_path(&self.dir.id)
+        .with_remedy("use the container before the program gives up the rights that it was started with"))
     }
 
     /// All processes in the PID namespace of the first one.

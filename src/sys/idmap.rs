@@ -288,7 +288,20 @@ pub(crate) fn is_privileged() -> bool {
 }
 
 pub(crate) fn effective_capabilities() -> u64 {
-    field(&status(), "CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0)
+    rustix::thread::capabilities(None).map_or(0, |sets| sets.effective.bits())
+}
+
+/// With whose rights a program acts: it may give some up in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rights {
+    user: u32,
+    privileged: bool,
+}
+
+impl Rights {
+    pub fn current() -> Self {
+        Self { user: geteuid().as_raw(), privileged: is_privileged() }
+    }
 }
 
 /// Whether this is the first user namespace, which has a number of its own (PROC_USER_INIT_INO).

@@ -11,7 +11,7 @@ pub(crate) use started::{Begun, Started, Told};
 pub(crate) use told::{Exit, Process, number};
 
 use super::fork::Witness;
-use super::idmap::{self, IdMap};
+use super::idmap::{self, IdMap, Rights};
 use super::plan::format::{Event, Request};
 use super::plan::{Compiled, Plan};
 use super::{diagnose, memfd, message};
@@ -85,6 +85,8 @@ struct Door {
 /// What makes a warden this program's own.
 struct Own {
     pidfd: OwnedFd,
+    /// What it was started with, and has.
+    rights: Rights,
     /// Holds a POSIX record lock from this process for as long as it is this program. Never closed, nor is any
     /// other descriptor of it: that would drop the lock.
     _lock: File,
@@ -117,11 +119,12 @@ fn slot() -> Result<&'static Slot> {
     }
 }
 
-/// This program's warden; a new one if there is none or it has ended.
+/// This program's warden; a new one if there is none, if it has ended, or if it was started with rights that the program has
+/// given up since. What that one has started stays with it.
 pub(crate) fn warden() -> Result<Arc<Warden>> {
     let slot = slot()?;
     let mut current = lock(&slot.warden);
-    if let Some(warden) = current.as_ref().filter(|warden| !warden.has_ended()) {
+    if let Some(warden) = current.as_ref().filter(|warden| warden.is_usable()) {
         return Ok(warden.clone());
     }
     let warden = Arc::new(Warden::start().map_err(|error| error.during("starting this program's warden"))?);
@@ -132,7 +135,7 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
 /// This program's warden, if there is one already.
 pub(crate) fn running() -> Option<Arc<Warden>> {
     let current = lock(&slot().ok()?.warden);
-    current.as_ref().filter(|warden| !warden.has_ended()).cloned()
+    current.as_ref().filter(|warden| warden.is_usable()).cloned()
 }
 
 /// Which ids this program's containers have, as an ordinary user: those of its warden, as the user's sub-ids may have
@@ -141,7 +144,7 @@ pub(crate) fn ids_of_caller() -> (IdMap, Option<Missing>) {
     let of = |warden: &Warden| Some((warden.map.clone()?, warden.single.clone()));
     let of_running = || {
         let current = lock(&slot().ok()?.warden);
-        of(current.as_ref().filter(|warden| !lock(&warden.shared.state).gone)?)
+        of(current.as_ref().filter(|warden| warden.is_usable())?)
     };
     of_running().unwrap_or_else(|| match idmap::of_caller() {
         // A program that can have no warden is told so where it needs one.
@@ -167,6 +170,7 @@ impl Warden {
     }
 
     fn start_as(map: Option<IdMap>, single: Option<Missing>) -> Result<Self> {
+        let rights = Rights::current();
         let (socket, theirs) = message::pair()?;
         let host = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
             .call("pidfd_open")
@@ -187,7 +191,7 @@ impl Warden {
         drop(child.wait());
         let (pidfd, features, socket) = up?;
         let shared = Shared::new(socket)?;
-        let own = Some(Own { pidfd, _lock: lock });
+        let own = Some(Own { pidfd, rights, _lock: lock });
         let doors = Mutex::default();
         let scope = OnceLock::new();
         let (next, first_part, in_vain) = (AtomicU64::new(1), Mutex::default(), AtomicBool::new(false));
@@ -471,6 +475,11 @@ impl Warden {
     /// Also just now, where nobody has taken that yet.
     fn has_ended(&self) -> bool {
         lock(&self.shared.state).gone || self.shared.is_gone()
+    }
+
+    /// Whether what this program starts now is to be started by it.
+    fn is_usable(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.rights == Rights::current()) && !self.has_ended()
     }
 
     /// A request that can't be sent, as there is nobody any more who takes it.
