@@ -4,6 +4,7 @@
 //! overlay mount; `unpack` says what becomes of each kind of entry.
 #![forbid(unsafe_code)]
 
+mod acl;
 mod apply;
 pub(crate) mod archive;
 mod attributes;

@@ -63,6 +63,9 @@ pub(super) fn refusal(name: &[u8], privileged: bool) -> Option<&'static str> {
     if matches!(name, b"security.selinux" | b"system.nfs4_acl" | b"security.ima" | b"security.evm") {
         return Some("belongs to the machine it comes from");
     }
+    if name.starts_with(b"SCHILY.acl.") {
+        return Some("names users or groups of the machine it comes from, or is no list");
+    }
     if !privileged && (name.starts_with(b"trusted.") || name.starts_with(b"security.")) {
         return Some("needs root");
     }

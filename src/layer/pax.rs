@@ -3,6 +3,7 @@
 //! where a record ends: reading by lines would let a file's attribute smuggle a record.
 #![forbid(unsafe_code)]
 
+use super::acl;
 use super::entry::Mtime;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
@@ -123,7 +124,8 @@ impl Pax {
         &self.pieces
     }
 
-    /// Extended attributes in the spellings of star and GNU tar (raw) and of libarchive (encoded), by name.
+    /// Extended attributes in the spellings of star and GNU tar (raw) and of libarchive (encoded), by name; access control
+    /// lists are such attributes.
     pub(super) fn xattrs(&self, global: &Self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut found = BTreeMap::new();
         for source in [global, self] {
@@ -139,6 +141,14 @@ impl Pax {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     found.insert(name.to_vec(), value.clone());
                 }
+            }
+        }
+        for (key, name) in acl::ATTRIBUTES {
+            if let Some(text) = self.get(global, key) {
+                let attribute = acl::parse(text).map(|list| (name.into(), list));
+                // What can't be told in the kernel's form keeps its name, by which it is left out.
+                let (name, value) = attribute.unwrap_or_else(|| (key.into(), text.to_vec()));
+                found.entry(name).or_insert(value);
             }
         }
         if found.keys().any(|name| name.is_empty() || name.contains(&0)) {

@@ -234,16 +234,25 @@ fn an_acl_is_set_with_its_mode() {
         acl.extend(perm.to_le_bytes());
         acl.extend(id.to_le_bytes());
     }
-    let archive = Raw::new().pax(&[("SCHILY.xattr.system.posix_acl_access", &acl)]).file("f", "").mode(0o670);
-    let made = unpack(archive, &[]);
-    if made.meta.skipped.is_empty() {
-        let mut value = [0; 256];
-        let length =
-            rustix::fs::lgetxattr(made.path("f"), "system.posix_acl_access", &mut value[..]).unwrap();
-        assert_eq!(value[..length], acl);
-    } else {
-        assert!(made.meta.skipped[0].what.contains("not on this file system"));
+    let text = b"user::rw-,user:1000:rwx,group::r--,mask::rwx,other::---";
+    for (key, value) in [("SCHILY.xattr.system.posix_acl_access", &acl[..]), ("SCHILY.acl.access", text)] {
+        let made = unpack(Raw::new().pax(&[(key, value)]).file("f", "").mode(0o670), &[]);
+        if made.meta.skipped.is_empty() {
+            let mut value = [0; 256];
+            let length =
+                rustix::fs::lgetxattr(made.path("f"), "system.posix_acl_access", &mut value[..]).unwrap();
+            assert_eq!(value[..length], acl, "{key}");
+        } else {
+            assert!(made.meta.skipped[0].what.contains("not on this file system"));
+        }
     }
+    let named =
+        unpack(Raw::new().pax(&[("SCHILY.acl.access", b"user::rw-,user:joe:rwx")]).file("f", ""), &[]);
+    assert!(
+        named.meta.skipped[0].what.contains("SCHILY.acl.access: names users"),
+        "{:?}",
+        named.meta.skipped
+    );
     let broken = Raw::new().pax(&[("SCHILY.xattr.system.posix_acl_access", b"\x02\0\0\0junk")]).file("f", "");
     assert!(unpack_with(&broken.end(), &[], &target()).is_err_and(|e| e.kind() == ErrorKind::InvalidData));
 }

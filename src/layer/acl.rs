@@ -1,0 +1,102 @@
+//! Access control lists as star and GNU tar write them (`tar --acls`): text, acl(5) "ACL TEXT FORMS".
+#![forbid(unsafe_code)]
+
+/// Of a file, and what new files of a directory get, as the kernel names them.
+pub(super) const ATTRIBUTES: [(&str, &str); 2] =
+    [("SCHILY.acl.access", "system.posix_acl_access"), ("SCHILY.acl.default", "system.posix_acl_default")];
+
+/// The kernel's form (`struct posix_acl_xattr_header` and `_entry`). `None` for what is no list, or one that names users or
+/// groups: those are of the machine that it comes from.
+pub(super) fn parse(text: &[u8]) -> Option<Vec<u8>> {
+    const VERSION: u32 = 2;
+    const NO_ID: u32 = u32::MAX;
+    let text = std::str::from_utf8(text).ok()?;
+    let mut entries = Vec::new();
+    for line in text.split([',', '\n']).map(|line| line.split('#').next().unwrap_or_default().trim()) {
+        if line.is_empty() {
+            continue;
+        }
+        let fields: Vec<_> = line.split(':').map(str::trim).collect();
+        let [tag, who, permissions, more @ ..] = &fields[..] else { return None };
+        let tag: u16 = match (*tag, who.is_empty()) {
+            ("user" | "u", true) => 0x01,
+            ("user" | "u", false) => 0x02,
+            ("group" | "g", true) => 0x04,
+            ("group" | "g", false) => 0x08,
+            ("mask" | "m", true) => 0x10,
+            ("other" | "o", true) => 0x20,
+            _ => return None,
+        };
+        // star writes the number of a name behind it.
+        let id = match (who.is_empty(), more) {
+            (true, []) => NO_ID,
+            (false, []) => who.parse().ok()?,
+            (false, [number]) => number.parse().ok()?,
+            _ => return None,
+        };
+        entries.push((tag, id, bits(permissions)?));
+    }
+    if entries.is_empty() {
+        return None;
+    }
+    // The order that the kernel wants.
+    entries.sort_unstable();
+    let mut bytes = VERSION.to_le_bytes().to_vec();
+    for (tag, id, permissions) in entries {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(permissions.to_le_bytes());
+        bytes.extend(id.to_le_bytes());
+    }
+    Some(bytes)
+}
+
+fn bits(permissions: &str) -> Option<u16> {
+    permissions.chars().try_fold(0, |bits, letter| match letter {
+        'r' => Some(bits | 4),
+        'w' => Some(bits | 2),
+        'x' => Some(bits | 1),
+        '-' => Some(bits),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(tag: u16, permissions: u16, id: u32) -> Vec<u8> {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn lists_of_numbers() {
+        let none = u32::MAX;
+        let expected = [
+            vec![2, 0, 0, 0],
+            entry(1, 6, none),
+            entry(2, 7, 1000),
+            entry(4, 4, none),
+            entry(8, 1, 7),
+            entry(16, 7, none),
+            entry(32, 0, none),
+        ]
+        .concat();
+        for text in [
+            "user::rw-,user:1000:rwx,group::r--,group:7:--x,mask::rwx,other::---",
+            "group:7:--x\nu::rw-\ng::r--\nm::rwx\no::---\nuser:1000:rwx\t#effective:rwx\n",
+            "user::rw-,user:joe:rwx:1000,group::r--,group:adm:--x:7,mask::rwx,other::---",
+        ] {
+            assert_eq!(parse(text.as_bytes()).as_ref(), Some(&expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_names_others_or_is_no_list() {
+        for text in
+            ["", "user:joe:rwx", "user::q", "user", "mask:1:r", "other::r:1", "user:1:r:x", "x::r", "\u{1}"]
+        {
+            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(parse(b"\xff"), None);
+    }
+}
