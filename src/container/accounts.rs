@@ -74,7 +74,11 @@ fn text(file: impl Into<File>, path: &str) -> Result<String> {
     let mut bytes = Vec::new();
     let read = file.take(SIZE_MAX + 1).read_to_end(&mut bytes).call_at("read", path)?;
     if read as u64 > SIZE_MAX {
-        return Err(Error::new(ErrorKind::TooLarge, format!("more than {SIZE_MAX} bytes")).with_path(path));
+        return Err(Error::new(ErrorKind::TooLarge, format!("more than {SIZE_MAX} bytes"))
+            .with_path(path)
+            .with_remedy(
+                "the image's list of users or groups is larger than any that is read: make it shorter",
+            ));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -188,7 +188,9 @@ fn covers(s: &mut Script<'_>, root: Cell, empty: Cell, inside: &Inside<'_>) {
         let target = (!inside.masked_exist).then(|| s.open_in(root, relative, Links::Refuse, Some(absent)));
         let cover = s.clone_mount(if *is_dir { empty } else { null }, false, path);
         match target {
-            Some(target) => s.attach(cover, target, path),
+            Some(target) => {
+                s.attach(cover, target, path);
+            }
             None => {
                 let at = s.string(relative);
                 // A processor may have gone since.

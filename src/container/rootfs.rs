@@ -185,7 +185,7 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     for (file, (name, _)) in etc.into_iter().zip(&root.etc) {
         let path = Path::new("/etc").join(name);
         let target = s.mountpoint(mount, &path, false, root.shift.owner(0, 0));
-        s.attach(file, target, &path);
+        s.attach(file, target, &path).remedy("the image has there what is no file: make it one");
     }
     // Last, over whatever links of the image's have brought there.
     let dev = super::inside::mountable(s, mount, "dev");

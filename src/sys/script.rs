@@ -221,7 +221,7 @@ impl<'fd> Script<'fd> {
     }
 
     /// Attaches a mount on what `target` is.
-    pub fn attach(&mut self, mount: Cell, target: Cell, path: &Path) {
+    pub fn attach(&mut self, mount: Cell, target: Cell, path: &Path) -> Added<'_, 'fd> {
         let flags = n::MOVE_MOUNT_F_EMPTY_PATH | n::MOVE_MOUNT_T_EMPTY_PATH;
         let empty = self.empty;
         self.op(
@@ -230,7 +230,7 @@ impl<'fd> Script<'fd> {
             [mount.into(), empty.into(), target.into(), empty.into(), flags.into()],
         )
         .path(path)
-        .needs(Feature::MountApi);
+        .needs(Feature::MountApi)
     }
 
     /// Attaches a mount on what has this name, in a directory where no link can be in the way.

@@ -239,3 +239,14 @@ fn a_file_that_a_mount_would_hide_is_an_error() {
     let seen = sh(&image, "cat /real/b /t/in/a").file("/way/b", "b").file("/t/in/a", "a").tmpfs("/t");
     assert_eq!(say(&seen.read_only(true)), "ba");
 }
+
+/// What every container gets in /etc has to find a file there, or nothing.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_directory_in_place_of_a_file_of_etc_is_told() {
+    for name in ["etc/hosts/", "etc/resolv.conf/"] {
+        let error = sh(&busybox(vec![("etc/", Entry::Dir), (name, Entry::Dir)]), "true").run().unwrap_err();
+        assert_eq!(error.path(), Some(Path::new("/").join(name.trim_end_matches('/')).as_path()), "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("no file")), "{error}");
+    }
+}
