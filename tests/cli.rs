@@ -8,6 +8,8 @@ mod common;
 mod forms;
 #[path = "cli/images.rs"]
 mod images;
+#[path = "cli/limits.rs"]
+mod limits;
 #[path = "cli/processes.rs"]
 mod processes;
 

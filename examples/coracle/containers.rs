@@ -114,6 +114,9 @@ pub fn wait(store: &Store, args: &Args) -> Result<u8> {
 
 pub fn rm(store: &Store, args: &Args) -> Result<u8> {
     let force = args.has("force");
+    if args.is_off("volumes") {
+        return Err(usage("--volumes=false: anonymous volumes go with their container"));
+    }
     each(args.names()?, |name| {
         let container = match store.container(name) {
             Err(error) if force && error.kind() == ErrorKind::NotFound => {

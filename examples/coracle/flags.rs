@@ -4,12 +4,11 @@
 use crate::args::{Args, Flag, flag, pair, parse, switch, text};
 use crate::fail::{Result, context, fail, usage};
 use crate::format::bytes;
-use crate::{mounts, ports};
+use crate::{limits, mounts, ports};
 use coracle::{
-    Container, ContainerBuilder, Device, DeviceRule, Image, ImageConfig, IoMax, Landlock, Limits, Network,
-    Profile, Protection, Requirement, Seccomp, Signal, Store,
+    Container, ContainerBuilder, Device, Image, ImageConfig, Landlock, Network, Profile, Protection,
+    Requirement, Seccomp, Signal, Store,
 };
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::time::Duration;
@@ -20,7 +19,7 @@ pub const CONTAINER: &[Flag] = &[
     flag("cap-add", "CAP", "Add a capability, or ALL"),
     flag("cap-drop", "CAP", "Drop a capability, or ALL"),
     flag("cidfile", "FILE", "Write the container's id to this file"),
-    flag("cpu-period", "USEC", "Period of the processor quota"),
+    flag("cpu-period", "USEC", "Period of --cpu-quota (default 100000)"),
     flag("cpu-quota", "USEC", "Processor time in each period"),
     flag("cpu-shares", "N", "Share of processor time against others (1024 is usual)").short('c'),
     flag("cpus", "N", "Processors' worth of time: 0.5 is half of one"),
@@ -48,7 +47,11 @@ pub const CONTAINER: &[Flag] = &[
     flag("label-file", "FILE", "Set the labels of a file"),
     flag("memory", "BYTES", "Memory limit (b, k, m, g)").short('m'),
     flag("memory-reservation", "BYTES", "Memory that is left to it when the machine runs short"),
-    flag("memory-swap", "BYTES", "Limit of memory and swap together; -1 for no limit"),
+    flag(
+        "memory-swap",
+        "BYTES",
+        "Limit of memory and swap together (default: twice the memory); -1 for no limit of swap",
+    ),
     flag("mount", "SPEC", "type=bind|volume|tmpfs,source=…,target=…[,readonly]"),
     flag("name", "NAME", "The container's name"),
     flag("net", "NETWORK", "The same as --network"),
@@ -103,7 +106,7 @@ pub fn builder(store: &Store, args: &Args) -> Result<ContainerBuilder> {
     b = environment(b, args)?;
     b = identity(b, args)?;
     b = security(b, args)?;
-    b = b.limits(limits(profile.limits(), args)?);
+    b = b.limits(limits::all(profile.limits(), args)?);
     b = levels(b, args)?;
     b = network(b, image.config(), args)?;
     for mount in mounts::all(args)? {
@@ -209,8 +212,9 @@ fn identity(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
         let size = option.strip_prefix("size=");
         b = b.disk_max(bytes("storage-opt", size.ok_or_else(|| usage("--storage-opt: only size=BYTES"))?)?);
     }
-    if args.has("read-only") {
-        b = b.read_only(true);
+    if args.raw("read-only").is_some() {
+        // Also off, where a profile has it on.
+        b = b.read_only(args.has("read-only"));
     }
     Ok(b.init(args.has("init")).tty(args.has("tty")))
 }
@@ -309,91 +313,14 @@ fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
     Ok(b)
 }
 
-fn limits(mut limits: Limits, args: &Args) -> Result<Limits> {
-    if let Some(text) = args.get("memory")? {
-        limits = limits.memory_max(bytes("memory", text)?);
-    }
-    if let Some(text) = args.get("memory-reservation")? {
-        limits = limits.memory_reservation(bytes("memory-reservation", text)?);
-    }
-    match args.get("memory-swap")? {
-        Some(_) if args.get("memory")?.is_none() => {
-            return Err(usage("--memory-swap is memory and swap together: give --memory too"));
-        }
-        Some("-1") => limits = limits.memory_swap_max(Limits::UNLIMITED),
-        Some(text) => limits = limits.memory_swap_max(bytes("memory-swap", text)?),
-        None => {}
-    }
-    if let Some(cpus) = args.number::<f64>("cpus")? {
-        if args.raw("cpu-quota").is_some() || args.raw("cpu-period").is_some() {
-            return Err(usage("--cpus says the same as --cpu-quota and --cpu-period: give one of them"));
-        }
-        limits = limits.cpus(cpus);
-    }
-    let period = args.number("cpu-period")?.unwrap_or(100_000);
-    match args.number::<i64>("cpu-quota")? {
-        Some(quota) if quota > 0 => {
-            limits =
-                limits.cpu_quota(Duration::from_micros(quota.unsigned_abs()), Duration::from_micros(period));
-        }
-        Some(-1 | 0) | None => {}
-        Some(quota) => return Err(usage(format!("invalid argument {quota} for --cpu-quota"))),
-    }
-    if let Some(shares) = args.number("cpu-shares")? {
-        limits = limits.cpu_shares(shares);
-    }
-    if let Some(list) = args.get("cpuset-cpus")? {
-        limits = limits.cpuset_cpus(list);
-    }
-    if let Some(list) = args.get("cpuset-mems")? {
-        limits = limits.cpuset_mems(list);
-    }
-    limits = disks(limits, args)?;
-    let rules = args.all("device-cgroup-rule")?;
-    if !rules.is_empty() {
-        let rules: std::result::Result<Vec<DeviceRule>, _> = rules.into_iter().map(str::parse).collect();
-        limits = limits.devices(rules?);
-    }
-    match args.number::<i64>("pids-limit")? {
-        // As many as the kernel has numbers for.
-        Some(-1 | 0) => limits = limits.pids_max(4_194_304),
-        Some(pids) => {
-            let pids =
-                pids.try_into().map_err(|_| usage(format!("invalid argument {pids} for --pids-limit")))?;
-            limits = limits.pids_max(pids);
-        }
-        None => {}
-    }
-    Ok(limits)
-}
-
-/// Of the flags for single disks: `DISK:VALUE`.
-fn disks(mut limits: Limits, args: &Args) -> Result<Limits> {
-    if let Some(weight) = args.number::<u64>("blkio-weight")?.filter(|weight| *weight != 0) {
-        limits = limits.io_weight(weight);
-    }
-    let mut all: BTreeMap<&str, IoMax> = BTreeMap::new();
-    type Bound = fn(IoMax, u64) -> IoMax;
-    let bounds: [(&str, Bound); 4] = [
-        ("device-read-bps", IoMax::read_bps),
-        ("device-write-bps", IoMax::write_bps),
-        ("device-read-iops", IoMax::read_iops),
-        ("device-write-iops", IoMax::write_iops),
-    ];
-    for (flag, bound) in bounds {
-        for option in args.all(flag)? {
-            let split = option.rsplit_once(':').filter(|(disk, _)| !disk.is_empty());
-            let (disk, value) = split.ok_or_else(|| usage(format!("invalid --{flag}: {option:?}")))?;
-            let value = if flag.ends_with("bps") { bytes(flag, value)? } else { parse(flag, value)? };
-            let max = all.remove(disk).unwrap_or_else(|| IoMax::new(disk));
-            all.insert(disk, bound(max, value));
-        }
-    }
-    Ok(all.into_values().fold(limits, Limits::io_max))
-}
-
 fn network(mut b: ContainerBuilder, image: &ImageConfig, args: &Args) -> Result<ContainerBuilder> {
-    match args.get("network")?.or(args.get("net")?) {
+    let named = [args.get("network")?, args.get("net")?];
+    if let [Some(one), Some(other)] = named
+        && one != other
+    {
+        return Err(usage("--net is the same as --network: give one of them"));
+    }
+    match named[0].or(named[1]) {
         None | Some("none") => {}
         Some("host") => b = b.network(Network::host()),
         Some(other) => {

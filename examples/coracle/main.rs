@@ -16,6 +16,7 @@ mod flags;
 mod format;
 mod images;
 mod inspect;
+mod limits;
 mod moment;
 mod mounts;
 mod ports;

@@ -29,6 +29,15 @@ fn absolute(path: &str) -> Result<PathBuf> {
     std::path::absolute(path).map_err(context(path))
 }
 
+/// Of two that contradict each other, one would be lost.
+fn no_opposites(flag: &str, options: &str) -> Result<()> {
+    let has = |name: &str| options.split(',').any(|option| option == name);
+    match [("ro", "rw"), ("exec", "noexec")].into_iter().find(|(one, other)| has(one) && has(other)) {
+        Some((one, other)) => Err(usage(format!("--{flag}: {one} and {other} contradict each other"))),
+        None => Ok(()),
+    }
+}
+
 /// `PATH`, `NAME:PATH[:ro]`, `/DIR:PATH[:ro]`, `./DIR:PATH`.
 fn volume(option: &str) -> Result<Mount> {
     let wrong = || usage(format!("invalid --volume {option:?}: [SOURCE:]PATH[:ro|rw]"));
@@ -52,6 +61,7 @@ fn volume(option: &str) -> Result<Mount> {
         }
         Some(name) => Mount::volume(name, target),
     };
+    no_opposites("volume", options)?;
     options.split(',').filter(|option| !option.is_empty()).try_fold(mount, |mount, option| match option {
         "ro" => Ok(mount.read_only()),
         // Nothing here propagates, and there are no SELinux labels: the defaults.
@@ -134,6 +144,7 @@ fn mount(option: &str) -> Result<Mount> {
 /// `/run:size=64m,mode=755,exec`.
 fn tmpfs(option: &str) -> Result<Mount> {
     let (target, options) = option.split_once(':').unwrap_or((option, ""));
+    no_opposites("tmpfs", options)?;
     let mut mount = Mount::tmpfs(target);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         mount = match option.split_once('=') {

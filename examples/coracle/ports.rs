@@ -18,8 +18,12 @@ pub fn publish(mut b: ContainerBuilder, image: &ImageConfig, args: &Args) -> Res
     let mut exposed = Vec::new();
     for option in args.all("expose")?.into_iter().chain(image.exposed_ports()) {
         let (plain, protocol) = option.split_once('/').unwrap_or((option, "tcp"));
-        // What can't be forwarded is not asked to be.
-        if protocol == "tcp" {
+        if protocol != "tcp" {
+            if args.has("publish-all") {
+                // An image may well expose some, and its others are of use.
+                eprintln!("coracle: --publish-all: {option} is not forwarded: only TCP can be");
+            }
+        } else {
             exposed.extend(range(plain).ok_or_else(|| usage(format!("invalid --expose {option:?}")))?);
         }
     }

@@ -104,6 +104,9 @@ pub fn create(store: &Store, args: &Args) -> Result<u8> {
 
 pub fn start(store: &Store, args: &Args) -> Result<u8> {
     let names = args.names()?;
+    if args.is_off("attach") {
+        return Err(usage("--attach=false: containers that outlive their program can't be had yet"));
+    }
     let container = store.container(names[0])?;
     let tty = record(&container)?["spec"]["tty"].as_bool().unwrap_or(false);
     let wanted = Wanted { stdin: args.has("interactive"), tty, proxy: !args.is_off("sig-proxy") };
