@@ -6,7 +6,7 @@
 //!
 //! Each line says what a container sees beside what is so on the host. The program fails when one is not true.
 
-use coracle::{Container, ContainerBuilder, ErrorKind, Image, Outcome, Store};
+use coracle::{Container, ContainerBuilder, ErrorKind, Image, Outcome, Store, Stream};
 use std::error::Error;
 use std::fs;
 use std::net::TcpListener;
@@ -58,13 +58,24 @@ impl Tour {
 
     /// Runs a script and gives what it wrote.
     fn run(&mut self, what: &'static str, script: &str) -> Result<String> {
-        let from = Instant::now();
-        let output = self.shell(script).run()?;
-        self.starts.push((what, from.elapsed()));
-        if !output.status.success() {
-            return Err(format!("{what}: {}: {}", output.status, output.stderr_text()).into());
+        let container = self.start(what, &self.shell(script))?;
+        let status = container.wait()?;
+        let said =
+            |stream| container.logs(stream).map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+        let (out, err) = (said(Stream::Stdout)?, said(Stream::Stderr)?);
+        container.remove()?;
+        if !status.success() {
+            return Err(format!("{what}: {status}: {err}").into());
         }
-        Ok(output.stdout_text().trim().to_owned())
+        Ok(out)
+    }
+
+    /// Starts a container, and notes how long that alone took.
+    fn start(&mut self, what: &'static str, builder: &ContainerBuilder) -> coracle::Result<Container> {
+        let from = Instant::now();
+        let container = builder.start()?;
+        self.starts.push((what, from.elapsed()));
+        Ok(container)
     }
 
     fn line(&mut self, what: &str, says: &str, is_true: bool) {
@@ -93,9 +104,7 @@ impl Tour {
     }
 
     fn user(&mut self) -> Result<()> {
-        let from = Instant::now();
-        let container = self.shell("exec sleep 60").start()?;
-        self.starts.push(("user", from.elapsed()));
+        let container = self.start("user", &self.shell("exec sleep 60"))?;
         let inside = container.exec(["id", "-u"]).output()?.stdout_text().trim().to_owned();
         let outside = container.top()?.first().map(|process| process.uid);
         let why = match container.report().get("id_range").map(|entry| entry.outcome().clone()) {
@@ -149,13 +158,14 @@ impl Tour {
     }
 
     fn memory(&mut self) -> Result<()> {
-        let from = Instant::now();
         // tail keeps the last line, and this one never ends.
-        match self.shell("exec tail /dev/zero").memory_max(64 << 20).memory_swap_max(64 << 20).run() {
-            Ok(output) => {
-                self.starts.push(("memory", from.elapsed()));
-                let says = format!("a program without bounds ends at 64 MiB: {}", output.status);
-                self.line("memory", &says, output.status.oom_killed());
+        let hog = self.shell("exec tail /dev/zero").memory_max(64 << 20).memory_swap_max(64 << 20);
+        match self.start("memory", &hog) {
+            Ok(container) => {
+                let status = container.wait()?;
+                container.remove()?;
+                let says = format!("a program without bounds ends at 64 MiB: {status}");
+                self.line("memory", &says, status.oom_killed());
             }
             // What can't be enforced is an error, never a limit that does nothing.
             Err(error) if error.kind() == ErrorKind::Unsupported => {
@@ -168,7 +178,7 @@ impl Tour {
 
     fn times(&self) {
         let each: Vec<_> = self.starts.iter().map(|(what, time)| format!("{what} {time:.1?}")).collect();
-        println!("\nStarted, run and removed in: {}.", each.join(", "));
+        println!("\nStarted in: {}.", each.join(", "));
     }
 }
 
