@@ -25,7 +25,8 @@ pub(crate) enum Kind {
 
 impl Network {
     /// A network of the container's own with only a loopback interface; the default. The host reaches its ports
-    /// with [`Container::connect`](crate::Container::connect) and published ports.
+    /// with [`Container::connect`](crate::Container::connect) and published ports. Its /etc/resolv.conf is empty, as no
+    /// server of names can be reached; /etc/hosts has its own names.
     pub fn none() -> Self {
         Self(Kind::None)
     }

@@ -2,6 +2,8 @@
 
 mod common;
 
+#[path = "isolation/canaries.rs"]
+mod canaries;
 #[path = "isolation/created.rs"]
 mod created;
 #[path = "isolation/death.rs"]

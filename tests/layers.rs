@@ -12,3 +12,5 @@ mod hostile;
 mod peers;
 #[path = "layers/trees.rs"]
 mod trees;
+#[path = "layers/whole.rs"]
+mod whole;

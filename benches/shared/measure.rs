@@ -17,6 +17,10 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
     pub fn new(name: &'a str, runs: usize, run: impl FnMut() -> Result<Duration> + 'a) -> Self {
         Self { name, runs, times: Vec::new(), run: Box::new(run) }
     }
@@ -28,10 +32,12 @@ impl<'a> Row<'a> {
 const REST: Duration = Duration::from_millis(10);
 
 /// Runs the rows in turn, each run on a machine at rest, and prints them; the first is the floor that the others are compared
-/// with.
-pub fn measure(rows: &mut [Row<'_>]) {
+/// with. Gives the median of each, in milliseconds; none of one that failed.
+pub fn measure(rows: &mut [Row<'_>]) -> Vec<Option<f64>> {
     take(rows, 1, REST);
     print(rows);
+    let median = |row: &Row<'_>| row.times.get(row.times.len() / 2).map(|time| time.as_secs_f64() * 1e3);
+    rows.iter().map(median).collect()
 }
 
 /// The same without rest: each row by itself, one run after the other, so that it meets what it has left behind itself.

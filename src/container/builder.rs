@@ -237,13 +237,14 @@ impl ContainerBuilder {
         self
     }
 
-    /// Replaces the list of paths in /proc and /sys that are hidden.
+    /// Replaces the list of paths that are hidden: docker's, which are all in /proc and /sys. Others can be named as well,
+    /// `/etc/passwd` for one; a directory is covered by an empty one, a file by /dev/null.
     pub fn masked_paths<P: Into<PathBuf>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
         self.spec.masked = Some(paths.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Replaces the list of paths in /proc and /sys that can't be written.
+    /// Replaces the list of paths that can't be written: docker's, which are all in /proc.
     pub fn read_only_paths<P: Into<PathBuf>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
         self.spec.read_only_paths = Some(paths.into_iter().map(Into::into).collect());
         self

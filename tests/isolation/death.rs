@@ -11,6 +11,12 @@ use std::process::{Child, Command, Stdio};
 
 const MODE: &str = "CORACLE_TEST_HOST";
 const STORE: &str = "CORACLE_TEST_STORE";
+/// Set for a host whose user has sub-ids.
+const RANGE: &str = "CORACLE_TEST_RANGE";
+/// Set in a container whose root becomes another user.
+const BECOMES: &str = "CORACLE_TEST_BECOMES";
+/// One process that has a child, ignores what can be ignored and has left its session.
+const SCRIPT: &str = "trap '' HUP INT TERM; setsid sleep 1000 & echo ready; wait";
 /// How many containers it has.
 fn containers() -> usize {
     tries(20) as usize
@@ -29,13 +35,18 @@ fn host_program() {
         panic!("it goes on");
     }
     let image = Image::host(&store).unwrap();
-    let mut all = Vec::new();
+    let (mut all, mut changed) = (Vec::new(), 0);
     for number in 0..containers() {
-        // One process that has a child, ignores what can be ignored and has left its session.
-        let script = "trap '' HUP INT TERM; setsid sleep 1000 & echo ready; wait";
-        let mut builder = sh(&image, script);
-        if number % 4 == 1 && is_root() {
+        let mut builder = sh(&image, SCRIPT);
+        // The first has told whether there are other users at all.
+        let has_users = all.first().is_some_and(|first| !is_single(first));
+        if number % 4 == 1 && has_users {
             builder = builder.user("1:1");
+        }
+        if number % 4 == 0 && has_users {
+            all.push(becoming_another_user(&image));
+            changed += 1;
+            continue;
         }
         if number % 4 == 2 {
             builder = builder.init(true).mount(Mount::anonymous_volume("/v"));
@@ -48,6 +59,10 @@ fn host_program() {
         }
         all.push(ready(&builder));
     }
+    // Only who runs the suite by hand may have no sub-ids.
+    let is_sure =
+        is_root() || [RANGE, "CORACLE_LANE"].into_iter().any(|name| std::env::var_os(name).is_some());
+    assert_eq!(changed, if is_single(&all[0]) && !is_sure { 0 } else { containers().div_ceil(4) - 1 });
     let mut pids = Vec::new();
     for container in &all {
         let own = container.top().unwrap();
@@ -91,6 +106,39 @@ fn host_program() {
         "unwind" => panic!("as asked"),
         other => panic!("{other} goes on"),
     }
+}
+
+/// A container whose first process starts as root and has become another user when this returns: of such a process the
+/// kernel forgets what it was to be sent at its parent's death (prctl(2), PR_SET_PDEATHSIG).
+fn becoming_another_user(image: &Image) -> Container {
+    let own = std::env::current_exe().unwrap();
+    let words = ["/program", "--exact", "death::another_user", "--nocapture", "--test-threads=1"];
+    let builder = Container::builder(image).command(words).mount(Mount::bind(own, "/program").read_only());
+    let container = builder.env(BECOMES, "1").stdout(coracle::Stdio::piped()).start().unwrap();
+    let lines = BufReader::new(container.take_stdout().unwrap()).lines().map_while(Result::ok);
+    // What it says first is the test runner's.
+    assert!(lines.into_iter().any(|line| line.ends_with("ready")), "{:?}", container.wait());
+    let first = container.pid().unwrap();
+    let read = |name: &str| fs::read_to_string(format!("/proc/{first}/{name}")).unwrap();
+    let status = read("status");
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+    let map = read("uid_map");
+    let root = map.split_whitespace().nth(1).unwrap();
+    assert!(uids.split_whitespace().all(|uid| uid != root), "{uids} of {map}");
+    container
+}
+
+/// Not a test when run by itself: what such a container executes.
+#[test]
+fn another_user() {
+    if std::env::var_os(BECOMES).is_none() {
+        return;
+    }
+    let (uid, gid) = (nix::unistd::Uid::from_raw(33), nix::unistd::Gid::from_raw(33));
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setresgid(gid, gid, gid).unwrap();
+    nix::unistd::setresuid(uid, uid, uid).unwrap();
+    panic!("{}", Command::new("/bin/sh").args(["-c", SCRIPT]).exec());
 }
 
 struct Host {
@@ -194,6 +242,76 @@ fn killed_host() {
 #[ignore = "needs root: a freezer of its own"]
 fn killed_host_with_paused_containers() {
     killed("paused");
+}
+
+/// A sub-tree of control groups v2 that is a user's own, as `Delegate=` of systemd makes it.
+struct Delegated(std::path::PathBuf);
+
+impl Delegated {
+    fn new(uid: u32) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let unified = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let unified = unified.filter(|words| words[2] == "cgroup2").map(|words| words[1].to_owned()).next();
+        let unified = unified.expect("this test needs control groups v2, beside v1 or alone");
+        // Where there is v1 it has them.
+        let _ = fs::write(Path::new(&unified).join("cgroup.subtree_control"), "+pids");
+        let this = Self(Path::new(&unified).join(format!("coracle-test-{}", std::process::id())));
+        for dir in [&this.0, &this.program()] {
+            fs::create_dir(dir).unwrap();
+            for name in ["", "cgroup.procs", "cgroup.subtree_control"] {
+                std::os::unix::fs::chown(dir.join(name), Some(uid), Some(uid)).unwrap();
+            }
+        }
+        this
+    }
+
+    /// The group in it in which the user's program is.
+    fn program(&self) -> std::path::PathBuf {
+        self.0.join("program")
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        // With what a killed host has left in it; the last of its processes may still be ending.
+        fn clear(dir: &Path) {
+            for below in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if below.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    clear(&below.path());
+                }
+            }
+            let _ = fs::remove_dir(dir);
+        }
+        let deadline = std::time::Instant::now() + LONG;
+        while self.0.exists() && std::time::Instant::now() < deadline {
+            clear(&self.0);
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Both as somebody who is not root, has sub-ids and may freeze.
+#[test]
+#[ignore = "needs root: becomes a user with sub-ids and control groups"]
+fn killed_host_of_an_ordinary_user() {
+    // newuidmap wants a name.
+    const NOBODY: u32 = 65534;
+    let other = super::host_program::OtherUser::new(NOBODY);
+    let subids = other.own.join("subids");
+    fs::write(&subids, "nobody:200000:65536\n").unwrap();
+    let groups = Delegated::new(NOBODY);
+    let script = "mount --bind \"$1\" /etc/subuid && mount --bind \"$1\" /etc/subgid && \
+        echo $$ >\"$2/cgroup.procs\" && shift 2 && exec \"$@\"";
+    for test in ["killed_host", "killed_host_with_paused_containers"] {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.arg(&subids).arg(groups.program()).args(other.become_it()).arg(&other.program);
+        command.args(["--exact", &format!("death::{test}"), "--include-ignored"]).env(RANGE, "1");
+        passes({
+            command.env("HOME", &other.own).env("TMPDIR", &other.own).env_remove("XDG_DATA_HOME");
+            command
+        });
+    }
 }
 
 #[test]

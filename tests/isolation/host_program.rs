@@ -12,14 +12,14 @@ fn is_own_process(test: &str) -> bool {
 }
 
 #[test]
-fn threads_that_start_beside_threads_that_fork_allocate_and_set_variables() {
-    if !is_own_process("threads_that_start_beside_threads_that_fork_allocate_and_set_variables") {
+fn threads_that_start_beside_threads_that_fork_allocate_lock_and_set_variables() {
+    if !is_own_process("threads_that_start_beside_threads_that_fork_allocate_lock_and_set_variables") {
         return;
     }
     let image = host();
-    let done = AtomicBool::new(false);
+    let (done, lock) = (AtomicBool::new(false), std::sync::Mutex::new(0u64));
     std::thread::scope(|scope| {
-        let done = &done;
+        let (done, lock) = (&done, &lock);
         for number in 0..2 {
             scope.spawn(move || {
                 let mut kept = Vec::new();
@@ -30,6 +30,19 @@ fn threads_that_start_beside_threads_that_fork_allocate_and_set_variables() {
                     std::thread::yield_now();
                 }
             });
+        }
+        for _ in 0..2 {
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    // Held while others have the processor.
+                    let mut number = lock.lock().unwrap();
+                    std::thread::yield_now();
+                    *number += 1;
+                }
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(move || locks_of_the_c_library(done));
         }
         scope.spawn(move || {
             while !done.load(Ordering::Relaxed) {
@@ -75,6 +88,29 @@ fn threads_that_start_beside_threads_that_fork_allocate_and_set_variables() {
         done.store(true, Ordering::Relaxed);
         results.into_iter().for_each(|result| result.unwrap());
     });
+}
+
+/// Takes them again and again: that of a stream, that of the list of all streams, and a mutex that two threads want.
+fn locks_of_the_c_library(done: &AtomicBool) {
+    struct Shared(std::cell::UnsafeCell<nix::libc::pthread_mutex_t>);
+    // SAFETY: a mutex of pthreads is used through its address alone, by many threads.
+    unsafe impl Sync for Shared {}
+    static SHARED: Shared = Shared(std::cell::UnsafeCell::new(nix::libc::PTHREAD_MUTEX_INITIALIZER));
+    // SAFETY: two texts that end in zero.
+    let stream = unsafe { nix::libc::fopen(c"/dev/null".as_ptr(), c"w".as_ptr()) };
+    assert!(!stream.is_null());
+    while !done.load(Ordering::Relaxed) {
+        // SAFETY: the mutex is static and initialized, the stream open; what is locked is unlocked by the same thread.
+        unsafe {
+            assert_eq!(nix::libc::pthread_mutex_lock(SHARED.0.get()), 0);
+            assert!(nix::libc::fputs(c"noise".as_ptr(), stream) >= 0);
+            std::thread::yield_now();
+            assert_eq!(nix::libc::fflush(std::ptr::null_mut()), 0);
+            assert_eq!(nix::libc::pthread_mutex_unlock(SHARED.0.get()), 0);
+        }
+    }
+    // SAFETY: open, and not used any more.
+    assert_eq!(unsafe { nix::libc::fclose(stream) }, 0);
 }
 
 /// Everything of a process that a careless library might change.
