@@ -370,7 +370,12 @@ struct Wanted {
 impl Wanted {
     fn of(record: &Record, dir: &Dir, image: &Image, ground: &Ground) -> Result<Self> {
         let (spec, config) = (&record.spec, image.config());
-        let read = |path| ground.read(dir, image, path);
+        // One that the caller writes there is what the command will see.
+        let written = |path| spec.files.iter().rev().find(|file| file.path == Path::new("/").join(path));
+        let read = |path| match written(path) {
+            Some(file) => Ok(String::from_utf8_lossy(&file.bytes).into_owned()),
+            None => ground.read(dir, image, path),
+        };
         let user = spec.user.as_deref().unwrap_or(config.user());
         let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
         let resolved = resolve(record, config, identity)?;
