@@ -6,25 +6,44 @@ use crate::layer::{Below, Found, Lower, for_caller, opaque_name};
 use crate::store::UnpackedLayer;
 use crate::sys::idmap::is_privileged;
 use crate::sys::open::openat2;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use linux_raw_sys::general::{
+    CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, PROC_SUPER_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC,
+};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// More of either file is not read.
 const SIZE_MAX: u64 = 4 << 20;
 
 const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
-/// What a file of a root that is mounted has; nothing where it is not there.
+/// What a file of a root that is mounted has; nothing where no file is there. Who is in there may have made it anything: it is
+/// not opened before it is known to be a plain file, and none of the kernel's, which may do something when they are read.
 pub(super) fn in_mounted(root: BorrowedFd<'_>, path: &str) -> Result<String> {
+    const OF_THE_KERNEL: [u32; 6] = [
+        PROC_SUPER_MAGIC,
+        SYSFS_MAGIC,
+        CGROUP_SUPER_MAGIC,
+        CGROUP2_SUPER_MAGIC,
+        DEBUGFS_MAGIC,
+        TRACEFS_MAGIC,
+    ];
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match openat2(root, path, FLAGS, Mode::empty(), resolve) {
-        Ok(file) => text(file, path),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(String::new()),
-        Err(errno) => Err(Error::os("openat2(RESOLVE_IN_ROOT)", errno).with_path(path)),
+    let found = match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Ok(found) => found,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(String::new()),
+        Err(errno) => return Err(Error::os("openat2(RESOLVE_IN_ROOT)", errno).with_path(path)),
+    };
+    let stat = rustix::fs::fstat(&found).call_at("fstat", path)?;
+    let kind = rustix::fs::fstatfs(&found).call_at("fstatfs", path)?.f_type as u32;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || OF_THE_KERNEL.contains(&kind) {
+        return Ok(String::new());
     }
+    let again = format!("/proc/self/fd/{}", found.as_raw_fd());
+    text(rustix::fs::open(again, FLAGS, Mode::empty()).call_at("open", path)?, path)
 }
 
 /// The same of one that is not mounted: a writable layer, where there is one, over the image's.

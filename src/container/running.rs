@@ -310,7 +310,8 @@ impl Running {
             }
         }
         // Of one that has ended nothing can be read either.
-        if crate::sys::message::readable(&*self.process.pidfd, Some(Instant::now()))? {
+        let has_ended = crate::sys::message::readable(&*self.process.pidfd, Some(Instant::now()))?;
+        if has_ended || !self.warden.as_ref().is_some_and(|warden| warden.is_beyond()) {
             return Err(not_running(&self.dir.id));
         }
         Err(Error::new(

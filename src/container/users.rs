@@ -17,6 +17,11 @@ fn fields(line: &str) -> Vec<&str> {
     line.split(':').collect()
 }
 
+/// Of a line, as the kernel takes ids; the last of them means none.
+fn id(field: &str) -> Option<u32> {
+    field.parse().ok().filter(|id| *id <= i32::MAX as u32)
+}
+
 fn not_found(what: &str, name: &str, file: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("no {what} {name:?} in the image's {file}"))
         .with_remedy("name one that is there, or give a number")
@@ -30,32 +35,31 @@ pub(crate) fn identify(spec: &str, extra: &[String], passwd: &str, group: &str) 
         None => (spec, None),
     };
     let user = if user.is_empty() { "0" } else { user };
-    let number: Option<u32> = user.parse().ok().filter(|id| *id <= i32::MAX as u32);
+    let number = id(user);
     let entry = passwd.lines().map(fields).find(|fields| {
-        fields.len() >= 4 && (fields[0] == user || number.is_some() && fields[2].parse().ok() == number)
+        fields.len() >= 4 && (fields[0] == user || number.is_some() && id(fields[2]) == number)
     });
     let entry = entry.as_deref();
-    let uid = match (entry.and_then(|fields| fields[2].parse().ok()), number) {
+    let uid = match (entry.and_then(|fields| id(fields[2])), number) {
         (Some(uid), _) | (None, Some(uid)) => uid,
         (None, None) => return Err(not_found("user", user, "/etc/passwd")),
     };
     let gid_of = |name: &str| -> Result<u32> {
         let line = group.lines().map(fields).find(|fields| fields.len() >= 3 && fields[0] == name);
-        match (line.and_then(|fields| fields[2].parse().ok()), name.parse()) {
-            (Some(gid), _) | (None, Ok(gid)) if gid <= i32::MAX as u32 => Ok(gid),
-            _ => Err(not_found("group", name, "/etc/group")),
-        }
+        let found = line.and_then(|fields| id(fields[2])).or_else(|| id(name));
+        found.ok_or_else(|| not_found("group", name, "/etc/group"))
     };
     let gid = match named_group {
         Some(name) => gid_of(name)?,
-        None => entry.and_then(|fields| fields[3].parse().ok()).unwrap_or(0),
+        None => match entry {
+            Some(fields) => id(fields[3]).ok_or_else(|| not_found("group", fields[3], "/etc/passwd"))?,
+            None => 0,
+        },
     };
     let mut groups = Vec::new();
     if let (Some(name), None) = (entry.map(|fields| fields[0]), named_group) {
         let member = |fields: &Vec<&str>| fields.len() >= 4 && fields[3].split(',').any(|one| one == name);
-        groups.extend(
-            group.lines().map(fields).filter(member).filter_map(|fields| fields[2].parse::<u32>().ok()),
-        );
+        groups.extend(group.lines().map(fields).filter(member).filter_map(|fields| id(fields[2])));
     }
     for name in extra {
         groups.push(gid_of(name)?);
@@ -70,8 +74,9 @@ pub(crate) fn identify(spec: &str, extra: &[String], passwd: &str, group: &str) 
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:w:/var/www:/x\nbad\nnum:x:x:1:a:/b:/c\n";
-    const GROUP: &str = "root:x:0:\nwww:x:34:\nadm:x:4:syslog,www\nrootish:x:9:root\n";
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:w:/var/www:/x\nbad\nnum:x:x:1:a:/b:/c\n\
+                          huge:x:4294967295:0::/:\nhuge2:x:5:4294967295::/:\n";
+    const GROUP: &str = "root:x:0:\nwww:x:34:\nadm:x:4:syslog,www\nrootish:x:9:root\nhuge:x:4294967294:www\n";
 
     fn who(spec: &str) -> (u32, u32, Vec<u32>, String) {
         let id = identify(spec, &[], PASSWD, GROUP).unwrap();
@@ -91,7 +96,7 @@ mod tests {
 
     #[test]
     fn unknown_ones_are_errors() {
-        for spec in ["nobody", "www:nogroup", "num", "-1", "4294967295"] {
+        for spec in ["nobody", "www:nogroup", "num", "-1", "4294967295", "huge", "huge2", "www:huge"] {
             assert_eq!(identify(spec, &[], PASSWD, GROUP).unwrap_err().kind(), ErrorKind::NotFound, "{spec}");
         }
     }

@@ -36,11 +36,14 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<u8>> {
         };
         entries.push((tag, id, bits(permissions)?));
     }
-    if entries.is_empty() {
+    // The order that the kernel wants, and what it takes (posix_acl_valid): the owner's, the group's and the others' once, all
+    // else at most once, and a mask where somebody is named.
+    entries.sort_unstable();
+    let has = |wanted| entries.iter().any(|(tag, ..)| *tag == wanted);
+    let is_twice = entries.windows(2).any(|pair| (pair[0].0, pair[0].1) == (pair[1].0, pair[1].1));
+    if is_twice || ![0x01, 0x04, 0x20].into_iter().all(has) || (has(0x02) || has(0x08)) && !has(0x10) {
         return None;
     }
-    // The order that the kernel wants.
-    entries.sort_unstable();
     let mut bytes = VERSION.to_le_bytes().to_vec();
     for (tag, id, permissions) in entries {
         bytes.extend(tag.to_le_bytes());
@@ -92,9 +95,21 @@ mod tests {
 
     #[test]
     fn what_names_others_or_is_no_list() {
-        for text in
-            ["", "user:joe:rwx", "user::q", "user", "mask:1:r", "other::r:1", "user:1:r:x", "x::r", "\u{1}"]
-        {
+        for text in [
+            "",
+            "user:joe:rwx",
+            "user::q",
+            "user",
+            "mask:1:r",
+            "other::r:1",
+            "user:1:r:x",
+            "x::r",
+            "\u{1}",
+            "u::r",
+            "u::r,g::r,o::r,o::r",
+            "u::r,user:1:r,g::r,o::r",
+            "u::r,u::w,g::r,o::r",
+        ] {
             assert_eq!(parse(text.as_bytes()), None, "{text:?}");
         }
         assert_eq!(parse(b"\xff"), None);

@@ -95,7 +95,8 @@ struct Own {
 /// What a forked copy of the program inherits and must not touch.
 struct Slot {
     witness: Witness,
-    warden: Mutex<Option<Arc<Warden>>>,
+    /// One for all rights that the program has had. What one of them has started may have no handle any more that keeps it.
+    wardens: Mutex<Vec<Arc<Warden>>>,
 }
 
 static SLOT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
@@ -111,7 +112,7 @@ fn slot() -> Result<&'static Slot> {
         }
         // The first use in this process. A parent's slot stays as it is: its lock may be held by a thread
         // that does not exist here.
-        let new = Box::into_raw(Box::new(Slot { witness: Witness::current()?, warden: Mutex::new(None) }));
+        let new = Box::into_raw(Box::new(Slot { witness: Witness::current()?, wardens: Mutex::default() }));
         if SLOT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // SAFETY: made above, seen by nobody.
             drop(unsafe { Box::from_raw(new) });
@@ -123,29 +124,26 @@ fn slot() -> Result<&'static Slot> {
 /// given up since. What that one has started stays with it.
 pub(crate) fn warden() -> Result<Arc<Warden>> {
     let slot = slot()?;
-    let mut current = lock(&slot.warden);
-    if let Some(warden) = current.as_ref().filter(|warden| warden.is_usable()) {
+    let mut wardens = lock(&slot.wardens);
+    wardens.retain(|warden| !warden.has_ended());
+    if let Some(warden) = wardens.iter().find(|warden| warden.is_usable()) {
         return Ok(warden.clone());
     }
     let warden = Arc::new(Warden::start().map_err(|error| error.during("starting this program's warden"))?);
-    *current = Some(warden.clone());
+    wardens.push(warden.clone());
     Ok(warden)
 }
 
 /// This program's warden, if there is one already.
 pub(crate) fn running() -> Option<Arc<Warden>> {
-    let current = lock(&slot().ok()?.warden);
-    current.as_ref().filter(|warden| warden.is_usable()).cloned()
+    lock(&slot().ok()?.wardens).iter().find(|warden| warden.is_usable()).cloned()
 }
 
 /// Which ids this program's containers have, as an ordinary user: those of its warden, as the user's sub-ids may have
 /// changed since, and only a start of it tells whether newuidmap maps them. And why it is one id only.
 pub(crate) fn ids_of_caller() -> (IdMap, Option<Missing>) {
     let of = |warden: &Warden| Some((warden.map.clone()?, warden.single.clone()));
-    let of_running = || {
-        let current = lock(&slot().ok()?.warden);
-        of(current.as_ref().filter(|warden| warden.is_usable())?)
-    };
+    let of_running = || of(lock(&slot().ok()?.wardens).iter().find(|warden| warden.is_usable())?);
     of_running().unwrap_or_else(|| match idmap::of_caller() {
         // A program that can have no warden is told so where it needs one.
         (map, None) => warden().ok().and_then(|warden| of(&warden)).unwrap_or((map, None)),
@@ -479,7 +477,12 @@ impl Warden {
 
     /// Whether what this program starts now is to be started by it.
     fn is_usable(&self) -> bool {
-        self.own.as_ref().is_some_and(|own| own.rights == Rights::current()) && !self.has_ended()
+        self.own.is_some() && !self.is_beyond() && !self.has_ended()
+    }
+
+    /// Whether it has other rights than the program has now.
+    pub fn is_beyond(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.rights != Rights::current())
     }
 
     /// A request that can't be sent, as there is nobody any more who takes it.

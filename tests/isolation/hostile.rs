@@ -250,3 +250,22 @@ fn a_directory_in_place_of_a_file_of_etc_is_told() {
         assert!(error.remedy().is_some_and(|remedy| remedy.contains("no file")), "{error}");
     }
 }
+
+/// A container that runs may have made anything of /etc/passwd by the time that a command joins it.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn what_a_container_makes_of_its_users_is_not_read() {
+    let container = sh(&busybox(vec![]), "busybox sleep 1000").start().unwrap();
+    let run = |script: &str| container.exec(["/bin/sh", "-c", script]).user("0:0").output().unwrap();
+    for make in
+        ["ln -s /proc/kmsg", "ln -s /proc/version", "ln -s /etc/passwd", "mkfifo", "mkdir", "ln -s /dev/null"]
+    {
+        let out = run(&format!(
+            "busybox rm -rf /etc/passwd; busybox mkdir -p /etc; busybox {make} /etc/passwd && echo made"
+        ));
+        assert_eq!(out.stdout_text(), "made\n", "{make}: {}", out.stderr_text());
+        assert_eq!(run("echo joined").stdout_text(), "joined\n", "{make}");
+        let error = container.exec(["/bin/sh"]).user("Linux").output().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{make}: {error}");
+    }
+}
