@@ -6,7 +6,9 @@
 mod common;
 
 use common::*;
-use coracle::{Container, ErrorKind, Feature, Host, IdMap, Image, Outcome, Protection, Signal, State, Store};
+use coracle::{
+    Container, ErrorKind, Feature, Host, IdMap, Image, Namespaces, Outcome, Protection, Signal, State, Store,
+};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -206,6 +208,9 @@ fn a_program_that_gives_up_its_privileges() {
     let kept = store.container("kept").unwrap();
     kept.start().unwrap();
     let created = sh(&image, "true").create().unwrap();
+    let entered = Namespaces::new().pid().command(["sleep", "1000"]).spawn().unwrap();
+    let kept_on = entered.pid().unwrap();
+    entered.keep();
     let id = NOBODYS.parse::<u32>().unwrap();
     nix::unistd::setgroups(&[]).unwrap();
     nix::unistd::setresgid(id.into(), id.into(), id.into()).unwrap();
@@ -243,6 +248,9 @@ fn a_program_that_gives_up_its_privileges() {
     use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(shared.path().join("x")).unwrap().uid(), id);
     own.remove().unwrap();
+    // Nobody's handle holds it, and the warden that it came from is no longer asked.
+    let stat = fs::read_to_string(format!("/proc/{kept_on}/stat")).unwrap();
+    assert!(stat.contains("(sleep) S"), "{stat}");
 }
 
 const NONE: [&str; 3] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
