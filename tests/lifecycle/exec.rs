@@ -27,7 +27,8 @@ fn it_runs_beside_the_first_command() {
     let image = host();
     let container = sleeper(&image);
     let out = container
-        .exec(["sh", "-c", "echo $FROM; pwd; hostname; tr '\\0' ' ' </proc/1/cmdline"])
+        // The kernel tells a new program's words a little after it has become one.
+        .exec(["sh", "-c", "echo $FROM; pwd; hostname; until grep -q . /proc/1/cmdline; do :; done; tr '\\0' ' ' </proc/1/cmdline"])
         .output()
         .unwrap();
     assert_eq!(text(&out.stdout), "container\n/usr\nbox\nsleep 1000");
