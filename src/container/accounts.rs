@@ -11,6 +11,8 @@ use linux_raw_sys::general::{
 };
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use std::cell::LazyCell;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -43,18 +45,19 @@ pub(super) fn in_mounted(root: BorrowedFd<'_>, path: &str) -> Result<String> {
         return Ok(String::new());
     }
     let again = format!("/proc/self/fd/{}", found.as_raw_fd());
-    text(rustix::fs::open(again, FLAGS, Mode::empty()).call_at("open", path)?, path)
+    text(rustix::fs::open(again, FLAGS, Mode::empty()).call_at("open", path)?.into(), path)
 }
 
 /// The same of one that is not mounted: a writable layer, where there is one, over the image's.
 pub(super) fn in_layers(upper: Option<&OwnedFd>, layers: &[UnpackedLayer], path: &str) -> Result<String> {
     // Nearly always it is a plain file of one of the layers, which this finds without asking for their metadata.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let opaque = LazyCell::new(|| opaque_name(!is_privileged()));
     let dirs = upper.into_iter().map(AsFd::as_fd).chain(layers.iter().map(UnpackedLayer::dir));
     for dir in dirs {
         match openat2(dir, path, FLAGS, Mode::empty(), resolve) {
-            Ok(file) => return text(file, path),
-            Err(Errno::NOENT) if !may_hide(dir, path) => {}
+            Ok(file) => return plain(file.into(), path),
+            Err(Errno::NOENT) if !may_hide(dir, path, || *opaque) => {}
             Err(_) => return merged(upper, layers, path),
         }
     }
@@ -62,12 +65,12 @@ pub(super) fn in_layers(upper: Option<&OwnedFd>, layers: &[UnpackedLayer], path:
 }
 
 /// Whether a layer without the file hides those below.
-fn may_hide(dir: BorrowedFd<'_>, path: &str) -> bool {
+fn may_hide(dir: BorrowedFd<'_>, path: &str, opaque: impl Fn() -> &'static CStr) -> bool {
     let parent = path.rsplit_once('/').map_or(".", |(parent, _)| parent);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
     match openat2(dir, parent, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
         Ok(parent) => !matches!(
-            rustix::fs::fgetxattr(parent, opaque_name(!is_privileged()), &mut [0; 4][..]),
+            rustix::fs::fgetxattr(parent, opaque(), &mut [0; 4][..]),
             Err(Errno::NODATA | Errno::OPNOTSUPP)
         ),
         Err(errno) => errno != Errno::NOENT,
@@ -85,11 +88,15 @@ fn merged(upper: Option<&OwnedFd>, layers: &[UnpackedLayer], path: &str) -> Resu
     }
 }
 
-fn text(file: impl Into<File>, path: &str) -> Result<String> {
-    let file = file.into();
+fn plain(file: File, path: &str) -> Result<String> {
     if !file.metadata().call_at("fstat", path)?.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "not a regular file").with_path(path));
     }
+    text(file, path)
+}
+
+/// What a regular file has.
+fn text(file: File, path: &str) -> Result<String> {
     let mut bytes = Vec::new();
     let read = file.take(SIZE_MAX + 1).read_to_end(&mut bytes).call_at("read", path)?;
     if read as u64 > SIZE_MAX {

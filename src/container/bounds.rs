@@ -94,25 +94,30 @@ pub(super) fn bounds(
 }
 
 /// The bound of a writable layer on disk.
-#[derive(Default)]
-pub(super) struct DiskBound {
-    /// The number of its project, and its bytes.
-    project: Option<(u32, u64)>,
-    /// Bytes that can't be enforced, where that is allowed, and why.
-    unbounded: Option<(u64, Error)>,
+pub(super) enum DiskBound {
+    NotAsked,
+    Project {
+        number: u32,
+        bytes: u64,
+    },
+    /// It can't be enforced, which is allowed.
+    Lacking {
+        bytes: u64,
+        why: Error,
+    },
 }
 
 impl DiskBound {
     /// As the record asks for it.
     pub fn of(store: &Store, held: &mut Held) -> Result<Self> {
         let spec = &held.record.spec;
-        let Some(max) = spec.disk_max.filter(|_| !spec.in_memory) else { return Ok(Self::default()) };
+        let Some(bytes) = spec.disk_max.filter(|_| !spec.in_memory) else { return Ok(Self::NotAsked) };
         let may_lack = spec.is_best_effort(Protection::DiskMax);
-        match quota::bound(store, held, max) {
-            Ok(project) => Ok(Self { project: Some((project, max)), unbounded: None }),
+        match quota::bound(store, held, bytes) {
+            Ok(number) => Ok(Self::Project { number, bytes }),
             Err(error) if error.kind() == ErrorKind::Unsupported => {
-                let error = error.with_protection(Protection::DiskMax.name());
-                if may_lack { Ok(Self { project: None, unbounded: Some((max, error)) }) } else { Err(error) }
+                let why = error.with_protection(Protection::DiskMax.name());
+                if may_lack { Ok(Self::Lacking { bytes, why }) } else { Err(why) }
             }
             Err(error) => Err(error),
         }
@@ -120,12 +125,13 @@ impl DiskBound {
 
     /// Puts the layer's directories under it.
     pub fn apply(self, store: &Store, dir: &Dir, report: &mut Report) -> Result<()> {
-        if let Some((project, max)) = self.project {
-            quota::count(store, dir, project, max, report)?;
-        }
-        if let Some((max, why)) = self.unbounded {
-            let outcome = Outcome::NotEnforced(why.to_string());
-            report.push(Protection::DiskMax.name(), max.to_string(), outcome);
+        match self {
+            Self::NotAsked => {}
+            Self::Project { number, bytes } => quota::count(store, dir, number, bytes, report)?,
+            Self::Lacking { bytes, why } => {
+                let outcome = Outcome::NotEnforced(why.to_string());
+                report.push(Protection::DiskMax.name(), bytes.to_string(), outcome);
+            }
         }
         Ok(())
     }

@@ -41,10 +41,18 @@ impl Ground {
             dir.mkdir(WORK, 0o700, owner)?;
         }
         let is_new = in_memory || !was_mounted && record.exited.is_none();
-        let mut base = base(inner, dir, image, &layers, owner, in_memory)?;
-        if is_new && !image.is_host() {
-            base.root_dir = root_dir(&layers)?.map(|dir| in_container(dir, map));
-        }
+        let base = match image.source() {
+            ImageSource::Host { exposed } => {
+                host_root::prepare(&inner.store, dir, exposed, owner, in_memory)?
+            }
+            ImageSource::Layers => {
+                let root_dir = if is_new { root_dir(&layers)? } else { None };
+                let root_dir = root_dir.map(|dir| in_container(dir, map));
+                let mut layers: Vec<PathBuf> = layers.iter().map(|layer| layer.fs_path()).collect();
+                layers.push(inner.store.mountpoints()?);
+                Base { root_dir, layers, parts: Vec::new() }
+            }
+        };
         Ok(Self { layers, base, was_mounted })
     }
 
@@ -55,23 +63,6 @@ impl Ground {
             false => accounts::in_layers(dir.open_dir(UPPER)?.as_ref(), &self.layers, path),
         }
     }
-}
-
-/// What lies below the writable layer.
-fn base(
-    inner: &Inner,
-    dir: &Dir,
-    image: &Image,
-    layers: &[UnpackedLayer],
-    owner: Option<(u32, u32)>,
-    in_memory: bool,
-) -> Result<Base> {
-    if let ImageSource::Host { exposed } = image.source() {
-        return host_root::prepare(&inner.store, dir, exposed, owner, in_memory);
-    }
-    let mut layers: Vec<PathBuf> = layers.iter().map(|layer| layer.fs_path()).collect();
-    layers.push(inner.store.mountpoints()?);
-    Ok(Base { root_dir: None, layers, parts: Vec::new() })
 }
 
 /// With the owner as the container names it; nobody where it has none.

@@ -125,10 +125,10 @@ fn slot() -> Result<&'static Slot> {
 pub(crate) fn warden() -> Result<Arc<Warden>> {
     let slot = slot()?;
     let mut wardens = lock(&slot.wardens);
-    wardens.retain(|warden| !warden.has_ended());
-    if let Some(warden) = wardens.iter().find(|warden| warden.is_usable()) {
-        return Ok(warden.clone());
+    if let Some(warden) = usable(&wardens) {
+        return Ok(warden);
     }
+    wardens.retain(|warden| !warden.has_ended());
     let warden = Arc::new(Warden::start().map_err(|error| error.during("starting this program's warden"))?);
     wardens.push(warden.clone());
     Ok(warden)
@@ -136,15 +136,19 @@ pub(crate) fn warden() -> Result<Arc<Warden>> {
 
 /// This program's warden, if there is one already.
 pub(crate) fn running() -> Option<Arc<Warden>> {
-    lock(&slot().ok()?.wardens).iter().find(|warden| warden.is_usable()).cloned()
+    usable(&lock(&slot().ok()?.wardens))
+}
+
+/// The one that is to start what this program starts now.
+fn usable(wardens: &[Arc<Warden>]) -> Option<Arc<Warden>> {
+    wardens.iter().find(|warden| !warden.is_beyond() && !warden.has_ended()).cloned()
 }
 
 /// Which ids this program's containers have, as an ordinary user: those of its warden, as the user's sub-ids may have
 /// changed since, and only a start of it tells whether newuidmap maps them. And why it is one id only.
 pub(crate) fn ids_of_caller() -> (IdMap, Option<Missing>) {
     let of = |warden: &Warden| Some((warden.map.clone()?, warden.single.clone()));
-    let of_running = || of(lock(&slot().ok()?.wardens).iter().find(|warden| warden.is_usable())?);
-    of_running().unwrap_or_else(|| match idmap::of_caller() {
+    running().and_then(|warden| of(&warden)).unwrap_or_else(|| match idmap::of_caller() {
         // A program that can have no warden is told so where it needs one.
         (map, None) => warden().ok().and_then(|warden| of(&warden)).unwrap_or((map, None)),
         single => single,
@@ -473,11 +477,6 @@ impl Warden {
     /// Also just now, where nobody has taken that yet.
     fn has_ended(&self) -> bool {
         lock(&self.shared.state).gone || self.shared.is_gone()
-    }
-
-    /// Whether what this program starts now is to be started by it.
-    fn is_usable(&self) -> bool {
-        self.own.is_some() && !self.is_beyond() && !self.has_ended()
     }
 
     /// Whether it has other rights than the program has now.
