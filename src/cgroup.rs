@@ -158,11 +158,8 @@ impl Cgroup {
         let (mut kinds, mut on_v2): (Vec<LimitKind>, Vec<LimitKind>) = (Vec::new(), Vec::new());
         for kind in limits.kinds() {
             if cfg!(not(feature = "cgroups")) {
-                let error = Error::new(
-                    ErrorKind::Unsupported,
-                    format!("{}: this build of coracle has no limits", kind.name()),
-                );
-                group.refused(limits, kind, error.with_remedy(words::FEATURE_CGROUPS))?;
+                let error = Error::new(ErrorKind::Unsupported, kind.name());
+                group.refused(limits, kind, error.lacks(words::NO_LIMITS_BUILT.of(kind.feature())))?;
             } else if parent.v1_of(kind.v1_controller()).is_some() {
                 match group.enter_v1(parent, kind.v1_controller()) {
                     Ok(()) => kinds.push(kind),
@@ -171,11 +168,8 @@ impl Cgroup {
             } else if parent.has_unified() {
                 on_v2.push(kind);
             } else {
-                let error = Error::new(
-                    ErrorKind::Unsupported,
-                    format!("no {} controller is mounted", kind.v1_controller()),
-                );
-                group.refused(limits, kind, error.with_remedy(words::MOUNT_CGROUP))?;
+                let error = Error::new(ErrorKind::Unsupported, "a control group");
+                group.refused(limits, kind, error.lacks(words::not_mounted(kind.v1_controller())))?;
             }
         }
         group.enter_unified(parent, limits, &mut on_v2, origin)?;
@@ -317,9 +311,17 @@ impl Cgroup {
     /// A limit that can't be had: an error if it is required, else a line of the report.
     fn refused(&mut self, limits: &Limits, kind: LimitKind, error: Error) -> Result<()> {
         let asked = limits.asked(kind).unwrap_or_default();
-        let denied = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnly);
-        let error =
-            if denied && error.remedy().is_none() { error.with_remedy(words::DELEGATE) } else { error };
+        // One lack has many consequences: it is told as that of what was asked for, in the words of the probe.
+        let missing = match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnly if error.remedy().is_none() => {
+                Some(words::NOT_DELEGATED.of(kind.feature()))
+            }
+            _ => error.missing().cloned().map(|missing| missing.of(kind.feature())),
+        };
+        let error = match missing {
+            Some(missing) => error.lacks(missing),
+            None => error,
+        };
         match limits.requirement_of(kind) {
             // A taken name is no matter of what this machine can enforce.
             _ if error.kind() == ErrorKind::AlreadyExists => Err(error),
@@ -395,20 +397,21 @@ impl Cgroup {
 
     /// Kills every process of the group, also those that are being forked, and those that are frozen.
     ///
-    /// Without a v2 hierarchy, or before Linux 5.14, they are killed one by one: one that forks quickly enough may
-    /// escape then, and a further call is needed.
+    /// Without a v2 hierarchy, or before Linux 5.14, they are killed one by one until none is left, for two seconds at
+    /// most; on v2 they are frozen for that time, so that none forks (Linux 5.2).
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] of a group without any directory; those of the system.
+    /// [`ErrorKind::Unsupported`] of a group without any directory; [`ErrorKind::TimedOut`] where they are killed one by
+    /// one and others come all the time; those of the system.
     pub fn kill(&self) -> Result<()> {
         if let Ok(unified) = &self.unified {
             return match &unified.kill {
                 Some(fd) => write(fd, b"1").call_at("write", unified.path.join("cgroup.kill")),
-                None => process::kill_each(unified.files()),
+                None => self.kill_frozen(unified),
             };
         }
         match self.v1.first() {
-            Some(v1) => process::kill_each(v1.files()),
+            Some(v1) => process::kill_all(v1.files()),
             None => self.unified().map(|_| ()),
         }
     }

@@ -81,23 +81,36 @@ pub enum Feature {
     MemoryLimit,
     /// Limits on memory and swap.
     SwapLimit,
+    /// Slowing down rather than killing what takes much memory: `memory.high` of control groups v2.
+    MemoryHigh,
     /// Limits on processor time.
     CpuLimit,
     /// Limits on which processors are used.
     CpusetLimit,
     /// Limits on the number of processes, by a control group. Without one there is another way, RLIMIT_NPROC.
     PidsLimit,
+    /// Limits on how fast a disk is read and written.
+    IoLimit,
+    /// Shares of the time of disks.
+    IoWeight,
+    /// Limits on huge pages.
+    HugetlbLimit,
+    /// Which devices a control group may open and make: files of v1, an eBPF program on v2.
+    DeviceRules,
     /// Filters of system calls, seccomp(2).
     Seccomp,
     /// A second wall around what a container reaches of its files and of its network: Landlock, landlock(7).
     Landlock,
+    /// All of Landlock that a container is held to where it is required, as [`Profile::untrusted`](crate::Profile::untrusted)
+    /// does: its scopes too, which keep abstract Unix sockets and signals inside (ABI 6).
+    LandlockScopes,
     /// A bound on what a directory of the store's filesystem takes: project quotas, quotactl(2).
     ProjectQuota,
 }
 
 impl Feature {
     /// All of them, in the order in which [`Host`](crate::Host) shows them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 42] = [
         Self::UserNamespace,
         Self::PidNamespace,
         Self::MountNamespace,
@@ -128,11 +141,17 @@ impl Feature {
         Self::Freeze,
         Self::MemoryLimit,
         Self::SwapLimit,
+        Self::MemoryHigh,
         Self::CpuLimit,
         Self::CpusetLimit,
         Self::PidsLimit,
+        Self::IoLimit,
+        Self::IoWeight,
+        Self::HugetlbLimit,
+        Self::DeviceRules,
         Self::Seccomp,
         Self::Landlock,
+        Self::LandlockScopes,
         Self::ProjectQuota,
     ];
 
@@ -182,11 +201,19 @@ impl Feature {
             Self::Freeze => ("freeze", "pausing control groups", None),
             Self::MemoryLimit => ("memory-limit", "limits on memory", None),
             Self::SwapLimit => ("swap-limit", "limits on swap", None),
+            Self::MemoryHigh => ("memory-high", "slowing down at an amount of memory (memory.high)", None),
             Self::CpuLimit => ("cpu-limit", "limits on processor time", None),
             Self::CpusetLimit => ("cpuset-limit", "limits on processors", None),
             Self::PidsLimit => ("pids-limit", "limits on processes", None),
+            Self::IoLimit => ("io-limit", "limits on the speed of disks", None),
+            Self::IoWeight => ("io-weight", "shares of the time of disks", None),
+            Self::HugetlbLimit => ("hugetlb-limit", "limits on huge pages", None),
+            Self::DeviceRules => ("device-rules", "rules for devices of control groups", None),
             Self::Seccomp => ("seccomp", "filters of system calls (seccomp)", Some((3, 17))),
             Self::Landlock => ("landlock", "Landlock", Some((5, 13))),
+            Self::LandlockScopes => {
+                ("landlock-scopes", "all of Landlock, its scopes too (for untrusted programs)", Some((6, 12)))
+            }
             Self::ProjectQuota => ("project-quota", "project quotas of the store", None),
         }
     }

@@ -114,7 +114,7 @@ impl Ability {
         self.missing.is_none()
     }
 
-    /// More about what is there (an ABI's number, an amount), or which call failed.
+    /// More about what is there (an ABI's number, an amount, a directory), or which call failed.
     pub fn detail(&self) -> Option<&str> {
         self.detail.as_deref()
     }
@@ -154,7 +154,9 @@ impl Serialize for Ability {
 
 impl Host {
     /// Tries everything, with the place of this user's own store ([`Store::default_path`]) where a filesystem matters.
-    /// Starts the program's warden, if it is not there yet.
+    /// Starts the program's warden, if it is not there yet, and makes control groups where a start would: of an ordinary
+    /// user's systemd a scope for the warden is asked, where nothing is handed on without ([`Feature::Cgroup`] says where
+    /// they are).
     pub fn probe() -> Self {
         Self::probe_at(Store::default_path().unwrap_or_else(|_| std::env::temp_dir()))
     }
@@ -163,8 +165,9 @@ impl Host {
     pub fn probe_at(store: impl AsRef<Path>) -> Self {
         let store = std::path::absolute(store.as_ref()).unwrap_or_else(|_| store.as_ref().to_owned());
         let uname = rustix::system::uname();
-        let (cgroups, groups) = groups::probe();
-        let mut abilities = match warden::warden() {
+        let warden = warden::warden();
+        let (cgroups, groups) = groups::probe(warden.as_deref().ok());
+        let mut abilities = match warden {
             Ok(warden) => with_warden(&warden, &store, groups.as_ref()),
             Err(error) => without_warden(error),
         };

@@ -118,6 +118,56 @@ fn what_this_machine_has() {
     }
 }
 
+/// Whatever hands groups on, this user's systemd or nobody: where the probe says that they are made, a start has its own, and
+/// what it says of a limit a start finds.
+#[test]
+fn a_start_has_its_groups_where_the_probe_says() {
+    let host = Host::probe();
+    let started = sh(&common::host(), "exec sleep 1000").memory_max(64 << 20).start();
+    assert_eq!(host.has(Feature::MemoryLimit), started.is_ok(), "{host}");
+    let container = match started {
+        Ok(container) => container,
+        Err(error) => {
+            assert_eq!(error.missing(), Some(missing(&host, Feature::MemoryLimit)), "{error}");
+            return;
+        }
+    };
+    let detail = host.get(Feature::Cgroup).unwrap().detail().unwrap();
+    let rooms: Vec<_> = detail.split([' ', ',']).filter(|word| word.starts_with('/')).collect();
+    let groups = cgroups_with(container.id());
+    assert!(!groups.is_empty());
+    for group in groups {
+        let room = group.parent().unwrap().to_str().unwrap();
+        assert!(rooms.contains(&room), "{} is not in {detail}", group.display());
+    }
+}
+
+/// What the probe says of each limit and of Landlock, a start finds in the same words.
+#[test]
+fn a_start_lacks_what_the_probe_says_in_the_same_words() {
+    let host = Host::probe();
+    let image = common::host();
+    let limits = coracle::Limits::new;
+    let of = |limits: coracle::Limits| sh(&image, "true").limits(limits);
+    let all = [
+        (Feature::MemoryLimit, of(limits().memory_max(64 << 20))),
+        (Feature::SwapLimit, of(limits().memory_max(64 << 20).memory_swap_max(64 << 20))),
+        (Feature::MemoryHigh, of(limits().memory_high(64 << 20))),
+        (Feature::CpuLimit, of(limits().cpus(1.0))),
+        (Feature::CpusetLimit, of(limits().cpuset_mems("0"))),
+        (Feature::IoWeight, of(limits().io_weight(100))),
+        (Feature::HugetlbLimit, of(limits().hugetlb_max(2 << 20, 2 << 20))),
+        (Feature::DeviceRules, of(limits().devices([coracle::DeviceRule::char(1, 3)]))),
+        (Feature::LandlockScopes, sh(&image, "true").landlock(coracle::Landlock::new())),
+    ];
+    for (feature, builder) in all {
+        match builder.start() {
+            Ok(_) => assert!(host.has(feature), "{feature}: {host}"),
+            Err(error) => assert_eq!(error.missing(), Some(missing(&host, feature)), "{feature}: {error}"),
+        }
+    }
+}
+
 /// The limit is one of each user namespace, and holds for those below it.
 #[test]
 fn without_user_namespaces() {

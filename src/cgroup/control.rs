@@ -7,7 +7,7 @@
 use super::limits::{CpuMax, LimitKind, Limits, parse_list, shares_of_weight};
 use super::{devices, hugetlb, io as disks};
 use crate::error::{Error, ErrorKind, Result};
-use crate::feature::words;
+use crate::feature::{Feature, words};
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::cpuset::CpuSetController;
 use cgroups_rs::fs::memory::{MemController, SetMemory};
@@ -102,12 +102,11 @@ impl<'a> Write<'a> {
     }
 
     pub(super) fn missing(&self) -> Error {
-        let error =
-            Error::new(ErrorKind::Unsupported, "this kernel has no such limit").with_path(self.path());
-        match &*self.file {
-            "memory.memsw.limit_in_bytes" | "memory.swap.max" => error.with_remedy(words::NO_SWAP),
-            _ => error,
-        }
+        let lack = match &*self.file {
+            "memory.memsw.limit_in_bytes" | "memory.swap.max" => words::NO_SWAP.of(Feature::SwapLimit),
+            file => words::no_file(file),
+        };
+        Error::new(ErrorKind::Unsupported, "open").with_path(self.path()).lacks(lack)
     }
 
     pub(super) fn read(&self) -> Result<String> {
@@ -165,9 +164,7 @@ pub(super) fn set(limits: &Limits, kind: LimitKind, dir: &Path, v2: bool) -> Res
             let bytes = limits.memory_high.ok_or_else(absent)?;
             let write = file("memory.high");
             if !v2 {
-                return Err(write
-                    .missing()
-                    .with_remedy("memory_high needs the memory controller on cgroup v2"));
+                return Err(write.missing().lacks(words::NO_MEMORY_HIGH.of(Feature::MemoryHigh)));
             }
             let high = Some(MaxValue::Value(signed(bytes)));
             let controller = memory()?;

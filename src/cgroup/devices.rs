@@ -163,7 +163,7 @@ mod kernel {
     use crate::cgroup::control::Write;
     use crate::cgroup::open_dir;
     use crate::error::{Error, ErrorKind, Result};
-    use crate::feature::words;
+    use crate::feature::{Feature, words};
     use crate::sys::bpf;
     use rustix::io::Errno;
     use std::os::fd::AsFd;
@@ -192,17 +192,15 @@ mod kernel {
 
     /// The same in the v2 group at `dir`.
     pub(crate) fn set_v2(rules: &[DeviceRule], dir: &Path) -> Result<String> {
+        let feature = Feature::DeviceRules;
         let refused = |call: &'static str| {
             move |errno: Errno| {
                 let error = Error::os(call, errno).with_path(dir);
                 match errno {
-                    Errno::PERM | Errno::ACCESS => error.with_kind(ErrorKind::Unsupported).with_remedy(
-                        "device programs of control groups v2 need CAP_BPF or CAP_SYS_ADMIN in the first user \
-                         namespace: run as root, or leave the devices unsaid",
-                    ),
-                    Errno::NOSYS | Errno::INVAL => error
-                        .with_kind(ErrorKind::Unsupported)
-                        .with_remedy("it needs a kernel with CONFIG_CGROUP_BPF"),
+                    Errno::PERM | Errno::ACCESS => error.lacks(words::DEVICE_PROGRAMS.of(feature)),
+                    Errno::NOSYS | Errno::INVAL => {
+                        error.lacks(words::not_built(feature, "CONFIG_CGROUP_BPF"))
+                    }
                     _ => error.with_remedy(words::DELEGATE),
                 }
             }

@@ -3,7 +3,11 @@
 
 use super::{Cgroup, Unified, after, process, write};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::{Feature, words};
 use std::time::Duration;
+
+/// How long processes that are to be killed may take to stand still.
+const FREEZE_TIME: Duration = Duration::from_secs(1);
 
 impl Cgroup {
     /// Stops every process of the group and waits until all stand still.
@@ -41,11 +45,24 @@ impl Cgroup {
         }
     }
 
+    /// Kills one by one what can't fork meanwhile: on v2 a frozen process can be killed.
+    pub(super) fn kill_frozen(&self, unified: &Unified) -> Result<()> {
+        // Without a freezer, or where one hangs in the kernel, it takes more rounds.
+        let freezes = !self.is_frozen()? && self.freeze(FREEZE_TIME).is_ok();
+        let killed = process::kill_all(unified.files());
+        if freezes {
+            // Nobody is left, or those who came in between are to go on.
+            self.write_freeze(false)?;
+        }
+        killed
+    }
+
     fn write_freeze(&self, frozen: bool) -> Result<&Unified> {
         let unified = self.unified()?;
         let path = || unified.path.join("cgroup.freeze");
         let Some(fd) = &unified.freeze else {
-            return Err(Error::new(ErrorKind::Unsupported, "cgroup.freeze needs Linux 5.2").with_path(path()));
+            let error = Error::new(ErrorKind::Unsupported, "pausing").with_path(path());
+            return Err(error.lacks(words::NO_FREEZER.of(Feature::Freeze)));
         };
         write(fd, if frozen { b"1" } else { b"0" }).call_at("write", path())?;
         Ok(unified)

@@ -3,6 +3,7 @@
 
 use super::control::Write;
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::words;
 use std::path::Path;
 
 /// As the kernel names a size in its files: `2MB`, `1GB`, `64KB`.
@@ -24,8 +25,8 @@ pub(super) fn set(page_size: u64, bytes: u64, dir: &Path, v2: bool) -> Result<St
     };
     let [touched, reserved] = files.map(|file| Write::new(dir, file));
     if !touched.exists() {
-        let error = Error::new(ErrorKind::Unsupported, format!("this machine has no pages of {size}"));
-        return Err(error.with_path(dir).with_remedy("/sys/kernel/mm/hugepages lists the sizes"));
+        let error = Error::new(ErrorKind::Unsupported, "hugetlb_max").with_path(dir);
+        return Err(error.lacks(words::no_huge_pages(Some(&size))));
     }
     for write in [touched, reserved].iter().filter(|write| write.exists()) {
         write.put(&bytes.to_string())?;

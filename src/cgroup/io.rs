@@ -102,6 +102,7 @@ mod kernel {
     use super::IoMax;
     use crate::cgroup::control::Write;
     use crate::error::{Call, Error, ErrorKind, Result};
+    use crate::feature::{Feature, words};
     use std::fs;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     use std::path::Path;
@@ -169,13 +170,9 @@ mod kernel {
             done.push(cost.verify(|kept| default_of(kept) == weight.to_string(), &weight.to_string())?);
         }
         if done.is_empty() {
-            let error = Error::new(ErrorKind::Unsupported, "no disk heeds weights").with_path(dir);
-            return Err(error.with_remedy(if v2 {
-                "choose the scheduler bfq for a disk (/sys/block/DISK/queue/scheduler), or switch the model of costs \
-                 on: echo 'MAJOR:MINOR enable=1' > /sys/fs/cgroup/io.cost.qos"
-            } else {
-                "choose the scheduler bfq for a disk: echo bfq > /sys/block/DISK/queue/scheduler"
-            }));
+            let cause = if v2 { words::NO_WEIGHTS_V2 } else { words::NO_WEIGHTS_V1 };
+            let error = Error::new(ErrorKind::Unsupported, "io_weight").with_path(dir);
+            return Err(error.lacks(cause.of(Feature::IoWeight)));
         }
         Ok(done.join(", "))
     }

@@ -4,6 +4,7 @@
 use super::devices::{self, DeviceRule};
 use super::io::IoMax;
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::Feature;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -83,6 +84,22 @@ impl LimitKind {
             LimitKind::IoMax => "io_max",
             LimitKind::HugetlbMax => "hugetlb_max",
             LimitKind::Devices => "device_rules",
+        }
+    }
+
+    /// What a host lacks that can't give it.
+    pub(super) fn feature(self) -> Feature {
+        match self {
+            LimitKind::MemoryMax | LimitKind::MemoryReservation => Feature::MemoryLimit,
+            LimitKind::MemorySwapMax => Feature::SwapLimit,
+            LimitKind::MemoryHigh => Feature::MemoryHigh,
+            LimitKind::CpuMax | LimitKind::CpuWeight => Feature::CpuLimit,
+            LimitKind::CpusetCpus | LimitKind::CpusetMems => Feature::CpusetLimit,
+            LimitKind::PidsMax => Feature::PidsLimit,
+            LimitKind::IoWeight => Feature::IoWeight,
+            LimitKind::IoMax => Feature::IoLimit,
+            LimitKind::HugetlbMax => Feature::HugetlbLimit,
+            LimitKind::Devices => Feature::DeviceRules,
         }
     }
 

@@ -253,8 +253,8 @@ impl CgroupParent {
         };
         Err(match refused {
             Some(refused) => {
-                let remedy = words::DELEGATE;
-                error.with_remedy(format!("{remedy}; what is asked for by itself failed: {refused}"))
+                let missing = words::not_given(error.missing(), &refused);
+                error.lacks(missing)
             }
             None => error,
         })
@@ -404,15 +404,8 @@ fn enable<'a>(dir: &Path, controllers: &[&'a str], new: &mut Vec<&'a str>) -> Re
     let has = |list: &str, controller: &str| list.split_whitespace().any(|one| one == controller);
     let available = read("cgroup.controllers")?;
     if let Some(missing) = controllers.iter().find(|controller| !has(&available, controller)) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("the {missing} controller is not available in this control group"),
-        )
-        .with_path(dir)
-        .with_remedy(
-            "run as root, or have it handed on: under systemd Delegate=cpu cpuset io memory pids in a drop-in for \
-             user@.service (systemctl edit user@.service)",
-        ));
+        let error = Error::new(ErrorKind::Unsupported, "a control group").with_path(dir);
+        return Err(error.lacks(words::no_controller(missing)));
     }
     let enabled = read("cgroup.subtree_control")?;
     let file = dir.join("cgroup.subtree_control");
@@ -421,12 +414,8 @@ fn enable<'a>(dir: &Path, controllers: &[&'a str], new: &mut Vec<&'a str>) -> Re
         added.map_err(|error| match error.raw_os_error() {
             // cgroups(7), "no internal processes": this program is one, and is not moved.
             Some(nix::libc::EBUSY) => Error::os(format!("write(\"+{controller}\")"), error)
-                .with_kind(ErrorKind::Unsupported)
                 .with_path(&file)
-                .with_remedy(
-                    "a group with processes of its own hands no controllers on: start the program in a group below \
-                     the one that is delegated (DelegateSubgroup= since systemd 254), or as root",
-                ),
+                .lacks(words::BUSY_GROUP.of(Feature::Cgroup)),
             _ => Error::os(format!("write(\"+{controller}\")"), error).with_path(&file),
         })?;
         new.push(*controller);

@@ -48,8 +48,43 @@ pub(super) fn procs(text: &str) -> HashSet<i32> {
     text.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
+/// How long those are fought with that fork while they are killed one by one.
+const KILL: Duration = Duration::from_secs(2);
+
+/// Kills one by one until nobody is left, as whoever forks meanwhile has a child that was not there to be killed.
+///
+/// # Errors
+/// `TimedOut` where new ones come all the time. Those that have been killed and hang in the kernel are none.
+pub(super) fn kill_all(files: Files<'_>) -> Result<()> {
+    let deadline = Instant::now() + KILL;
+    let mut killed = HashSet::new();
+    loop {
+        kill_each(files)?;
+        let left = procs(&files.read("cgroup.procs")?);
+        if left.is_empty() {
+            return Ok(());
+        }
+        let is_new = left.iter().any(|pid| !killed.contains(pid));
+        if Instant::now() >= deadline {
+            // Who is killed forks no more.
+            return if is_new {
+                let error = Error::new(ErrorKind::TimedOut, "killing processes that go on forking");
+                Err(error
+                    .with_path(files.path)
+                    .with_remedy("call it again; Linux 5.14 kills all of a v2 group at once"))
+            } else {
+                Ok(())
+            };
+        }
+        killed.extend(left);
+        if !is_new {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// Kills what is in the group now, one by one: for v1, and for kernels before `cgroup.kill` (5.14).
-pub(super) fn kill_each(files: Files<'_>) -> Result<()> {
+fn kill_each(files: Files<'_>) -> Result<()> {
     let mut held = Vec::new();
     for pid in procs(&files.read("cgroup.procs")?) {
         match Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {

@@ -8,11 +8,14 @@ use super::devices;
 use super::rootfs::Planned;
 use super::spec::{MountKind, SeccompChoice, Spec};
 use super::stages::NO_FILTER;
+use super::users::Identity;
 use crate::cgroup::{LimitKind, Outcome, Report, Requirement};
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::{Missing, words};
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::capability::Capabilities;
 use crate::security::landlock::{Domain, Places};
+use crate::sys::diagnose;
 use crate::sys::idmap::IdMap;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -260,9 +263,9 @@ impl<'a> Wall<'a> {
             Err(error) => return Ok(Self::NotThere(error.to_string())),
         };
         match domain.lacking() {
-            Some(lacking) if required => Err(refused(P::Landlock, lacking).with_remedy(
-                "it takes Linux 6.12, or best_effort(Protection::Landlock) for what this kernel has",
-            )),
+            Some(lacking) if required => {
+                Err(refused(P::Landlock, lacking).lacks(words::landlock_scopes(&diagnose::release())))
+            }
             _ => Ok(Self::There(domain)),
         }
     }
@@ -297,25 +300,53 @@ pub(super) struct Ids<'a> {
     pub map: &'a IdMap,
     pub base: u32,
     /// Why there is one only.
-    pub single: Option<&'a str>,
+    pub single: Option<&'a Missing>,
 }
 
 impl Ids<'_> {
     /// # Errors
-    /// `Unsupported` where a range is required and there is none.
+    /// `Unsupported` where there is one id, and a range is required or groups are asked for, which only a range has.
     pub fn check(&self, spec: &Spec) -> Result<()> {
-        match self.single {
-            Some(why) if !spec.is_best_effort(P::IdRange) => {
-                Err(refused(P::IdRange, "only the caller's own id is mapped").with_remedy(why.to_owned()))
-            }
-            _ => Ok(()),
+        let Some(why) = self.single else { return Ok(()) };
+        if !spec.is_best_effort(P::IdRange) {
+            return Err(refused(P::IdRange, "only the caller's own id is mapped").lacks(why.clone()));
         }
+        match spec.groups.first() {
+            Some(group) => {
+                let what = format!("group {group:?} where only one id is mapped");
+                Err(Error::new(ErrorKind::Unsupported, what).lacks(why.clone()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether whoever a command is to be exists in the container.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an id that no container has; `Unsupported` for one that is not there as there is only one.
+    pub fn check_identity(&self, identity: &Identity) -> Result<()> {
+        let user = (self.map.user(identity.uid).is_none()).then_some(("user", identity.uid));
+        let group = (self.map.group(identity.gid).is_none()).then_some(("group", identity.gid));
+        // Where there is one id, the image's groups are left out.
+        let groups = identity.groups.iter().filter(|_| self.single.is_none());
+        let mut others = groups.filter(|gid| self.map.group(**gid).is_none()).map(|gid| ("group", *gid));
+        let Some((what, id)) = user.or(group).or_else(|| others.next()) else { return Ok(()) };
+        if let Some(why) = self.single {
+            let error =
+                Error::new(ErrorKind::Unsupported, format!("{what} {id} where only one id is mapped"));
+            return Err(error.lacks(why.clone()));
+        }
+        let extents = if what == "user" { &self.map.users } else { &self.map.groups };
+        let last = extents.iter().map(|extent| u64::from(extent.inside) + u64::from(extent.count)).max();
+        let last = last.unwrap_or(1).saturating_sub(1);
+        Err(Error::new(ErrorKind::InvalidInput, format!("{what} {id} does not exist in the container"))
+            .with_remedy(format!("its {what}s are numbered from 0 to {last}: name one of them")))
     }
 
     fn outcome(&self) -> Outcome {
         let count: u64 = self.map.users.iter().map(|extent| u64::from(extent.count)).sum();
         match self.single {
-            Some(why) => Outcome::NotEnforced(why.to_owned()),
+            Some(why) => Outcome::NotEnforced(why.to_string()),
             None if self.base > 0 => {
                 let how = format!("{count} ids, root is {}", self.base);
                 match super::ids::shared(self.base) {

@@ -163,8 +163,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let (spec, dir) = (&record.spec, &held.dir);
     let wall = Wall::of(spec)?;
     let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(record.base, super::ids::COUNT));
-    let single = warden.single().map(ToString::to_string);
-    let ids = Ids { map: &map, base: record.base, single: single.as_deref() };
+    let ids = Ids { map: &map, base: record.base, single: warden.single() };
     ids.check(spec)?;
     let mut namespaces = namespaces(spec);
     let features = warden.features();
@@ -189,6 +188,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let ground = Ground::prepare(inner, held, image, warden.map())?;
     let wanted = Wanted::of(record, dir, image, &ground)?;
     let identity = &wanted.resolved.identity;
+    ids.check_identity(identity)?;
     let mounts = planned_mounts(&inner.store, record)?;
     let leases = volumes::leases(&inner.store, record)?;
     disk.apply(&inner.store, dir, &mut report)?;
@@ -199,13 +199,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         None => None,
     };
     let groups_allowed = !map.is_single();
-    if let (Some(group), Some(why)) = (spec.groups.first(), warden.single()) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("group {group:?} where only one id is mapped"),
-        )
-        .lacks(why.clone()));
-    }
     let capabilities = capabilities(spec)?;
     let (masked, read_only) = covered(spec);
     namespaces = namespaces.user_map(map.clone()).hostname(hostname(record));

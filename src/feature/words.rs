@@ -170,12 +170,64 @@ pub(crate) const MOUNT_UNIFIED: &str =
 pub(crate) const NO_UNIFIED: Cause =
     cause("no cgroup v2 hierarchy is mounted where this process is", MOUNT_UNIFIED);
 
-#[cfg(feature = "cgroups")]
-pub(crate) const NO_SWAP: &str = "boot with swapaccount=1, or leave memory_swap_max unsaid";
+pub(crate) const BUSY_GROUP: Cause = cause(
+    "a control group with processes of its own, as this program, hands no controllers on",
+    "start the program in a group below the one that is delegated (DelegateSubgroup= since systemd 254), or as root",
+);
 
-pub(crate) const FEATURE_CGROUPS: &str = "build it with the feature `cgroups`";
+pub(crate) const NO_FREEZER: Cause =
+    cause("this kernel can't pause control groups v2; Linux can since 5.2", "a kernel of Linux 5.2 or newer");
+
+#[cfg(feature = "cgroups")]
+pub(crate) const NO_SWAP: Cause = cause(
+    "this kernel counts no swap for control groups",
+    "boot with swapaccount=1, or leave memory_swap_max unsaid",
+);
+
+#[cfg(feature = "cgroups")]
+pub(crate) const NO_MEMORY_HIGH: Cause = cause(
+    "memory.high is of control groups v2 alone, and the memory controller is in v1 here",
+    "memory_high needs the memory controller on cgroup v2 (under systemd: boot with systemd.unified_cgroup_hierarchy=1); \
+     memory_reservation is there on v1",
+);
+
+#[cfg(feature = "cgroups")]
+pub(crate) const NO_WEIGHTS_V1: Cause = cause(
+    "no disk of this machine heeds weights",
+    "choose the scheduler bfq for a disk: echo bfq > /sys/block/DISK/queue/scheduler",
+);
+
+#[cfg(feature = "cgroups")]
+pub(crate) const NO_WEIGHTS_V2: Cause = cause(
+    "no disk of this machine heeds weights",
+    "choose the scheduler bfq for a disk (/sys/block/DISK/queue/scheduler), or switch the model of costs on: echo \
+     'MAJOR:MINOR enable=1' > /sys/fs/cgroup/io.cost.qos",
+);
+
+pub(crate) const NO_DISK: Cause = cause(
+    "no disk of this machine has its node in /dev here, so none can be named",
+    "run the program where /dev has the disks' nodes, or make one (mknod) and name it",
+);
+
+pub(crate) const NO_HUGE_PAGES: &str = "/sys/kernel/mm/hugepages lists the sizes that there are; others take a kernel with \
+     CONFIG_HUGETLBFS, and a processor that has them";
+
+#[cfg(feature = "cgroups")]
+pub(crate) const DEVICE_PROGRAMS: Cause = cause(
+    "device programs of control groups v2 need CAP_BPF or CAP_SYS_ADMIN in the first user namespace",
+    "run as root, or leave the devices unsaid: a container reaches none but its own and those given to it anyway",
+);
+
+pub(crate) const NO_LIMITS_BUILT: Cause =
+    cause("this build of coracle has no limits", "build it with the feature `cgroups`");
 
 // Functions.
+
+/// Where groups are made.
+pub(crate) fn rooms<'a>(dirs: impl Iterator<Item = &'a std::path::Path>) -> String {
+    let dirs: Vec<_> = dirs.map(|dir| dir.display().to_string()).collect();
+    format!("they are made in {}", dirs.join(", "))
+}
 
 /// A limit on namespaces, of user `0` in the namespace above or of this user here.
 pub(crate) fn limit_of(feature: Feature, sysctl: &str, value: &str) -> Missing {
@@ -189,6 +241,64 @@ pub(crate) fn limit_of(feature: Feature, sysctl: &str, value: &str) -> Missing {
         "as root, outside of every user namespace: sysctl -w user.{sysctl}=15000 (to stay: a file in /etc/sysctl.d)"
     );
     Missing::new(feature, reason, remedy)
+}
+
+/// What a user's systemd was asked for and did not give.
+pub(crate) fn not_given(without: Option<&Missing>, refused: &impl std::fmt::Display) -> Missing {
+    let reason = without.map_or(NOT_DELEGATED.reason.into(), |missing| missing.reason.clone());
+    let remedy = format!("{DELEGATE}; what is asked for by itself failed: {refused}");
+    Missing::new(Feature::Cgroup, reason, remedy)
+}
+
+/// A controller that the groups above do not hand on, or that is in no v2 hierarchy at all.
+pub(crate) fn no_controller(controller: &str) -> Missing {
+    Missing::new(
+        Feature::Cgroup,
+        format!(
+            "the {controller} controller is not available in the control groups that this program may use"
+        ),
+        "run as root, or have it handed on: under systemd Delegate=cpu cpuset io memory pids in a drop-in for \
+         user@.service (systemctl edit user@.service); where the root's cgroup.controllers lacks it too, the kernel was \
+         built or booted without it (cgroup_disable=), or has it in a v1 hierarchy",
+    )
+}
+
+/// Neither v1 nor v2 has it.
+pub(crate) fn not_mounted(controller: &str) -> Missing {
+    Missing::new(Feature::Cgroup, format!("no {controller} controller is mounted"), MOUNT_CGROUP)
+}
+
+/// A group of this controller lacks a file, which an option of the kernel brings.
+#[cfg(feature = "cgroups")]
+pub(crate) fn no_file(file: &str) -> Missing {
+    let option = match file {
+        "cpu.max" | "cpu.cfs_quota_us" | "cpu.cfs_period_us" => "CONFIG_CFS_BANDWIDTH",
+        "cpu.weight" | "cpu.shares" => "CONFIG_FAIR_GROUP_SCHED",
+        "io.bfq.weight" | "blkio.bfq.weight" => "CONFIG_BFQ_GROUP_IOSCHED",
+        file if file.starts_with("io.") || file.starts_with("blkio.") => "CONFIG_BLK_DEV_THROTTLING",
+        _ => "it",
+    };
+    let reason = format!("this kernel's control groups have no {file}");
+    Missing::new(Feature::Cgroup, reason, format!("a kernel with {option}, or leave the limit unsaid"))
+}
+
+/// Huge pages of a size, or of any.
+pub(crate) fn no_huge_pages(size: Option<&str>) -> Missing {
+    let reason = match size {
+        Some(size) => {
+            format!("this machine has no pages of {size}, or does not count them for control groups")
+        }
+        None => "this machine has no huge pages".to_owned(),
+    };
+    Missing::new(Feature::HugetlbLimit, reason, NO_HUGE_PAGES)
+}
+
+/// Landlock without all of its rules.
+pub(crate) fn landlock_scopes(running: &str) -> Missing {
+    let missing = too_old(Feature::LandlockScopes, running);
+    let remedy =
+        format!("{}, or best_effort(Protection::Landlock) for what this kernel has", missing.remedy());
+    Missing::new(Feature::LandlockScopes, missing.reason().to_owned(), remedy)
 }
 
 /// The kernel was built without it.

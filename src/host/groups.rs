@@ -2,18 +2,26 @@
 #![forbid(unsafe_code)]
 
 use super::{Ability, CgroupVersion};
-use crate::cgroup::{Cgroup, CgroupParent, Limits};
-use crate::error::{Error, Result};
+use crate::cgroup::{Cgroup, CgroupParent, DeviceRule, IoMax, Limits, Origin};
+use crate::error::{Error, ErrorKind, Result};
 use crate::feature::{Feature, Missing, words};
+use crate::sys::warden::Warden;
 use std::hash::BuildHasher;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long an empty group may take to be paused.
 const FREEZE_TIME: Duration = Duration::from_secs(2);
 
+/// What decides where groups are made, as most hosts have it.
 const LIMITS: [Feature; 5] =
     [Feature::MemoryLimit, Feature::SwapLimit, Feature::CpuLimit, Feature::CpusetLimit, Feature::PidsLimit];
+
+/// What fewer have: each is tried by itself, and where the others are.
+const FURTHER: [Feature; 5] =
+    [Feature::MemoryHigh, Feature::IoLimit, Feature::IoWeight, Feature::HugetlbLimit, Feature::DeviceRules];
 
 /// What became of each try.
 pub(super) struct Groups {
@@ -22,8 +30,9 @@ pub(super) struct Groups {
     limits: Vec<(Feature, Result<()>)>,
 }
 
-/// `None` where /proc tells nothing of control groups.
-pub(super) fn probe() -> (CgroupVersion, Option<Groups>) {
+/// `None` where /proc tells nothing of control groups. They are made for children of the warden, as those of containers: a
+/// user's systemd is asked where a start would ask it.
+pub(super) fn probe(warden: Option<&Warden>) -> (CgroupVersion, Option<Groups>) {
     let Ok(parent) = CgroupParent::detect() else { return (CgroupVersion::None, None) };
     let version = match (parent.has_v1(), parent.has_unified()) {
         (false, false) => CgroupVersion::None,
@@ -37,18 +46,27 @@ pub(super) fn probe() -> (CgroupVersion, Option<Groups>) {
     }
     let random = std::hash::RandomState::new().hash_one(std::process::id());
     let mark = format!("{PREFIX}{}-{}-{random:016x}", own_pids().unwrap_or(0), std::process::id());
-    let make = |suffix: &str, limits: &Limits| parent.create(&format!("{mark}{suffix}"), limits);
-    let all = LIMITS.into_iter().fold(Limits::new(), limited);
-    let (group, limits) = match make("", &all) {
-        Ok(group) => (Ok(group), LIMITS.map(|feature| (feature, Ok(()))).into()),
-        Err(_) => {
-            // Which of them it is takes each by itself.
-            let one = |feature| {
-                (feature, make("-limit", &limited(Limits::new(), feature)).and_then(Cgroup::remove))
-            };
-            (make("", &Limits::new()), LIMITS.map(one).into())
+    let make = |suffix: &str, limits: &Limits| {
+        let name = format!("{mark}{suffix}");
+        match warden {
+            Some(warden) => {
+                let origin = Origin { pid: &|| warden.pid(), scope: &warden.scope };
+                parent.create_for(origin, &name, limits)
+            }
+            None => parent.create(&name, limits),
         }
     };
+    let one = |feature| {
+        let made = limited(Limits::new(), feature).and_then(|limits| make("-limit", &limits));
+        (feature, made.and_then(Cgroup::remove))
+    };
+    let all = LIMITS.into_iter().try_fold(Limits::new(), limited);
+    let (group, mut limits): (_, Vec<_>) = match all.and_then(|all| make("", &all)) {
+        Ok(group) => (Ok(group), LIMITS.map(|feature| (feature, Ok(()))).into()),
+        // Which of them it is takes each by itself.
+        Err(_) => (make("", &Limits::new()), LIMITS.map(one).into()),
+    };
+    limits.extend(FURTHER.map(one));
     let freeze = match &group {
         Ok(group) => group.freeze(FREEZE_TIME).and_then(|()| group.thaw(FREEZE_TIME)),
         Err(_) => Ok(()),
@@ -76,14 +94,47 @@ fn is_left(name: &str) -> bool {
 }
 
 /// A bound that a group without processes is far from.
-fn limited(limits: Limits, feature: Feature) -> Limits {
-    match feature {
+fn limited(limits: Limits, feature: Feature) -> Result<Limits> {
+    Ok(match feature {
         Feature::MemoryLimit => limits.memory_max(64 << 20),
         Feature::SwapLimit => limits.memory_max(64 << 20).memory_swap_max(64 << 20),
         Feature::CpuLimit => limits.cpus(1.0),
         Feature::CpusetLimit => limits.cpuset_cpus(first_processor()),
+        Feature::MemoryHigh => limits.memory_high(64 << 20),
+        Feature::IoLimit => limits.io_max(IoMax::new(disk()?).read_bps(1 << 40)),
+        Feature::IoWeight => limits.io_weight(100),
+        Feature::HugetlbLimit => {
+            let size = huge_page()?;
+            limits.hugetlb_max(size, size)
+        }
+        Feature::DeviceRules => limits.devices([DeviceRule::char(1, 3)]),
         _ => limits.pids_max(64),
-    }
+    })
+}
+
+/// The node of a disk that can be named in a limit: a machine's own rather than one in memory or of a file.
+fn disk() -> Result<PathBuf> {
+    let disks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut names: Vec<_> = disks.map(|disk| disk.file_name()).collect();
+    names.sort_by_key(|name| {
+        let text = name.to_string_lossy();
+        (["loop", "ram", "zram"].iter().any(|kind| text.starts_with(kind)), text.into_owned())
+    });
+    let nodes = names.into_iter().map(|name| Path::new("/dev").join(name));
+    let is_disk =
+        |node: &PathBuf| std::fs::metadata(node).is_ok_and(|meta| meta.file_type().is_block_device());
+    let lack = || Error::new(ErrorKind::Unsupported, "io_max").lacks(words::NO_DISK.of(Feature::IoLimit));
+    nodes.filter(is_disk).map(Ok).next().unwrap_or_else(|| Err(lack()))
+}
+
+/// The smallest of them, in bytes.
+fn huge_page() -> Result<u64> {
+    let sizes = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let size = sizes.filter_map(|size| {
+        size.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok()
+    });
+    let lack = || Error::new(ErrorKind::Unsupported, "hugetlb_max").lacks(words::no_huge_pages(None));
+    size.min().map(|kilobytes| kilobytes << 10).ok_or_else(lack)
 }
 
 /// One that this program may use.
@@ -105,7 +156,7 @@ impl Groups {
 pub(super) fn abilities(groups: Option<Groups>) -> Vec<Ability> {
     let Some(Groups { group, freeze, limits }) = groups else {
         let none = Missing::new(Feature::Cgroup, "/proc tells of no control groups", words::MOUNT_CGROUP);
-        let features = [Feature::Cgroup, Feature::Freeze].into_iter().chain(LIMITS);
+        let features = [Feature::Cgroup, Feature::Freeze].into_iter().chain(LIMITS).chain(FURTHER);
         return features.map(|feature| Ability::missing_for(feature, none.clone())).collect();
     };
     let answer = |feature: Feature, result: Result<()>| {
@@ -124,7 +175,10 @@ pub(super) fn abilities(groups: Option<Groups>) -> Vec<Ability> {
         Ok(group) => {
             let there = any || group.paths().next().is_some();
             let lack = group.lack().filter(|_| !there).cloned();
-            abilities.push(Ability::new(Feature::Cgroup, lack.map_or(Ok(None), |lack| Err((lack, None)))));
+            let rooms = || group.paths().filter_map(Path::parent);
+            let place = || group.paths().next().map(|_| words::rooms(rooms()));
+            let outcome = lack.map_or_else(|| Ok(place()), |lack| Err((lack, None)));
+            abilities.push(Ability::new(Feature::Cgroup, outcome));
             abilities.push(answer(Feature::Freeze, freeze));
         }
         Err(error) => {

@@ -8,6 +8,7 @@
 use crate::error::Result;
 use crate::feature::{Feature, Missing, words};
 use crate::namespace::{self, Birth, NamespaceKind, Namespaces};
+use crate::security::landlock::Landlock;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::format::OP_END;
 use crate::sys::plan::{At, Cell};
@@ -20,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What [`write()`] uses.
-pub(super) const ALL: [Feature; 22] = [
+pub(super) const ALL: [Feature; 23] = [
     Feature::UserNamespace,
     Feature::PidNamespace,
     Feature::MountNamespace,
@@ -43,6 +44,7 @@ pub(super) const ALL: [Feature; 22] = [
     Feature::ExecutableMemfd,
     Feature::Seccomp,
     Feature::Landlock,
+    Feature::LandlockScopes,
 ];
 
 /// What [`mapped()`] uses.
@@ -160,6 +162,7 @@ pub(super) fn write(s: &mut Script<'_>, warden: &Warden, feature: Feature, resul
                 .needs(feature)
                 .store(result);
         }
+        Feature::LandlockScopes => Landlock::make_all(s, feature),
         // None of this module's.
         _ => {}
     }

@@ -12,11 +12,12 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::plan::Cell;
+use crate::feature::Feature;
+use crate::sys::diagnose;
+use crate::sys::plan::{Added, Cell};
 use crate::sys::script::{Links, Script};
 use linux_raw_sys::general as n;
 use linux_raw_sys::landlock as ll;
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -127,22 +128,21 @@ impl Landlock {
     pub fn abi() -> Result<u32> {
         const CALL: &str = "landlock_create_ruleset(LANDLOCK_CREATE_RULESET_VERSION)";
         crate::sys::landlock::abi().map_err(|errno| {
-            let remedy = match errno {
-                Errno::OPNOTSUPP => "it is built in but not enabled: boot with landlock in the list lsm=…",
-                Errno::PERM | Errno::ACCESS => {
-                    "a filter of system calls around this program refuses it: allow landlock_* there"
-                }
-                _ => {
-                    "it needs Linux 5.13 with CONFIG_SECURITY_LANDLOCK, and no filter that refuses landlock_*"
-                }
-            };
-            Error::os(CALL, errno).with_kind(ErrorKind::Unsupported).with_remedy(remedy)
+            let error = Error::os(CALL, errno).with_kind(ErrorKind::Unsupported);
+            diagnose::explain(error, Feature::Landlock)
         })
     }
 
     /// What of it this kernel can enforce.
     pub(crate) fn domain(&self) -> Result<Domain<'_>> {
         Ok(Domain::new(self, Self::abi()?))
+    }
+
+    /// Makes a ruleset of everything that can be required, without a rule, and enters nothing.
+    pub(crate) fn make_all(s: &mut Script<'_>, feature: Feature) {
+        let all = Self::new().bind_tcp([]).connect_tcp([]);
+        let domain = Domain::new(&all, STEPS.last().map_or(0, |(abi, ..)| *abi));
+        domain.ruleset(s, domain.rights.scoped).needs(feature);
     }
 
     /// What a rule for ports is about that may be missing.
@@ -221,16 +221,7 @@ impl<'a> Domain<'a> {
             Entering::First => self.rights.scoped,
             Entering::Further => self.rights.scoped & !ll::LANDLOCK_SCOPE_SIGNAL,
         };
-        // struct landlock_ruleset_attr: an older kernel takes the longer structure if what it doesn't know is 0.
-        let attr = s.words64(&[self.rights.fs.into(), self.rights.net.into(), scoped.into()]);
-        let ruleset = s
-            .op(
-                n::__NR_landlock_create_ruleset,
-                "landlock_create_ruleset",
-                [attr.into(), 24.into(), 0.into()],
-            )
-            .protection("landlock")
-            .result();
+        let ruleset = self.ruleset(s, scoped).protection("landlock").result();
         let root = s.open_path(Path::new("/"));
         let write = self.rights.fs & !NOWHERE & !ll::LANDLOCK_ACCESS_FS_IOCTL_DEV;
         if places.root {
@@ -278,6 +269,13 @@ impl<'a> Domain<'a> {
             .kind(ErrorKind::Unsupported)
             .protection("landlock")
             .remedy("a process can be in 16 domains at most: start the program with fewer around it");
+    }
+
+    fn ruleset<'s, 'fd>(&self, s: &'s mut Script<'fd>, scoped: u32) -> Added<'s, 'fd> {
+        // struct landlock_ruleset_attr: an older kernel takes the longer structure if what it doesn't know is 0.
+        let attr = s.words64(&[self.rights.fs.into(), self.rights.net.into(), scoped.into()]);
+        let args = [attr.into(), 24.into(), 0.into()];
+        s.op(n::__NR_landlock_create_ruleset, "landlock_create_ruleset", args)
     }
 
     fn place(&self, s: &mut Script<'_>, ruleset: Cell, root: Cell, path: &Path, access: u32, links: Links) {

@@ -59,7 +59,8 @@ pub(crate) fn missing(feature: Feature, call: &str, errno: i32) -> Option<Missin
             Some(words::MEMFD_NOEXEC.of(feature))
         }
         (F::Seccomp, e::EINVAL) => Some(words::not_built(feature, "CONFIG_SECCOMP_FILTER")),
-        (F::Landlock, e::EOPNOTSUPP) => Some(words::LANDLOCK_OFF.of(feature)),
+        (F::LandlockScopes, e::EINVAL | e::E2BIG) => Some(words::landlock_scopes(&release())),
+        (F::Landlock | F::LandlockScopes, e::EOPNOTSUPP) => Some(words::LANDLOCK_OFF.of(feature)),
         (F::Clone3 | F::CloneIntoCgroup, e::EINVAL | e::E2BIG)
         | (F::OverlayAppend | F::OverlayDetached | F::IdMappedTmpfs, e::EINVAL)
         | (F::PidfdNamespaces, e::EINVAL | e::ENOTTY)
@@ -123,9 +124,10 @@ fn absent(feature: Feature, call: &str) -> Missing {
     };
     match (is_filtered(), older(feature)) {
         (true, false) => words::filtered(feature, call),
-        (false, false) if feature == Feature::Landlock => {
+        (false, false) if matches!(feature, Feature::Landlock | Feature::LandlockScopes) => {
             words::not_built(feature, "CONFIG_SECURITY_LANDLOCK")
         }
+        _ if feature == Feature::LandlockScopes => words::landlock_scopes(&release()),
         _ => words::too_old(feature, &release()),
     }
 }
