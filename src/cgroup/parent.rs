@@ -547,6 +547,39 @@ mod tests {
         group.remove().unwrap();
     }
 
+    /// As before Linux 5.14, and as before 5.2. Each process of the group lives just long enough to fork the next one.
+    #[test]
+    #[ignore = "needs root and cgroup2: kills processes that fork all the time"]
+    fn who_forks_all_the_time_is_killed_one_by_one() {
+        let layout = Layout { v1: Vec::new(), ..Layout::detect().unwrap() };
+        let parent = CgroupParent::new(layout).unwrap();
+        for (round, is_frozen) in [true, true, true, false].into_iter().enumerate() {
+            let name = format!("test-{}-forks-{round}", std::process::id());
+            let mut group = parent.create(&name, &Limits::new()).unwrap();
+            let unified = group.unified.as_mut().unwrap();
+            let kill = unified.kill.take();
+            if !is_frozen {
+                unified.freeze = None;
+            }
+            let procs = group.join_paths().next().unwrap();
+            let script = format!("echo 0 >{} && next() {{ next & }} && next", procs.display());
+            let null = std::process::Stdio::null;
+            let mut shell = std::process::Command::new("sh");
+            let shell = shell.args(["-c", &script]).stdin(null()).stdout(null()).stderr(null());
+            assert!(shell.status().unwrap().success());
+            let killed = group.kill();
+            if let (false, Err(error)) = (is_frozen, &killed) {
+                // By luck alone, and said.
+                assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+                rustix::io::write(kill.as_ref().unwrap(), b"1").unwrap();
+            } else {
+                killed.unwrap();
+                assert_eq!(group.procs().unwrap(), Vec::<i32>::new());
+            }
+            group.remove().unwrap();
+        }
+    }
+
     struct Reaped(std::process::Child);
 
     impl Drop for Reaped {

@@ -7,7 +7,7 @@
 use super::inside::{self, Command};
 use super::output::{Log, OUTPUT_MAX, Ours, Pipes, Pump, Stdio, Stopped, Streams};
 use super::places;
-use super::protection::{self, Protection, Wall};
+use super::protection::{self, Ids, Protection, Wall};
 use super::script::{Lacking, NewProcess, Script};
 use super::stages::{BORN, Born, READY};
 use super::{Container, ExitStatus, KILL_TIME, Output, accounts, lock, settings, terminal, users};
@@ -16,6 +16,7 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::landlock::Entering;
 use crate::sys::fork::Witness;
+use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::time::after;
 use crate::sys::warden::{self, Exit, Warden};
@@ -199,6 +200,8 @@ impl<'a> Exec<'a> {
         let read = |path| accounts::in_mounted(root.as_fd(), path);
         let user = self.user.as_deref().or(spec.user.as_deref()).unwrap_or(image.config().user());
         let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
+        let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(held.record.base, super::ids::COUNT));
+        Ids { map: &map, base: held.record.base, single: warden.single() }.check_identity(&identity)?;
         let resolved = settings::resolve(&held.record, image.config(), identity)?;
         let own = self.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let pairs = resolved.pairs.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));

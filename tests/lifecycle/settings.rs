@@ -64,12 +64,25 @@ fn users_and_groups() {
     };
     let id = "echo $(id -u) $(id -g) $(id -G) $HOME";
     assert_eq!(say(&sh(&image, "id -u; id -g")), "0\n0");
-    let probe = sh(&image, "true").start().unwrap();
+    let probe = sh(&image, "exec sleep 1000").start().unwrap();
     if is_single(&probe) {
         // One id only: another user is refused, with the reason.
         let error = sh(&image, id).user("1:1").run().unwrap_err();
         assert!(error.remedy().is_some(), "{error}");
         return;
+    }
+    let unknown = "999999999";
+    for error in [
+        sh(&image, id).user(unknown).run().unwrap_err(),
+        sh(&image, id).user(format!("0:{unknown}")).run().unwrap_err(),
+        sh(&image, id).group(unknown).run().unwrap_err(),
+        probe.exec(["true"]).user(unknown).output().unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(
+            error.to_string().contains(unknown) && error.remedy().unwrap().contains("from 0 to "),
+            "{error}"
+        );
     }
     assert_eq!(say(&sh(&image, id).user("mate")), "1 1 1 /usr/sbin");
     assert_eq!(say(&sh(&image, id).user("7:8").group("9").group("crew")), "7 8 8 4 9 /var");
