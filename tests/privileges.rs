@@ -252,6 +252,28 @@ fn a_program_that_gives_up_its_privileges() {
     assert!(stat.contains("(sleep) S"), "{stat}");
 }
 
+/// Who may become root again at any time has given up nothing, and a warden in between could do neither's work.
+#[test]
+#[ignore = "needs root: becomes another user"]
+fn a_program_that_gives_up_half_of_itself() {
+    const DIR: &str = "CORACLE_TEST_DIR";
+    if std::env::var_os(DIR).is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        return again("a_program_that_gives_up_half_of_itself", &["env"], &[(DIR, dir.path())]);
+    }
+    let id: u32 = NOBODYS.parse().unwrap();
+    let root = nix::unistd::Uid::from_raw(0);
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setresgid(id.into(), id.into(), id.into()).unwrap();
+    nix::unistd::setresuid(root, id.into(), root).unwrap();
+    let error = sh(&host(), "true").run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains(&format!("real user is 0 and its effective one {id}")), "{error}");
+    assert!(error.remedy().is_some_and(|remedy| remedy.contains("setresuid")), "{error}");
+    nix::unistd::setresuid(id.into(), id.into(), id.into()).unwrap();
+    say(&sh(&host(), "true"));
+}
+
 const NONE: [&str; 3] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
 
 /// The kernel lets uid 0 into a user namespace by CAP_SETFCAP only.

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::layer::{Below, Found, Lower, for_caller, opaque_name};
+use crate::layer::{Below, Lower, for_caller, opaque_name};
 use crate::store::UnpackedLayer;
 use crate::sys::idmap::is_privileged;
 use crate::sys::open::openat2;
@@ -56,7 +56,12 @@ pub(super) fn in_layers(upper: Option<&OwnedFd>, layers: &[UnpackedLayer], path:
     let dirs = upper.into_iter().map(AsFd::as_fd).chain(layers.iter().map(UnpackedLayer::dir));
     for dir in dirs {
         match openat2(dir, path, FLAGS, Mode::empty(), resolve) {
-            Ok(file) => return plain(file.into(), path),
+            Ok(file) => {
+                let is_file =
+                    FileType::from_raw_mode(rustix::fs::fstat(&file).call_at("fstat", path)?.st_mode)
+                        == FileType::RegularFile;
+                return if is_file { text(file.into(), path) } else { Ok(String::new()) };
+            }
             Err(Errno::NOENT) if !may_hide(dir, path, || *opaque) => {}
             Err(_) => return merged(upper, layers, path),
         }
@@ -83,16 +88,11 @@ fn merged(upper: Option<&OwnedFd>, layers: &[UnpackedLayer], path: &str) -> Resu
     let layers = layers.iter().map(|layer| Lower::new(layer.dir(), || layer.meta()));
     let mut below = Below::new(upper.chain(layers).collect(), !is_privileged(), Some(&*owners));
     match below.resolve(path.as_bytes())? {
-        Some((at, Some(found @ Found::File(..)))) => text(below.open_file(&at, &found)?, path),
+        Some((at, Some(found))) if found.is(FileType::RegularFile) => {
+            text(below.open_file(&at, &found)?, path)
+        }
         _ => Ok(String::new()),
     }
-}
-
-fn plain(file: File, path: &str) -> Result<String> {
-    if !file.metadata().call_at("fstat", path)?.is_file() {
-        return Err(Error::new(ErrorKind::InvalidInput, "not a regular file").with_path(path));
-    }
-    text(file, path)
 }
 
 /// What a regular file has.

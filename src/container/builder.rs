@@ -244,7 +244,8 @@ impl ContainerBuilder {
         self
     }
 
-    /// Replaces the list of paths that can't be written: docker's, which are all in /proc.
+    /// Replaces the list of paths that can't be written: docker's, which are all in /proc. Others can be named as well, with
+    /// all that is mounted in them.
     pub fn read_only_paths<P: Into<PathBuf>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
         self.spec.read_only_paths = Some(paths.into_iter().map(Into::into).collect());
         self

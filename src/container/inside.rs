@@ -7,7 +7,7 @@
 use super::dev;
 use super::hierarchies::Hierarchies;
 use super::protection::Protection;
-use super::script::{CWD, EEXIST, ENOENT, Links, Script};
+use super::script::{CWD, EEXIST, EINVAL, ENOENT, ENOTDIR, Links, Script};
 use super::stages::{NO_FILTER, WITHOUT};
 use super::users::Identity;
 use crate::error::ErrorKind;
@@ -49,9 +49,8 @@ pub(super) struct Command<'a> {
 /// The filesystems of a container that belong to it.
 pub(super) struct Inside<'a> {
     pub namespaces: &'a Namespaces,
-    pub masked: &'a [(PathBuf, bool)],
-    /// Each of them is known to be there.
-    pub masked_exist: bool,
+    /// And whether each is a directory, of the kernel's own, which are known to be there.
+    pub masked: &'a [(PathBuf, Option<bool>)],
     pub read_only: &'a [PathBuf],
     /// They are the kernel's own, in what is mounted here: no link of the image's can be in the way.
     pub read_only_known: bool,
@@ -81,7 +80,7 @@ pub(super) fn bound(s: &mut Script<'_>, capabilities: Capabilities) {
     for capability in crate::security::capability::Capability::all() {
         if !capabilities.contains(capability) {
             let number = u32::from(capability.number());
-            const EINVAL: u32 = 22; // unknown to this kernel: there is nothing to drop
+            // EINVAL: unknown to this kernel, there is nothing to drop.
             s.op(
                 n::__NR_prctl,
                 "prctl(PR_CAPBSET_DROP)",
@@ -184,17 +183,23 @@ fn covers(s: &mut Script<'_>, root: Cell, empty: Cell, inside: &Inside<'_>) {
     for (path, is_dir) in inside.masked {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let absent = s.label();
-        // The kernel's own places are in what was just mounted; others may lead through links of the image's.
-        let target = (!inside.masked_exist).then(|| s.open_in(root, relative, Links::Refuse, Some(absent)));
-        let cover = s.clone_mount(if *is_dir { empty } else { null }, false, path);
-        match target {
-            Some(target) => {
-                s.attach(cover, target, path);
-            }
-            None => {
+        match is_dir {
+            // In what was just mounted. A processor may have gone since.
+            Some(is_dir) => {
+                let cover = s.clone_mount(if *is_dir { empty } else { null }, false, path);
                 let at = s.string(relative);
-                // A processor may have gone since.
                 s.attach_at(cover, root, at, path).tolerate(&[ENOENT]);
+            }
+            // Those of the image or the caller may lead through links, and the kernel takes a file only for a file.
+            None => {
+                let target = s.open_in(root, relative, Links::Refuse, Some(absent));
+                let cover = s.clone_mount(null, false, path);
+                let is_dir = s.label();
+                s.attach(cover, target, path).tolerate(&[EINVAL, ENOTDIR]).otherwise(is_dir);
+                s.jump(absent);
+                s.place(is_dir);
+                let cover = s.clone_mount(empty, false, path);
+                s.attach(cover, target, path);
             }
         }
         s.place(absent);
@@ -209,8 +214,9 @@ fn covers(s: &mut Script<'_>, root: Cell, empty: Cell, inside: &Inside<'_>) {
             s.attach_at(copy, root, at, path);
         } else {
             let target = s.open_in(root, relative, Links::Refuse, Some(absent));
-            let copy = s.clone_mount(target, false, path);
-            s.set_attributes(copy, plain | n::MOUNT_ATTR_RDONLY, None, false, path);
+            // With what is mounted in it, and else as it was: programs in there are still to run.
+            let copy = s.clone_mount(target, true, path);
+            s.set_attributes(copy, n::MOUNT_ATTR_RDONLY, None, true, path);
             s.attach(copy, target, path);
         }
         s.place(absent);

@@ -7,7 +7,7 @@
 
 use super::dev::{self, Dev};
 use super::protection::Protection;
-use super::script::{CWD, ENOENT, Links, Script};
+use super::script::{CWD, EEXIST, EINVAL, ENOENT, ENOTDIR, EXDEV, Links, Script};
 use super::spec::{FileContent, covering};
 use super::stages::WITHOUT;
 use crate::error::ErrorKind;
@@ -167,7 +167,7 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         let exists = s.label();
         s.op(n::__NR_mkdirat, "mkdirat", [mount.into(), at.into(), 0o755.into()])
             .path(Path::new("/").join(&*name.to_string_lossy()))
-            .tolerate(&[super::script::EEXIST])
+            .tolerate(&[EEXIST])
             .otherwise(exists);
         s.chown(mount, at, root.shift.owner(0, 0), Path::new("/"));
         s.place(exists);
@@ -427,7 +427,6 @@ fn one<'a>(
             let set = s.set_attributes(copy, flags, root.userns, *recursive, path);
             let set = set.protection(Protection::IdMappedMounts.name());
             if root.unmapped && root.userns.is_some() {
-                const EINVAL: u32 = 22;
                 set.tolerate(&[EINVAL]).otherwise(unmapped);
                 s.jump(mapped);
                 s.place(unmapped);
@@ -451,27 +450,38 @@ struct Written<'a> {
 /// A link of the image's may lead the file, or a mount, to where the mount hides the file.
 fn is_seen(s: &mut Script<'_>, root: Cell, file: &Written<'_>) {
     s.during("looking for a file that was written into the container");
-    let hidden = |op: Added<'_, '_>| {
+    let hides = |op: Added<'_, '_>| {
         op.path(file.path).kind(ErrorKind::InvalidInput).remedy(
-            "a mount hides it, as a symbolic link of the image's leads there: give the path that is behind the link",
+            "a mount hides it, as a symbolic link of the image's leads one into the other: name both by the path behind the link",
         );
     };
-    let (gone, seen) = (s.label(), s.label());
+    let (hidden, seen) = (s.label(), s.label());
     let parent = relative(file.path.parent().unwrap_or(Path::new("/")));
-    let dir = s.open_in(root, parent, Links::Follow, Some(gone));
+    let dir = s.open_in(root, parent, Links::Follow, Some(hidden));
     let name = s.string(file.path.file_name().unwrap_or_default());
     // What is renamed to itself stays as it is, but for a directory in another mount.
     let itself = [file.dir.into(), name.into(), dir.into(), name.into(), 0.into()];
-    hidden(s.op(n::__NR_renameat2, "renameat2", itself));
+    s.op(n::__NR_renameat2, "renameat2", itself).path(file.path).tolerate(&[EXDEV]).otherwise(hidden);
     // Nor may something be mounted on the file itself.
     let flags = u64::from(n::O_PATH | n::O_NOFOLLOW | n::O_CLOEXEC);
     let how = s.words64(&[flags, 0, u64::from(n::RESOLVE_BENEATH | n::RESOLVE_NO_XDEV)]);
     let open = [dir.into(), name.into(), how.into(), 24.into()];
-    hidden(s.op(n::__NR_openat2, "openat2(RESOLVE_NO_XDEV)", open).again());
+    let op = s.op(n::__NR_openat2, "openat2(RESOLVE_NO_XDEV)", open).path(file.path).again();
+    let itself = op.tolerate(&[EXDEV, ENOENT]).otherwise(hidden).result();
+    // What is mounted later than all else hides what is below. A directory never takes the place of a file (ENOTDIR), but
+    // before it comes to that, the kernel sees whether it would come to lie in itself (EINVAL).
+    for later in [c"proc/", c"sys/"] {
+        let later = s.c_str(later);
+        let onto = [root.into(), later.into(), file.dir.into(), name.into(), 0.into()];
+        hides(s.op(n::__NR_renameat2, "renameat2", onto).tolerate(&[ENOTDIR, EXDEV]));
+    }
     s.jump(seen);
-    s.place(gone);
-    hidden(s.op(OP_FAIL, "openat2(RESOLVE_IN_ROOT)", [ENOENT.into()]));
+    s.place(hidden);
+    hides(s.op(OP_FAIL, "openat2(RESOLVE_IN_ROOT)", [ENOENT.into()]));
     s.place(seen);
+    for fd in [dir, itself, file.dir] {
+        s.op(n::__NR_close, "close", [fd.into()]).path(file.path);
+    }
 }
 
 /// A file of the caller's, in the writable layer or a tmpfs that is attached at `at`. Its directory is found and made inside.

@@ -113,12 +113,12 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
 }
 
 /// The default paths to cover that exist on this kernel, and whether each is a directory.
-fn default_masked() -> &'static [(PathBuf, bool)] {
-    static EXISTING: LazyLock<Vec<(PathBuf, bool)>> = LazyLock::new(|| {
+fn default_masked() -> &'static [(PathBuf, Option<bool>)] {
+    static EXISTING: LazyLock<Vec<(PathBuf, Option<bool>)>> = LazyLock::new(|| {
         let cpus = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
         let cpus = cpus.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse().ok());
         let all = MASKED.iter().map(PathBuf::from).chain(cpus.map(thermal_throttle).map(PathBuf::from));
-        all.filter_map(|path| path.metadata().ok().map(|meta| (path, meta.is_dir()))).collect()
+        all.filter_map(|path| path.metadata().ok().map(|meta| (path, Some(meta.is_dir())))).collect()
     });
     &EXISTING
 }
@@ -229,8 +229,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let inside = Inside {
         namespaces: &namespaces,
         masked: &masked,
-        // The kernel's own lists are the same in every container, but for a /sys of the host's network.
-        masked_exist: spec.masked.is_none(),
         read_only: &read_only,
         read_only_known: spec.read_only_paths.is_none(),
         sysctls: &spec.sysctls,
@@ -377,12 +375,11 @@ impl Wanted {
     }
 }
 
-/// The paths to cover, and whether each is a directory; and those to be read only.
-fn covered(spec: &Spec) -> (Vec<(PathBuf, bool)>, Vec<PathBuf>) {
-    let is_dir = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.is_dir());
+/// The paths to cover, and whether each is a directory, where that is known; and those to be read only.
+fn covered(spec: &Spec) -> (Vec<(PathBuf, Option<bool>)>, Vec<PathBuf>) {
     let masked = match &spec.masked {
         None => default_masked().to_vec(),
-        Some(paths) => paths.iter().map(|path| (path.clone(), is_dir(path))).collect(),
+        Some(paths) => paths.iter().map(|path| (path.clone(), None)).collect(),
     };
     let read_only = match &spec.read_only_paths {
         None => READ_ONLY.iter().map(PathBuf::from).collect(),

@@ -1,9 +1,42 @@
-//! Access control lists as star and GNU tar write them (`tar --acls`): text, acl(5) "ACL TEXT FORMS".
+//! Access control lists (acl(5)): as star and GNU tar write them (`tar --acls`), and whom they name.
 #![forbid(unsafe_code)]
+
+const USER: u16 = 0x02;
+const GROUP: u16 = 0x08;
 
 /// Of a file, and what new files of a directory get, as the kernel names them.
 pub(super) const ATTRIBUTES: [(&str, &str); 2] =
     [("SCHILY.acl.access", "system.posix_acl_access"), ("SCHILY.acl.default", "system.posix_acl_default")];
+
+/// Whether the kernel has such an attribute only for directories.
+pub(super) fn is_default(name: &[u8]) -> bool {
+    name == b"system.posix_acl_default"
+}
+
+/// Whether an attribute's value is a list.
+pub(super) fn is_list(name: &[u8]) -> bool {
+    is_default(name) || name == b"system.posix_acl_access"
+}
+
+/// A list in the kernel's form with whom it names called otherwise; `None` where somebody has no other name. What is no list
+/// stays as it is: the kernel says so.
+pub(super) fn renamed(
+    mut list: Vec<u8>,
+    user: impl Fn(u32) -> Option<u32>,
+    group: impl Fn(u32) -> Option<u32>,
+) -> Option<Vec<u8>> {
+    let (entries, _) = list.get_mut(4..).unwrap_or_default().as_chunks_mut::<8>();
+    for [tag, tag_high, _, _, id @ ..] in entries {
+        let old = u32::from_le_bytes(*id);
+        let new = match u16::from_le_bytes([*tag, *tag_high]) {
+            USER => user(old)?,
+            GROUP => group(old)?,
+            _ => continue,
+        };
+        *id = new.to_le_bytes();
+    }
+    Some(list)
+}
 
 /// The kernel's form (`struct posix_acl_xattr_header` and `_entry`). `None` for what is no list, or one that names users or
 /// groups: those are of the machine that it comes from.
@@ -20,9 +53,9 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<u8>> {
         let [tag, who, permissions, more @ ..] = &fields[..] else { return None };
         let tag: u16 = match (*tag, who.is_empty()) {
             ("user" | "u", true) => 0x01,
-            ("user" | "u", false) => 0x02,
+            ("user" | "u", false) => USER,
             ("group" | "g", true) => 0x04,
-            ("group" | "g", false) => 0x08,
+            ("group" | "g", false) => GROUP,
             ("mask" | "m", true) => 0x10,
             ("other" | "o", true) => 0x20,
             _ => return None,
@@ -41,7 +74,7 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<u8>> {
     entries.sort_unstable();
     let has = |wanted| entries.iter().any(|(tag, ..)| *tag == wanted);
     let is_twice = entries.windows(2).any(|pair| (pair[0].0, pair[0].1) == (pair[1].0, pair[1].1));
-    if is_twice || ![0x01, 0x04, 0x20].into_iter().all(has) || (has(0x02) || has(0x08)) && !has(0x10) {
+    if is_twice || ![0x01, 0x04, 0x20].into_iter().all(has) || (has(USER) || has(GROUP)) && !has(0x10) {
         return None;
     }
     let mut bytes = VERSION.to_le_bytes().to_vec();
@@ -90,6 +123,21 @@ mod tests {
             "user::rw-,user:joe:rwx:1000,group::r--,group:adm:--x:7,mask::rwx,other::---",
         ] {
             assert_eq!(parse(text.as_bytes()).as_ref(), Some(&expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn whom_a_list_names() {
+        let list = [&[2, 0, 0, 0][..], &entry(1, 6, 7), &entry(2, 7, 10), &entry(8, 1, 20)].concat();
+        let renamed = |text: &[u8], from| {
+            let add = |id: u32| (id >= from).then_some(id + 100);
+            super::renamed(text.to_vec(), add, |id| Some(id + 1000))
+        };
+        let expected = [&[2, 0, 0, 0][..], &entry(1, 6, 7), &entry(2, 7, 110), &entry(8, 1, 1020)].concat();
+        assert_eq!(renamed(&list, 0), Some(expected));
+        assert_eq!(renamed(&list, 11), None);
+        for broken in [&b""[..], b"\x02\0", b"\x02\0\0\0junk"] {
+            assert_eq!(renamed(broken, 11).as_deref(), Some(broken));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Owners of an ordinary user who has sub-ids.
 #![forbid(unsafe_code)]
 
+use super::acl;
 use super::owner::{Owned, Owners};
 use crate::error::Result;
 use crate::store::Base;
@@ -46,6 +47,15 @@ impl Owners for Mapped {
         (inside(&self.map.users, uid), inside(&self.map.groups, gid))
     }
 
+    fn acl_on_disk(&self, list: Vec<u8>) -> Option<Vec<u8>> {
+        acl::renamed(list, |id| self.map.user(id), |id| self.map.group(id))
+    }
+
+    fn acl_in_image(&self, list: Vec<u8>) -> Option<Vec<u8>> {
+        let (users, groups) = (&self.map.users, &self.map.groups);
+        acl::renamed(list, |id| Some(inside(users, id)), |id| Some(inside(groups, id)))
+    }
+
     fn open(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<Option<OwnedFd>> {
         self.keeper.open(dir, name, flags.bits()).map(Some)
     }
@@ -85,5 +95,9 @@ mod tests {
         assert_eq!(mapped.in_image(1000, 100_000), (0, 1));
         assert_eq!(mapped.in_image(100_032, 1000), (33, 0));
         assert_eq!(mapped.in_image(0, 1001), (65534, 65534));
+        let list = |id: u32| [&[2, 0, 0, 0, 2, 0, 7, 0][..], &id.to_le_bytes()].concat();
+        assert_eq!(mapped.acl_on_disk(list(33)), Some(list(100_032)));
+        assert_eq!(mapped.acl_in_image(list(100_032)), Some(list(33)));
+        assert_eq!(mapped.acl_on_disk(list(70_000)), None);
     }
 }

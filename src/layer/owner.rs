@@ -1,6 +1,7 @@
 //! Who owns the files of a layer when the caller may not give them away.
 #![forbid(unsafe_code)]
 
+use super::acl;
 use crate::error::{Call, Result};
 use crate::store::Base;
 use crate::sys::idmap::IdMap;
@@ -57,6 +58,17 @@ pub(crate) trait Owners: Send + Sync {
     /// The same for an extended attribute of an open file; `None` inside: it has none.
     fn attribute(&self, _file: BorrowedFd<'_>, _name: &CStr) -> Result<Option<Option<Vec<u8>>>> {
         Ok(None)
+    }
+
+    /// An access control list of the image's as it is to be on disk; `None` where it names somebody whom the caller's
+    /// containers have no id of.
+    fn acl_on_disk(&self, list: Vec<u8>) -> Option<Vec<u8>> {
+        Some(list)
+    }
+
+    /// The reverse.
+    fn acl_in_image(&self, list: Vec<u8>) -> Option<Vec<u8>> {
+        Some(list)
     }
 
     /// The value of `security.capability`, read from a file of a layer below, as it is to be set.
@@ -118,6 +130,10 @@ impl Owners for Recorded {
 
     fn in_image(&self, _: u32, _: u32) -> (u32, u32) {
         (0, 0)
+    }
+
+    fn acl_on_disk(&self, list: Vec<u8>) -> Option<Vec<u8>> {
+        acl::renamed(list, |_| None, |_| None)
     }
 }
 

@@ -27,6 +27,7 @@
 mod finish;
 mod parents;
 
+use super::acl;
 use super::attributes::{self, Attributes, Phase, ids, mode, refusal, times};
 use super::below::{Below, Found, Lower};
 use super::meta::{Device, LayerMeta, PathText, Skipped};
@@ -42,6 +43,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+const NOT_ON_THIS_KIND: &str = "not on this kind of file";
 
 /// How much of an archive is taken.
 #[derive(Debug, Clone)]
@@ -281,7 +284,7 @@ impl<'a> Unpacker<'a> {
             .into_iter()
             .partition(|(name, _)| !name.starts_with(b"user."));
         for (name, _) in left_out {
-            self.skip(&path, format!("{}: not on this kind of file", name.escape_ascii()));
+            self.skip(&path, format!("{}: {NOT_ON_THIS_KIND}", name.escape_ascii()));
         }
         if self.target.owners.is_none() {
             let (uid, gid) = ids(attributes.uid, attributes.gid);
@@ -455,7 +458,13 @@ impl<'a> Unpacker<'a> {
         let mut left_out = Vec::new();
         attributes.xattrs.retain(|(name, _)| {
             // A capability goes with the owner.
-            let refused = (name != attributes::CAPABILITY).then(|| refusal(name, privileged)).flatten();
+            let refused = match entry.kind {
+                _ if name == attributes::CAPABILITY => None,
+                EntryKind::Directory => refusal(name, privileged),
+                EntryKind::Symlink if acl::is_list(name) => Some(NOT_ON_THIS_KIND),
+                _ if acl::is_default(name) => Some(NOT_ON_THIS_KIND),
+                _ => refusal(name, privileged),
+            };
             if let Some(why) = refused {
                 left_out.push(format!("{}: {why}", name.escape_ascii()));
             }
@@ -467,8 +476,16 @@ impl<'a> Unpacker<'a> {
 
     /// Where the caller can't give files away: remembers whose it is to be.
     fn own(&mut self, path: &[u8], attributes: &mut Attributes, link: bool) -> Result<()> {
-        if self.target.owners.is_none() {
-            return Ok(());
+        let Some(owners) = self.target.owners else { return Ok(()) };
+        for (name, value) in std::mem::take(&mut attributes.xattrs) {
+            let value = if acl::is_list(&name) { owners.acl_on_disk(value) } else { Some(value) };
+            match value {
+                Some(value) => attributes.xattrs.push((name, value)),
+                None => self.skip(
+                    path,
+                    format!("{}: names users or groups of whom there are no sub-ids", name.escape_ascii()),
+                ),
+            }
         }
         let capability = attributes.take_capability();
         if attributes.uid == 0 && attributes.gid == 0 && capability.is_none() {

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::layer::below::is_whiteout;
+use crate::layer::mapped::Mapped;
 use crate::layer::owner::{Direct, Recorded};
 use crate::layer::tar::ReadLimits;
 use crate::layer::testing::{Random, Raw, damage, record};
+use crate::sys::idmap::{Extent, IdMap};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use tempfile::TempDir;
@@ -236,15 +238,43 @@ fn an_acl_is_set_with_its_mode() {
     }
     let text = b"user::rw-,user:1000:rwx,group::r--,mask::rwx,other::---";
     for (key, value) in [("SCHILY.xattr.system.posix_acl_access", &acl[..]), ("SCHILY.acl.access", text)] {
-        let made = unpack(Raw::new().pax(&[(key, value)]).file("f", "").mode(0o670), &[]);
-        if made.meta.skipped.is_empty() {
-            let mut value = [0; 256];
-            let length =
-                rustix::fs::lgetxattr(made.path("f"), "system.posix_acl_access", &mut value[..]).unwrap();
-            assert_eq!(value[..length], acl, "{key}");
-        } else {
-            assert!(made.meta.skipped[0].what.contains("not on this file system"));
+        // Of the ids that an ordinary user's containers have, as they are on disk; where it has none, of nobody.
+        let extent = |inside, outside, count| Extent { inside, outside, count };
+        let extents = vec![extent(0, 500, 1), extent(1, 100_000, 65535)];
+        let mapped = Mapped::new(IdMap { users: extents.clone(), groups: extents });
+        let owners: [(Option<&dyn Owners>, _); 3] =
+            [(None, Some(1000)), (Some(&mapped), Some(100_999)), (Some(&Recorded), None)];
+        for (owners, id) in owners.into_iter().skip(usize::from(!is_root())) {
+            let target = Target { owners, ..target() };
+            let archive = Raw::new().pax(&[(key, value)]).file("f", "").mode(0o670).end();
+            let made = unpack_with(&archive, &[], &target).unwrap();
+            let mut on_disk = [0; 256];
+            let read = rustix::fs::lgetxattr(made.path("f"), "system.posix_acl_access", &mut on_disk[..]);
+            match (id, made.meta.skipped.first()) {
+                (Some(id), None) => {
+                    let mut expected = acl.clone();
+                    expected[16..20].copy_from_slice(&u32::to_le_bytes(id));
+                    assert_eq!(on_disk[..read.unwrap()], expected, "{key}");
+                }
+                (None, Some(skipped)) => {
+                    assert!(skipped.what.contains("no sub-ids") && read.is_err(), "{skipped:?}");
+                }
+                (_, skipped) => assert!(skipped.unwrap().what.contains("not on this file system")),
+            }
         }
+    }
+    // Only a directory has one for what is new in it, and a link none.
+    let plain = [&acl[..12], &acl[20..28], &acl[36..]].concat();
+    let default = [("SCHILY.xattr.system.posix_acl_default", &plain[..])];
+    let access = [("SCHILY.xattr.system.posix_acl_access", &plain[..])];
+    let raw = Raw::new().pax(&default).dir("d").pax(&default).file("f", "");
+    let made = unpack(raw.pax(&access).symlink("l", "f").pax(&access).file("g", ""), &[]);
+    let skipped: Vec<_> = made.meta.skipped.iter().map(|s| (s.path.0.as_slice(), &*s.what)).collect();
+    if !skipped.iter().any(|(_, what)| what.contains("not on this file system")) {
+        let why = |name: &str| format!("system.posix_acl_{name}: not on this kind of file");
+        assert_eq!(skipped, [(&b"f"[..], &*why("default")), (b"l", &*why("access"))]);
+        let read = |path, name| rustix::fs::lgetxattr(made.path(path), name, &mut [0; 256][..]);
+        assert_eq!(read("d", "system.posix_acl_default"), Ok(plain.len()));
     }
     let named =
         unpack(Raw::new().pax(&[("SCHILY.acl.access", b"user::rw-,user:joe:rwx")]).file("f", ""), &[]);

@@ -1,6 +1,7 @@
 //! The files that stacked layers show, as entries with the image's owners; and where a path leads among them.
 #![forbid(unsafe_code)]
 
+use super::acl;
 use super::attributes::{Attributes, CAPABILITY};
 use super::below::{Below, Found};
 use super::entry::{Entry, EntryKind, Mtime};
@@ -139,13 +140,16 @@ impl Below<'_> {
             (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
             capability = owner.capability.clone().or(capability);
         }
+        for (_, value) in attributes.xattrs.iter_mut().filter(|(name, _)| acl::is_list(name)) {
+            *value = owners.acl_in_image(std::mem::take(value)).unwrap_or_default();
+        }
         attributes.xattrs.extend(capability.map(|value| (CAPABILITY.to_vec(), value)));
         Ok(attributes)
     }
 }
 
 impl Found {
-    fn is(&self, kind: FileType) -> bool {
+    pub(crate) fn is(&self, kind: FileType) -> bool {
         matches!(self, Self::File(_, _, stat) if FileType::from_raw_mode(stat.st_mode) == kind)
     }
 

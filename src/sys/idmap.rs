@@ -3,7 +3,7 @@
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::words::{self, Cause};
 use crate::feature::{Feature, Missing};
-use rustix::process::{getegid, geteuid};
+use rustix::process::{getegid, geteuid, getgid, getuid};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -287,11 +287,27 @@ pub(crate) fn is_privileged() -> bool {
     geteuid().is_root() && effective_capabilities() & WANTED == WANTED && is_initial()
 }
 
+/// An ordinary user's program that is another user by its real id is taken for a set-user-ID one: its processes belong to root
+/// in /proc (PR_SET_DUMPABLE(2const)), and newuidmap asks for the real user's sub-ids.
+pub(crate) fn is_one_user() -> Result<()> {
+    let of = |what: &str, real: u32, effective: u32| match real == effective {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("this program's real {what} is {real} and its effective one {effective}"),
+        )
+        .with_remedy("give up both: setresgid(2) and setresuid(2) of the same id three times")),
+    };
+    of("user", getuid().as_raw(), geteuid().as_raw())?;
+    of("group", getgid().as_raw(), getegid().as_raw())
+}
+
 pub(crate) fn effective_capabilities() -> u64 {
     rustix::thread::capabilities(None).map_or(0, |sets| sets.effective.bits())
 }
 
-/// With whose rights a program acts: it may give some up in its life.
+/// With whose rights a program acts: it may give some up in its life. What of them tells a warden that may start its containers
+/// from one that may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rights {
     user: u32,

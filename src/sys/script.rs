@@ -18,6 +18,9 @@ use std::path::{Component, Path};
 pub(crate) const CWD: i32 = n::AT_FDCWD;
 pub(crate) const ENOENT: u32 = 2;
 pub(crate) const EEXIST: u32 = 17;
+pub(crate) const EXDEV: u32 = 18;
+pub(crate) const ENOTDIR: u32 = 20;
+pub(crate) const EINVAL: u32 = 22;
 
 /// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,7 +113,6 @@ impl<'fd> Script<'fd> {
 
     fn open_into(&mut self, found: Cell, root: Cell, path: &Path, links: Links, missing: Option<Label>) {
         let at = if path.as_os_str().is_empty() { self.string(".") } else { self.string(path) };
-        const ENOTDIR: u32 = 20;
         const ELOOP: u32 = 40;
         let (how, absent): (_, &[u32]) = match links {
             Links::Follow => (self.follow, &[ENOENT]),
@@ -384,7 +386,6 @@ impl<'fd> Script<'fd> {
 
     /// A dangling link where a file has to be: it goes.
     fn replace_link(&mut self, parent: Cell, name: At) {
-        const EINVAL: u32 = 22;
         let buffer = self.space(8);
         let keep = self.label();
         self.op(n::__NR_readlinkat, "readlinkat", [parent.into(), name.into(), buffer.into(), 8.into()])
@@ -575,7 +576,6 @@ impl<'fd> Script<'fd> {
     /// and the caller's, and `/proc/self/fd/N` as working directory or program would lead through a descriptor of the
     /// set-up: a layer, a control group, the host's root.
     pub fn stdio(&mut self, stdio: [Cell; 3]) {
-        const EINVAL: u32 = 22; // it has this number already
         self.during("setting up stdio");
         for (i, fd) in stdio.into_iter().enumerate() {
             self.op(n::__NR_dup3, "dup3", [fd.into(), i.into(), 0.into()]);
@@ -610,7 +610,6 @@ impl<'fd> Script<'fd> {
             return;
         }
         const EACCES: u32 = 13;
-        const ENOTDIR: u32 = 20;
         for dir in std::env::split_paths(path) {
             let candidate =
                 if dir.as_os_str().is_empty() { Path::new(".").join(word) } else { dir.join(word) };

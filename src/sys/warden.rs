@@ -160,6 +160,7 @@ impl Warden {
         if idmap::is_privileged() {
             return Self::start_as(None, None);
         }
+        idmap::is_one_user()?;
         let (map, single) = idmap::of_caller();
         match Self::start_as(Some(map), single) {
             // newuidmap is there, and does not do it: where there is one id only, containers can be had all the same.

@@ -217,7 +217,12 @@ fn an_entry_point_that_is_proc_self_exe() {
 #[ignore = "needs busybox: run with --include-ignored"]
 fn a_file_that_a_mount_would_hide_is_an_error() {
     let dirs = ["real/", "t/", "t/in/"].map(|name| (name, Entry::Dir));
-    let links = [("way", Entry::Link("/real")), ("far", Entry::Link("/t/in"))];
+    let links = [
+        ("way", Entry::Link("/real")),
+        ("far", Entry::Link("/t/in")),
+        ("status", Entry::Link("/proc")),
+        ("knobs", Entry::Link("/sys")),
+    ];
     let image = busybox(dirs.into_iter().chain(links).collect());
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("own"), "").unwrap();
@@ -228,6 +233,8 @@ fn a_file_that_a_mount_would_hide_is_an_error() {
         plain("/way/deep/a").bind(dir.path(), "/real"),
         plain("/real/a").bind(dir.path().join("own"), "/way/a"),
         plain("/t/in/a").tmpfs("/t").tmpfs("/far"),
+        plain("/status/a"),
+        plain("/knobs/a").read_only(true),
     ] {
         let error = builder.run().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
@@ -238,6 +245,32 @@ fn a_file_that_a_mount_would_hide_is_an_error() {
     assert_eq!(fs::read(dir.path().join("own")).unwrap(), b"");
     let seen = sh(&image, "cat /real/b /t/in/a").file("/way/b", "b").file("/t/in/a", "a").tmpfs("/t");
     assert_eq!(say(&seen.read_only(true)), "ba");
+    // As many as are asked for: none of them keeps a descriptor of the set-up.
+    let many = (0..600).fold(sh(&image, "ls /way | busybox wc -l"), |b, n| b.file(format!("/way/{n}"), "x"));
+    assert_eq!(say(&many), "600");
+}
+
+/// Of the image, which this machine does not have, and of mounts.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn other_paths_can_be_covered_and_made_read_only() {
+    let entries = [
+        ("own/", Entry::Dir),
+        ("own/data", Entry::Program(b"x", 0o644)),
+        ("note", Entry::Program(b"secret", 0o644)),
+    ];
+    let image = busybox(entries.into());
+    let volume = coracle::Volume::create(image.store(), "v").unwrap();
+    let script = "ls /own; cat /note; echo $?";
+    let builder = sh(&image, script).masked_paths(["/own", "/note", "/nowhere"]);
+    assert_eq!(say(&builder), "0");
+    let script = "cat /own/data; echo; for f in /own/new /own/in/new; do (echo >$f) 2>/dev/null || echo no; done; \
+        busybox cp /bin/busybox /other; /own/in/busybox true && echo runs; cat /own/in/kept";
+    let fill =
+        sh(&image, "busybox cp /bin/busybox /own/in; echo kept >/own/in/kept").volume(&volume, "/own/in");
+    say(&fill);
+    let builder = sh(&image, script).volume(&volume, "/own/in").read_only_paths(["/own", "/nowhere"]);
+    assert_eq!(say(&builder), "x\nno\nno\nruns\nkept");
 }
 
 /// What every container gets in /etc has to find a file there, or nothing.

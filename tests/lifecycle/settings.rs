@@ -141,6 +141,11 @@ fn users_are_found_where_the_images_links_lead() {
             there,
         ),
         (
+            "directories in their place",
+            vec![tar([("etc/", dir()), ("etc/passwd/", dir()), ("etc/group/", dir())])],
+            "33 0 0 /",
+        ),
+        (
             "removed",
             vec![tar(own()), tar([("etc/.wh.passwd", file("")), ("etc/.wh.group", file(""))])],
             "33 0 0 /",
