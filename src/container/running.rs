@@ -56,6 +56,30 @@ pub(crate) enum Ending {
 }
 
 impl Running {
+    /// Of another program, in no control group, with nothing said or asked of it.
+    pub fn new(process: warden::Process, dir: Arc<Dir>, started: SystemTime) -> Self {
+        Self {
+            process,
+            warden: None,
+            single: false,
+            door: None,
+            cgroup: Mutex::default(),
+            report: Report::default(),
+            started,
+            deadline: None,
+            log: Log::new(0, [false; 2]),
+            ours: Mutex::default(),
+            callback: None,
+            terminal: None,
+            ports: Mutex::default(),
+            dir,
+            end: Mutex::default(),
+            timed_out: AtomicBool::new(false),
+            trouble: OnceLock::new(),
+            watched: AtomicBool::new(false),
+        }
+    }
+
     /// Waits for the end; `None` at the deadline.
     pub fn wait(&self, deadline: Option<Instant>) -> Result<Option<super::ExitStatus>> {
         let Some(status) = self.ended(deadline)? else { return Ok(None) };

@@ -11,30 +11,30 @@ use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::protection::{self, Ids, Made, Protection, Wall};
 use super::record::{Dir, Exited, Record, RunningRecord, living};
 use super::rootfs::{self, Root, Shift};
-use super::running::{Ending, Running};
+use super::running::Running;
 use super::script::Script;
 use super::settings::{Resolved, capabilities, hostname, joined, path_of, resolve, seccomp, words};
 use super::spec::{Mount, Spec};
-use super::stages::{self, Born, READY, Stages, TERMINAL, userns};
+use super::stages::{self, Beginning, Born, Prepared, READY, Stages, TERMINAL, userns};
 use super::users;
 use super::{ExitStatus, Held, Inner, lock, removed, volumes};
 use crate::cgroup::{Cgroup, Report};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Source as ImageSource};
-use crate::namespace::{Birth, NamespaceKind, Namespaces};
+use crate::namespace::{Birth, Fence, NamespaceKind, Namespaces};
 use crate::security::landlock::Entering;
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::idmap::IdMap;
-use crate::sys::plan::Cell;
+use crate::sys::plan::{Cell, Label};
 use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long the warden's part of a start may take, unless the builder says otherwise: milliseconds, if nothing hangs.
@@ -90,25 +90,13 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
         },
     };
     let Some(dir) = Dir::open(&dir.store, &dir.id)? else { return Ok(None) };
+    let process = warden::Process::foreign(pidfd);
     Ok(Some(Arc::new(Running {
-        process: warden::Process::foreign(pidfd),
-        warden: None,
         single: running.single,
         door: Some(running.door.clone()),
         cgroup: Mutex::new(cgroup),
         report: Report::from_json(&running.report),
-        started: running.started,
-        deadline: None,
-        log: Log::new(0, [false; 2]),
-        ours: Mutex::default(),
-        callback: None,
-        terminal: None,
-        ports: Mutex::default(),
-        dir: Arc::new(dir),
-        end: Mutex::new(Ending::Not),
-        timed_out: AtomicBool::new(false),
-        trouble: OnceLock::new(),
-        watched: AtomicBool::new(false),
+        ..Running::new(process, Arc::new(dir), running.started)
     })))
 }
 
@@ -165,26 +153,11 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(record.base, super::ids::COUNT));
     let ids = Ids { map: &map, base: record.base, single: warden.single() };
     ids.check(spec)?;
-    let mut namespaces = namespaces(spec);
-    let features = warden.features();
-    let cgroups = inner.store.cgroups()?;
     let devices = devices::plan(&spec.devices)?;
-    let (mut s, begun) = match stages::prepared_or_begun(prepared, &warden, cgroups, &namespaces)? {
-        Some((s, begun)) => (s, Some(begun)),
-        None => (Script::new(), None),
-    };
-    let may_be_in_vain = begun.is_some();
-    let Bounds { cgroup, mut report, fence } = bounds(&inner.store, &record.id, spec, &devices, &warden)?;
-    let group = cgroup.as_ref().filter(|_| features.clone3).and_then(Cgroup::v2_dir);
-    // From here on it goes before the group does, in which it may have a process.
-    let begun = begun.filter(|_| fence.is_none());
-    let begun = begun.map(|begun| begun.goes_into(group)).transpose()?.flatten();
-    if begun.is_none() {
-        warden.in_vain.fetch_or(may_be_in_vain, Ordering::Relaxed);
-        s = Script::new();
-    }
-    // As an ordinary user stage A is root of the warden's namespace and names ids as the container does.
-    let shift = Shift(record.base);
+    let namespaces = namespaces(spec);
+    let (Bounds { cgroup, mut report, fence }, begun, mut s) =
+        begin(inner, prepared, &warden, &namespaces, record, &devices)?;
+    let groups = Groups::of(cgroup.as_ref(), &warden, begun.is_some());
     let ground = Ground::prepare(inner, held, image, warden.map())?;
     let wanted = Wanted::of(record, dir, image, &ground)?;
     let identity = &wanted.resolved.identity;
@@ -201,17 +174,12 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let groups_allowed = !map.is_single();
     let capabilities = capabilities(spec)?;
     let (masked, read_only) = covered(spec);
-    namespaces = namespaces.user_map(map.clone()).hostname(hostname(record));
-    let join_fds: Vec<BorrowedFd<'_>> = match features.clone3 {
-        true => cgroup.iter().flat_map(|cgroup| cgroup.tasks_fds()).collect(),
-        // Without CLONE_INTO_CGROUP it joins the one of v2 as those of v1.
-        false => cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).collect(),
-    };
-    let cgroup_later = begun.is_some() || !join_fds.is_empty();
-    if cgroup_later {
+    let namespaces = namespaces.user_map(map.clone()).hostname(hostname(record));
+    let namespaces = match groups.is_late {
         // Only once it has joined its groups.
-        namespaces = namespaces.without(NamespaceKind::Cgroup);
-    }
+        true => namespaces.without(NamespaceKind::Cgroup),
+        false => namespaces,
+    };
     let memory = spec.in_memory.then(|| spec.disk_max.unwrap_or(Mount::TMPFS_SIZE * 16));
     let made = Made {
         spec,
@@ -226,6 +194,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     };
     made.add_to(&mut report);
     protection::insist(spec, &report)?;
+    let has_v1 = inner.store.cgroups()?.has_v1();
     let inside = Inside {
         namespaces: &namespaces,
         masked: &masked,
@@ -233,7 +202,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         read_only_known: spec.read_only_paths.is_none(),
         sysctls: &spec.sysctls,
         tty_group: map.group(5).is_some(),
-        hierarchies: Hierarchies::of(cgroup.as_ref(), spec.limits.kinds().next().is_some(), cgroups.has_v1()),
+        hierarchies: Hierarchies::of(cgroup.as_ref(), spec.limits.kinds().next().is_some(), has_v1),
     };
     let command = Command {
         words: &wanted.words,
@@ -251,22 +220,14 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         init: spec.init,
         groups_allowed,
     };
-
-    if warden.map().is_some() {
-        // Else /proc/PID/uid_map of stage B would belong to the host's root.
-        s.dumpable(true);
-    }
-    let userns_cell = userns.as_ref().map(|fd| s.fd(fd.as_fd()));
-    let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
-    let joins: Vec<Cell> = join_fds.iter().map(|fd| s.fd(*fd)).collect();
-    let v2 = group.filter(|_| begun.is_none()).map(|fd| s.fd(fd));
     let dir_path = dir.path();
     let root = Root {
         dir: &dir_path,
         base: ground.base,
         memory,
-        userns: userns_cell,
-        shift,
+        userns: userns.as_ref().map(|fd| s.fd(fd.as_fd())),
+        // As an ordinary user stage A is root of the warden's namespace and names ids as the container does.
+        shift: Shift(record.base),
         etc: etc(record, &mounts)?,
         mounts,
         files: &spec.files,
@@ -274,40 +235,14 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         read_only: spec.read_only,
         unmapped: spec.is_best_effort(Protection::IdMappedMounts),
         volatile: !held.kept,
-        detached_lowers: features.detached_lowers,
+        detached_lowers: warden.features().detached_lowers,
     };
     if ground.was_mounted {
         // An overlay does not share its writable layer.
         s.kept_are_gone();
     }
-    inside::give_pipes(&mut s, stdio, pipes.made, shift.owner(identity.uid, identity.gid));
-    let terminal = spec.tty.then(|| s.letter(TERMINAL));
-    let birth =
-        Birth { outer: warden.map(), cgroup: v2, fence, mounts_later: !held.kept, ..Birth::default() };
-    let early = |s: &mut Script<'_>| {
-        s.during("joining the control groups");
-        for join in &joins {
-            s.write(*join, b"0", Path::new("tasks"));
-        }
-        if cgroup_later {
-            s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()]);
-        }
-        inside::become_root(s, groups_allowed);
-        inside::bound(s, capabilities);
-        namespaces.settle(s);
-    };
-    let build = |s: &mut Script<'_>| rootfs::build(s, &root);
-    let mounts = |s: &mut Script<'_>| inside::mounts(s, &inside, terminal);
-    let stages = Stages { namespaces: &namespaces, birth, begun: begun.as_ref() };
-    let second = stages.write(&mut s, build, early, mounts, |s, slave| {
-        let stdio = slave.map_or(stdio, |slave| [slave; 3]);
-        if let Some(slave) = slave {
-            inside::control(s, slave);
-            let owner = [identity.uid.into(), if inside.tty_group { 5 } else { 0 }.into()];
-            s.op(n::__NR_fchown, "fchown(terminal)", [slave.into(), owner[0], owner[1]]).tolerate_all();
-        }
-        inside::execute(s, &command, stdio, &[u64::from(READY), 0]);
-    })?;
+    let parts = Parts { root: &root, inside: &inside, command: &command, groups, fence, pipes: &pipes };
+    let second = parts.write(&mut s, &warden, begun.as_ref(), spec.tty)?;
 
     let started_at = SystemTime::now();
     let mut started = match begun {
@@ -327,27 +262,127 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     for without in &born.without {
         protection::without(&mut report, *without, &root.mounts);
     }
-    let running = Arc::new(Running {
-        process: born.process,
+    Ok(Arc::new(Running {
         warden: Some(warden),
         single: map.is_single(),
-        door: None,
         cgroup: Mutex::new(cgroup),
         report,
-        started: started_at,
         deadline: spec.timeout.map(after),
         log: Log::new(streams.output_max.unwrap_or(OUTPUT_MAX), pipes.ours.collected()),
         ours: Mutex::new(pipes.ours),
         callback: streams.on_output.clone(),
         terminal: born.terminal,
-        ports: Mutex::default(),
-        dir: dir.clone(),
-        end: Mutex::new(Ending::Not),
-        timed_out: AtomicBool::new(false),
-        trouble: OnceLock::new(),
-        watched: AtomicBool::new(false),
-    });
-    Ok(running)
+        ..Running::new(born.process, dir.clone(), started_at)
+    }))
+}
+
+/// The start on its way, where it can begin early, and what holds the container to its limits. To be dropped in the reverse
+/// order: what has begun may have a process in the group.
+fn begin<'fd>(
+    inner: &Inner,
+    prepared: Option<Prepared>,
+    warden: &Arc<Warden>,
+    namespaces: &Namespaces,
+    record: &Record,
+    devices: &[devices::Planned],
+) -> Result<(Bounds, Option<Beginning>, Script<'fd>)> {
+    let begun = stages::prepared_or_begun(prepared, warden, inner.store.cgroups()?, namespaces)?;
+    let may_be_in_vain = begun.is_some();
+    let bounds = bounds(&inner.store, &record.id, &record.spec, devices, warden)?;
+    // A fence has to be around all of it.
+    if let Some((s, begun)) = begun.filter(|_| bounds.fence.is_none())
+        && let Some(begun) = begun.goes_into(v2_of(bounds.cgroup.as_ref(), warden))?
+    {
+        return Ok((bounds, Some(begun), s));
+    }
+    warden.in_vain.fetch_or(may_be_in_vain, Ordering::Relaxed);
+    Ok((bounds, None, Script::new()))
+}
+
+/// The v2 group that a container is born in.
+fn v2_of<'a>(cgroup: Option<&'a Cgroup>, warden: &Warden) -> Option<BorrowedFd<'a>> {
+    cgroup.filter(|_| warden.features().clone3).and_then(Cgroup::v2_dir)
+}
+
+/// How the container comes into its control groups.
+struct Groups<'a> {
+    /// The one that it is born in, where it is not on its way there already.
+    v2: Option<BorrowedFd<'a>>,
+    /// Those that it joins by itself.
+    joins: Vec<BorrowedFd<'a>>,
+    /// It is in all of them only some time after its birth.
+    is_late: bool,
+}
+
+impl<'a> Groups<'a> {
+    fn of(cgroup: Option<&'a Cgroup>, warden: &Warden, has_begun: bool) -> Self {
+        let joins: Vec<_> = match warden.features().clone3 {
+            true => cgroup.iter().flat_map(|cgroup| cgroup.tasks_fds()).collect(),
+            // Without CLONE_INTO_CGROUP it joins the one of v2 as those of v1.
+            false => cgroup.iter().flat_map(|cgroup| cgroup.join_fds()).collect(),
+        };
+        let is_late = has_begun || !joins.is_empty();
+        Self { v2: v2_of(cgroup, warden).filter(|_| !has_begun), joins, is_late }
+    }
+}
+
+/// What the plan of a start is written from.
+struct Parts<'a> {
+    root: &'a Root<'a>,
+    inside: &'a Inside<'a>,
+    command: &'a Command<'a>,
+    groups: Groups<'a>,
+    fence: Option<Fence>,
+    pipes: &'a Pipes,
+}
+
+impl<'a> Parts<'a> {
+    /// Gives where stage B goes on, after a beginning.
+    fn write(
+        self,
+        s: &mut Script<'a>,
+        warden: &Warden,
+        begun: Option<&Beginning>,
+        tty: bool,
+    ) -> Result<Label> {
+        let Self { root, inside, command, groups, fence, pipes } = self;
+        let identity = command.identity;
+        if warden.map().is_some() {
+            // Else /proc/PID/uid_map of stage B would belong to the host's root.
+            s.dumpable(true);
+        }
+        let stdio = [0, 1, 2].map(|i| s.fd(pipes.theirs[i].as_fd()));
+        let joins: Vec<Cell> = groups.joins.iter().map(|fd| s.fd(*fd)).collect();
+        let cgroup = groups.v2.map(|fd| s.fd(fd));
+        inside::give_pipes(s, stdio, pipes.made, root.shift.owner(identity.uid, identity.gid));
+        let terminal = tty.then(|| s.letter(TERMINAL));
+        let birth =
+            Birth { outer: warden.map(), cgroup, fence, mounts_later: root.volatile, ..Birth::default() };
+        let early = |s: &mut Script<'_>| {
+            s.during("joining the control groups");
+            for join in &joins {
+                s.write(*join, b"0", Path::new("tasks"));
+            }
+            if groups.is_late {
+                s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()]);
+            }
+            inside::become_root(s, command.groups_allowed);
+            inside::bound(s, command.capabilities);
+            inside.namespaces.settle(s);
+        };
+        let build = |s: &mut Script<'_>| rootfs::build(s, root);
+        let mounts = |s: &mut Script<'_>| inside::mounts(s, inside, terminal);
+        let stages = Stages { namespaces: inside.namespaces, birth, begun };
+        stages.write(s, build, early, mounts, |s, slave| {
+            let stdio = slave.map_or(stdio, |slave| [slave; 3]);
+            if let Some(slave) = slave {
+                inside::control(s, slave);
+                let owner = [identity.uid.into(), if inside.tty_group { 5 } else { 0 }.into()];
+                s.op(n::__NR_fchown, "fchown(terminal)", [slave.into(), owner[0], owner[1]]).tolerate_all();
+            }
+            inside::execute(s, command, stdio, &[u64::from(READY), 0]);
+        })
+    }
 }
 
 /// The command and its surroundings, as the record, the image and the files in the container have them.
