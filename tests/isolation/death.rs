@@ -151,15 +151,19 @@ struct Host {
 impl Host {
     fn start(mode: &str, store: &Path) -> Self {
         let vars = [(MODE, mode.as_ref()), (STORE, store.as_os_str())];
+        let errors = tempfile::NamedTempFile::new().unwrap();
         let mut child = child("death::host_program", &vars)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(errors.reopen().unwrap())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let pids = lines.find_map(|line| line.strip_prefix("PIDS ").map(str::to_owned));
-        let pids = pids.expect("the host program started its containers");
+        let pids = pids.unwrap_or_else(|| {
+            let why = fs::read_to_string(errors.path()).unwrap();
+            panic!("the host program started no containers: {:?}\n{why}", child.wait())
+        });
         // Those that only started a container may be ending now.
         let pidfds = pids.split(' ').filter_map(|pid| try_pidfd(pid.parse().unwrap()));
         let processes: Vec<_> = pidfds.filter(|process| !ends(process, Duration::ZERO)).collect();

@@ -299,35 +299,29 @@ fn traced(program: &std::path::Path, before: &[&str], vars: &[(&str, &std::ffi::
     assert!(out.status.success(), "{}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
     assert!(text(&out.stdout).contains("1 passed"), "{}", text(&out.stdout));
     let log = fs::read_to_string(log).unwrap();
-    let mut threads = std::collections::BTreeSet::new();
+    let lines: Vec<_> = log.lines().map(|line| line.split_once(char::is_whitespace).unwrap()).collect();
+    let lines = || lines.iter().map(|(pid, call)| (*pid, call.trim_start()));
+    // Who made which thread. A thread may be at work before the call that made it is said to have returned.
+    let mut made = Vec::new();
     // A call that is interrupted in the log: whether it makes a thread.
     let mut open = std::collections::BTreeMap::new();
-    let mut calls = Vec::new();
-    for line in log.lines() {
-        let (pid, call) = line.split_once(char::is_whitespace).unwrap();
-        let call = call.trim_start();
-        if threads.is_empty() {
-            threads.insert(pid);
-        }
-        if !threads.contains(pid) || call.starts_with("+++") || call.starts_with("---") {
-            continue;
-        }
+    for (pid, call) in lines() {
         let is_thread = match call.starts_with("<...") {
             true => open.remove(pid).unwrap_or(false),
-            false => {
-                let is_thread = call.contains("CLONE_THREAD");
-                if !is_thread {
-                    calls.push(call.to_owned());
-                }
-                is_thread
-            }
+            false => call.contains("CLONE_THREAD"),
         };
         if call.contains("<unfinished") {
             open.insert(pid, is_thread);
         } else if is_thread {
-            threads.extend(call.rsplit(' ').next());
+            made.push((pid, call.rsplit(' ').next().unwrap()));
         }
     }
+    let mut threads = std::collections::BTreeSet::from([lines().next().unwrap().0]);
+    while made.iter().any(|(by, new)| threads.contains(by) && threads.insert(new)) {}
+    let is_call = |call: &&str| !["+++", "---", "<..."].iter().any(|other| call.starts_with(other));
+    let calls = lines().filter(|(pid, _)| threads.contains(pid)).map(|(_, call)| call);
+    let calls: Vec<_> =
+        calls.filter(is_call).filter(|call| !call.contains("CLONE_THREAD")).map(str::to_owned).collect();
     assert!(threads.len() > 4, "{log}");
     calls
 }
