@@ -12,6 +12,8 @@ mod images;
 mod limits;
 #[path = "cli/processes.rs"]
 mod processes;
+#[path = "cli/settings.rs"]
+mod settings;
 
 use serde_json::Value;
 use std::ffi::OsStr;

@@ -11,6 +11,7 @@ use coracle::{
 };
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub const CONTAINER: &[Flag] = &[
@@ -37,8 +38,10 @@ pub const CONTAINER: &[Flag] = &[
     flag("device-write-iops", "DISK:N", "Writes to a disk in a second"),
     flag("entrypoint", "COMMAND", "Replace the image's ENTRYPOINT"),
     flag("env", "NAME[=VALUE]", "Set an environment variable; without a value, the caller's").short('e'),
+    switch("env-clear", "Leave the image's environment variables out"),
     flag("env-file", "FILE", "Set the environment variables of a file"),
     flag("expose", "PORT", "A port that --publish-all forwards to"),
+    flag("file", "SRC:PATH[:MODE]", "Write a file (mode 644) with what the host's SRC has, at most 15 MiB"),
     flag("group-add", "GROUP", "A supplementary group"),
     flag("hostname", "NAME", "Host name in the container").short('h'),
     switch("init", "PID 1 is a small init that reaps and passes signals on"),
@@ -61,14 +64,16 @@ pub const CONTAINER: &[Flag] = &[
         .short('p'),
     switch("publish-all", "Forward free ports of the host to all that the image exposes").short('P'),
     switch("read-only", "The root filesystem can't be written"),
+    flag("read-only-paths", "PATH[:PATH...]", "Replace the list of what in /proc and /sys can't be written"),
     switch("rm", "Remove the container when it has ended"),
     flag(
         "security-opt",
         "OPT",
         "profile=untrusted, seccomp=unconfined|strict|FILE, landlock[=BOOL], no-new-privileges[=BOOL], \
-         systempaths=unconfined, require=PROTECTION, best-effort=PROTECTION",
+         systempaths=unconfined, mask=PATH[:PATH...], unmask=ALL|PATH[:PATH...], require=PROTECTION, best-effort=PROTECTION",
     ),
     flag("shm-size", "BYTES", "Size of /dev/shm"),
+    flag("start-timeout", "SECONDS", "Give up a start that takes longer (default 60)"),
     flag("stop-signal", "SIGNAL", "What stop sends first"),
     flag("stop-timeout", "SECONDS", "How long stop waits before it kills"),
     flag("storage-opt", "size=BYTES", "Limit of what can be written to the root filesystem"),
@@ -80,6 +85,7 @@ pub const CONTAINER: &[Flag] = &[
     flag("user", "USER[:GROUP]", "Name or id").short('u'),
     flag("volume", "SRC:PATH[:ro]", "A volume or directory of the host at PATH").short('v'),
     flag("workdir", "PATH", "Working directory").short('w'),
+    switch("writable-in-memory", "What is written to the root filesystem is in memory (with --rm)"),
 ];
 
 /// This machine itself as an image.
@@ -103,7 +109,11 @@ pub fn builder(store: &Store, args: &Args) -> Result<ContainerBuilder> {
     if !words.is_empty() {
         b = b.command(words.iter().cloned());
     }
+    if args.has("env-clear") {
+        b = b.env_clear();
+    }
     b = environment(b, args)?;
+    b = files(b, args)?;
     b = identity(b, args)?;
     b = security(b, args)?;
     b = b.limits(limits::all(profile.limits(), args)?);
@@ -179,6 +189,21 @@ pub fn signal(text: &str) -> Result<Signal> {
     full.parse().map_err(|_| unknown())
 }
 
+/// `SRC:PATH`, `SRC:PATH:MODE`.
+fn files(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
+    for option in args.all("file")? {
+        let wrong = || usage(format!("invalid --file {option:?}: SRC:PATH[:MODE], the mode in octal"));
+        let mut parts = option.split(':');
+        let (source, path, mode) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(source), Some(path), mode, None) => (source, path, mode.unwrap_or("644")),
+            _ => return Err(wrong()),
+        };
+        let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(wrong)?;
+        b = b.file_mode(path, fs::read(source).map_err(context(source))?, mode);
+    }
+    Ok(b)
+}
+
 /// Who and what it is, and how it behaves.
 fn identity(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
     if let Some(name) = args.get("name")? {
@@ -205,6 +230,9 @@ fn identity(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
     if let Some(seconds) = args.number("stop-timeout")? {
         b = b.stop_timeout(Duration::from_secs(seconds));
     }
+    if let Some(text) = args.get("start-timeout")? {
+        b = b.start_timeout(seconds("start-timeout", text)?);
+    }
     if let Some(text) = args.get("timeout")? {
         b = b.timeout(seconds("timeout", text)?);
     }
@@ -216,7 +244,8 @@ fn identity(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
         // Also off, where a profile has it on.
         b = b.read_only(args.has("read-only"));
     }
-    Ok(b.init(args.has("init")).tty(args.has("tty")))
+    // A profile has none of these on.
+    Ok(b.init(args.has("init")).tty(args.has("tty")).writable_in_memory(args.has("writable-in-memory")))
 }
 
 /// A time in seconds, fractions allowed.
@@ -267,18 +296,18 @@ fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
             ("landlock", Some("false")) => b.landlock(None),
             // Said first, and last.
             ("profile" | "require" | "best-effort", Some(_)) => b,
+            // All of them together, below.
+            ("mask" | "unmask", Some(_)) | ("systempaths", Some("unconfined")) => b,
             ("seccomp", Some(path)) => {
                 let json = fs::read(path).map_err(context(format!("opening seccomp profile ({path})")))?;
                 b.seccomp(Seccomp::from_json(json)?)
-            }
-            ("systempaths", Some("unconfined")) => {
-                b.masked_paths(Vec::<&str>::new()).read_only_paths(Vec::<&str>::new())
             }
             // There is no such confinement to be had, so this is what is.
             ("apparmor", Some("unconfined")) | ("label", Some("disable")) => b,
             _ => return Err(usage(format!("invalid --security-opt: {option:?}"))),
         };
     }
+    b = covers(b, args)?;
     for limit in args.all("ulimit")? {
         b = b.ulimit(limit.parse()?);
     }
@@ -309,6 +338,53 @@ fn security(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
                 return Err(usage(format!("--device {option:?}: nodes can't be made in containers")));
             }
         });
+    }
+    Ok(b)
+}
+
+/// What is hidden in /proc and /sys, and what can't be written: podman's `mask` and `unmask`, docker's `systempaths`.
+fn covers(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
+    let paths =
+        |list: &str| list.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect::<Vec<_>>();
+    let mut masked = ContainerBuilder::default_masked_paths();
+    let mut read_only = ContainerBuilder::default_read_only_paths();
+    let before = (masked.clone(), read_only.clone());
+    let listed = args.get("read-only-paths")?;
+    if let Some(list) = listed {
+        read_only = paths(list);
+    }
+    for option in args.all("security-opt")? {
+        match option.split_once(['=', ':']) {
+            Some(("systempaths", "unconfined") | ("unmask", "ALL")) => {
+                masked.clear();
+                // A list of the caller's own stays.
+                if listed.is_none() {
+                    read_only.clear();
+                }
+            }
+            Some(("mask" | "unmask", list)) if paths(list).is_empty() => {
+                return Err(usage(format!("--security-opt {option:?} names no path")));
+            }
+            Some(("mask", list)) => masked.extend(paths(list)),
+            Some(("unmask", list)) => {
+                for path in paths(list) {
+                    if !masked.contains(&path) && !read_only.contains(&path) {
+                        let what = format!("--security-opt unmask: {} itself is not covered", path.display());
+                        return Err(usage(what));
+                    }
+                    masked.retain(|other| *other != path);
+                    read_only.retain(|other| *other != path);
+                }
+            }
+            _ => {}
+        }
+    }
+    // Unsaid, the lists stay the library's.
+    if masked != before.0 {
+        b = b.masked_paths(masked);
+    }
+    if read_only != before.1 {
+        b = b.read_only_paths(read_only);
     }
     Ok(b)
 }

@@ -13,6 +13,7 @@ use crate::image::Image;
 use crate::network::Network;
 use crate::security::landlock::Landlock;
 use crate::security::limit::{Sysctl, Ulimit};
+use crate::security::paths::READ_ONLY;
 use crate::volume::Volume;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -235,6 +236,24 @@ impl ContainerBuilder {
     pub fn no_new_privileges(mut self, yes: bool) -> Self {
         self.spec.new_privileges = !yes;
         self
+    }
+
+    /// What [`masked_paths`](Self::masked_paths) replaces: docker's list, those of it that this kernel has.
+    ///
+    /// ```
+    /// # fn show(builder: coracle::ContainerBuilder) -> coracle::ContainerBuilder {
+    /// let mut paths = coracle::ContainerBuilder::default_masked_paths();
+    /// paths.push("/proc/uptime".into());
+    /// builder.masked_paths(paths)
+    /// # }
+    /// ```
+    pub fn default_masked_paths() -> Vec<PathBuf> {
+        super::start::default_masked().iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    /// What [`read_only_paths`](Self::read_only_paths) replaces: docker's list.
+    pub fn default_read_only_paths() -> Vec<PathBuf> {
+        READ_ONLY.iter().map(PathBuf::from).collect()
     }
 
     /// Replaces the list of paths that are hidden: docker's, which are all in /proc and /sys. Others can be named as well,

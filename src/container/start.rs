@@ -101,7 +101,7 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
 }
 
 /// The default paths to cover that exist on this kernel, and whether each is a directory.
-fn default_masked() -> &'static [(PathBuf, Option<bool>)] {
+pub(super) fn default_masked() -> &'static [(PathBuf, Option<bool>)] {
     static EXISTING: LazyLock<Vec<(PathBuf, Option<bool>)>> = LazyLock::new(|| {
         let cpus = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
         let cpus = cpus.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse().ok());
