@@ -35,11 +35,12 @@ fn has(limits: &Limits, kind: LimitKind) -> bool {
     limits.kinds().any(|known| known == kind)
 }
 
+/// For docker, 0 is unset: here a profile's own limit stays then.
 fn size(args: &Args, name: &str) -> Result<Option<u64>> {
-    args.get(name)?.map(|text| bytes(name, text)).transpose()
+    Ok(args.get(name)?.map(|text| bytes(name, text)).transpose()?.filter(|bytes| *bytes != 0))
 }
 
-/// Docker's documentation, "--memory-swap details".
+/// Docker's documentation, "--memory-swap details", and what its daemon refuses: a limit of both without one of memory.
 fn memory(mut limits: Limits, args: &Args) -> Result<Limits> {
     let bounds_swap = has(&limits, LimitKind::MemorySwapMax);
     let memory = size(args, "memory")?;
@@ -51,10 +52,11 @@ fn memory(mut limits: Limits, args: &Args) -> Result<Limits> {
     }
     let swap = match args.get("memory-swap")? {
         Some("-1") => Some(Limits::UNLIMITED),
-        Some(text) => Some(bytes("memory-swap", text)?).filter(|bytes| *bytes != 0),
-        None => None,
+        _ => size(args, "memory-swap")?,
     };
     Ok(match (swap, memory) {
+        // Nothing limits it.
+        (Some(Limits::UNLIMITED), _) if !has(&limits, LimitKind::MemoryMax) => limits,
         (Some(_), _) if !has(&limits, LimitKind::MemoryMax) => {
             return Err(usage("--memory-swap is memory and swap together: give --memory too"));
         }
@@ -75,8 +77,8 @@ fn memory(mut limits: Limits, args: &Args) -> Result<Limits> {
 fn processors(mut limits: Limits, args: &Args) -> Result<Limits> {
     // For docker, 0 is unset.
     let period = args.number("cpu-period")?.filter(|period| *period != 0);
-    let quota = args.number::<i64>("cpu-quota")?;
-    if let Some(cpus) = args.number::<f64>("cpus")? {
+    let quota = args.number::<i64>("cpu-quota")?.filter(|quota| *quota != 0);
+    if let Some(cpus) = args.number::<f64>("cpus")?.filter(|cpus| *cpus != 0.0) {
         if quota.is_some() || period.is_some() {
             return Err(usage("--cpus says the same as --cpu-quota and --cpu-period: give one of them"));
         }
@@ -91,12 +93,13 @@ fn processors(mut limits: Limits, args: &Args) -> Result<Limits> {
             return Err(usage(format!("invalid argument {quota} for --cpu-quota")));
         }
         (_, Some(_)) => return Err(usage("--cpu-period alone limits nothing: give --cpu-quota too")),
-        (Some(-1 | 0), None) if has(&limits, LimitKind::CpuMax) => {
+        (Some(_), None) if has(&limits, LimitKind::CpuMax) => {
             return Err(usage(
                 "--cpu-quota: the profile limits processors: give a larger limit, or no profile",
             ));
         }
-        (Some(-1 | 0) | None, None) => {}
+        // -1 is no limit.
+        (_, None) => {}
     }
     if let Some(shares) = args.number("cpu-shares")?.filter(|shares| *shares != 0) {
         limits = limits.cpu_shares(shares);

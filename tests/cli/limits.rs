@@ -29,14 +29,56 @@ fn swap_is_bounded_as_docker_does_it() {
     assert_eq!(of(&["-m", "64m", "--memory-swap", "64m"]), (Some(64 * MIB), false));
     assert_eq!(of(&["-m", "64m", "--memory-swap", "80m"]), (Some(80 * MIB), false));
     assert_eq!(of(&["--memory-swap", "0"]), (None, false));
+    assert_eq!(of(&["--memory-swap", "-1"]), (None, false), "nothing limits it");
+    assert_eq!(of(&["-m", "0", "--memory-swap", "-1"]), (None, false));
     let untrusted = ["--security-opt", "profile=untrusted"];
     let with = |more: &[&str]| of(&[&untrusted, more].concat());
     assert_eq!(with(&["-m", "1g"]), (Some(1024 * MIB), false), "a profile without swap stays one");
     assert_eq!(with(&["--memory-swap", "1g"]), (Some(1024 * MIB), false), "its memory is one");
-    for wrong in [&["--memory-swap", "1g"][..], &["--memory-swap=-1"], &["-m", "64m", "--memory-swap", "32m"]]
-    {
+    assert_eq!(
+        with(&["--memory-swap", "-1"]),
+        (Some(u64::MAX), true),
+        "the machine's swap beside its memory"
+    );
+    for wrong in [
+        &["--memory-swap", "1g"][..],
+        &["-m", "0", "--memory-swap", "1g"],
+        &["-m", "64m", "--memory-swap", "32m"],
+        &["-m", "64m", "--memory-swap", "-2"],
+    ] {
         let done = w.run(["run", "--rm"].iter().chain(wrong).chain(&["@host", "true"]));
         assert!(done.code == 125 && done.err.contains("memory"), "{wrong:?}: {done:?}");
+    }
+}
+
+/// Docker's daemon takes them so: two flags that say the same are a conflict where both are more than 0.
+#[test]
+fn zero_is_unset() {
+    let w = World::new();
+    let values = |flags: &[&str]| {
+        let mut limits = created(&w, flags);
+        ["memory_max", "memory_swap_max", "memory_reservation", "cpu_max"].map(|name| limits[name].take())
+    };
+    let none = [(); 4].map(|()| Value::Null);
+    assert_eq!(values(&["-m", "0", "--memory-reservation", "0", "--cpus", "0"]), none);
+    assert_eq!(values(&["-m", "0b", "--memory-reservation=0m", "--cpus=0.0", "--cpu-quota=0"]), none);
+    let profile = ["--security-opt", "profile=untrusted"];
+    let unset = ["-m", "0", "--memory-reservation", "0", "--cpus", "0", "--cpu-quota", "0"];
+    let (of_profile, with) = (values(&profile), values(&[&profile[..], &unset].concat()));
+    assert!(of_profile[0].is_u64() && of_profile[3].is_object(), "{of_profile:?}");
+    assert_eq!(with, of_profile, "no limit of a profile is taken off");
+    let half = serde_json::json!({"quota": 50_000, "period": 100_000});
+    assert_eq!(values(&["--cpus", "0.5", "--cpu-quota", "0", "--cpu-period", "0"])[3], half);
+    assert_eq!(values(&["--cpus", "0", "--cpu-quota", "50000"])[3], half);
+    for wrong in [
+        &["--cpus", "0.5", "--cpu-quota", "50000"][..],
+        &["--cpus", "0.5", "--cpu-quota", "-1"],
+        &["--cpus", "-1"],
+        &["-m", "-1"],
+        &["-m", "1"],
+    ] {
+        let done = w.run(["create"].iter().chain(wrong).chain(&["@host", "true"]));
+        assert_ne!(done.code, 0, "{wrong:?}: {done:?}");
     }
 }
 
