@@ -1,7 +1,7 @@
 //! How long pausing, unpausing, stopping and removing take, beside floors of raw system calls. A report, not a test.
 //!
-//! The floor of a pause is one write to `cgroup.freeze` of a group with one process, and the wait for `cgroup.events`;
-//! that of a kill is kill(2) and wait4(2) of the container that the floor of starts makes (shared/floor.rs), whose
+//! The floor of a pause is one write to `cgroup.freeze` of a group with one process, and `cgroup.events` read until it says
+//! so (the kernel notifies of a change ten milliseconds after the last one only); that of a kill is kill(2) and wait4(2) of the container that the floor of starts makes (shared/floor.rs), whose
 //! namespaces and overlay the kernel takes down as well.
 //!
 //! `cargo bench --bench latency` as root.
@@ -13,11 +13,10 @@ mod floor;
 #[path = "shared/measure.rs"]
 mod measure;
 
-use coracle::{Container, Signal};
+use coracle::{Container, Signal, State};
 #[cfg(target_arch = "x86_64")]
 use floor::Floor;
 use measure::{Result, Row, import, measure, rootfs};
-use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -45,15 +44,32 @@ fn main() -> Result<()> {
         act().map(|()| begin.elapsed())
     };
 
-    println!("pause and unpause; medians of interleaved runs, in ms; ratio to the floor of the same run");
+    println!("pause; medians of interleaved runs, in ms; ratio to the floor of the same run");
     let container = builder.start()?;
     let frozen = Frozen::new()?;
     measure(&mut [
-        Row::new("floor: cgroup.freeze, both ways", 200, || {
-            time(&mut || frozen.set(true).and_then(|()| frozen.set(false)))
+        Row::new("floor: 1 to cgroup.freeze", 200, || {
+            frozen.set(false)?;
+            time(&mut || frozen.set(true))
         }),
-        Row::new("coracle pause(), unpause()", 200, || {
-            time(&mut || Ok(container.pause().and_then(|()| container.unpause())?))
+        Row::new("coracle pause()", 200, || {
+            if container.state() == State::Paused {
+                container.unpause()?;
+            }
+            time(&mut || Ok(container.pause()?))
+        }),
+    ]);
+    println!("\nunpause");
+    measure(&mut [
+        Row::new("floor: 0 to cgroup.freeze", 200, || {
+            frozen.set(true)?;
+            time(&mut || frozen.set(false))
+        }),
+        Row::new("coracle unpause()", 200, || {
+            if container.state() == State::Running {
+                container.pause()?;
+            }
+            time(&mut || Ok(container.unpause()?))
         }),
     ]);
     container.remove()?;
@@ -75,6 +91,10 @@ fn main() -> Result<()> {
                 container.wait()?;
                 Ok(())
             })
+        }),
+        Row::new("coracle stop(10 s), by SIGTERM", 200, || {
+            let container = builder.clone().init(true).start()?;
+            time(&mut || Ok(container.stop(Duration::from_secs(10)).map(drop)?))
         }),
         Row::new("coracle stop(0)", 200, || {
             let container = builder.start()?;
@@ -125,7 +145,6 @@ impl Frozen {
             if String::from_utf8_lossy(&text[..read]).contains(wanted) {
                 return Ok(());
             }
-            poll(&mut [PollFd::new(&self.events, PollFlags::PRI)], None)?;
         }
     }
 }

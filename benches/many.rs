@@ -40,55 +40,106 @@ fn main() -> Result<()> {
     // What comes up once is up.
     assert!(builder.clone().command(["/bin/busybox", "true"]).run()?.status.success());
 
-    for number in [100, 1000] {
-        println!("\n{number} at once");
+    // What else goes on on the machine is as much as the memory of 100: the median of several rounds counts.
+    for (number, rounds) in [(100, 7), (1000, 1)] {
+        println!("\n{number} at once, medians of {rounds} rounds");
         let floors = (0..number).map(|n| {
             let dir = dir.path().join(format!("{number}-{n}"));
             first.another(&dir)?.command("sleep", "1000000")
         });
         let floors = floors.collect::<Result<Vec<_>>>()?;
-        settle();
-        let before = Memory::now(None)?;
-        let begin = Instant::now();
-        let mut times = Vec::new();
-        let mut pids = Vec::new();
-        for floor in &floors {
-            let (pid, took) = floor.start()?;
-            pids.push(pid);
-            times.push(took);
+        let (mut floor_rounds, mut our_rounds) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            floor_rounds.push(round(None, floors.iter().map(Floor::start), |pids| {
+                for (pid, _) in pids {
+                    call!(__NR_kill, *pid, 9);
+                    call!(__NR_wait4, *pid, 0, 0, 0);
+                }
+            })?);
+            let starts = (0..number).map(|_| {
+                let begin = Instant::now();
+                let container = builder.start()?;
+                Ok((container, begin.elapsed()))
+            });
+            our_rounds.push(round(warden(), starts, |containers| containers.clear())?);
         }
-        report("floor: raw clone3(CLONE_VM)", begin.elapsed(), &mut times, &before, None)?;
-        let begin = Instant::now();
-        for pid in pids {
-            call!(__NR_kill, pid, 9);
-            call!(__NR_wait4, pid, 0, 0, 0);
-        }
-        println!("{:32} {:8.3} ms each to end", "", begin.elapsed().as_secs_f64() * 1e3 / number as f64);
-
-        settle();
-        let before = Memory::now(warden())?;
-        let descriptors = fs::read_dir("/proc/self/fd")?.count();
-        let begin = Instant::now();
-        let mut times = Vec::new();
-        let mut containers = Vec::new();
-        for _ in 0..number {
-            let begin = Instant::now();
-            containers.push(builder.start()?);
-            times.push(begin.elapsed());
-        }
-        report("coracle, no limits", begin.elapsed(), &mut times, &before, warden())?;
-        let more = fs::read_dir("/proc/self/fd")?.count() - descriptors;
-        println!(
-            "{:32} {:.1} descriptors and {:.1} threads each",
-            "",
-            more as f64 / number as f64,
-            fs::read_dir("/proc/self/task")?.count() as f64 / number as f64
-        );
-        let begin = Instant::now();
-        drop(containers);
-        println!("{:32} {:8.3} ms each to end", "", begin.elapsed().as_secs_f64() * 1e3 / number as f64);
+        print("floor: raw clone3(CLONE_VM)", &floor_rounds);
+        print("coracle, no limits", &our_rounds);
     }
     Ok(())
+}
+
+/// Starts them all, and ends them.
+#[cfg(target_arch = "x86_64")]
+fn round<T>(
+    warden: Option<u32>,
+    starts: impl Iterator<Item = Result<(T, Duration)>>,
+    end: impl FnOnce(&mut Vec<(T, Duration)>),
+) -> Result<Figures> {
+    settle();
+    let (before, begin) = (Memory::now(warden)?, Instant::now());
+    let mut started = starts.collect::<Result<Vec<_>>>()?;
+    let (whole, now) = (begin.elapsed(), Memory::now(warden)?);
+    let mut times: Vec<_> = started.iter().map(|(_, time)| *time).collect();
+    times.sort();
+    let number = times.len();
+    let begin = Instant::now();
+    end(&mut started);
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let each = |number_of: i64| number_of as f64 / number as f64;
+    Ok(Figures {
+        start: ms(whole) / number as f64,
+        median: ms(times[number / 2]),
+        p95: ms(times[number * 95 / 100]),
+        end: ms(begin.elapsed()) / number as f64,
+        machine: each(before.available - now.available),
+        kernel: each(now.kernel - before.kernel),
+        own: each(now.own - before.own),
+        warden: each(now.warden - before.warden),
+        warden_in_all: now.warden as f64,
+        descriptors: each(now.descriptors - before.descriptors),
+        threads: each(now.threads - before.threads),
+    })
+}
+
+/// Of each of those that were there at once: milliseconds, KiB, numbers.
+struct Figures {
+    start: f64,
+    median: f64,
+    p95: f64,
+    end: f64,
+    machine: f64,
+    kernel: f64,
+    own: f64,
+    warden: f64,
+    warden_in_all: f64,
+    descriptors: f64,
+    threads: f64,
+}
+
+fn print(name: &str, rounds: &[Figures]) {
+    let of = |figure: fn(&Figures) -> f64| {
+        let mut all: Vec<_> = rounds.iter().map(figure).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    println!(
+        "{name:32} {:8.3} ms each to start (median {:.3}, p95 {:.3}), {:.3} ms to end",
+        of(|f| f.start),
+        of(|f| f.median),
+        of(|f| f.p95),
+        of(|f| f.end)
+    );
+    println!(
+        "{:32} {:8.1} KiB each of the machine, {:.1} the kernel's, {:.1} in this program, {:.2} in the warden ({} KiB in all)",
+        "",
+        of(|f| f.machine),
+        of(|f| f.kernel),
+        of(|f| f.own),
+        of(|f| f.warden),
+        of(|f| f.warden_in_all)
+    );
+    println!("{:32} {:8.1} descriptors and {:.1} threads each", "", of(|f| f.descriptors), of(|f| f.threads));
 }
 
 /// What ended before is freed by the kernel after a while.
@@ -110,12 +161,14 @@ fn warden() -> Option<u32> {
     )
 }
 
-/// In KiB.
+/// In KiB; and what this program has open.
 struct Memory {
     available: i64,
     kernel: i64,
     own: i64,
     warden: i64,
+    descriptors: i64,
+    threads: i64,
 }
 
 fn field(text: &str, name: &str) -> i64 {
@@ -134,35 +187,8 @@ impl Memory {
             kernel: kernel.iter().map(|name| field(&info, name)).sum(),
             own: resident("self")?,
             warden: warden.and_then(|pid| resident(&pid.to_string()).ok()).unwrap_or(0),
+            descriptors: fs::read_dir("/proc/self/fd")?.count() as i64,
+            threads: fs::read_dir("/proc/self/task")?.count() as i64,
         })
     }
-}
-
-fn report(
-    name: &str,
-    whole: Duration,
-    times: &mut [Duration],
-    before: &Memory,
-    warden: Option<u32>,
-) -> Result<()> {
-    let now = Memory::now(warden)?;
-    times.sort();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let each = |kib: i64| kib as f64 / times.len() as f64;
-    println!(
-        "{name:32} {:8.3} ms each to start (median {:.3}, p95 {:.3})",
-        ms(whole) / times.len() as f64,
-        ms(times[times.len() / 2]),
-        ms(times[times.len() * 95 / 100])
-    );
-    println!(
-        "{:32} {:8.1} KiB each of the machine, {:.1} the kernel's, {:.1} in this program, {:.2} in the warden ({} KiB in all)",
-        "",
-        each(before.available - now.available),
-        each(now.kernel - before.kernel),
-        each(now.own - before.own),
-        each(now.warden - before.warden),
-        now.warden
-    );
-    Ok(())
 }

@@ -56,12 +56,20 @@ fn main() -> Result<()> {
             Row::new("coracle, memory, pids, cpu", 200, || started(&limited)),
             Row::new("coracle create + start, no limits", 200, || created_and_started(&plain)),
             Row::new("coracle create + start, by default", 200, || created_and_started(&usual)),
+            Row::new("coracle create + start, with limits", 200, || created_and_started(&limited)),
             Row::new("coracle run(), with its removal", 200, || whole(&usual)),
         ]
     };
     let mut rows: Vec<Row> = own();
     rows.extend(peers(dir.path(), &rootfs, &tar)?);
-    measure(&mut rows);
+    let medians = measure(&mut rows);
+    println!("\nwhat is to hold");
+    for (name, goal) in [("coracle, no limits", 1.5), ("coracle, memory, pids, cpu", 2.0)] {
+        let row = rows.iter().position(|row| row.name() == name).and_then(|row| medians[row]);
+        if let (Some(row), Some(floor)) = (row, medians[0]) {
+            println!("{name:34} {:6.2} x, at most {goal:.2} x", row / floor);
+        }
+    }
     drop(Command::new("docker").args(["rmi", DOCKER_IMAGE]).output());
 
     println!("\none after the other without a rest: what each left behind is still being taken down");
