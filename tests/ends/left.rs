@@ -58,6 +58,14 @@ impl Look {
     /// What is left of a host that made these containers.
     pub fn left(&self, ids: &[String]) -> Vec<String> {
         let mut left = mounted(&self.store);
+        // Their groups are empty at once; the directories go with the next opening.
+        for group in cgroups_with("") {
+            let is_theirs = group.file_name().is_some_and(|name| ids.iter().any(|id| name == &**id));
+            let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            if is_theirs && !processes.trim().is_empty() {
+                left.push(format!("in the control group {} are {processes:?}", group.display()));
+            }
+        }
         let store = Store::open(&self.store).unwrap();
         self.swept(&store, ids, &mut left);
         verified(&store, &mut left);
