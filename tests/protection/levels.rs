@@ -2,8 +2,8 @@
 
 use super::common::*;
 use coracle::{
-    ContainerBuilder, ErrorKind, Landlock, LimitKind, NamespaceKind, Network, Outcome, Protection, Report,
-    Requirement, Seccomp,
+    Container, ContainerBuilder, ErrorKind, Feature, Host, Image, Landlock, LimitKind, NamespaceKind,
+    Network, Outcome, Protection, Report, Requirement, Seccomp, Store,
 };
 
 #[track_caller]
@@ -184,5 +184,43 @@ fn limits_of_whoever_has_no_control_groups() {
                 limited.requirement(LimitKind::MemoryMax, Requirement::BestEffort).run().unwrap().report;
             assert!(matches!(outcome(&report, LimitKind::MemoryMax), Outcome::NotEnforced(_)));
         }
+    }
+}
+
+/// As tmpfs was before Linux 6.3. The probe tells before, and a start says the same of a bind and of layers.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_filesystem_that_can_not_be_id_mapped() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    std::fs::write(dir.path().join("x"), "seen").unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("bin")).unwrap();
+    std::fs::copy("/bin/busybox", root.path().join("bin/busybox")).unwrap();
+    let layers = Image::import(&store, root.path(), "own").unwrap();
+    let builders = || {
+        let of_layers = Container::builder(&layers).command(["/bin/busybox", "echo", "seen"]);
+        [sh(&host(), "cat /b/x").bind(dir.path(), "/b"), of_layers]
+    };
+    // An ordinary user's containers have its files as they are.
+    let probed = Host::probe();
+    let lacking = probed.get(Feature::IdMappedTmpfs).unwrap().missing().filter(|_| is_root());
+    for builder in builders() {
+        let Some(lacking) = lacking else {
+            assert_eq!(say(&builder), "seen");
+            continue;
+        };
+        let error = builder.run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let missing = error.missing().unwrap();
+        assert_eq!((missing.reason(), missing.remedy()), (lacking.reason(), lacking.remedy()), "{error}");
+    }
+    if lacking.is_some() {
+        let [bind, _] = builders();
+        let error = bind.run().unwrap_err();
+        assert_eq!(error.protection(), Some(Protection::IdMappedMounts.name()), "{error}");
+        let out = builders()[0].clone().best_effort(Protection::IdMappedMounts).run().unwrap();
+        assert_eq!(out.stdout_text(), "seen");
+        assert!(matches!(outcome(&out.report, Protection::IdMappedMounts), Outcome::NotEnforced(_)));
     }
 }

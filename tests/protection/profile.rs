@@ -116,6 +116,22 @@ fn its_filter_is_stricter() {
     assert!(usual.contains("ptrace ok") && usual.contains("16 9 ok"), "{usual}");
 }
 
+/// A part of the wall is not the profile.
+#[test]
+fn where_the_kernel_has_less_of_landlock() {
+    let limits = [LimitKind::MemoryMax, LimitKind::MemorySwapMax, LimitKind::CpuMax];
+    let builder = limits.into_iter().fold(untrusted("echo ran"), ContainerBuilder::best_effort);
+    if has_landlock(6) {
+        assert_eq!(say(&builder), "ran");
+        return;
+    }
+    let error = builder.run().unwrap_err();
+    assert_eq!((error.kind(), error.protection()), (ErrorKind::Unsupported, Some("landlock")), "{error}");
+    let missing = error.missing().unwrap();
+    let probed = coracle::Host::probe();
+    assert_eq!(Some(missing), probed.get(coracle::Feature::LandlockScopes).unwrap().missing(), "{error}");
+}
+
 /// Ordinary users have no control groups, unless one was delegated.
 #[test]
 fn where_a_limit_can_not_be_had() {
