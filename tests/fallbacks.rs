@@ -5,22 +5,22 @@
 mod common;
 
 use common::*;
-use coracle::{ErrorKind, Namespaces, Overlay, Store};
+use coracle::{ContainerBuilder, ErrorKind, LimitKind, Namespaces, Overlay, Profile, Protection, Store};
 use nix::libc;
 use std::fs;
 use std::process::Stdio;
 
 const ROLE: &str = "CORACLE_TEST_ROLE";
 
-/// From then on these calls, by their numbers, fail in this thread and in what it starts.
-fn refuse(calls: &[u32]) {
+/// From then on these calls, by their numbers, fail with this errno in this thread and in what it starts.
+fn refuse(calls: &[u32], errno: i32) {
     let line = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let answer = |errno: i32| line(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32);
+    let answer = line(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32);
     // Of struct seccomp_data the first word is the number. All of this program is of one architecture.
     let mut program = vec![line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for call in calls {
         program.push(line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, *call));
-        program.push(answer(libc::ENOSYS));
+        program.push(answer);
     }
     program.push(line(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW));
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
@@ -47,6 +47,21 @@ fn role(test: &str, roles: &[&'static str]) -> Option<String> {
     None
 }
 
+/// What a filter answers: that there is no such call, as older kernels do, or that it is not allowed.
+const ANSWERS: [(&str, i32); 2] = [("ENOSYS", libc::ENOSYS), ("EPERM", libc::EPERM)];
+
+/// Likewise, with each answer to each call; gives which.
+fn role_and_answer(test: &str, roles: &[&str]) -> Option<(String, i32)> {
+    let both = roles.iter().flat_map(|role| ANSWERS.map(|(answer, _)| format!("{role} {answer}")));
+    // The C library itself can't start anything then.
+    let both: Vec<&str> =
+        both.filter(|role| role != "clone3 EPERM" && role != "all EPERM").map(|role| &*role.leak()).collect();
+    let role = role(test, &both)?;
+    let (name, answer) = role.split_once(' ').unwrap();
+    let (_, errno) = ANSWERS.into_iter().find(|(name, _)| *name == answer).unwrap();
+    Some((name.to_owned(), errno))
+}
+
 /// The numbers of calls are the same on every architecture since they are given out together.
 const OPEN_TREE: u32 = 428;
 const MOVE_MOUNT: u32 = 429;
@@ -62,12 +77,12 @@ const OPEN_TREE_ATTR: u32 = 467;
 #[test]
 fn what_has_another_way() {
     let all = ["open_tree_attr", "clone3", "close_range", "all"];
-    let Some(role) = role("what_has_another_way", &all) else { return };
+    let Some((role, errno)) = role_and_answer("what_has_another_way", &all) else { return };
     match role.as_str() {
-        "open_tree_attr" => refuse(&[OPEN_TREE_ATTR]),
-        "clone3" => refuse(&[CLONE3]),
-        "close_range" => refuse(&[CLOSE_RANGE]),
-        _ => refuse(&[OPEN_TREE_ATTR, CLONE3, CLOSE_RANGE]),
+        "open_tree_attr" => refuse(&[OPEN_TREE_ATTR], errno),
+        "clone3" => refuse(&[CLONE3], errno),
+        "close_range" => refuse(&[CLOSE_RANGE], errno),
+        _ => refuse(&[OPEN_TREE_ATTR, CLONE3, CLOSE_RANGE], errno),
     }
     // A descriptor that a program leaves open to what it starts.
     let leak = fs::File::open("/etc/passwd").unwrap();
@@ -84,7 +99,26 @@ fn what_has_another_way() {
     let container = ready(&sh(&image, "echo ready; sleep 1000").pids_max(50));
     let exec = container.exec(["sh", "-c", open]).output().unwrap();
     assert_eq!(text(&exec.stdout), opened);
+    // Without CLONE_INTO_CGROUP it is in its group nevertheless, and so is what came later: the limit binds both.
+    let command = container.exec(["sleep", "1000"]).spawn().unwrap();
+    let processes = container.top().unwrap();
+    assert_eq!(processes.len(), 3, "{processes:?}");
+    for process in &processes {
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap();
+        let is_in = groups.lines().any(|line| line.ends_with(container.id()));
+        assert!(is_in || !is_root(), "{process:?}: {groups}");
+    }
+    if is_root() {
+        let stats = container.stats().unwrap();
+        assert_eq!((stats.pids_current, stats.pids_max), (Some(3), Some(50)));
+    }
+    drop(command);
     container.kill(coracle::Signal::SIGKILL).unwrap();
+    let many = "i=0; while [ $i -lt 20 ]; do sleep 1000 & i=$((i+1)); echo $i; done 2>/dev/null; :";
+    for (limit, all) in [(50, true), (10, false)] {
+        let out = sh(&image, many).pids_max(limit).run().unwrap();
+        assert_eq!(out.stdout_text().contains("20"), all, "of {limit}: {}", out.stdout_text());
+    }
 
     let entered = Namespaces::new().user().pid().mount().command(["sh", "-c", "echo $$"]).output().unwrap();
     assert_eq!(text(&entered.stdout), "1");
@@ -121,24 +155,30 @@ fn what_has_none_is_named_with_the_remedy() {
         ("memfd_create", libc::SYS_memfd_create as u32),
     ];
     let names = calls.map(|(name, _)| name);
-    let Some(role) = role("what_has_none_is_named_with_the_remedy", &names) else { return };
+    let Some((role, errno)) = role_and_answer("what_has_none_is_named_with_the_remedy", &names) else {
+        return;
+    };
     // Whatever comes before a start is not the matter.
     let store = Store::temp().unwrap();
     let image = coracle::Image::host(&store).unwrap();
     let (name, number) = calls.into_iter().find(|(name, _)| *name == role).unwrap();
-    refuse(&[number]);
+    refuse(&[number], errno);
     let error = sh(&image, "true").run().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains(name), "{error}");
+    // That may be about the path rather than the call.
+    if errno == libc::EPERM && error.kind() == ErrorKind::PermissionDenied {
+        return assert!(error.path().is_some(), "{error}");
+    }
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.remedy().is_some_and(|remedy| remedy.contains("seccomp")), "{error}");
 }
 
 /// By explicit choice it goes on without the filter, and both reports say so: the container's and the further command's.
 #[test]
 fn where_filters_are_refused() {
-    let Some(_) = role("where_filters_are_refused", &["seccomp"]) else { return };
-    refuse(&[libc::SYS_seccomp as u32]);
-    let builder = sh(&host(), "echo ready; exec sleep 1000").best_effort(coracle::Protection::Seccomp);
+    let Some((_, errno)) = role_and_answer("where_filters_are_refused", &["seccomp"]) else { return };
+    refuse(&[libc::SYS_seccomp as u32], errno);
+    let builder = sh(&host(), "echo ready; exec sleep 1000").best_effort(Protection::Seccomp);
     let container = ready(&builder);
     let out = container.exec(["true"]).output().unwrap();
     for report in [container.report(), out.report] {
@@ -147,4 +187,11 @@ fn where_filters_are_refused() {
         assert!(!report.is_complete());
     }
     assert_eq!(sh(&host(), "true").run().unwrap_err().protection(), Some("seccomp"));
+    // Nor is it passed over by the strictest set: what else can't be had here is let off first.
+    let rest = [Protection::IdRange, Protection::Landlock, LimitKind::MemoryMax.into()];
+    let rest = rest.into_iter().chain([LimitKind::MemorySwapMax.into(), LimitKind::CpuMax.into()]);
+    let untrusted = sh(&host(), "true").profile(Profile::untrusted());
+    let error = rest.fold(untrusted, ContainerBuilder::best_effort).run().unwrap_err();
+    let kind = if errno == libc::EPERM { ErrorKind::PermissionDenied } else { ErrorKind::Unsupported };
+    assert_eq!((error.kind(), error.protection()), (kind, Some("seccomp")), "{error}");
 }

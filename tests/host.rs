@@ -9,6 +9,7 @@ use coracle::{ErrorKind, Feature, Host, Missing, Namespaces};
 use nix::libc;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -188,6 +189,42 @@ fn without_user_namespaces() {
         assert!(why.remedy().contains("sysctl -w user.max_user_namespaces="), "{why}");
         assert_same_words(&host, Feature::UserNamespace);
         assert!(host.container().is_some());
+    }
+}
+
+/// A directory that is no mount, with the host's own in it; as an ordinary user there.
+#[test]
+fn in_a_chroot() {
+    let script = "d=$1 as=$2; shift 2; cd /; for f in *; do if [ -L $f ]; then ln -s $(readlink $f) $d/$f; \
+        elif [ -d $f ]; then mkdir $d/$f && mount --rbind /$f $d/$f; fi; done; exec chroot $as $d \"$@\"";
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (unshare, user): (&[_], _) = match is_root() {
+        true => (&["unshare"], "--userspec=54321:54321"),
+        false => (&["unshare", "--user", "--map-root-user"], "--"),
+    };
+    if is_under("in_a_chroot", &[unshare, &["--mount", "sh", "-ec", script, "sh", place, user]].concat()) {
+        let host = Host::probe();
+        sound(&host);
+        let why = missing(&host, Feature::UserNamespace);
+        assert!(why.reason().contains("chroot") && why.remedy().contains("pivot_root"), "{why}");
+        assert_same_words(&host, Feature::UserNamespace);
+    }
+}
+
+/// The setting is one of each PID namespace, proc_sys_vm(5).
+#[test]
+#[ignore = "needs root: a PID namespace whose setting it changes"]
+fn where_no_program_runs_from_memory() {
+    let script = "echo 2 >/proc/sys/vm/memfd_noexec && exec \"$@\"";
+    let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh"];
+    if is_under("where_no_program_runs_from_memory", &unshare) {
+        let host = Host::probe();
+        sound(&host);
+        let why = missing(&host, Feature::ExecutableMemfd);
+        assert!(why.reason().contains("vm.memfd_noexec=2"), "{why}");
+        assert!(why.remedy().contains("TMPDIR") && why.remedy().contains("noexec"), "{why}");
     }
 }
 

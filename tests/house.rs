@@ -329,6 +329,11 @@ fn the_lane_is_what_it_says() {
             lane::user();
             lane::user_instance_of_systemd();
         }
+        Ok("vm-session") => {
+            lane::stock_machine();
+            lane::user();
+            lane::session();
+        }
         // Under .ci/without: root, to whom what the list names is missing.
         Ok("enosys") => {
             lane::root();
@@ -444,14 +449,28 @@ mod lane {
 
     /// In a service of the user's own instance of systemd, which can be asked for more.
     pub fn user_instance_of_systemd() {
-        assert_eq!(fs::read_to_string("/proc/1/comm").unwrap().trim(), "systemd");
         let (group, instance) = (group(), format!("user@{}.service", uid()));
         assert!(group.iter().any(|part| part == instance.as_str()), "{}", group.display());
+        instance_is_there(&instance);
+    }
+
+    /// In the scope of a login, which is system's own, with that instance beside it.
+    pub fn session() {
+        let (group, slice) = (group(), format!("user-{}.slice", uid()));
+        let name = group.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("session-") && name.ends_with(".scope"), "{}", group.display());
+        assert!(group.parent().unwrap().ends_with(&slice), "{}", group.display());
+        assert!(!writable(&group));
+        instance_is_there(&format!("user@{}.service", uid()));
+    }
+
+    fn instance_is_there(instance: &str) {
+        assert_eq!(fs::read_to_string("/proc/1/comm").unwrap().trim(), "systemd");
         let bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").expect("DBUS_SESSION_BUS_ADDRESS");
         let socket = bus.strip_prefix("unix:path=").expect("a socket").split(',').next().unwrap();
         std::os::unix::net::UnixStream::connect(socket).unwrap();
         let mut systemctl = std::process::Command::new("systemctl");
         let answer = systemctl.args(["--user", "show", "-P", "ControlGroup"]).output().unwrap();
-        assert!(String::from_utf8_lossy(&answer.stdout).contains(&instance), "{answer:?}");
+        assert!(String::from_utf8_lossy(&answer.stdout).contains(instance), "{answer:?}");
     }
 }
