@@ -50,7 +50,10 @@ fn ordinary_users_are_kept_from_user_namespaces() {
     let user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"];
     let Some(setting) = std::env::var_os(SETTING) else {
         // Only .ci/vm makes it. Whoever asks for every ignored test on another machine hears why not.
-        assert!(Path::new(EMULATED).exists(), "this changes settings of the whole machine: {EMULATED} says it is emulated");
+        assert!(
+            Path::new(EMULATED).exists(),
+            "this changes settings of the whole machine: {EMULATED} says it is emulated"
+        );
         for [file, ..] in SETTINGS {
             let _zero = Zero::new(file);
             again(name, &user, &[(SETTING, Path::new(file))]);

@@ -172,7 +172,8 @@ pub(crate) const NO_UNIFIED: Cause =
 
 pub(crate) const BUSY_GROUP: Cause = cause(
     "a control group with processes of its own, as this program, hands no controllers on",
-    "start the program in a group below the one that is delegated (DelegateSubgroup= since systemd 254), or as root",
+    "start the program in a group below that one: DelegateSubgroup= since systemd 254; first in an outer container \
+     mkdir /sys/fs/cgroup/own && echo $$ >/sys/fs/cgroup/own/cgroup.procs; or as root of the host",
 );
 
 pub(crate) const NO_FREEZER: Cause =

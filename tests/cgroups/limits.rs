@@ -214,3 +214,47 @@ fn running_out_of_memory_is_told() {
         other => panic!("{other:?}"),
     }
 }
+
+const INSIDE: &str = "CORACLE_TEST_INSIDE";
+
+/// As in an outer container that is given v2: the first group of its namespace is the one that the program is in. What the
+/// error says to do helps.
+#[test]
+#[ignore = "needs root, and control groups v2 alone: a namespace of them"]
+fn where_the_first_group_is_the_programs_own() {
+    let below = "mkdir /sys/fs/cgroup/own && echo $$ >/sys/fs/cgroup/own/cgroup.procs";
+    let limits = Limits::new().memory_max(16 << 20);
+    match std::env::var(INSIDE).as_deref() {
+        Ok("as it is") => {
+            let error = Cgroup::create("inside", &limits).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains(below)), "{error}");
+            let missing = Cgroup::create("inside", &limits.best_effort(LimitKind::MemoryMax)).unwrap();
+            assert!(!missing.report().is_complete(), "{:?}", missing.report());
+        }
+        Ok(_) => {
+            let group = Cgroup::create("inside", &limits).unwrap();
+            assert!(group.report().is_complete(), "{:?}", group.report());
+            let out = output(&group, "exec dd if=/dev/zero of=/dev/null bs=256M count=1");
+            assert_eq!(out.status.signal(), Some(9), "{out:?}");
+        }
+        Err(_) => {
+            let dir = Path::new("/sys/fs/cgroup").join(name("namespace"));
+            let enter = "echo $$ >$1/cgroup.procs; do=$2; shift 2; exec unshare --mount --cgroup sh -ec \
+                \"mount -t cgroup2 cgroup2 /sys/fs/cgroup; $do; exec \\\"\\$@\\\"\" sh \"$@\"";
+            for (how, commands) in [("as it is", ":"), ("below", below)] {
+                fs::create_dir(&dir).unwrap();
+                let mut command = Command::new("sh");
+                command.args(["-ec", enter, "sh"]).arg(&dir).arg(commands);
+                command.arg(std::env::current_exe().unwrap()).args(["--include-ignored", "--exact"]);
+                command.arg("limits::where_the_first_group_is_the_programs_own").env(INSIDE, how);
+                let out = command.output().unwrap();
+                let own = dir.join("own");
+                assert!(!own.exists() || fs::remove_dir(&own).is_ok());
+                fs::remove_dir(&dir).unwrap();
+                assert!(out.status.success(), "{how}: {out:?}");
+                assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"), "{how}: {out:?}");
+            }
+        }
+    }
+}
