@@ -52,7 +52,7 @@ fn ordinary_users_are_kept_from_user_namespaces() {
         // Only .ci/vm makes it. Whoever asks for every ignored test on another machine hears why not.
         assert!(
             Path::new(EMULATED).exists(),
-            "this changes settings of the whole machine: {EMULATED} says it is emulated"
+            "this changes settings of the whole machine, and there is no {EMULATED}: run .ci/vm"
         );
         for [file, ..] in SETTINGS {
             let _zero = Zero::new(file);
