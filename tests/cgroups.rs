@@ -84,22 +84,30 @@ impl Drop for Reaped {
 #[test]
 #[ignore = "needs root and writable cgroups: creates groups with limits"]
 fn limits_are_kept_by_the_kernel_and_reported() {
-    let limits =
-        Limits::new().memory_max((64 << 20) + 5).cpus(0.5).cpu_weight(50).cpuset_cpus("0").pids_max(17);
+    let limits = Limits::new()
+        .memory_max((64 << 20) + 5)
+        .cpus(0.5)
+        .cpu_weight(50)
+        .cpuset_cpus("0")
+        .cpuset_mems("0")
+        .pids_max(17);
     let group = Cgroup::create(&name("limits"), &limits).unwrap();
     assert_eq!(file(&group, &["memory.limit_in_bytes", "memory.max"]), (64 << 20).to_string());
     assert_eq!(file(&group, &["pids.max"]), "17");
     assert_eq!(file(&group, &["cpuset.cpus"]), "0");
+    assert_eq!(file(&group, &["cpuset.mems"]), "0");
     assert!(["50000", "50000 100000"].contains(&file(&group, &["cpu.cfs_quota_us", "cpu.max"]).as_str()));
     assert!(["512", "50"].contains(&file(&group, &["cpu.shares", "cpu.weight"]).as_str()));
     assert!(group.report().is_complete());
-    assert_eq!(group.report().entries().len(), 5);
+    assert_eq!(group.report().entries().len(), 6);
     let memory = group.report().get("memory_max").unwrap();
     assert_eq!(memory.asked(), ((64 << 20) + 5).to_string());
     assert_eq!(memory.outcome(), &Outcome::Enforced((64 << 20).to_string()), "whole pages");
 
-    let out = output(&group, "grep Cpus_allowed_list /proc/self/status");
-    assert_eq!(String::from_utf8_lossy(&out.stdout).split_whitespace().last(), Some("0"));
+    for list in ["Cpus_allowed_list", "Mems_allowed_list"] {
+        let out = output(&group, &format!("grep {list} /proc/self/status"));
+        assert_eq!(String::from_utf8_lossy(&out.stdout).split_whitespace().last(), Some("0"), "{list}");
+    }
 
     let stats = group.stats().unwrap();
     assert_eq!((stats.memory_max, stats.pids_max), (Some(64 << 20), Some(17)));

@@ -43,6 +43,31 @@ fn a_disk_is_read_no_faster_than_asked_and_counted() {
 }
 
 #[test]
+#[ignore = "needs root and writable cgroups: writes slowly to the disk of TMPDIR"]
+fn a_disk_is_written_and_asked_no_more_often_than_allowed() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, &[7; 1 << 20]).unwrap();
+    file.as_file().sync_all().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk_of(file.path(), dir.path());
+    let path = file.path().display();
+    // 16 of each: two seconds, without the limit some milliseconds.
+    let write = format!("exec dd if=/dev/zero of={path} bs=64k count=16 oflag=direct conv=notrunc");
+    let read = format!("exec dd if={path} of=/dev/null bs=4k count=16 iflag=direct");
+    for (limit, dd) in
+        [(IoMax::new(&disk).write_bps(512 << 10), write), (IoMax::new(&disk).read_iops(8), read)]
+    {
+        let group = Cgroup::create(&name("slow"), &Limits::new().io_max(limit)).unwrap();
+        assert!(group.report().is_complete(), "{:?}", group.report());
+        let begin = Instant::now();
+        let out = output(&group, &dd);
+        assert!(out.status.success(), "{out:?}");
+        assert!(begin.elapsed() > Duration::from_millis(1000), "{dd}: {:?}", begin.elapsed());
+        group.remove().unwrap();
+    }
+}
+
+#[test]
 #[ignore = "needs root and writable cgroups: asks for bounds of what is no disk"]
 fn only_whole_disks_are_bounded() {
     let of = |path: &str| Limits::new().io_max(IoMax::new(path).read_bps(1 << 20));

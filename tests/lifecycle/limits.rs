@@ -69,6 +69,26 @@ fn statistics_have_figures_or_say_what_to_do() {
     }
 }
 
+/// What is killed in it for its memory is counted while it runs, and the time for which it waited, where the kernel measures.
+#[test]
+#[ignore = "needs root: a process is killed for its memory"]
+fn what_runs_out_of_memory_is_counted_while_the_container_runs() {
+    let script = "tail /dev/zero; echo ready; exec sleep 1000";
+    let container = ready(&sh(&host(), script).memory_max(32 << 20).memory_swap_max(32 << 20));
+    let stats = container.stats().unwrap();
+    assert_eq!(stats.oom_kills, Some(1), "{stats:?}");
+    let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    assert_eq!(stats.ooms.is_some_and(|times| times > 0), is_v2, "{stats:?}");
+    if is_v2 {
+        assert!(stats.memory_max_events.is_some_and(|times| times > 0), "{stats:?}");
+        // All of it waited for the pages that could not be had.
+        let measured = std::fs::read_to_string("/proc/pressure/memory").is_ok();
+        let waited =
+            stats.memory_pressure.map(|pressure| pressure.full.is_some_and(|full| !full.total.is_zero()));
+        assert_eq!(waited, measured.then_some(true), "{stats:?}");
+    }
+}
+
 /// A record that nobody could read again is not written.
 #[test]
 fn limits_that_can_not_be_are_refused_before_there_is_a_container() {
