@@ -52,7 +52,11 @@ const ANSWERS: [(&str, i32); 2] = [("ENOSYS", libc::ENOSYS), ("EPERM", libc::EPE
 
 /// Likewise, with each answer to each call; gives which.
 fn role_and_answer(test: &str, roles: &[&str]) -> Option<(String, i32)> {
-    let both = roles.iter().flat_map(|role| ANSWERS.map(|(answer, _)| format!("{role} {answer}")));
+    // What comes after an answer is this kernel's matter, which answer it was is not: an emulated machine has minutes of it.
+    let emulated = std::env::var("CORACLE_LANE").is_ok_and(|lane| lane.starts_with("vm-"));
+    let answers = &ANSWERS[..if emulated { 1 } else { 2 }];
+    let both =
+        roles.iter().flat_map(|role| answers.iter().map(move |(answer, _)| format!("{role} {answer}")));
     // The C library itself can't start anything then.
     let both: Vec<&str> =
         both.filter(|role| role != "clone3 EPERM" && role != "all EPERM").map(|role| &*role.leak()).collect();

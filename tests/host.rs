@@ -339,14 +339,17 @@ fn what_a_killed_probe_left_goes_with_the_next() {
     let mut dead = std::process::Command::new("true").spawn().unwrap();
     dead.wait().unwrap();
     let parent = coracle::CgroupParent::detect().unwrap();
-    let limits = coracle::Limits::new().pids_max(10);
-    let make = |pid: u32, of: u64| {
-        let name = format!("probe-{of}-{pid}-{pids:x}left");
-        parent.create(&name, &limits).unwrap().keep();
+    let name = |pid: u32, of: u64| format!("probe-{of}-{pid}-{pids:x}left");
+    let used = name(std::process::id(), pids);
+    parent.create(&used, &coracle::Limits::new().pids_max(10)).unwrap().keep();
+    let places = cgroups_with(&used);
+    // Another test's probe may be the next one, as soon as there is such a group: nothing more is done in it.
+    let make = |of: u64| {
+        let name = name(dead.id(), of);
+        places.iter().for_each(|place| fs::create_dir(place.with_file_name(&name)).unwrap());
         name
     };
-    let (left, used) = (make(dead.id(), pids), make(std::process::id(), pids));
-    let (other, unknown) = (make(dead.id(), pids + 1), make(dead.id(), 0));
+    let (left, other, unknown) = (make(pids), make(pids + 1), make(0));
     Host::probe();
     let found = [&left, &used, &other, &unknown].map(|name| cgroups_with(name));
     found.iter().flatten().for_each(|dir| fs::remove_dir(dir).unwrap());

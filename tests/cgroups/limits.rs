@@ -266,7 +266,7 @@ fn where_the_first_group_is_the_programs_own() {
         Err(_) => {
             let dir = Path::new("/sys/fs/cgroup").join(name("namespace"));
             let enter = "echo $$ >$1/cgroup.procs; do=$2; shift 2; exec unshare --mount --cgroup sh -ec \
-                \"mount -t cgroup2 cgroup2 /sys/fs/cgroup; $do; exec \\\"\\$@\\\"\" sh \"$@\"";
+                \"umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; $do; exec \\\"\\$@\\\"\" sh \"$@\"";
             for (how, commands) in [("as it is", ":"), ("below", below)] {
                 fs::create_dir(&dir).unwrap();
                 let mut command = Command::new("sh");
