@@ -182,12 +182,19 @@ fn users_are_found_where_the_images_links_lead() {
     }
     // What a container has made of them counts at its next start.
     let image = storage::image_of(&store, vec![storage::busybox(0o755, 0, 0), tar(others())]);
-    let words = ["/bin/busybox", "sh", "-c", "busybox id -u; busybox test -e /else || busybox sleep 1000"];
+    let words = [
+        "/bin/busybox",
+        "sh",
+        "-c",
+        "busybox id -u; busybox test -e /else || { echo ready; exec busybox sleep 1000; }",
+    ];
     let container = Container::builder(&image).command(words).user("www");
     if is_single(&Container::builder(&image).command(words).start().unwrap()) {
         return;
     }
     let container = container.start().unwrap();
+    // Who it is to be has been decided by then.
+    container.wait_until(coracle::Ready::log("ready"), LONG).unwrap();
     let change = "busybox mkdir /else; echo www:x:5:5::/: >/else/p; busybox ln -sf /else/p /etc/passwd";
     let changed = container.exec(["/bin/busybox", "sh", "-c", change]).user("0").output().unwrap();
     assert!(changed.status.success(), "{}", changed.stderr_text());
