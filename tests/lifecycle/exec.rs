@@ -224,7 +224,8 @@ fn until(terminal: &mut BufReader<std::fs::File>, wanted: &str) -> String {
 fn a_terminal_of_the_container() {
     let container = sleeper(&host());
     // Session, foreground group and terminal of the shell itself (proc_pid_stat(5)), by its own controlling terminal.
-    let script = "read wait; tty; set -- $(cat /proc/$$/stat); echo \"own $(($6 == $$)) $(($7 != 0)) $(($8 == $$))\"; \
+    // Without noflsh the kernel throws output away after it has sent the signal, which may be the handler's already.
+    let script = "stty noflsh; read wait; tty; set -- $(cat /proc/$$/stat); echo \"own $(($6 == $$)) $(($7 != 0)) $(($8 == $$))\"; \
         echo \"size $(stty size) TERM=$TERM\" >/dev/tty; stat -c 'owner %u mode %a' $(tty); \
         trap 'echo interrupted; exit 7' INT; echo ready; while :; do read x; done";
     let spawned = container.exec(["sh", "-c", script]).tty(true).spawn().unwrap();
