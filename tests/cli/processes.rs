@@ -126,7 +126,7 @@ fn exec_in_another_processes_container() {
             "one",
             "sh",
             "-c",
-            "trap 'stty size; exit 9' INT; echo ready; while :; do read x; done",
+            "stty noflsh; trap 'stty size; exit 9' INT; echo ready; while :; do read x; done",
         ])
         .stdin(slave.try_clone().unwrap())
         .stdout(slave)
