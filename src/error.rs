@@ -40,7 +40,7 @@ pub enum ErrorKind {
     TooLarge,
     /// This kernel, this build or this user can't have it.
     Unsupported,
-    /// The kernel refused for lack of permission.
+    /// The kernel, or a registry, refused for lack of permission.
     PermissionDenied,
     /// No room: disk, quota, inodes.
     StorageFull,
@@ -62,6 +62,8 @@ pub enum ErrorKind {
     Gone,
     /// A function of the caller's that was called with output has panicked.
     Panicked,
+    /// A registry can't be reached, or has an error of its own.
+    Network,
     /// Any other error of the operating system.
     Io,
 }

@@ -19,12 +19,16 @@ mod unpack;
 pub use files::{Change, ChangeKind};
 pub use import::Import;
 pub use list::{BrokenImage, Removed};
+#[cfg(feature = "registry")]
+pub(crate) use load::publish_pulled;
 pub use save::{ArchiveFormat, Save};
 pub use tree::{HistoryEntry, ImageTree, ImageUsage};
+#[cfg(feature = "registry")]
+pub(crate) use unpack::ensure as ensure_layer;
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, ImageConfig, Manifest, media};
+use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, ImageConfig, Manifest, Platform, media};
 use crate::reference::Reference;
 use crate::store::index::{name_of, set_name};
 use crate::store::{Lease, Store, UnpackedLayer, clock};
@@ -283,6 +287,22 @@ impl Image {
         Ok(self.0.unpacked.get().cloned().unwrap_or_default())
     }
 
+    /// Whether the store has all its blobs, by their sizes.
+    #[cfg(feature = "registry")]
+    pub(crate) fn is_whole(&self) -> bool {
+        let all = self.0.manifest.layers().iter().chain([self.0.manifest.config()]);
+        let mut sizes = all.map(|blob| (self.0.store.blob_size(&blob.digest), blob.size));
+        sizes.all(|(found, size)| found.is_ok_and(|found| found == Some(size)))
+    }
+
+    /// Whether it is what this digest leads to in a registry.
+    #[cfg(feature = "registry")]
+    pub(crate) fn is_from(&self, digest: &Digest) -> bool {
+        let listed = &self.0.listed;
+        let origin = listed.annotations.get(crate::manifest::ORIGIN);
+        listed.digest == *digest || origin.is_some_and(|origin| *origin == digest.to_string())
+    }
+
     /// The image of a manifest that a container pins; `None` where it is not in the store.
     pub(crate) fn by_digest(store: &Store, digest: &Digest) -> Result<Option<Self>> {
         let Some(size) = store.blob_size(digest)? else { return Ok(None) };
@@ -290,7 +310,7 @@ impl Image {
     }
 
     /// The image that an entry of the store's index leads to.
-    fn from_listed(store: &Store, listed: &Descriptor) -> Result<Self> {
+    pub(crate) fn from_listed(store: &Store, listed: &Descriptor) -> Result<Self> {
         let (manifest, lease) = resolve(listed, &mut |descriptor| {
             let lease = store.lease_blob(&descriptor.digest)?;
             Ok((store.read_blob_small(&descriptor.digest, DOCUMENT_MAX)?, lease))
@@ -312,7 +332,7 @@ impl Image {
 }
 
 /// How deep indexes of indexes may be.
-const NESTING: usize = 4;
+pub(crate) const NESTING: usize = 4;
 
 /// Reads the manifest of a descriptor; of an index, the one for this machine.
 fn resolve<T>(
@@ -325,28 +345,7 @@ fn resolve<T>(
         match Document::parse(raw).map_err(|error| error.during(format!("reading {}", at.digest)))? {
             Document::Manifest(manifest) => return Ok((*manifest, extra)),
             Document::Index(index) => {
-                let fits =
-                    |child: &&Descriptor| child.platform.as_ref().is_none_or(|platform| platform.is_host());
-                // One that says it is for this machine comes before one that says nothing; among equals the first counts
-                // (image-spec, image-index.md), as later ones may want a newer processor.
-                let child = index.manifests.iter().filter(fits).min_by_key(|child| child.platform.is_none());
-                let Some(child) = child else {
-                    let names: Vec<_> = index
-                        .manifests
-                        .iter()
-                        .filter_map(|child| child.platform.as_ref())
-                        .map(|platform| format!("{}/{}", platform.os, platform.architecture))
-                        .collect();
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        format!(
-                            "image {} is not for this machine: it is for {}",
-                            at.digest,
-                            names.join(", ")
-                        ),
-                    ));
-                };
-                at = child.clone();
+                at = index.choose(&Platform::host(), &at.digest)?.clone();
             }
         }
     }
@@ -354,7 +353,7 @@ fn resolve<T>(
 }
 
 /// Refuses artifacts, and layers that nobody here can read.
-fn check_shape(manifest: &Manifest) -> Result<()> {
+pub(crate) fn check_shape(manifest: &Manifest) -> Result<()> {
     let config = &manifest.config().media_type;
     if !media::is_config(config) {
         return Err(Error::new(
@@ -370,7 +369,7 @@ fn check_shape(manifest: &Manifest) -> Result<()> {
     }
 }
 
-fn check_layers(manifest: &Manifest, config: &ImageConfig) -> Result<()> {
+pub(crate) fn check_layers(manifest: &Manifest, config: &ImageConfig) -> Result<()> {
     let (layers, diff_ids) = (manifest.layers().len(), config.diff_ids().len());
     if layers == diff_ids {
         return Ok(());

@@ -34,7 +34,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Descriptor, media};
 use crate::store::{Lease, Store, UnpackedLayer};
-pub(crate) use apply::{Applied, Expected, apply, chain_id, find, unpack_stored};
+pub(crate) use apply::{Applied, Expected, Lowers, apply, chain_id, find, unpack_stored};
 pub(crate) use below::{Below, Found, Lower, opaque_name};
 pub use build::LayerBuilder;
 pub use compression::Compression;

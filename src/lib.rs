@@ -43,6 +43,8 @@ mod manifest;
 mod namespace;
 mod network;
 mod reference;
+#[cfg(feature = "registry")]
+mod registry;
 mod security;
 mod store;
 mod sys;
@@ -72,6 +74,8 @@ pub use namespace::{Enter, Entered, NamespaceKind, Namespaces};
 pub use network::Network;
 pub use nix::sys::signal::Signal;
 pub use reference::Reference;
+#[cfg(feature = "registry")]
+pub use registry::{Credentials, Pull, PullEvent, PullPolicy};
 pub use security::capability::{Capabilities, Capability};
 pub use security::landlock::Landlock;
 pub use security::limit::{Sysctl, Ulimit};

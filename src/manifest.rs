@@ -16,6 +16,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 /// The most bytes of a manifest, an index or a configuration.
 pub(crate) const DOCUMENT_MAX: u64 = 4 << 20;
@@ -24,6 +26,10 @@ pub(crate) const DOCUMENT_MAX: u64 = 4 << 20;
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The whole name that docker and containerd write beside it.
 pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// What the name of a pulled image led to in its registry, where that is not its manifest but an index.
+#[cfg(feature = "registry")]
+pub(crate) const ORIGIN: &str = "coracle.origin.digest";
 
 /// Type, digest and size of a blob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,8 +86,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// This machine's.
-    pub(crate) fn host() -> Self {
+    /// This machine's. Of the processor's variants the first, with which an image runs everywhere.
+    pub fn host() -> Self {
         Self {
             architecture: match std::env::consts::ARCH {
                 "x86_64" => "amd64",
@@ -98,8 +104,65 @@ impl Platform {
     }
 
     pub(crate) fn is_host(&self) -> bool {
-        let host = Self::host();
-        self.os == host.os && self.architecture == host.architecture
+        self.rank_for(&Self::host()).is_some()
+    }
+
+    /// Whether an image for this machine runs on `wanted`.
+    #[cfg(feature = "registry")]
+    pub(crate) fn is_for(&self, wanted: &Self) -> bool {
+        self.rank_for(wanted).is_some()
+    }
+
+    /// How far an image for this machine is from the best for `wanted`; `None`: it is for another. An older variant of
+    /// the processor does as well; a newer one only where no variant is wanted, and after all others.
+    fn rank_for(&self, wanted: &Self) -> Option<u32> {
+        if self.os != wanted.os || self.architecture != wanted.architecture {
+            return None;
+        }
+        match (self.level()?, wanted.level()?) {
+            (has, limit) if has <= limit => Some(limit - has),
+            (has, limit) if wanted.variant.is_none() => Some((has - limit).saturating_add(1000)),
+            _ => None,
+        }
+    }
+
+    /// The variant as a number; without one it is the first that there is (as containerd's `platforms` has it), for
+    /// 32-bit arm v7.
+    fn level(&self) -> Option<u32> {
+        match (self.architecture.as_str(), self.variant.as_deref()) {
+            ("arm64", None | Some("")) => Some(8),
+            ("arm", None | Some("")) => Some(7),
+            (_, None | Some("")) => Some(1),
+            // Also `8.1` and `v9`, of arm64.
+            (_, Some(variant)) => variant.trim_start_matches('v').split('.').next()?.parse().ok(),
+        }
+    }
+}
+
+impl FromStr for Platform {
+    type Err = Error;
+
+    /// Reads `OS/ARCHITECTURE` or `OS/ARCHITECTURE/VARIANT`, such as `linux/arm64` and `linux/arm/v6`.
+    fn from_str(text: &str) -> Result<Self> {
+        let mut parts = text.split('/');
+        let mut next = || parts.next().filter(|part| !part.is_empty()).map(str::to_lowercase);
+        match (next(), next(), next(), parts.next()) {
+            (Some(os), Some(architecture), variant, None) if text.split('/').all(|part| !part.is_empty()) => {
+                Ok(Self { architecture, os, variant, extra: Map::new() })
+            }
+            _ => Err(Error::new(ErrorKind::InvalidInput, format!("platform {text:?}: not OS/ARCHITECTURE"))
+                .with_remedy("write it as linux/amd64, linux/arm64 or linux/arm/v6")),
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) => write!(f, "/{variant}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -202,6 +265,29 @@ impl Index {
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         encode(self)
+    }
+
+    /// The image for a machine. One that says for which it is comes before one that says nothing, a nearer variant
+    /// before another, and among equals the first counts (image-spec, image-index.md).
+    ///
+    /// # Errors
+    /// `Unsupported` where there is none; `digest` is this index's, for the words.
+    pub(crate) fn choose(&self, wanted: &Platform, digest: &Digest) -> Result<&Descriptor> {
+        let rank = |child: &Descriptor| match &child.platform {
+            None => Some((true, 0)),
+            Some(platform) => platform.rank_for(wanted).map(|rank| (false, rank)),
+        };
+        let ranked = self.manifests.iter().filter_map(|child| rank(child).map(|rank| (rank, child)));
+        ranked.min_by_key(|(rank, _)| *rank).map(|(_, child)| child).ok_or_else(|| {
+            let names = self.manifests.iter().filter_map(|child| child.platform.as_ref());
+            let names: Vec<_> = names.map(|platform| platform.to_string()).collect();
+            let this =
+                if *wanted == Platform::host() { "this machine" } else { "the machine that was asked for" };
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("image {digest} is not for {this}, {wanted}: it is for {}", names.join(", ")),
+            )
+        })
     }
 }
 

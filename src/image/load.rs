@@ -55,10 +55,20 @@ fn load(store: &Store, medium: &Medium) -> Result<Vec<Image>> {
 
 /// Names the images in the index; from here on they are there.
 fn publish(store: &Store, found: &[Found]) -> Result<Vec<Image>> {
+    publish_with(store, found, |_| ())
+}
+
+/// The same with something noted in the index.
+fn publish_with(store: &Store, found: &[Found], note: impl Fn(&mut Descriptor)) -> Result<Vec<Image>> {
     store.sync()?;
+    let describe = |manifest: &Manifest| {
+        let mut descriptor = manifest.descriptor();
+        note(&mut descriptor);
+        descriptor
+    };
     store.update_index(|index| {
         for Found { manifest, names } in found {
-            let descriptor = manifest.descriptor();
+            let descriptor = describe(manifest);
             names.iter().for_each(|name| set_name(index, &descriptor, Some(name)));
             if names.is_empty() {
                 set_name(index, &descriptor, None);
@@ -66,13 +76,33 @@ fn publish(store: &Store, found: &[Found]) -> Result<Vec<Image>> {
         }
         Ok(())
     })?;
-    found.iter().map(|found| Image::from_listed(store, &found.manifest.descriptor())).collect()
+    found.iter().map(|found| Image::from_listed(store, &describe(&found.manifest))).collect()
 }
 
 /// Publishes one new image under a name, for whoever made its blobs. The caller is
 /// [writing](Store::writing).
 pub(super) fn publish_one(store: &Store, manifest: Manifest, name: Option<Reference>) -> Result<Image> {
-    let images = publish(store, &[Found { manifest, names: name.into_iter().collect() }])?;
+    one(publish(store, &[Found { manifest, names: name.into_iter().collect() }])?)
+}
+
+/// The same for an image from a registry, where its name led to `origin`.
+#[cfg(feature = "registry")]
+pub(crate) fn publish_pulled(
+    store: &Store,
+    manifest: Manifest,
+    name: Option<Reference>,
+    origin: Digest,
+) -> Result<Image> {
+    let differs = origin != *manifest.digest();
+    let note = |descriptor: &mut Descriptor| {
+        if differs {
+            descriptor.annotations.insert(crate::manifest::ORIGIN.to_owned(), origin.to_string());
+        }
+    };
+    one(publish_with(store, &[Found { manifest, names: name.into_iter().collect() }], note)?)
+}
+
+fn one(images: Vec<Image>) -> Result<Image> {
     images
         .into_iter()
         .next()

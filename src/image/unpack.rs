@@ -4,7 +4,7 @@
 use super::archive::Section;
 use crate::digest::Digest;
 use crate::error::{Call, Result};
-use crate::layer::{Applied, Compression, Expected, Owners, apply, find, for_caller, unpack_stored};
+use crate::layer::{Applied, Compression, Expected, Lowers, Owners, apply, find, for_caller, unpack_stored};
 use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
 use crate::store::{Store, UnpackedLayer};
 use serde::Deserialize;
@@ -38,53 +38,17 @@ impl<'a> Stack<'a> {
         self.layers
     }
 
-    /// Makes sure that the store has the next layer, blob and directory. `open` gives the blob when it is needed.
-    /// What the store has of it already is verified, and replaced where it is damaged.
+    /// Makes sure that the store has the next layer, blob and directory; see [`ensure`].
     pub(super) fn add<R: Read + Send>(
         &mut self,
         descriptor: &Descriptor,
         diff_id: &Digest,
         open: impl FnOnce() -> Result<R>,
     ) -> Result<()> {
-        let Descriptor { digest, size, .. } = *descriptor;
-        let layer = match self.find(diff_id)? {
-            Some(layer) => {
-                if !self.store.is_sound(&digest, size)? {
-                    let mut writer = self.store.blob_writer()?;
-                    io::copy(&mut open()?.take(size.saturating_add(1)), &mut writer)
-                        .call("copying a layer")?;
-                    writer.finish(Some((digest, size)))?;
-                }
-                layer
-            }
-            None => match self.unpack_stored(descriptor, diff_id)? {
-                Some(layer) => layer,
-                None => {
-                    let expected =
-                        Expected { digest: Some(digest), size: Some(size), diff_id: Some(*diff_id) };
-                    apply(self.store, open()?, expected, &self.layers, self.chain_id)?.unpacked
-                }
-            },
-        };
+        let below = Lowers::Ready(&self.layers);
+        let layer = ensure(self.store, &*self.owners, descriptor, diff_id, below, self.chain_id, open)?;
         self.push(layer, diff_id);
         Ok(())
-    }
-
-    /// Unpacks what the store has; `None` where that is damaged, or nothing.
-    fn unpack_stored(&self, descriptor: &Descriptor, diff_id: &Digest) -> Result<Option<UnpackedLayer>> {
-        let Descriptor { digest, size, .. } = *descriptor;
-        if self.store.blob_size(&digest)? != Some(size) {
-            return Ok(None);
-        }
-        match unpack_stored(self.store, digest, Some(*diff_id), &self.layers, self.chain_id) {
-            Ok(applied) => Ok(Some(applied.unpacked)),
-            // The same content from outside, were it that, would say the same again.
-            Err(error) if !self.store.is_sound(&digest, size)? => {
-                tracing::warn!(%error, %digest, store = ?self.store.path(), "a damaged blob is replaced");
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// Unpacks the next layer, whose blob the store has, where it is not unpacked yet.
@@ -142,6 +106,41 @@ impl<'a> Stack<'a> {
     }
 }
 
+/// Makes sure that the store has a layer of an image, blob and directory; `parent` is the chain_id of those below it.
+/// `open` gives the blob when it is needed. What the store has of it already is verified, and replaced where it is damaged.
+pub(crate) fn ensure<R: Read + Send>(
+    store: &Store,
+    owners: &dyn Owners,
+    descriptor: &Descriptor,
+    diff_id: &Digest,
+    lowers: Lowers<'_>,
+    parent: Option<Digest>,
+    open: impl FnOnce() -> Result<R>,
+) -> Result<UnpackedLayer> {
+    let Descriptor { digest, size, .. } = *descriptor;
+    let chain_id = crate::layer::chain_id(parent.as_ref(), diff_id);
+    if let Some(layer) = find(store, diff_id, &chain_id, owners)? {
+        if !store.is_sound(&digest, size)? {
+            let mut writer = store.blob_writer()?;
+            io::copy(&mut open()?.take(size.saturating_add(1)), &mut writer).call("copying a layer")?;
+            writer.finish(Some((digest, size)))?;
+        }
+        return Ok(layer);
+    }
+    if store.blob_size(&digest)? == Some(size) {
+        match unpack_stored(store, digest, Some(*diff_id), lowers, parent) {
+            Ok(applied) => return Ok(applied.unpacked),
+            // The same content from outside, were it that, would say the same again.
+            Err(error) if !store.is_sound(&digest, size)? => {
+                tracing::warn!(%error, %digest, store = ?store.path(), "a damaged blob is replaced");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let expected = Expected { digest: Some(digest), size: Some(size), diff_id: Some(*diff_id) };
+    Ok(apply(store, open()?, expected, lowers, parent)?.unpacked)
+}
+
 /// Makes sure that all layers of an image in the store are unpacked; the topmost first.
 pub(super) fn all(store: &Store, manifest: &Manifest, config: &ImageConfig) -> Result<Vec<UnpackedLayer>> {
     let mut stack = Stack::new(store);
@@ -155,7 +154,7 @@ pub(super) fn all(store: &Store, manifest: &Manifest, config: &ImageConfig) -> R
 
 /// The layer of a root filesystem's archive.
 pub(super) fn import(store: &Store, archive: impl Read + Send) -> Result<(Descriptor, Digest)> {
-    let applied = apply(store, archive, Expected::default(), &[], None)?;
+    let applied = apply(store, archive, Expected::default(), Lowers::Ready(&[]), None)?;
     Ok((describe_applied(&applied), applied.diff_id))
 }
 

@@ -20,6 +20,7 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::{BlobWriter, Store, UnpackedLayer};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use std::cell::OnceCell;
 use std::io::{BufRead, Read, Write};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -54,6 +55,22 @@ pub(crate) fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
     }
 }
 
+/// The layers below one, the topmost first.
+#[derive(Clone, Copy)]
+pub(crate) enum Lowers<'a> {
+    /// They are there.
+    Ready(&'a [UnpackedLayer]),
+    #[cfg(feature = "registry")]
+    /// They are being made: this waits for them, and is called when something of them is asked for.
+    Later(&'a dyn Fn() -> Result<Vec<UnpackedLayer>>),
+}
+
+impl<'a, T: AsRef<[UnpackedLayer]> + ?Sized> From<&'a T> for Lowers<'a> {
+    fn from(layers: &'a T) -> Self {
+        Self::Ready(layers.as_ref())
+    }
+}
+
 /// The unpacked layer, if the store has it with these owners.
 pub(crate) fn find(
     store: &Store,
@@ -77,15 +94,16 @@ pub(crate) fn find(
 /// # Errors
 /// `Mismatch` when it is not what was expected; `InvalidData`, `TooLarge`, `Unsupported` for an archive
 /// that is broken, hostile or beyond the limits. The layer is not in the store then.
-pub(crate) fn apply(
+pub(crate) fn apply<'a>(
     store: &Store,
     blob: impl Read + Send,
     expected: Expected,
-    lowers: &[UnpackedLayer],
+    lowers: impl Into<Lowers<'a>>,
     parent: Option<Digest>,
 ) -> Result<Applied> {
     let owners = owner::for_caller();
-    let job = Job { store, expected, lowers, parent, owners: &*owners, limits: Limits::default() };
+    let job =
+        Job { store, expected, lowers: lowers.into(), parent, owners: &*owners, limits: Limits::default() };
     job.run(blob, Some(store.blob_writer()?))
 }
 
@@ -93,16 +111,17 @@ pub(crate) fn apply(
 ///
 /// # Errors
 /// As [`apply`]; `NotFound` when there is no such blob.
-pub(crate) fn unpack_stored(
+pub(crate) fn unpack_stored<'a>(
     store: &Store,
     digest: Digest,
     diff_id: Option<Digest>,
-    lowers: &[UnpackedLayer],
+    lowers: impl Into<Lowers<'a>>,
     parent: Option<Digest>,
 ) -> Result<Applied> {
     let owners = owner::for_caller();
     let expected = Expected { digest: Some(digest), size: None, diff_id };
-    let job = Job { store, expected, lowers, parent, owners: &*owners, limits: Limits::default() };
+    let job =
+        Job { store, expected, lowers: lowers.into(), parent, owners: &*owners, limits: Limits::default() };
     job.run(store.open_blob(&digest)?, None).map_err(|error| match error.kind() {
         ErrorKind::Mismatch => error.with_path(store.blob_path(&digest)).with_remedy(Store::HEAL),
         _ => error,
@@ -113,7 +132,7 @@ pub(crate) fn unpack_stored(
 pub(super) struct Job<'a> {
     pub(super) store: &'a Store,
     pub(super) expected: Expected,
-    pub(super) lowers: &'a [UnpackedLayer],
+    pub(super) lowers: Lowers<'a>,
     pub(super) parent: Option<Digest>,
     pub(super) owners: &'a dyn Owners,
     pub(super) limits: Limits,
@@ -346,13 +365,24 @@ impl Job<'_> {
 
     fn unpack(&self, mut plain: Stream) -> Result<(crate::store::StagedLayer, Outcome)> {
         let staged = self.store.stage_layer()?;
-        let lowers = self.lowers.iter().map(|layer| Lower::new(layer.dir(), || layer.meta())).collect();
+        let loaded = OnceCell::new();
+        let load = || {
+            let layers: &Vec<UnpackedLayer> = match self.lowers {
+                Lowers::Ready(layers) => loaded.get_or_init(|| layers.to_vec()),
+                #[cfg(feature = "registry")]
+                Lowers::Later(wait) => {
+                    let layers = wait()?;
+                    loaded.get_or_init(|| layers)
+                }
+            };
+            Ok(layers.iter().map(|layer| Lower::new(layer.dir(), || layer.meta())).collect())
+        };
         let target = Target { limits: self.limits.clone(), ..Target::for_caller(self.owners) };
         // Where a digest is promised, it says whether the archive is whole.
         let verified = self.expected.digest.is_some() || self.expected.diff_id.is_some();
         let limits = ReadLimits { unterminated: verified, ..ReadLimits::default() };
         let mut reader = Reader::new(&mut plain, limits);
-        let outcome = Unpacker::new(staged.dir(), lowers, &target)?.unpack(&mut reader)?;
+        let outcome = Unpacker::later(staged.dir(), Box::new(load), &target)?.unpack(&mut reader)?;
         // What follows the end mark belongs to the digest.
         drain(plain)?;
         Ok((staged, outcome))

@@ -161,7 +161,7 @@ fn a_bomb_stops_at_the_limit() {
     let job = Job {
         store: &store,
         expected: Expected::default(),
-        lowers: &[],
+        lowers: super::Lowers::Ready(&[]),
         parent: None,
         owners: &*owners,
         limits,
@@ -197,7 +197,8 @@ fn a_layer_with_some_ids_is_not_taken_for_one_with_others() {
     let plain = archive();
     let unpack = |owners: &dyn Owners| {
         let (expected, limits) = (Expected::default(), Limits::default());
-        let job = Job { store: &store, expected, lowers: &[], parent: None, owners, limits };
+        let job =
+            Job { store: &store, expected, lowers: super::Lowers::Ready(&[]), parent: None, owners, limits };
         job.run(&plain[..], Some(store.blob_writer().unwrap())).unwrap().unpacked
     };
     let everybody: [&dyn Owners; 4] = [&owner::Direct, &owner::Recorded, &Sub(100_000), &Sub(200_000)];

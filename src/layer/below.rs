@@ -51,12 +51,17 @@ impl<'a> Lower<'a> {
 /// The layers below, the topmost first.
 pub(crate) struct Below<'a> {
     layers: Vec<Lower<'a>>,
+    /// Gives the layers at the first question.
+    load: Option<Load<'a>>,
     opaque: &'static CStr,
     /// Who opens what this process may not.
     owners: Option<&'a dyn Owners>,
     /// The directory that was looked at last: questions come in the order of the tree.
     last: Option<(Vec<u8>, Merged)>,
 }
+
+/// Waits for the layers below, the topmost first.
+pub(crate) type Load<'a> = Box<dyn FnOnce() -> Result<Vec<Lower<'a>>> + 'a>;
 
 /// The directories that make up one directory, the topmost first: the layer's number and a handle.
 pub(crate) type Merged = Rc<Vec<(usize, OwnedFd)>>;
@@ -69,7 +74,12 @@ pub(crate) enum Found {
 
 impl<'a> Below<'a> {
     pub(crate) fn new(layers: Vec<Lower<'a>>, user_xattr: bool, owners: Option<&'a dyn Owners>) -> Self {
-        Self { layers, opaque: opaque_name(user_xattr), owners, last: None }
+        Self { layers, load: None, opaque: opaque_name(user_xattr), owners, last: None }
+    }
+
+    /// The same for layers that may not be there yet: `load` is called at the first question, if there is one.
+    pub(super) fn later(load: Load<'a>, user_xattr: bool, owners: Option<&'a dyn Owners>) -> Self {
+        Self { load: Some(load), ..Self::new(Vec::new(), user_xattr, owners) }
     }
 
     /// Opens what is called `name` in a directory of a layer below; a link is not followed.
@@ -208,6 +218,10 @@ impl<'a> Below<'a> {
             return Ok(merged.clone());
         }
         let merged = if path.is_empty() {
+            // Whatever is asked comes by here first.
+            if let Some(load) = self.load.take() {
+                self.layers = load()?;
+            }
             let mut all = Vec::new();
             for (number, layer) in self.layers.iter().enumerate() {
                 all.push((number, self.open(layer.dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, path)?));

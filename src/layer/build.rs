@@ -193,7 +193,7 @@ pub(super) fn take(store: &Store, archive: impl Read + Send) -> Result<Layer> {
     let job = Job {
         store,
         expected: Expected::default(),
-        lowers: &[],
+        lowers: super::apply::Lowers::Ready(&[]),
         parent: None,
         owners: &*owners,
         limits: Limits::default(),

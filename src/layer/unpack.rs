@@ -29,7 +29,9 @@ mod parents;
 
 use super::acl;
 use super::attributes::{self, Attributes, Phase, ids, mode, refusal, times};
-use super::below::{Below, Found, Lower};
+#[cfg(test)]
+use super::below::Lower;
+use super::below::{Below, Found, Load};
 use super::meta::{Device, LayerMeta, PathText, Skipped};
 use super::owner::{Owned, Owners};
 use super::path::{Meaning, join, meaning, normal, split, text};
@@ -117,11 +119,17 @@ pub(crate) struct Unpacker<'a> {
 
 impl<'a> Unpacker<'a> {
     /// Unpacks into `root`, an empty directory. `lowers`: the layers below, the topmost first.
+    #[cfg(test)]
     pub(crate) fn new(root: BorrowedFd<'a>, lowers: Vec<Lower<'a>>, target: &'a Target<'a>) -> Result<Self> {
+        Self::later(root, Box::new(move || Ok(lowers)), target)
+    }
+
+    /// The same with layers below that are waited for when one of them matters: at the end, or never.
+    pub(crate) fn later(root: BorrowedFd<'a>, load: Load<'a>, target: &'a Target<'a>) -> Result<Self> {
         Ok(Self {
             root,
             target,
-            below: Below::new(lowers, target.user_xattr, target.owners),
+            below: Below::later(load, target.user_xattr, target.owners),
             handles: Handles::new(root)?,
             directories: BTreeMap::new(),
             whiteouts: BTreeSet::new(),

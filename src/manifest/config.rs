@@ -155,6 +155,13 @@ impl ImageConfig {
         self.0.parts.variant.as_deref()
     }
 
+    #[cfg(feature = "registry")]
+    pub(crate) fn platform(&self) -> super::Platform {
+        let Parts { architecture, os, variant, .. } = &self.0.parts;
+        let (architecture, os, variant) = (architecture.clone(), os.clone(), variant.clone());
+        super::Platform { architecture, os, variant, extra: Default::default() }
+    }
+
     /// When the image was made, as it was written (RFC 3339).
     pub fn created(&self) -> Option<&str> {
         self.0.parts.created.as_deref()

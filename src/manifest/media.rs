@@ -12,6 +12,10 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
+/// What a registry is asked for.
+#[cfg(feature = "registry")]
+pub(crate) const DOCUMENTS: [&str; 4] = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST];
+
 /// Layers of images; what ends otherwise (an artifact's content, an encrypted layer) is none of ours.
 const LAYERS: [&str; 10] = [
     LAYER,

@@ -77,3 +77,19 @@ fn reads_dockers_configuration_and_keeps_what_it_does_not_know() {
     assert_eq!(value["history"][0]["extra"], 1);
     assert!(ImageConfig::parse(r#"{"config":null,"rootfs":{"diff_ids":null}}"#.into()).is_ok());
 }
+
+#[test]
+fn platforms_are_written_as_docker_writes_them() {
+    for (text, architecture, variant) in [
+        ("linux/amd64", "amd64", None),
+        ("Linux/ARM64/v8", "arm64", Some("v8")),
+        ("linux/arm/v6", "arm", Some("v6")),
+    ] {
+        let platform: Platform = text.parse().unwrap();
+        assert_eq!((platform.architecture.as_str(), platform.variant.as_deref()), (architecture, variant));
+        assert_eq!(platform.to_string(), text.to_lowercase());
+    }
+    for bad in ["", "linux", "linux/", "/amd64", "linux//v8", "linux/arm/", "linux/arm/v7/x"] {
+        assert_eq!(bad.parse::<Platform>().unwrap_err().kind(), ErrorKind::InvalidInput, "{bad}");
+    }
+}

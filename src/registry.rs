@@ -1,0 +1,224 @@
+//! Registries: images from where docker, podman and skopeo have them (OCI distribution-spec, "Pull").
+//!
+//! ```text
+//! name ─▶ session ─▶ manifest ─▶ configuration ─▶ layers, several at once ─▶ store
+//!           │  └ what authorises: credentials, tokens (`auth`, `credentials`)
+//!           └ one request: redirects, time, another try (`http`)
+//! ```
+//! Nothing is believed. A registry's answers are bounded before they are read, every document and blob is compared with the
+//! digest and the size that led to it, in the one pass that streams it, and an image has its name when all of it is there. So
+//! a pull that is killed leaves whole layers, which the next one finds, and nothing else; one that fails for what came leaves nothing.
+//!
+//! What lets one in (passwords, tokens, the query of a presigned address) is in no error and no trace, and goes to no other host.
+//!
+//! Threads are the pull's own and end with it. There is no runtime, and no connection stays behind.
+#![forbid(unsafe_code)]
+
+mod auth;
+mod credentials;
+mod download;
+mod http;
+mod layers;
+mod pull;
+mod secret;
+mod session;
+mod url;
+
+pub use credentials::Credentials;
+
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::image::Image;
+use crate::manifest::{Descriptor, Platform};
+use crate::store::Store;
+use http::Settings;
+use std::fmt;
+use std::sync::Arc;
+
+/// As docker has it.
+const PARALLEL: usize = 3;
+const RETRIES: u32 = 4;
+
+/// When a pull asks the registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PullPolicy {
+    /// Each time: the name may lead elsewhere by now. Only what is missing travels; where nothing is, it takes one request.
+    #[default]
+    Always,
+    /// When the store has no image of this name, for the machine that was asked for.
+    Missing,
+    /// Not at all: what the store does not have is an error.
+    Never,
+}
+
+/// What happens during a pull. Of layers that are pulled at once, events come from several threads.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PullEvent {
+    /// The registry has the image.
+    Found {
+        /// The digest of its manifest.
+        digest: Digest,
+        /// Its layers, lowest first.
+        layers: Vec<Descriptor>,
+    },
+    /// So many bytes of a layer have come, of so many.
+    Bytes {
+        /// The digest of its blob.
+        layer: Digest,
+        /// Bytes, compressed as they are.
+        done: u64,
+        /// Bytes in all.
+        size: u64,
+    },
+    /// The store has a layer, verified and unpacked.
+    Ready {
+        /// The digest of its blob.
+        layer: Digest,
+        /// Whether it came from the registry; the store had it else.
+        travelled: bool,
+    },
+}
+
+type Observer = dyn Fn(&PullEvent) + Send + Sync;
+
+/// How an image is pulled; [`Image::pull`] is this with nothing set.
+///
+/// ```no_run
+/// use coracle::{Pull, PullEvent, PullPolicy, Store};
+/// let store = Store::open_default()?;
+/// let image = Pull::new("debian:12")
+///     .platform("linux/arm64".parse()?)
+///     .policy(PullPolicy::Missing)
+///     .observe(|event| {
+///         if let PullEvent::Ready { layer, .. } = event {
+///             println!("{layer}");
+///         }
+///     })
+///     .run(&store)?;
+/// # Ok::<(), coracle::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Pull {
+    name: String,
+    platform: Option<Platform>,
+    policy: PullPolicy,
+    credentials: Option<Credentials>,
+    settings: Settings,
+    observer: Option<Arc<Observer>>,
+}
+
+impl Pull {
+    /// An image by its name, with docker's defaults: `debian` is `docker.io/library/debian:latest`. A digest
+    /// (`debian@sha256:…`) counts before a tag, and gives the image no name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            platform: None,
+            policy: PullPolicy::default(),
+            credentials: None,
+            settings: Settings { retries: RETRIES, parallel: PARALLEL, ..Settings::default() },
+            observer: None,
+        }
+    }
+
+    /// For which machine, of an image for several; by default this one. An older variant of the processor does where there
+    /// is none of this variant.
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = Some(platform);
+        self
+    }
+
+    /// When the registry is asked; by default always.
+    pub fn policy(mut self, policy: PullPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Who to be. Without, it is who is logged in on this machine, as docker's and podman's files and their helper programs
+    /// have it (`REGISTRY_AUTH_FILE`, else `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`), when the
+    /// registry asks.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// How many layers are pulled at once: 1 to 64, by default 3.
+    pub fn parallel(mut self, layers: usize) -> Self {
+        self.settings.parallel = layers.clamp(1, 64);
+        self
+    }
+
+    /// How often a request is tried again that failed for what may pass: 429 and 5xx, a connection that broke. By default
+    /// 4 times, at most 20, after 0.2 seconds and twice as long each time, or after what Retry-After says, at most a minute. For a
+    /// download this counts anew with each megabyte that came.
+    pub fn retries(mut self, times: u32) -> Self {
+        self.settings.retries = times.min(20);
+        self
+    }
+
+    /// Speaks plain HTTP with this registry (`registry.lan:5000`), where anybody on the way can read what passes, passwords
+    /// too, and change names. With this machine itself (`localhost`, 127.0.0.0/8, `::1`) it is always plain HTTP.
+    pub fn plain_http(mut self, host: impl Into<String>) -> Self {
+        self.settings.plain.push(host.into().to_ascii_lowercase());
+        self
+    }
+
+    /// Trusts these certificates (PEM) beside the system's.
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.settings.roots.push(pem.into());
+        self
+    }
+
+    /// Is told what happens. It is called from the pull's threads, which wait for it.
+    pub fn observe(mut self, observer: impl Fn(&PullEvent) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Pulls it into a store.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is no name. `NotFound` where the registry, or with [`PullPolicy::Never`] the store, has no such
+    /// image; `PermissionDenied` where the registry wants other credentials; `Network` and `TimedOut` for connections and for what
+    /// is wrong at the registry; `Unsupported` for an image of other machines or no image; `InvalidData`, `Mismatch` and
+    /// `TooLarge` for a registry that sends what it should not; and as [`Image::load`]. Each names registry, repository and step.
+    pub fn run(&self, store: &Store) -> Result<Image> {
+        pull::run(self, store)
+    }
+
+    fn tell(&self, event: &PullEvent) {
+        if let Some(observer) = &self.observer {
+            observer(event);
+        }
+    }
+}
+
+impl fmt::Debug for Pull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pull")
+            .field("name", &self.name)
+            .field("platform", &self.platform)
+            .field("policy", &self.policy)
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Image {
+    /// Pulls an image from its registry, for this machine: what the store lacks of it. [`Pull`] has the settings.
+    ///
+    /// ```no_run
+    /// use coracle::{Image, Store};
+    /// let store = Store::open_default()?;
+    /// let debian = Image::pull(&store, "debian:12")?;
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Pull::run`].
+    pub fn pull(store: &Store, name: &str) -> Result<Self> {
+        Pull::new(name).run(store)
+    }
+}

@@ -1,0 +1,431 @@
+//! HTTP for registries: one request and what comes of it.
+//!
+//! - **Redirects** are followed here, for GET and HEAD, at most ten. What authorises a request goes to the host, port and
+//!   scheme that it was meant for and to no other. From TLS none leads to plain HTTP, and to plain HTTP only where it is allowed.
+//! - **Time.** Connecting has 30 seconds, and each wait for the next bytes a minute; a body as a whole has no bound.
+//! - **Again.** What says that it may pass (408, 429 with Retry-After, 5xx, a connection that is reset or silent) is tried again,
+//!   later each time. A pull that was given up stops at once.
+#![forbid(unsafe_code)]
+
+use super::secret::Secret;
+use super::url::Url;
+use crate::error::{Error, ErrorKind, Result};
+use std::io::{self, Read};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+use ureq::http;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+const REDIRECTS_MAX: usize = 10;
+const CONNECT: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(60);
+/// The first wait before another try; each next one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Who is told to wait longer than this is told the error instead.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// What an answer that is an error may say.
+const SAID_MAX: u64 = 64 << 10;
+const SHOWN_MAX: usize = 300;
+
+/// Connections, and what all requests of a pull have in common.
+pub(super) struct Client {
+    agent: ureq::Agent,
+    /// For this machine itself, which no proxy reaches.
+    local: ureq::Agent,
+    /// Hosts, with their ports, that are spoken to without TLS.
+    plain: Vec<String>,
+    tries: u32,
+    stop: Stop,
+    /// What is taken out of texts from outside.
+    secrets: Mutex<Vec<Secret>>,
+}
+
+/// How the connections are made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    pub(super) plain: Vec<String>,
+    /// Certificates in PEM form beside the system's roots.
+    pub(super) roots: Vec<Vec<u8>>,
+    pub(super) retries: u32,
+    /// Idle connections that are kept.
+    pub(super) parallel: usize,
+}
+
+pub(super) enum Method<'a> {
+    Get,
+    Head,
+    /// A form, `application/x-www-form-urlencoded`.
+    Post(&'a str),
+}
+
+pub(super) struct Request<'a> {
+    pub(super) method: Method<'a>,
+    pub(super) url: &'a Url,
+    pub(super) headers: &'a [(&'static str, String)],
+    /// The value of the Authorization header.
+    pub(super) authorization: Option<Secret>,
+}
+
+impl Request<'_> {
+    fn verb(&self) -> &'static str {
+        match self.method {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post(_) => "POST",
+        }
+    }
+}
+
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// The request it answers, for people.
+    pub(super) step: String,
+    /// Who answered, after all redirects.
+    pub(super) from: Url,
+    response: http::Response<ureq::Body>,
+}
+
+impl Answer {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.response.headers().get_all(name).iter().filter_map(|value| value.to_str().ok())
+    }
+
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
+        self.header(name)?.trim().parse().ok()
+    }
+
+    pub(super) fn into_reader(self) -> ureq::BodyReader<'static> {
+        self.response.into_body().into_reader()
+    }
+
+    /// The body, which is a document: read whole.
+    pub(super) fn read(self, max: u64) -> Result<Vec<u8>> {
+        let step = self.step.clone();
+        let too_large =
+            || Error::new(ErrorKind::TooLarge, format!("{step}: an answer of more than {max} bytes"));
+        if self.number("content-length").is_some_and(|length| length > max) {
+            return Err(too_large());
+        }
+        let mut body = Vec::new();
+        self.into_reader().take(max + 1).read_to_end(&mut body).map_err(|error| broken_body(&step, error))?;
+        if body.len() as u64 > max { Err(too_large()) } else { Ok(body) }
+    }
+}
+
+impl Client {
+    pub(super) fn new(settings: &Settings) -> Result<Self> {
+        let tls = TlsConfig::builder().root_certs(roots(&settings.roots)?).build();
+        let config = || {
+            ureq::Agent::config_builder()
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
+                // Whatever else in the program turned on: a digest is over the bytes as they are.
+                .accept_encoding("")
+                .timeout_connect(Some(CONNECT))
+                .timeout_per_read(Some(SILENCE))
+                .timeout_per_write(Some(SILENCE))
+                .max_idle_connections(settings.parallel + 1)
+                .max_idle_connections_per_host(settings.parallel + 1)
+                .tls_config(tls.clone())
+        };
+        Ok(Self {
+            agent: ureq::Agent::new_with_config(config().build()),
+            local: ureq::Agent::new_with_config(config().proxy(None).build()),
+            plain: settings.plain.clone(),
+            tries: settings.retries.saturating_add(1),
+            stop: Stop::default(),
+            secrets: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Whether this host may be spoken to without TLS.
+    pub(super) fn allows_plain(&self, url: &Url) -> bool {
+        url.is_loopback() || self.plain.iter().any(|host| *host == url.authority() || *host == url.host)
+    }
+
+    pub(super) fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// Ends all waiting and all transfers, now and later.
+    pub(super) fn stop(&self) {
+        self.stop.set();
+        self.agent.clone().shutdown();
+        self.local.clone().shutdown();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.is_set()
+    }
+
+    /// What is never to be read in a text.
+    pub(super) fn hide(&self, secret: &Secret) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if !secrets.contains(secret) {
+            secrets.push(secret.clone());
+        }
+    }
+
+    /// Sends a request, follows where it is sent on to, and tries again what may pass. Any status but those is an answer.
+    pub(super) fn send(&self, request: &Request<'_>) -> Result<Answer> {
+        let mut tried = 1;
+        loop {
+            let (error, wait) = match self.follow(request) {
+                Ok(answer) if passes(answer.status) => {
+                    let wait = answer.number("retry-after").map(Duration::from_secs);
+                    (self.refused(answer), wait)
+                }
+                Ok(answer) => return Ok(answer),
+                Err(Failed { error, may_pass: true }) => (error, None),
+                Err(Failed { error, .. }) => return Err(error),
+            };
+            if tried >= self.tries || wait.is_some_and(|wait| wait > LONGEST_WAIT) {
+                return Err(match wait {
+                    Some(wait) => error.with_remedy(format!("try again in {} s", wait.as_secs())),
+                    None => error,
+                });
+            }
+            tracing::debug!(%error, tried, "a request is tried again");
+            self.wait(tried, wait)?;
+            tried += 1;
+        }
+    }
+
+    /// Waits before the next try: as long as was asked for, or longer each time.
+    pub(super) fn wait(&self, tried: u32, asked: Option<Duration>) -> Result<()> {
+        let own = FIRST_WAIT.saturating_mul(1 << tried.saturating_sub(1).min(8));
+        match self.stop.wait(asked.unwrap_or(own).min(LONGEST_WAIT)) {
+            true => Err(stopped()),
+            false => Ok(()),
+        }
+    }
+
+    fn follow(&self, request: &Request<'_>) -> std::result::Result<Answer, Failed> {
+        let mut url = request.url.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            if self.is_stopped() {
+                return Err(stopped().into());
+            }
+            let step = format!("{} {url}", request.verb());
+            if !url.tls && !self.allows_plain(&url) {
+                return Err(Error::new(
+                    ErrorKind::InvalidData,
+                    format!("{step}: plain HTTP to another machine"),
+                )
+                .with_remedy("nobody on the way may read or change it: allow it by name, Pull::plain_http")
+                .into());
+            }
+            let authorization = request.authorization.as_ref().filter(|_| url.is_same_origin(request.url));
+            let response = self.once(request, &url, authorization).map_err(|error| failed(&step, error))?;
+            let status = response.status().as_u16();
+            let answer = Answer { status, step, from: url, response };
+            if !matches!(status, 301 | 302 | 303 | 307 | 308) || matches!(request.method, Method::Post(_)) {
+                return Ok(answer);
+            }
+            let at = |error: Error| error.during(format!("following a redirect of {}", answer.step));
+            let Some(location) = answer.header("location") else {
+                return Err(at(Error::new(ErrorKind::InvalidData, "a redirect to nowhere")).into());
+            };
+            let next = answer.from.join(location).map_err(at)?;
+            if answer.from.tls && !next.tls {
+                let what = format!("a redirect from TLS to plain HTTP, {next}");
+                return Err(at(Error::new(ErrorKind::InvalidData, what)).into());
+            }
+            url = next;
+        }
+        let what = format!("{} {}: more than {REDIRECTS_MAX} redirects", request.verb(), request.url);
+        Err(Error::new(ErrorKind::InvalidData, what).into())
+    }
+
+    fn once(
+        &self,
+        request: &Request<'_>,
+        url: &Url,
+        authorization: Option<&Secret>,
+    ) -> std::result::Result<http::Response<ureq::Body>, ureq::Error> {
+        let mut builder = http::Request::builder().method(request.verb()).uri(url.whole());
+        for (name, value) in request.headers {
+            builder = builder.header(*name, value);
+        }
+        if let Some(secret) = authorization {
+            let mut value = http::HeaderValue::from_str(secret.reveal()).map_err(http::Error::from)?;
+            value.set_sensitive(true);
+            builder = builder.header(http::header::AUTHORIZATION, value);
+        }
+        let agent = if url.is_loopback() { &self.local } else { &self.agent };
+        match request.method {
+            Method::Post(form) => {
+                let builder = builder.header("content-type", "application/x-www-form-urlencoded");
+                agent.run(builder.body(form)?)
+            }
+            _ => agent.run(builder.body(())?),
+        }
+    }
+
+    /// The error of a status that is one.
+    pub(super) fn refused(&self, answer: Answer) -> Error {
+        let Answer { status, step, response, .. } = answer;
+        let reason = response.status().canonical_reason().unwrap_or("no name for it");
+        let mut said = Vec::new();
+        // Only words: without them the error is as good.
+        let _ = response.into_body().into_reader().take(SAID_MAX).read_to_end(&mut said);
+        let said = self.clean(&registry_says(&said));
+        let error = |kind| Error::new(kind, format!("{step}: {status} {reason}{said}"));
+        match status {
+            401 | 403 => error(ErrorKind::PermissionDenied).with_remedy(
+                "check the name; a private repository wants credentials: docker login, or Pull::credentials",
+            ),
+            404 => error(ErrorKind::NotFound).with_remedy("check the name and the tag"),
+            416 => error(ErrorKind::Mismatch),
+            429 => error(ErrorKind::Network)
+                .with_remedy("try again later; with credentials a registry answers more requests"),
+            _ => error(ErrorKind::Network),
+        }
+    }
+
+    fn clean(&self, text: &str) -> String {
+        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let clean = secrets.iter().fold(text.to_owned(), |text, secret| secret.scrub(text));
+        let shown: String =
+            clean.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_MAX).collect();
+        if shown.is_empty() { shown } else { format!(" ({shown})") }
+    }
+}
+
+/// Certificates of the system, and these beside them.
+fn roots(own: &[Vec<u8>]) -> Result<RootCerts> {
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::debug!(%error, "a certificate of the system");
+    }
+    let mut certs: Vec<Certificate<'static>> =
+        system.certs.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect();
+    for pem in own {
+        let before = certs.len();
+        for item in parse_pem(pem) {
+            let item =
+                item.map_err(|_| Error::new(ErrorKind::InvalidInput, "a root certificate: broken PEM"))?;
+            if let PemItem::Certificate(cert) = item {
+                certs.push(cert);
+            }
+        }
+        if certs.len() == before {
+            return Err(Error::new(ErrorKind::InvalidInput, "a root certificate: no certificate in it"));
+        }
+    }
+    Ok(RootCerts::new_with_certs(&certs))
+}
+
+/// distribution-spec, "Error Codes": `{"errors": [{"code", "message"}]}`.
+fn registry_says(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        errors: Vec<One>,
+    }
+    #[derive(serde::Deserialize)]
+    struct One {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let Ok(said) = serde_json::from_slice::<Said>(body) else { return String::new() };
+    let said = said.errors.iter().map(|one| format!("{}: {}", one.code, one.message));
+    said.collect::<Vec<_>>().join("; ")
+}
+
+fn passes(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+struct Failed {
+    error: Error,
+    may_pass: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, may_pass: false }
+    }
+}
+
+/// What was stopped because something else failed: that knows why.
+pub(super) fn stopped() -> Error {
+    Error::new(ErrorKind::Gone, "the pull was given up")
+}
+
+/// An error on the way. Texts of the HTTP library may have an address with its query in them: none is taken over.
+fn failed(step: &str, error: ureq::Error) -> Failed {
+    let of =
+        |kind, what: &str, may_pass| Failed { error: Error::new(kind, format!("{step}: {what}")), may_pass };
+    match error {
+        ureq::Error::Io(error) => Failed { may_pass: is_passing(&error), error: of_io(step, error) },
+        ureq::Error::Timeout(_) => of(ErrorKind::TimedOut, "no answer in time", true),
+        ureq::Error::HostNotFound => of(ErrorKind::Network, "no such host", false),
+        ureq::Error::ConnectionFailed => of(ErrorKind::Network, "no connection", true),
+        ureq::Error::Rustls(error) => Failed {
+            error: Error::new(ErrorKind::Network, format!("{step}: TLS")).with_source(error),
+            may_pass: false,
+        },
+        ureq::Error::Tls(why) => of(ErrorKind::Network, why, false),
+        ureq::Error::InvalidProxyUrl | ureq::Error::ConnectProxyFailed(_) => of(
+            ErrorKind::Network,
+            "the proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY does not connect",
+            false,
+        ),
+        ureq::Error::BodyStalled => of(ErrorKind::Network, "the connection ended early", true),
+        _ => of(ErrorKind::InvalidData, "not an HTTP answer", false),
+    }
+}
+
+fn of_io(step: &str, error: io::Error) -> Error {
+    let timed_out = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock);
+    let kind = if timed_out { ErrorKind::TimedOut } else { ErrorKind::Network };
+    Error::os(step.to_owned(), error).with_kind(kind)
+}
+
+/// Whether what broke a connection may be gone the next time.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    // InvalidData: what TLS says of a certificate.
+    !matches!(error.kind(), K::InvalidData | K::InvalidInput | K::ConnectionRefused | K::NotFound)
+}
+
+/// The error of a body that broke off.
+pub(super) fn broken_body(step: &str, error: io::Error) -> Error {
+    match error.downcast::<ureq::Error>() {
+        Ok(error) => failed(step, error).error,
+        Err(error) => of_io(step, error),
+    }
+}
+
+/// Whether a pull was given up, and a sleep that ends then.
+#[derive(Default)]
+struct Stop {
+    set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    fn set(&self) {
+        *self.set.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn is_set(&self) -> bool {
+        *self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it was set within this time.
+    fn wait(&self, time: Duration) -> bool {
+        let set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(set, time, |set| !*set);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}

@@ -1,0 +1,137 @@
+//! The steps of a pull: what is here, what the name leads to, its configuration, its layers, its name.
+#![forbid(unsafe_code)]
+
+use super::http::Client;
+use super::session::{Fetched, Session};
+use super::{Pull, PullEvent, PullPolicy, layers};
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Image, NESTING, check_layers, check_shape, publish_pulled};
+use crate::manifest::{Document, ImageConfig, Manifest, ORIGIN, Platform};
+use crate::reference::Reference;
+use crate::store::index::name_of;
+use crate::store::{Lease, Store};
+
+/// The file of which a byte is locked for each name that is being pulled.
+const LOCKS: &str = "pulls";
+
+pub(super) fn run(pull: &Pull, store: &Store) -> Result<Image> {
+    let name: Reference = pull.name.parse()?;
+    let during = |error: Error| error.during(format!("pulling {} from {}", short(&name), name.domain()));
+    if pull.policy != PullPolicy::Always
+        && let Some(image) = here(store, &name, pull.platform.as_ref()).map_err(during)?
+    {
+        return Ok(image);
+    }
+    if pull.policy == PullPolicy::Never {
+        return Err(Error::new(ErrorKind::NotFound, format!("no image {name:#} in the store"))
+            .with_path(store.path())
+            .with_remedy("pull it, with another policy than PullPolicy::Never"));
+    }
+    // Of two that want the same, one gets it and the other finds it.
+    let lock = Lease::exclusive_byte(store.locks_dir(), LOCKS, number(&name)).map_err(during)?;
+    let pulled = locked(pull, store, &name).map_err(during);
+    drop(lock);
+    // What is wrong is not kept. What is whole is, where only the way was bad: the next pull need not get it again.
+    if let Err(error) = &pulled
+        && !matches!(error.kind(), ErrorKind::Network | ErrorKind::TimedOut)
+        && let Err(error) = store.collect_garbage()
+    {
+        tracing::warn!(%error, store = ?store.path(), "what a failed pull left stays until the next collection");
+    }
+    pulled
+}
+
+/// The repository and what of it, without the registry.
+fn short(name: &Reference) -> String {
+    let whole = name.to_string();
+    whole.strip_prefix(&format!("{}/", name.domain())).unwrap_or(&whole).to_owned()
+}
+
+/// A place in the file of locks. Two names of one place wait for each other, and no more.
+fn number(name: &Reference) -> i64 {
+    let hex = Digest::of(name.to_string().as_bytes()).hex();
+    i64::from_str_radix(&hex[..15], 16).unwrap_or_default()
+}
+
+fn locked(pull: &Pull, store: &Store, name: &Reference) -> Result<Image> {
+    let mut known = here(store, name, pull.platform.as_ref())?;
+    if pull.policy == PullPolicy::Missing
+        && let Some(image) = known
+    {
+        return Ok(image);
+    }
+    // An image whose blobs are not all there is got again.
+    known = known.filter(Image::is_whole);
+    let session = Session::new(Client::new(&pull.settings)?, name, pull.credentials.clone())?;
+    let at = match name.digest() {
+        Some(digest) => digest.to_string(),
+        None => name.tag().unwrap_or_default().to_owned(),
+    };
+    if let Some(image) = known {
+        // A digest leads to the same for ever.
+        if name.digest().is_some() || session.head_manifest(&at)?.is_some_and(|found| image.is_from(&found)) {
+            return Ok(image);
+        }
+    }
+    let platform = pull.platform.clone().unwrap_or_else(Platform::host);
+    let first = session.manifest(&at, None)?;
+    let origin = first.digest;
+    let manifest = resolve(&session, first, &platform)?;
+    check_shape(&manifest)?;
+    let config = session.document(manifest.config()).and_then(ImageConfig::parse);
+    let config = config
+        .map_err(|error| error.during(format!("reading the configuration {}", manifest.config().digest)))?;
+    check_layers(&manifest, &config)?;
+    pull.tell(&PullEvent::Found { digest: *manifest.digest(), layers: manifest.layers().to_vec() });
+    let _writing = store.writing()?;
+    layers::pull(store, &session, &manifest, &config, pull.settings.parallel, &|event| pull.tell(event))?;
+    store.put_blob(config.raw())?;
+    store.put_blob(manifest.raw())?;
+    let tagged = name.digest().is_none().then(|| name.clone());
+    publish_pulled(store, manifest, tagged, origin)
+}
+
+/// The image that the store has under a name, or by a digest that it came from.
+fn here(store: &Store, name: &Reference, platform: Option<&Platform>) -> Result<Option<Image>> {
+    let index = store.index()?;
+    let is_from = |text: &String, digest: &Digest| *text == digest.to_string();
+    let listed = index.manifests.iter().find(|listed| match name.digest() {
+        Some(digest) => {
+            let origin = listed.annotations.get(ORIGIN);
+            listed.digest == *digest || origin.is_some_and(|origin| is_from(origin, digest))
+        }
+        None => name_of(listed).as_ref() == Some(name),
+    });
+    let Some(listed) = listed else { return Ok(None) };
+    match Image::from_listed(store, listed) {
+        Ok(image) if platform.is_none_or(|platform| image.config().platform().is_for(platform)) => {
+            Ok(Some(image))
+        }
+        Ok(_) => Ok(None),
+        // It is got again.
+        Err(error)
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Mismatch | ErrorKind::InvalidData) =>
+        {
+            tracing::warn!(%error, %name, store = ?store.path(), "an image that can't be read");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The manifest of an image; of an index, the one for this machine.
+fn resolve(session: &Session, first: Fetched, platform: &Platform) -> Result<Manifest> {
+    let mut at = first;
+    for _ in 0..NESTING {
+        let Fetched { raw, digest } = at;
+        match Document::parse(raw).map_err(|error| error.during(format!("reading the manifest {digest}")))? {
+            Document::Manifest(manifest) => return Ok(*manifest),
+            Document::Index(index) => {
+                let child = index.choose(platform, &digest)?;
+                at = session.manifest(&child.digest.to_string(), Some(child))?;
+            }
+        }
+    }
+    Err(Error::new(ErrorKind::InvalidData, "an index that leads to indexes only"))
+}

@@ -1,0 +1,198 @@
+//! One repository of one registry: its manifests and its blobs (distribution-spec, "Pull").
+#![forbid(unsafe_code)]
+
+use super::auth::{Auth, Challenge, meet};
+use super::credentials::Credentials;
+use super::download::Download;
+use super::http::{Answer, Client, Method, Request};
+use super::url::Url;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{DOCUMENT_MAX, Descriptor, media};
+use crate::reference::Reference;
+use crate::store::blob::check;
+use std::io::Read;
+use std::sync::{Mutex, PoisonError};
+
+/// Where docker.io answers.
+const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
+const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
+
+pub(super) struct Session {
+    client: Client,
+    registry: Url,
+    name: Reference,
+    /// Without, they are looked for when they are asked for.
+    credentials: Option<Credentials>,
+    auth: Mutex<Auth>,
+}
+
+/// A manifest or an index, verified as far as it was promised anything.
+pub(super) struct Fetched {
+    pub(super) raw: Vec<u8>,
+    pub(super) digest: Digest,
+}
+
+impl Session {
+    pub(super) fn new(client: Client, name: &Reference, credentials: Option<Credentials>) -> Result<Self> {
+        let domain = if name.domain() == DOCKER_HUB.0 { DOCKER_HUB.1 } else { name.domain() };
+        let plain = client.allows_plain(&Url::of_domain(domain, false)?);
+        let registry = Url::of_domain(domain, !plain)?;
+        Ok(Self { client, registry, name: name.clone(), credentials, auth: Mutex::default() })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What the registry says that the name leads to, without its content.
+    pub(super) fn head_manifest(&self, at: &str) -> Result<Option<Digest>> {
+        let answer = self.ask(Method::Head, &format!("manifests/{at}"), &[accept()])?;
+        match answer.status {
+            200 => Ok(answer.header("docker-content-digest").and_then(|digest| digest.parse().ok())),
+            _ => Err(self.client.refused(answer)),
+        }
+    }
+
+    /// A manifest or an index by tag or digest.
+    pub(super) fn manifest(&self, at: &str, promised: Option<&Descriptor>) -> Result<Fetched> {
+        let answer = self.ask(Method::Get, &format!("manifests/{at}"), &[accept()])?;
+        if answer.status != 200 {
+            return Err(self.client.refused(answer));
+        }
+        let step = answer.step.clone();
+        let said = answer.header("docker-content-digest").map(str::to_owned);
+        let media_type = answer.header("content-type").unwrap_or_default();
+        let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
+        check_type(&step, &media_type)?;
+        let raw = answer.read(DOCUMENT_MAX)?;
+        let (digest, size) = (Digest::of(&raw), raw.len() as u64);
+        let wrong = |error: Error| error.during(format!("verifying the answer to {step}"));
+        if let Some(promised) = promised {
+            check(&promised.digest, promised.size, &digest, size).map_err(wrong)?;
+        } else if let Ok(promised) = at.parse::<Digest>() {
+            check(&promised, size, &digest, size).map_err(wrong)?;
+        }
+        if let Some(said) = said.and_then(|said| said.parse::<Digest>().ok()) {
+            check(&said, size, &digest, size).map_err(wrong)?;
+        }
+        check_says(&step, &media_type, &raw)?;
+        Ok(Fetched { raw, digest })
+    }
+
+    /// A document that a manifest names, whole and verified.
+    pub(super) fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let Descriptor { digest, size, .. } = descriptor;
+        if *size > DOCUMENT_MAX {
+            return Err(Error::new(ErrorKind::TooLarge, format!("document {digest} of {size} bytes")));
+        }
+        let mut raw = Vec::new();
+        self.blob(descriptor, &|_| ())
+            .take(size + 1)
+            .read_to_end(&mut raw)
+            .map_err(|error| Error::os("reading a document", error))?;
+        check(digest, *size, &Digest::of(&raw), raw.len() as u64)?;
+        Ok(raw)
+    }
+
+    /// A blob as a stream, which begins with the first read. What comes is not verified here.
+    pub(super) fn blob<'a>(
+        &'a self,
+        descriptor: &Descriptor,
+        seen: &'a (dyn Fn(u64) + Sync),
+    ) -> Download<'a> {
+        Download::new(self, descriptor.digest, descriptor.size, seen)
+    }
+
+    /// Asks for a blob's bytes from `from` on.
+    pub(super) fn open_blob(&self, digest: &Digest, from: u64) -> Result<Answer> {
+        let range = [("range", format!("bytes={from}-"))];
+        let headers = if from == 0 { &[][..] } else { &range[..] };
+        let answer = self.ask(Method::Get, &format!("blobs/{digest}"), headers)?;
+        match answer.status {
+            200 | 206 => Ok(answer),
+            _ => Err(self.client.refused(answer)),
+        }
+    }
+
+    /// One request with what authorises it; where that is not enough, with what the registry asks for.
+    fn ask(&self, method: Method<'_>, below: &str, headers: &[(&'static str, String)]) -> Result<Answer> {
+        let url = self.registry.with_target(format!("/v2/{}/{below}", self.name.path()));
+        let head = matches!(method, Method::Head);
+        let request = |authorization| {
+            let method = if head { Method::Head } else { Method::Get };
+            self.client.send(&Request { method, url: &url, headers, authorization })
+        };
+        let header = self.authorization()?;
+        let answer = request(header.clone())?;
+        // What another host refuses after a redirect is not ours to answer.
+        if answer.status != 401 || !answer.from.is_same_origin(&url) {
+            return Ok(answer);
+        }
+        let Some(challenge) = Challenge::of(&answer) else { return Ok(answer) };
+        drop(answer);
+        let header = {
+            let mut auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner);
+            // Another thread may have asked meanwhile.
+            if auth.header() == header {
+                *auth = self.meet(challenge)?;
+            }
+            auth.header()
+        };
+        request(header)
+    }
+
+    fn authorization(&self) -> Result<Option<super::secret::Secret>> {
+        let mut auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(challenge) = auth.ended() {
+            *auth = self.meet(challenge)?;
+        }
+        Ok(auth.header())
+    }
+
+    fn meet(&self, challenge: Challenge) -> Result<Auth> {
+        let scope = format!("repository:{}:pull", self.name.path());
+        let credentials = match &self.credentials {
+            Some(credentials) => credentials.clone(),
+            None => Credentials::find(&self.name)?,
+        };
+        meet(&self.client, &self.registry, challenge, &credentials, &scope)
+    }
+}
+
+fn accept() -> (&'static str, String) {
+    ("accept", media::DOCUMENTS.join(", "))
+}
+
+/// Refuses an answer that is no manifest by its own words: a login page, or docker's manifests of before 2016.
+fn check_type(step: &str, media_type: &str) -> Result<()> {
+    if media_type.starts_with(SCHEMA_1) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{step}: a manifest of docker's schema version 1"),
+        )
+        .with_remedy("have the image pushed again by a docker of today, or copy it with skopeo"));
+    }
+    let known = media::is_manifest(media_type) || media::is_index(media_type);
+    if known || ["", "application/json", "application/octet-stream", "text/plain"].contains(&media_type) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidData, format!("{step}: not a manifest but {media_type:.100?}")))
+}
+
+/// A manifest under an index's type, or the reverse, means something else to another client (CVE-2021-41190).
+fn check_says(step: &str, media_type: &str, raw: &[u8]) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Says {
+        #[serde(default, rename = "mediaType")]
+        media_type: String,
+    }
+    let says = serde_json::from_slice::<Says>(raw).map_or_else(|_| String::new(), |says| says.media_type);
+    if media_type.starts_with("application/vnd.") && !says.is_empty() && says != media_type {
+        return Err(Error::new(
+            ErrorKind::InvalidData,
+            format!("{step}: a {says:.100?} under the type {media_type:?}"),
+        ));
+    }
+    Ok(())
+}
