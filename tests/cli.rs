@@ -190,7 +190,7 @@ fn exit_codes_are_dockers() {
     assert_eq!(code(&["/"]), 126);
     // The first process ignores its own signals: its child's counts.
     assert_eq!(code(&["sh", "-c", "sh -c 'kill -9 $$'; exit $?"]), 137);
-    assert_eq!(w.run(["run", "no-such-image"]).code, 125);
+    assert_eq!(w.run(["run", "--pull=never", "no-such-image"]).code, 125);
     assert_eq!(w.run(["run", "--no-such-flag", "@host"]).code, 125);
     assert_eq!(w.run(["run", "--memory", "much", "@host"]).code, 125);
     assert_eq!(w.run(["run", "-d", "@host", "true"]).code, 125);

@@ -99,7 +99,10 @@ pub fn image(store: &Store, name: &str) -> Result<Image> {
 /// The builder that a command line asks for.
 pub fn builder(store: &Store, args: &Args) -> Result<ContainerBuilder> {
     let (name, words) = args.operands.split_first().ok_or_else(|| usage("no image"))?;
-    let image = image(store, text("image", name)?)?;
+    let image = match text("image", name)? {
+        HOST => Image::host(store)?,
+        name => crate::pull::wanted(store, args, name)?,
+    };
     let profile = profile(args)?;
     let mut b = Container::builder(&image).profile(profile);
     if let Some(entrypoint) = args.raw("entrypoint") {

@@ -20,6 +20,9 @@ mod limits;
 mod moment;
 mod mounts;
 mod ports;
+#[cfg(feature = "registry")]
+mod progress;
+mod pull;
 mod run;
 mod save;
 mod system;
@@ -65,7 +68,7 @@ const VERBS: &[Verb] = &[
         "run",
         "IMAGE [COMMAND] [ARG...]",
         "Make a container of an image and execute a command in it",
-        &[flags::CONTAINER, run::RUN],
+        &[flags::CONTAINER, pull::MISSING, run::RUN],
         (1, ANY),
         run::run,
     )
@@ -74,7 +77,7 @@ const VERBS: &[Verb] = &[
         "create",
         "IMAGE [COMMAND] [ARG...]",
         "Make a container, to be started later",
-        &[flags::CONTAINER],
+        &[flags::CONTAINER, pull::MISSING],
         (1, ANY),
         run::create,
     )
@@ -151,6 +154,7 @@ const VERBS: &[Verb] = &[
         (0, 0),
         images::load,
     ),
+    verb("pull", "NAME[:TAG|@DIGEST]", "Get an image from its registry", &[pull::PULL], (1, 1), pull::pull),
     verb("save", "IMAGE...", "Write images into an archive", &[save::SAVE], (1, ANY), save::save),
     verb("history", "IMAGE", "Show how an image came to be", &[tree::HISTORY], (1, 1), tree::history),
     verb("tag", "IMAGE NAME[:TAG]", "Give an image a further name", &[], (2, 2), images::tag),
@@ -220,7 +224,7 @@ const VERBS: &[Verb] = &[
 
 /// What comes with a second word.
 const GROUPS: &[(&str, &str)] = &[
-    ("image", "ls, rm, inspect, history, diff, import, load, save, tag or prune"),
+    ("image", "ls, rm, inspect, history, diff, import, load, pull, save, tag or prune"),
     ("system", "verify"),
     ("volume", "create, ls, rm, inspect or prune"),
 ];
@@ -232,6 +236,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("image list", "images"),
     ("image load", "load"),
     ("image ls", "images"),
+    ("image pull", "pull"),
     ("image remove", "rmi"),
     ("image rm", "rmi"),
     ("image save", "save"),

@@ -1,0 +1,132 @@
+//! What a pull shows: on a terminal a bar for each layer on its way, below the layers that are there; else plain lines.
+#![forbid(unsafe_code)]
+
+use crate::containers::short;
+use crate::format::size;
+use coracle::{Digest, PullEvent, Reference};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// No eye sees more.
+const REDRAW: Duration = Duration::from_millis(80);
+const BAR: u64 = 25;
+
+/// A layer on its way: bytes that came, of so many.
+struct Flight {
+    layer: Digest,
+    done: u64,
+    size: u64,
+}
+
+pub struct Progress<W> {
+    out: W,
+    bars: bool,
+    flights: Vec<Flight>,
+    /// Lines of bars that stand below everything else.
+    drawn: usize,
+    last: Option<Instant>,
+    found: bool,
+    failed: Option<io::Error>,
+}
+
+impl<W: Write + AsFd + IsTerminal> Progress<W> {
+    pub fn new(out: W) -> Self {
+        let bars = out.is_terminal();
+        Self { out, bars, flights: Vec::new(), drawn: 0, last: None, found: false, failed: None }
+    }
+
+    /// Whether there was anything that the store did not have under this name.
+    pub fn is_new(&self) -> bool {
+        self.found
+    }
+
+    /// What became of the first line that could not be written; the pull goes on all the same.
+    pub fn failed(&mut self) -> Option<io::Error> {
+        self.failed.take()
+    }
+
+    pub fn tell(&mut self, name: &Reference, event: &PullEvent) {
+        match event {
+            PullEvent::Found { .. } => {
+                self.found = true;
+                let at = name.tag().map_or_else(|| name.to_string(), str::to_owned);
+                self.say(&format!("{at}: Pulling from {}", name.path()));
+            }
+            PullEvent::Bytes { layer, done, size } => {
+                let (layer, done, size) = (*layer, *done, *size);
+                match self.flights.iter_mut().find(|flight| flight.layer == layer) {
+                    Some(flight) => flight.done = done,
+                    None => {
+                        self.flights.push(Flight { layer, done, size });
+                        self.last = None;
+                    }
+                }
+                if self.last.is_none_or(|last| last.elapsed() >= REDRAW) {
+                    self.redraw("");
+                }
+            }
+            PullEvent::Ready { layer, travelled } => {
+                self.flights.retain(|flight| flight.layer != *layer);
+                let what = if *travelled { "Pull complete" } else { "Already exists" };
+                self.say(&format!("{}: {what}", short(&layer.hex())));
+            }
+            _ => {}
+        }
+    }
+
+    /// A line that stays.
+    pub fn say(&mut self, line: &str) {
+        self.redraw(&format!("{line}\n"));
+    }
+
+    /// Takes the bars away.
+    pub fn end(&mut self) {
+        self.flights.clear();
+        self.redraw("");
+    }
+
+    /// Writes lines where the bars stood, and the bars below them; all in one write, so that nothing flickers.
+    fn redraw(&mut self, lines: &str) {
+        let mut text = String::new();
+        if self.drawn > 0 {
+            text = format!("\x1b[{}A\x1b[J", self.drawn);
+        }
+        text.push_str(lines);
+        self.drawn = 0;
+        if self.bars {
+            // A line that the terminal breaks would be two.
+            let columns =
+                rustix::termios::tcgetwinsize(&self.out).map_or(80, |size| usize::from(size.ws_col));
+            for flight in &self.flights {
+                text.extend(flight.bar().chars().take(columns.max(2) - 1));
+                text.push('\n');
+            }
+            self.drawn = self.flights.len();
+            self.last = Some(Instant::now());
+        }
+        if let Err(error) = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+impl Flight {
+    fn bar(&self) -> String {
+        let Self { layer, done, size: whole } = self;
+        let layer = layer.hex();
+        let layer = short(&layer);
+        if done >= whole {
+            return format!("{layer}: Extracting");
+        }
+        let full = usize::try_from(done.saturating_mul(BAR) / whole.max(&1)).unwrap_or_default();
+        let rest = BAR as usize - full.min(BAR as usize);
+        format!(
+            "{layer}: Downloading [{}>{}] {}/{}",
+            "=".repeat(full),
+            " ".repeat(rest),
+            size(*done),
+            size(*whole)
+        )
+    }
+}

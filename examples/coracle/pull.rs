@@ -1,0 +1,130 @@
+//! `pull`, and what `run` and `create` pull: images from registries.
+#![forbid(unsafe_code)]
+
+use crate::args::{Args, Flag, flag, switch};
+use crate::fail::{Result, usage};
+use coracle::{ErrorKind, Image, Store};
+
+pub const PULL: &[Flag] = &[
+    flag("ca-file", "FILE", "Trust these certificates (PEM) beside the system's"),
+    flag("platform", "OS/ARCH[/VARIANT]", "For this machine, of an image for several"),
+    switch("plain-http", "Speak plain HTTP with the registry: everybody on the way can read and change all"),
+    switch("quiet", "Print the image's name alone").short('q'),
+];
+
+/// Of what makes a container.
+pub const MISSING: &[Flag] = &[
+    flag("platform", "OS/ARCH[/VARIANT]", "Pull an image for this machine, of one for several"),
+    flag("pull", "POLICY", "When the registry is asked: missing (the default), always or never"),
+    switch("quiet", "Show nothing of a pull").short('q'),
+];
+
+/// The image of a container, pulled where that is wanted.
+pub fn wanted(store: &Store, args: &Args, name: &str) -> Result<Image> {
+    let policy = args.get("pull")?.unwrap_or("missing");
+    if !["missing", "always", "never"].contains(&policy) {
+        return Err(usage(format!("--pull {policy:?}: missing, always or never")));
+    }
+    // An image of another machine under the name is not what was asked for, so the name alone does not do.
+    let any = args.raw("platform").is_none();
+    if policy != "always" && any {
+        match store.image(name) {
+            Err(error) if error.kind() == ErrorKind::NotFound && policy == "missing" && registries::THERE => {
+            }
+            other => return Ok(other?),
+        }
+        if !args.has("quiet") {
+            eprintln!("Unable to find image '{name}' locally");
+        }
+    }
+    registries::get(store, args, name, policy, std::io::stderr())
+}
+
+pub fn pull(store: &Store, args: &Args) -> Result<u8> {
+    registries::pull(store, args, args.names()?[0])
+}
+
+#[cfg(not(feature = "registry"))]
+mod registries {
+    use super::*;
+
+    pub const THERE: bool = false;
+
+    pub fn get<W>(_: &Store, _: &Args, name: &str, _: &str, _: W) -> Result<Image> {
+        Err(usage(format!("{name}: this coracle can't ask registries: build it with --features registry")))
+    }
+
+    pub fn pull(store: &Store, args: &Args, name: &str) -> Result<u8> {
+        get(store, args, name, "always", ()).map(|_| 0)
+    }
+}
+
+#[cfg(feature = "registry")]
+mod registries {
+    use super::*;
+    use crate::fail::{context, fail};
+    use crate::format::line;
+    use crate::progress::Progress;
+    use coracle::{Pull, PullEvent, PullPolicy, Reference};
+    use std::io::{IsTerminal, Write};
+    use std::os::fd::AsFd;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    pub const THERE: bool = true;
+
+    /// What a command line asks for, without anybody who is told.
+    fn of(args: &Args, name: &str, policy: &str) -> Result<Pull> {
+        let mut pull = Pull::new(name).policy(match policy {
+            "always" => PullPolicy::Always,
+            "never" => PullPolicy::Never,
+            _ => PullPolicy::Missing,
+        });
+        if let Some(platform) = args.get("platform")? {
+            pull = pull.platform(platform.parse()?);
+        }
+        if let Some(path) = args.raw("ca-file") {
+            let pem = std::fs::read(path).map_err(context(format!("--ca-file {}", path.display())))?;
+            pull = pull.root_certificates(pem);
+        }
+        if args.has("plain-http") {
+            pull = pull.plain_http(name.parse::<Reference>()?.domain());
+        }
+        Ok(pull)
+    }
+
+    pub fn get<W>(store: &Store, args: &Args, name: &str, policy: &str, out: W) -> Result<Image>
+    where
+        W: Write + AsFd + IsTerminal + Send + 'static,
+    {
+        let pull = of(args, name, policy)?;
+        if args.has("quiet") {
+            return Ok(pull.run(store)?);
+        }
+        let reference = name.parse::<Reference>()?;
+        let progress = Arc::new(Mutex::new(Progress::new(out)));
+        let told = progress.clone();
+        let pull = pull.observe(move |event: &PullEvent| {
+            told.lock().unwrap_or_else(PoisonError::into_inner).tell(&reference, event);
+        });
+        let image = pull.run(store);
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.end();
+        let image = image?;
+        if policy != "always" && !progress.is_new() {
+            return Ok(image);
+        }
+        progress.say(&format!("Digest: {}", image.digest()));
+        let status = match progress.is_new() {
+            true => "Downloaded newer image",
+            false => "Image is up to date",
+        };
+        progress.say(&format!("Status: {status} for {}", name.parse::<Reference>()?.familiar()));
+        progress.failed().map_or(Ok(image), |error| Err(fail(format!("writing the progress: {error}"))))
+    }
+
+    pub fn pull(store: &Store, args: &Args, name: &str) -> Result<u8> {
+        get(store, args, name, "always", std::io::stdout())?;
+        line(name.parse::<Reference>()?.to_string())?;
+        Ok(0)
+    }
+}

@@ -1,0 +1,193 @@
+//! The command line's `pull`, and what its `run` and `create` pull.
+
+use super::*;
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Output};
+
+/// A store of the program's own, which is emptied by it: what an ordinary user's layers have is not the user's to remove.
+struct World(tempfile::TempDir);
+
+struct Done {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl World {
+    fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("coracle-pull-").tempdir_in("/var/tmp").unwrap())
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let test = std::env::current_exe().unwrap();
+        let program = test.parent().unwrap().parent().unwrap().join("examples/coracle");
+        assert!(program.exists(), "{} is missing: cargo build --example coracle", program.display());
+        let mut command = Command::new(program);
+        command.arg("--root").arg(self.0.path().join("store")).args(args);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        let Output { status, stdout, stderr } = self.command(args).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Done { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let Done { code, out, err } = self.run(args);
+        assert_eq!(code, 0, "{out} {err}");
+        out
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for (list, remove) in [(["ps", "-aq"], ["rm", "-f"]), (["images", "-q"], ["rmi", "-f"])] {
+            let names = self.run(&list).out;
+            let names: Vec<_> = names.lines().collect();
+            if !names.is_empty() {
+                self.run(&[&remove, &names[..]].concat());
+            }
+        }
+    }
+}
+
+/// The beginning of a layer's digest, as it is shown.
+fn short(content: &Content, at: usize) -> String {
+    content.json("/v2/me/app/manifests/1")["layers"][at]["digest"].as_str().unwrap()[7..19].to_owned()
+}
+
+#[test]
+fn pull_says_in_plain_lines_what_came() {
+    let content = content(&["one", "two"]);
+    let layers = [short(&content, 0), short(&content, 1)];
+    let server = Server::honest(content);
+    let (w, name) = (World::new(), server.name(NAME));
+    let out = w.ok(&["pull", &name]);
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!((lines[0], lines.len()), ("1: Pulling from me/app", 6), "{out}");
+    for layer in &layers {
+        assert!(lines[1..3].contains(&format!("{layer}: Pull complete").as_str()), "{out}");
+    }
+    let digest = w.ok(&["images", "--digests", "--format", "{{.Digest}}"]);
+    assert_eq!(lines[3], format!("Digest: {}", digest.trim_end()));
+    assert_eq!(lines[4], format!("Status: Downloaded newer image for {name}"));
+    assert_eq!(lines[5], name);
+    assert!(!out.contains('\x1b'), "no terminal is there: {out:?}");
+    server.take_log();
+
+    let again = w.ok(&["image", "pull", &name]);
+    let status = format!("Status: Image is up to date for {name}\n");
+    assert_eq!(again, format!("Digest: {digest}{status}{name}\n"));
+    assert_eq!(w.ok(&["pull", "-q", &name]), format!("{name}\n"));
+    assert_eq!(paths(&server.take_log()), ["HEAD /v2/me/app/manifests/1"; 2]);
+
+    let done = w.run(&["pull", &server.name("me/app:none")]);
+    assert_eq!((done.code, done.out.as_str()), (1, ""));
+    assert!(done.err.contains("MANIFEST_UNKNOWN") && done.err.contains("me/app:none"), "{}", done.err);
+    assert_eq!(w.run(&["pull"]).code, 125);
+}
+
+/// The two sides of a terminal of so many columns.
+fn terminal(columns: u16) -> (File, File) {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+    let size = rustix::termios::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&slave, size).unwrap();
+    (master.into(), slave.into())
+}
+
+#[test]
+fn on_a_terminal_each_layer_on_its_way_has_a_bar() {
+    let content = Content::of(REPOSITORY, "1", &noise(600_000));
+    let layer = short(&content, 0);
+    let server = Server::honest(content);
+    let w = World::new();
+    let (mut master, slave) = terminal(40);
+    let mut child = w.command(&["pull", &server.name(NAME)]).stdout(slave).spawn().unwrap();
+    let mut shown = Vec::new();
+    // The end is an error: nobody has the other side any more.
+    let _ = master.read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    let shown = String::from_utf8(shown).unwrap();
+    let bar = format!("{layer}: Downloading [>                         ] 0B/");
+    // No longer than the terminal is wide, or it would be two lines.
+    assert!(shown.contains(&format!("{}\r\n", &bar[..39])), "{shown:?}");
+    assert!(shown.contains(&format!("\x1b[1A\x1b[J{layer}: Pull complete\r\nDigest: ")), "{shown:?}");
+}
+
+#[test]
+fn a_layer_that_is_there_is_told_as_such() {
+    let (base, child) = (Fixture::new(&["base"]), Fixture::new(&["base", "child"]));
+    let mut both = Content::of(REPOSITORY, "base", &base);
+    let (media_type, manifest) = both.add(REPOSITORY, &child, gzip, "+gzip");
+    both.manifest(REPOSITORY, "1", &media_type, manifest);
+    let layers = [short(&both, 0), short(&both, 1)];
+    let server = Server::honest(both);
+    let w = World::new();
+    w.ok(&["pull", "--quiet", &server.name("me/app:base")]);
+    let out = w.ok(&["pull", &server.name(NAME)]);
+    assert!(out.contains(&format!("{}: Already exists\n", layers[0])), "{out}");
+    assert!(out.contains(&format!("{}: Pull complete\n", layers[1])), "{out}");
+}
+
+#[test]
+fn pull_gets_the_machine_that_was_asked_for() {
+    let mut content = Content::default();
+    let listed: Vec<_> = ["amd64", "arm64"]
+        .iter()
+        .map(|architecture| {
+            let image = Fixture::of_machine(vec![tar([("x", Node::File(b"y"))])], architecture);
+            let (_, manifest) = content.add(REPOSITORY, &image, gzip, "+gzip");
+            let digest = content.manifest(REPOSITORY, "none", MANIFEST, manifest.clone());
+            let platform = json!({"os": "linux", "architecture": architecture});
+            json!({"mediaType": MANIFEST, "digest": digest, "size": manifest.len(), "platform": platform})
+        })
+        .collect();
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).to_string();
+    content.manifest(REPOSITORY, "1", INDEX, index.into_bytes());
+    let server = Server::honest(content);
+    let (w, name) = (World::new(), server.name(NAME));
+    for architecture in ["arm64", "amd64"] {
+        w.ok(&["pull", "-q", "--platform", &format!("linux/{architecture}"), &name]);
+        assert!(w.ok(&["image", "inspect", &name]).contains(&format!("{architecture:?}")));
+    }
+    // Another machine's under the name is not what is missing.
+    server.take_log();
+    w.ok(&["create", "-q", "--platform", "linux/amd64", &name, "x"]);
+    assert_eq!(server.take_log().len(), 0);
+    let wrong = w.run(&["pull", "--platform", "linux/riscv64", &name]);
+    assert!(wrong.code == 1 && wrong.err.contains("riscv64"), "{}", wrong.err);
+}
+
+#[test]
+fn run_and_create_pull_what_is_missing_or_as_they_are_told() {
+    let server = Server::honest(content(&["one"]));
+    let (w, name) = (World::new(), server.name(NAME));
+    let never = w.run(&["run", "--pull", "never", &name, "x"]);
+    assert_eq!((never.code, server.take_log().len()), (125, 0), "{}", never.err);
+    // No program is in it, which is known when it was there to be looked into.
+    let run = w.run(&["run", "--rm", &name, "/no/such/program"]);
+    assert_eq!((run.code, run.out.as_str()), (127, ""), "{}", run.err);
+    assert!(
+        run.err.starts_with(&format!("Unable to find image '{name}' locally\n1: Pulling from")),
+        "{}",
+        run.err
+    );
+    assert!(run.err.contains("Pull complete\n"), "{}", run.err);
+    assert_eq!(server.take_log().len(), 3);
+
+    let id = w.ok(&["create", &name, "x"]);
+    assert_eq!((id.trim_end().len(), server.take_log().len()), (64, 0), "{id}");
+    w.ok(&["create", "--pull=always", "--quiet", &name, "x"]);
+    assert_eq!(paths(&server.take_log()), ["HEAD /v2/me/app/manifests/1"]);
+    assert_eq!(w.run(&["run", "--pull", "sometimes", &name, "x"]).code, 125);
+    let nowhere = w.run(&["run", "-q", "127.0.0.1:1/me/app", "x"]);
+    assert!(nowhere.code == 125 && nowhere.err.contains("127.0.0.1:1"), "{}", nowhere.err);
+}
