@@ -19,6 +19,7 @@ use coracle::{Credentials, Digest, ErrorKind, Image, Pull, PullEvent, PullPolicy
 use serde_json::json;
 use server::*;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -332,13 +333,13 @@ fn a_pull_that_is_killed_anywhere_leaves_nothing_broken() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let told = format!("{} {}", path.display(), server.name(NAME));
-    for round in 0..10 {
+    for round in 0..50 {
         *kill.lock().unwrap() = (usize::MAX, None);
         let mut command =
             child("a_pull_that_is_killed_anywhere_leaves_nothing_broken", &[(KILLED, told.as_ref())]);
         let mut running = command.stdout(std::process::Stdio::null()).spawn().unwrap();
         // Not reaped before it is waited for here, so its number is its own.
-        *kill.lock().unwrap() = (round % 8, rustix::process::Pid::from_raw(running.id() as i32));
+        *kill.lock().unwrap() = (round % 9, rustix::process::Pid::from_raw(running.id() as i32));
         running.wait().unwrap();
         kill.lock().unwrap().1 = None;
         // What is there is whole, or nothing is.
@@ -350,4 +351,66 @@ fn a_pull_that_is_killed_anywhere_leaves_nothing_broken() {
     *kill.lock().unwrap() = (usize::MAX, None);
     let store = Store::open(&path).unwrap();
     assert_eq!(*Image::pull(&store, &server.name(NAME)).unwrap().id(), image.id());
+}
+
+/// What the pull of another program has brought, or has found and relies on, stays when its image is removed meanwhile.
+#[test]
+fn what_a_running_pull_needs_is_not_collected() {
+    if let Ok(told) = std::env::var(KILLED) {
+        let (store, name) = told.split_once(' ').unwrap();
+        let pull = Pull::new(name).parallel(1).observe(|event| {
+            if let PullEvent::Ready { travelled, .. } = event {
+                println!("\nready {travelled}");
+            }
+        });
+        pull.run(&Store::open(store).unwrap()).unwrap();
+        return;
+    }
+    let (base, child_image) = (Fixture::new(&["base"]), Fixture::new(&["base", "middle", "top"]));
+    let mut both = Content::of(REPOSITORY, "base", &base);
+    let (media_type, manifest) = both.add(REPOSITORY, &child_image, gzip, "+gzip");
+    both.manifest(REPOSITORY, "1", &media_type, manifest);
+    let top = both.json("/v2/me/app/manifests/1")["layers"][2]["digest"].as_str().unwrap().to_owned();
+    // The last layer comes when all has been removed that can be.
+    let removed = Arc::new((Mutex::new(false), Condvar::new()));
+    let gate = removed.clone();
+    let server = Server::lying(both, move |request, reply| {
+        if request.path.ends_with(&top) {
+            let open = gate.0.lock().unwrap();
+            drop(gate.1.wait_while(open, |open| !*open).unwrap());
+        }
+        reply
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path).unwrap();
+    let base_name = server.name("me/app:base");
+    let size = Image::pull(&store, &base_name).unwrap().size();
+    let told = format!("{} {}", path.display(), server.name(NAME));
+    let mut command = child("what_a_running_pull_needs_is_not_collected", &[(KILLED, told.as_ref())]);
+    let mut running = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    let mut ready = || lines.find(|line| line.starts_with("ready"));
+    assert_eq!(ready().as_deref(), Some("ready false"), "the base is there");
+    assert_eq!(ready().as_deref(), Some("ready true"));
+
+    let gone = store.prune_images(true).unwrap();
+    assert_eq!((gone.deleted, gone.freed), (vec![base.id()], 0), "content goes when nobody writes");
+    assert!(store.images().unwrap().is_empty());
+    assert_eq!(count(path.join("layers")), 2);
+    *removed.0.lock().unwrap() = true;
+    removed.1.notify_all();
+    assert_eq!(ready().as_deref(), Some("ready true"));
+    lines.for_each(drop);
+    assert!(running.wait().unwrap().success());
+
+    let image = store.image(&server.name(NAME)).unwrap();
+    assert_eq!(*image.id(), child_image.id());
+    assert!(store.verify().unwrap().is_sound());
+    let whole = image.size();
+    drop(image);
+    let gone = store.prune_images(true).unwrap();
+    assert_eq!(gone.deleted, [child_image.id()]);
+    assert!(gone.freed > whole && gone.freed < whole + size, "the base's own documents too: {gone:?}");
+    assert_eq!((count(path.join("layers")), count(path.join("blobs/sha256"))), (0, 0));
 }
