@@ -11,6 +11,9 @@
 //!
 //! What lets one in (passwords, tokens, the query of a presigned address) is in no error and no trace, and goes to no other host.
 //!
+//! Other hosts than this machine are reached through the proxy of the environment: the first that is set of `ALL_PROXY`,
+//! `HTTPS_PROXY` and `HTTP_PROXY`, but for the hosts of `NO_PROXY`.
+//!
 //! Threads are the pull's own and end with it. There is no runtime, and no connection stays behind.
 #![forbid(unsafe_code)]
 
@@ -168,6 +171,12 @@ impl Pull {
     /// Trusts these certificates (PEM) beside the system's.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.settings.roots.push(pem.into());
+        self
+    }
+
+    /// Shows this certificate to a registry that asks for one in TLS: a chain, its own first, and the private key, both PEM.
+    pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<String>) -> Self {
+        self.settings.client = Some((chain.into(), secret::Secret::new(key)));
         self
     }
 

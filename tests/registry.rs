@@ -13,6 +13,8 @@ mod lies;
 mod peers;
 #[path = "registry/server.rs"]
 mod server;
+#[path = "registry/tls.rs"]
+mod tls;
 
 use common::*;
 use coracle::{Credentials, Digest, ErrorKind, Image, Pull, PullEvent, PullPolicy, Store};

@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 const REDIRECTS_MAX: usize = 10;
 const CONNECT: Duration = Duration::from_secs(30);
@@ -46,6 +46,8 @@ pub(super) struct Settings {
     pub(super) plain: Vec<String>,
     /// Certificates in PEM form beside the system's roots.
     pub(super) roots: Vec<Vec<u8>>,
+    /// Who one is to a registry that asks for it in TLS: a chain and its key, PEM.
+    pub(super) client: Option<(Vec<u8>, Secret)>,
     pub(super) retries: u32,
     /// Idle connections that are kept.
     pub(super) parallel: usize,
@@ -118,7 +120,8 @@ impl Answer {
 
 impl Client {
     pub(super) fn new(settings: &Settings) -> Result<Self> {
-        let tls = TlsConfig::builder().root_certs(roots(&settings.roots)?).build();
+        let own = settings.client.as_ref().map(|(chain, key)| client(chain, key)).transpose()?;
+        let tls = TlsConfig::builder().root_certs(roots(&settings.roots)?).client_cert(own).build();
         let config = || {
             ureq::Agent::config_builder()
                 .http_status_as_error(false)
@@ -307,19 +310,29 @@ fn roots(own: &[Vec<u8>]) -> Result<RootCerts> {
     let mut certs: Vec<Certificate<'static>> =
         system.certs.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect();
     for pem in own {
-        let before = certs.len();
-        for item in parse_pem(pem) {
-            let item =
-                item.map_err(|_| Error::new(ErrorKind::InvalidInput, "a root certificate: broken PEM"))?;
-            if let PemItem::Certificate(cert) = item {
-                certs.push(cert);
-            }
-        }
-        if certs.len() == before {
-            return Err(Error::new(ErrorKind::InvalidInput, "a root certificate: no certificate in it"));
-        }
+        certs.extend(certificates("a root certificate", pem)?);
     }
     Ok(RootCerts::new_with_certs(&certs))
+}
+
+/// All certificates of a PEM text, one at least.
+fn certificates(what: &str, pem: &[u8]) -> Result<Vec<Certificate<'static>>> {
+    let bad = |why| Error::new(ErrorKind::InvalidInput, format!("{what}: {why}"));
+    let mut found = Vec::new();
+    for item in parse_pem(pem) {
+        if let PemItem::Certificate(cert) = item.map_err(|_| bad("broken PEM"))? {
+            found.push(cert);
+        }
+    }
+    if found.is_empty() { Err(bad("no certificate in it")) } else { Ok(found) }
+}
+
+fn client(chain: &[u8], key: &Secret) -> Result<ClientCert> {
+    let chain = certificates("a client's certificate", chain)?;
+    // Its own error may quote it.
+    let key = PrivateKey::from_pem(key.reveal().as_bytes())
+        .map_err(|_| Error::new(ErrorKind::InvalidInput, "a client's certificate: no private key in PEM"))?;
+    Ok(ClientCert::new_with_certs(&chain, key))
 }
 
 /// distribution-spec, "Error Codes": `{"errors": [{"code", "message"}]}`.

@@ -2,25 +2,40 @@
 
 use super::*;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// docker-registry on a port of its own; it ends with this.
-struct Distribution {
+pub struct Distribution {
     child: Child,
-    authority: String,
+    pub authority: String,
+    storage: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Distribution {
-    fn start(more: &str) -> Self {
+    /// `more` goes on with the section `http` of its configuration, then with others.
+    pub fn start(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let storage = dir.path().join("storage");
+        Self::with(more, dir, storage)
+    }
+
+    /// One that has what another one has.
+    pub fn start_in(more: &str, storage: &Path) -> Self {
+        Self::with(more, tempfile::tempdir().unwrap(), storage.to_owned())
+    }
+
+    pub fn storage(&self) -> &Path {
+        &self.storage
+    }
+
+    fn with(more: &str, dir: tempfile::TempDir, storage: PathBuf) -> Self {
         let config = dir.path().join("config.yml");
         // A port that is free; nobody else on this machine asks for this one at once, as the kernel goes round.
         let authority = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let storage = dir.path().join("storage");
         let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {authority}}}\n{more}",
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: {authority}\n{more}",
             storage.display()
         );
         fs::write(&config, text).unwrap();
@@ -37,7 +52,7 @@ impl Distribution {
         assert!(ready, "docker-registry ended");
         // It must not stand still for want of a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, authority, _dir: dir }
+        Self { child, authority, storage, _dir: dir }
     }
 }
 
@@ -56,12 +71,12 @@ fn skopeo(args: &[&str]) -> String {
     peer("skopeo", [&[verb, "--authfile", nobody.path().to_str().unwrap()], rest].concat())
 }
 
-fn push(source: &str, target: &str, more: &[&str]) {
+pub fn push(source: &str, target: &str, more: &[&str]) {
     let args = ["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"];
     skopeo(&[&args[..], more, &[source, target]].concat());
 }
 
-fn archive(dir: &Path, image: &Fixture) -> String {
+pub fn archive(dir: &Path, image: &Fixture) -> String {
     let path = dir.join("image.tar");
     fs::write(&path, docker_archive(&[(image, &["app:1"])])).unwrap();
     format!("docker-archive:{}", path.display())
