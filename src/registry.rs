@@ -108,6 +108,8 @@ pub struct Pull {
     platform: Option<Platform>,
     policy: PullPolicy,
     credentials: Option<Credentials>,
+    /// A registry, and where else its images are.
+    mirrors: Vec<(String, String)>,
     settings: Settings,
     observer: Option<Arc<Observer>>,
 }
@@ -121,6 +123,7 @@ impl Pull {
             platform: None,
             policy: PullPolicy::default(),
             credentials: None,
+            mirrors: Vec::new(),
             settings: Settings { retries: RETRIES, parallel: PARALLEL, ..Settings::default() },
             observer: None,
         }
@@ -177,6 +180,17 @@ impl Pull {
     /// Shows this certificate to a registry that asks for one in TLS: a chain, its own first, and the private key, both PEM.
     pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<String>) -> Self {
         self.settings.client = Some((chain.into(), secret::Secret::new(key)));
+        self
+    }
+
+    /// Asks a mirror before this registry: hosts, with their ports, as in names (`docker.io`, `mirror.lan:5000`). Of several, in
+    /// the order in which they were given; when something is wrong with one, the next, and the registry itself at last.
+    ///
+    /// What a mirror sends is verified as anything is, but what a tag leads to is a mirror's word. [`Credentials`] that were given
+    /// are for the registry and don't go to mirrors; for those, this machine's are looked for.
+    pub fn mirror(mut self, registry: impl Into<String>, mirror: impl Into<String>) -> Self {
+        let lower = |host: String| host.to_ascii_lowercase();
+        self.mirrors.push((lower(registry.into()), lower(mirror.into())));
         self
     }
 

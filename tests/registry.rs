@@ -9,6 +9,8 @@ mod auth;
 mod cli;
 #[path = "registry/lies.rs"]
 mod lies;
+#[path = "registry/mirrors.rs"]
+mod mirrors;
 #[path = "registry/peers.rs"]
 mod peers;
 #[path = "registry/server.rs"]

@@ -63,7 +63,52 @@ fn locked(pull: &Pull, store: &Store, name: &Reference) -> Result<Image> {
     }
     // An image whose blobs are not all there is got again.
     known = known.filter(Image::is_whole);
+    for (_, mirror) in pull.mirrors.iter().filter(|(of, _)| of == name.domain()) {
+        let there = on_mirror(name, mirror)?;
+        let session = Session::new(Client::new(&pull.settings)?, &there, None)?;
+        match from(pull, store, name, &session, known.as_ref()) {
+            Err(error) if is_of_registry(&error) => {
+                tracing::warn!(%error, mirror, %name, "a mirror that does not have it as it should");
+            }
+            other => return other,
+        }
+    }
     let session = Session::new(Client::new(&pull.settings)?, name, pull.credentials.clone())?;
+    from(pull, store, name, &session, known.as_ref())
+}
+
+/// Where a mirror has what a name means.
+fn on_mirror(name: &Reference, mirror: &str) -> Result<Reference> {
+    let there = format!("{mirror}/{}", name.path()).parse::<Reference>().ok();
+    there.filter(|there| there.domain() == mirror && there.path() == name.path()).ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, format!("mirror {mirror:?}: not a registry's host with its port"))
+    })
+}
+
+/// Whether another registry may do better.
+fn is_of_registry(error: &Error) -> bool {
+    use ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::Network
+            | K::TimedOut
+            | K::NotFound
+            | K::PermissionDenied
+            | K::InvalidData
+            | K::Mismatch
+            | K::TooLarge
+            | K::Unsupported
+    )
+}
+
+/// Pulls it from one registry, for the name, wherever that leads.
+fn from(
+    pull: &Pull,
+    store: &Store,
+    name: &Reference,
+    session: &Session,
+    known: Option<&Image>,
+) -> Result<Image> {
     let at = match name.digest() {
         Some(digest) => digest.to_string(),
         None => name.tag().unwrap_or_default().to_owned(),
@@ -71,13 +116,13 @@ fn locked(pull: &Pull, store: &Store, name: &Reference) -> Result<Image> {
     if let Some(image) = known {
         // A digest leads to the same for ever.
         if name.digest().is_some() || session.head_manifest(&at)?.is_some_and(|found| image.is_from(&found)) {
-            return Ok(image);
+            return Ok(image.clone());
         }
     }
     let platform = pull.platform.clone().unwrap_or_else(Platform::host);
     let first = session.manifest(&at, None)?;
     let origin = first.digest;
-    let manifest = resolve(&session, first, &platform)?;
+    let manifest = resolve(session, first, &platform)?;
     check_shape(&manifest)?;
     let config = session.document(manifest.config()).and_then(ImageConfig::parse);
     let config = config
@@ -85,7 +130,7 @@ fn locked(pull: &Pull, store: &Store, name: &Reference) -> Result<Image> {
     check_layers(&manifest, &config)?;
     pull.tell(&PullEvent::Found { digest: *manifest.digest(), layers: manifest.layers().to_vec() });
     let _writing = store.writing()?;
-    layers::pull(store, &session, &manifest, &config, pull.settings.parallel, &|event| pull.tell(event))?;
+    layers::pull(store, session, &manifest, &config, pull.settings.parallel, &|event| pull.tell(event))?;
     store.put_blob(config.raw())?;
     store.put_blob(manifest.raw())?;
     let tagged = name.digest().is_none().then(|| name.clone());
