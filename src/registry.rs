@@ -18,8 +18,11 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+mod authfile;
+mod client;
 mod credentials;
 mod download;
+mod helper;
 mod http;
 mod layers;
 mod pull;
@@ -27,7 +30,8 @@ mod secret;
 mod session;
 mod url;
 
-pub use credentials::Credentials;
+pub use client::RegistryClient;
+pub use credentials::{Credentials, CredentialsPlace};
 
 use crate::digest::Digest;
 use crate::error::Result;

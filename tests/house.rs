@@ -23,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("layer", &["error", "feature", "sys", "digest", "manifest", "namespace", "store"]),
     ("volume", &["error", "sys", "digest", "namespace", "store"]),
     ("image", &["error", "sys", "digest", "reference", "manifest", "security", "store", "layer"]),
-    ("registry", &["error", "digest", "reference", "manifest", "store", "layer", "image"]),
+    ("registry", &["error", "sys", "digest", "reference", "manifest", "store", "layer", "image"]),
     (
         "container",
         &[

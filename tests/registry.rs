@@ -9,6 +9,8 @@ mod auth;
 mod cli;
 #[path = "registry/lies.rs"]
 mod lies;
+#[path = "registry/login.rs"]
+mod login;
 #[path = "registry/mirrors.rs"]
 mod mirrors;
 #[path = "registry/peers.rs"]
@@ -19,7 +21,10 @@ mod server;
 mod tls;
 
 use common::*;
-use coracle::{Credentials, Digest, ErrorKind, Image, Pull, PullEvent, PullPolicy, Store};
+use coracle::{
+    Credentials, CredentialsPlace, Digest, ErrorKind, Image, Pull, PullEvent, PullPolicy, RegistryClient,
+    Store,
+};
 use serde_json::json;
 use server::*;
 use std::fs;

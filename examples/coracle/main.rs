@@ -17,6 +17,7 @@ mod format;
 mod images;
 mod inspect;
 mod limits;
+mod login;
 mod moment;
 mod mounts;
 mod ports;
@@ -154,7 +155,23 @@ const VERBS: &[Verb] = &[
         (0, 0),
         images::load,
     ),
-    verb("pull", "NAME[:TAG|@DIGEST]", "Get an image from its registry", &[pull::PULL], (1, 1), pull::pull),
+    verb(
+        "login",
+        "[SERVER]",
+        "Log in to a registry (default: docker.io)",
+        &[login::LOGIN, pull::REACH],
+        (0, 1),
+        login::login,
+    ),
+    verb("logout", "[SERVER]", "Log out of a registry (default: docker.io)", &[], (0, 1), login::logout),
+    verb(
+        "pull",
+        "NAME[:TAG|@DIGEST]",
+        "Get an image from its registry",
+        &[pull::PULL, pull::REACH],
+        (1, 1),
+        pull::pull,
+    ),
     verb("save", "IMAGE...", "Write images into an archive", &[save::SAVE], (1, ANY), save::save),
     verb("history", "IMAGE", "Show how an image came to be", &[tree::HISTORY], (1, 1), tree::history),
     verb("tag", "IMAGE NAME[:TAG]", "Give an image a further name", &[], (2, 2), images::tag),

@@ -5,10 +5,14 @@ use crate::args::{Args, Flag, flag, switch};
 use crate::fail::{Result, usage};
 use coracle::{ErrorKind, Image, Store};
 
-pub const PULL: &[Flag] = &[
+/// How a registry is reached.
+pub const REACH: &[Flag] = &[
     flag("ca-file", "FILE", "Trust these certificates (PEM) beside the system's"),
-    flag("platform", "OS/ARCH[/VARIANT]", "For this machine, of an image for several"),
     switch("plain-http", "Speak plain HTTP with the registry: everybody on the way can read and change all"),
+];
+
+pub const PULL: &[Flag] = &[
+    flag("platform", "OS/ARCH[/VARIANT]", "For this machine, of an image for several"),
     switch("quiet", "Print the image's name alone").short('q'),
 ];
 
@@ -45,13 +49,21 @@ pub fn pull(store: &Store, args: &Args) -> Result<u8> {
 }
 
 #[cfg(not(feature = "registry"))]
+pub fn not_there(name: &str) -> crate::fail::Fail {
+    usage(format!("{name}: this coracle can't ask registries: build it with --features registry"))
+}
+
+#[cfg(feature = "registry")]
+pub use registries::client;
+
+#[cfg(not(feature = "registry"))]
 mod registries {
     use super::*;
 
     pub const THERE: bool = false;
 
     pub fn get<W>(_: &Store, _: &Args, name: &str, _: &str, _: W) -> Result<Image> {
-        Err(usage(format!("{name}: this coracle can't ask registries: build it with --features registry")))
+        Err(not_there(name))
     }
 
     pub fn pull(store: &Store, args: &Args, name: &str) -> Result<u8> {
@@ -65,12 +77,31 @@ mod registries {
     use crate::fail::{context, fail};
     use crate::format::line;
     use crate::progress::Progress;
-    use coracle::{Pull, PullEvent, PullPolicy, Reference};
+    use coracle::{Pull, PullEvent, PullPolicy, Reference, RegistryClient};
     use std::io::{IsTerminal, Write};
     use std::os::fd::AsFd;
     use std::sync::{Arc, Mutex, PoisonError};
 
     pub const THERE: bool = true;
+
+    fn ca_file(args: &Args) -> Result<Option<Vec<u8>>> {
+        let read = |path: &std::ffi::OsStr| {
+            std::fs::read(path).map_err(context(format!("--ca-file {}", path.display())))
+        };
+        args.raw("ca-file").map(read).transpose()
+    }
+
+    /// A registry as a whole.
+    pub fn client(args: &Args, host: &str) -> Result<RegistryClient> {
+        let mut client = RegistryClient::new(host)?;
+        if let Some(pem) = ca_file(args)? {
+            client = client.root_certificates(pem);
+        }
+        if args.has("plain-http") {
+            client = client.plain_http();
+        }
+        Ok(client)
+    }
 
     /// What a command line asks for, without anybody who is told.
     fn of(args: &Args, name: &str, policy: &str) -> Result<Pull> {
@@ -82,8 +113,7 @@ mod registries {
         if let Some(platform) = args.get("platform")? {
             pull = pull.platform(platform.parse()?);
         }
-        if let Some(path) = args.raw("ca-file") {
-            let pem = std::fs::read(path).map_err(context(format!("--ca-file {}", path.display())))?;
+        if let Some(pem) = ca_file(args)? {
             pull = pull.root_certificates(pem);
         }
         if args.has("plain-http") {

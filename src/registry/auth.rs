@@ -76,30 +76,54 @@ pub(super) fn meet(
     credentials: &Credentials,
     scope: &str,
 ) -> Result<Auth> {
+    Ok(authorize(client, registry, challenge, credentials, Some(scope))?.0)
+}
+
+/// Meets the challenge of a registry that one wants to be known to, of no repository. Also what is to be kept in place of
+/// a password, where the token service gives something for it (`offline_token`).
+pub(super) fn meet_to_stay(
+    client: &Client,
+    registry: &Url,
+    challenge: Challenge,
+    credentials: &Credentials,
+) -> Result<(Auth, Option<Credentials>)> {
+    authorize(client, registry, challenge, credentials, None)
+}
+
+fn authorize(
+    client: &Client,
+    registry: &Url,
+    challenge: Challenge,
+    credentials: &Credentials,
+    scope: Option<&str>,
+) -> Result<(Auth, Option<Credentials>)> {
     let Challenge::Bearer { realm, service, scope: asked } = &challenge else {
         return match &credentials.0 {
-            Kind::Basic { user, password } => Ok(Auth::Basic(basic(client, user, password))),
+            Kind::Basic { user, password } => Ok((Auth::Basic(basic(client, user, password)), None)),
             Kind::Anonymous | Kind::Refresh(_) => Err(Error::new(
                 ErrorKind::PermissionDenied,
                 format!("{registry} asks for a name and a password"),
             )
-            .with_remedy("docker login, or Pull::credentials")),
+            .with_remedy("log in (RegistryClient::login, docker login), or Pull::credentials")),
         };
     };
     let realm = Url::parse(realm).map_err(|error| error.during("reading where the registry gives tokens"))?;
     refuse_strangers(registry, &realm)?;
-    let scope = asked.as_deref().unwrap_or(scope);
+    let stays = scope.is_none();
+    let scope = asked.as_deref().or(scope);
     let headers = [("accept", "application/json".to_owned())];
     let answer = match &credentials.0 {
         Kind::Refresh(token) => {
             client.hide(token);
             let service = service.as_deref().unwrap_or(&registry.host);
-            let form = format!(
-                "grant_type=refresh_token&refresh_token={}&client_id={CLIENT_ID}&service={}&scope={}",
+            let mut form = format!(
+                "grant_type=refresh_token&refresh_token={}&client_id={CLIENT_ID}&service={}",
                 escape(token.reveal()),
-                escape(service),
-                escape(scope)
+                escape(service)
             );
+            if let Some(scope) = scope {
+                form = format!("{form}&scope={}", escape(scope));
+            }
             let method = Method::Post(&form);
             client.send(&Request { method, url: &realm, headers: &headers, authorization: None })?
         }
@@ -112,7 +136,12 @@ pub(super) fn meet(
             if let Some(service) = service {
                 url = url.with_parameter("service", service);
             }
-            let url = url.with_parameter("scope", scope);
+            if let Some(scope) = scope {
+                url = url.with_parameter("scope", scope);
+            }
+            if stays {
+                url = url.with_parameter("offline_token", "true").with_parameter("client_id", CLIENT_ID);
+            }
             client.send(&Request { method: Method::Get, url: &url, headers: &headers, authorization })?
         }
     };
@@ -124,22 +153,39 @@ pub(super) fn meet(
     struct Told {
         token: Option<String>,
         access_token: Option<String>,
+        refresh_token: Option<String>,
         expires_in: Option<u64>,
     }
     // Without serde's text, which may quote it.
     let told = serde_json::from_slice::<Told>(&answer.read(TOKEN_MAX)?).ok();
-    let expires_in = told.as_ref().and_then(|told| told.expires_in);
-    let token = told.and_then(|told| told.token.or(told.access_token)).filter(|token| !token.is_empty());
+    let Some(told) = told else {
+        return Err(Error::new(ErrorKind::InvalidData, format!("{step}: no token in the answer")));
+    };
+    let token = told.token.or(told.access_token).filter(|token| !token.is_empty());
     let Some(token) = token.filter(|token| token.bytes().all(|b| b.is_ascii_graphic())) else {
         return Err(Error::new(ErrorKind::InvalidData, format!("{step}: no token in the answer")));
     };
-    let life = expires_in.map_or(LIFE, Duration::from_secs).max(LIFE).min(Duration::from_secs(86_400));
+    let life = told.expires_in.map_or(LIFE, Duration::from_secs).max(LIFE).min(Duration::from_secs(86_400));
     client.hide(&Secret::new(&token));
-    Ok(Auth::Bearer {
+    let refresh = told.refresh_token.filter(|token| stays && !token.is_empty());
+    let refresh = refresh.map(|token| {
+        client.hide(&Secret::new(&token));
+        Credentials::identity_token(token)
+    });
+    let auth = Auth::Bearer {
         header: Secret::new(format!("Bearer {token}")),
         until: Instant::now() + life - EARLY,
         challenge,
-    })
+    };
+    Ok((auth, refresh))
+}
+
+/// What a password goes with unasked.
+pub(super) fn unasked(client: &Client, credentials: &Credentials) -> Auth {
+    match &credentials.0 {
+        Kind::Basic { user, password } => Auth::Basic(basic(client, user, password)),
+        _ => Auth::None,
+    }
 }
 
 fn basic(client: &Client, user: &str, password: &Secret) -> Secret {

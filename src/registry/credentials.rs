@@ -3,34 +3,26 @@
 //! `REGISTRY_AUTH_FILE` names the file; without it, it is `config.json` in `DOCKER_CONFIG` or `~/.docker`
 //! (docker's `config.json`, containers-auth.json(5)). An entry for a repository counts before one for its registry, a
 //! helper of `credHelpers` before an entry, and that before `credsStore`, as docker has it.
-//!
-//! A helper is a program `docker-credential-NAME` in PATH. It is started as newuidmap is, by posix_spawn: nothing is
-//! forked in the host program, and only its own child is waited for.
 #![forbid(unsafe_code)]
 
+use super::authfile::{AuthFile, Object};
+use super::helper::Helper;
 use super::secret::Secret;
-use crate::error::{Call, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::null_is_default;
 use crate::reference::Reference;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 /// What docker calls its own registry in its files.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
-const DOCKER_HUB: &str = "docker.io";
-const FILE_MAX: u64 = 4 << 20;
-const HELPER_SAYS_MAX: usize = 1 << 20;
-/// It may ask a person for a password.
-const HELPER_TIME: Duration = Duration::from_secs(120);
+pub(super) const DOCKER_HUB: &str = "docker.io";
+/// A helper's program, or a base64 of it, holds this much; tokens have some thousand bytes.
+const SECRET_MAX: usize = 256 << 10;
 
 /// Who a program is to a registry. Its `Debug` shows no password and no token.
 ///
@@ -71,31 +63,89 @@ impl Credentials {
 
     /// What this machine keeps for a repository; anonymous where it keeps nothing.
     pub(super) fn find(name: &Reference) -> Result<Self> {
-        match file()? {
-            Some((path, named)) => Self::in_file(&path, named, name)
-                .map_err(|error| error.during(format!("looking for the credentials of {}", name.domain()))),
+        let registry = name.domain();
+        let find = |file: &AuthFile| match file.read_named()? {
+            Some((config, _)) => config.find(registry, Some(name.path())).map_err(|error| file.name(error)),
             None => Ok(Self::anonymous()),
-        }
+        };
+        AuthFile::find().map_or(Ok(Self::anonymous()), |file| find(&file)).map_err(looking_for(registry))
     }
 
-    fn in_file(path: &Path, must_be: bool, name: &Reference) -> Result<Self> {
-        let mut text = Vec::new();
-        match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !must_be => return Ok(Self::anonymous()),
-            other => {
-                other.call_at("open", path)?.take(FILE_MAX).read_to_end(&mut text).call_at("read", path)?
-            }
+    /// What this machine keeps for a registry as a whole.
+    pub(super) fn kept(registry: &str) -> Result<Option<Self>> {
+        let find = |file: &AuthFile| match file.read()? {
+            Some((config, _)) => config.find(registry, None).map_err(|error| file.name(error)),
+            None => Ok(Self::anonymous()),
         };
-        // The text of serde's error may quote the file.
-        let config: Config = serde_json::from_slice(&text).map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidData,
-                format!("credentials: not JSON as docker writes it, line {}", error.line()),
-            )
-            .with_path(path)
-        })?;
-        config.find(name).map_err(|error| if error.path().is_some() { error } else { error.with_path(path) })
+        let found = AuthFile::find().map_or(Ok(Self::anonymous()), |file| find(&file));
+        Ok(Some(found.map_err(looking_for(registry))?).filter(|found| found.0 != Kind::Anonymous))
     }
+
+    /// Whether they can be kept.
+    pub(super) fn check(&self) -> Result<()> {
+        Entry::of(self).map(drop)
+    }
+
+    /// Keeps these for a registry, in place of others; see [`RegistryClient::login`](super::RegistryClient::login).
+    pub(super) fn keep(&self, registry: &str) -> Result<CredentialsPlace> {
+        let file = AuthFile::find().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "no file for credentials")
+                .with_remedy("set HOME, DOCKER_CONFIG or REGISTRY_AUTH_FILE")
+        })?;
+        let entry = Entry::of(self)?;
+        let keep = |config: Config, object: &mut Object| {
+            forget(object, registry);
+            let Some((name, key)) = config.helper(registry) else {
+                object.set_auth(key_of(registry), &entry)?;
+                return Ok(CredentialsPlace::File(file.path().to_owned()));
+            };
+            Helper::named(&name)?.store(&key, self)?;
+            // As docker has it: that there is something, and elsewhere.
+            object.set_auth(key_of(registry), &Entry::default())?;
+            Ok(CredentialsPlace::Helper(name))
+        };
+        file.change(keep).map_err(|error| error.during(format!("keeping the credentials of {registry}")))
+    }
+
+    /// Forgets what this machine keeps for a registry: whether that was anything.
+    pub(super) fn forget(registry: &str) -> Result<bool> {
+        let Some(file) = AuthFile::find() else { return Ok(false) };
+        let forgetting = |error: Error| error.during(format!("forgetting the credentials of {registry}"));
+        if file.read().map_err(forgetting)?.is_none() {
+            return Ok(false);
+        }
+        let work = |config: Config, object: &mut Object| {
+            let erased = match config.helper(registry) {
+                Some((name, key)) => Helper::named(&name)?.erase(&key)?,
+                None => false,
+            };
+            Ok(forget(object, registry) || erased)
+        };
+        file.change(work).map_err(forgetting)
+    }
+}
+
+fn looking_for(registry: &str) -> impl FnOnce(Error) -> Error {
+    move |error| error.during(format!("looking for the credentials of {registry}"))
+}
+
+fn forget(object: &mut Object, registry: &str) -> bool {
+    object.remove_auths(|key| host_of(key) == registry)
+}
+
+/// What a registry is called in docker's file.
+fn key_of(registry: &str) -> &str {
+    if registry == DOCKER_HUB { DOCKER_HUB_KEY } else { registry }
+}
+
+/// Where credentials were put.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CredentialsPlace {
+    /// A file, in which whoever may read it can read them: they are encoded, not encrypted.
+    File(PathBuf),
+    /// A credential helper, by the name that docker's file has for it: `docker-credential-NAME`.
+    Helper(String),
 }
 
 impl fmt::Debug for Credentials {
@@ -108,18 +158,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The file with credentials, and whether somebody named it.
-fn file() -> Result<Option<(PathBuf, bool)>> {
-    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(path) = var("REGISTRY_AUTH_FILE") {
-        return Ok(Some((path, true)));
-    }
-    let dir = var("DOCKER_CONFIG").or_else(|| var("HOME").map(|home| home.join(".docker")));
-    Ok(dir.map(|dir| (dir.join("config.json"), false)))
-}
-
-#[derive(Deserialize)]
-struct Config {
+#[derive(Default, Deserialize)]
+pub(super) struct Config {
     #[serde(default, deserialize_with = "null_is_default")]
     auths: BTreeMap<String, Entry>,
     #[serde(default, rename = "credHelpers", deserialize_with = "null_is_default")]
@@ -128,27 +168,38 @@ struct Config {
     store: String,
 }
 
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize, Serialize)]
 #[serde(default)]
-struct Entry {
-    #[serde(deserialize_with = "null_is_default")]
+pub(super) struct Entry {
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     auth: String,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     username: String,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     password: String,
-    #[serde(rename = "identitytoken", deserialize_with = "null_is_default")]
+    #[serde(
+        rename = "identitytoken",
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     identity_token: String,
 }
 
 impl Config {
-    fn find(&self, name: &Reference) -> Result<Credentials> {
-        let registry = name.domain();
+    /// Who keeps a registry's credentials in place of the file, and under which key.
+    fn helper(&self, registry: &str) -> Option<(String, String)> {
         if let Some((key, helper)) = self.helpers.iter().find(|(key, _)| host_of(key) == registry) {
-            return ask(helper, key);
+            return Some((helper.clone(), key.clone()));
+        }
+        (!self.store.is_empty()).then(|| (self.store.clone(), key_of(registry).to_owned()))
+    }
+
+    fn find(&self, registry: &str, path: Option<&str>) -> Result<Credentials> {
+        if let Some((key, helper)) = self.helpers.iter().find(|(key, _)| host_of(key) == registry) {
+            return Helper::named(helper)?.get(key);
         }
         // From the repository up to its registry.
-        let whole = format!("{registry}/{}", name.path());
+        let whole = path.map_or(registry.to_owned(), |path| format!("{registry}/{path}"));
         let ends = whole.match_indices('/').map(|(at, _)| at).chain([whole.len()]);
         let mut scopes: Vec<&str> = ends.map(|at| &whole[..at]).collect();
         scopes.reverse();
@@ -164,7 +215,7 @@ impl Config {
         if self.store.is_empty() {
             return Ok(Credentials::anonymous());
         }
-        ask(&self.store, if registry == DOCKER_HUB { DOCKER_HUB_KEY } else { registry })
+        Helper::named(&self.store)?.get(key_of(registry))
     }
 }
 
@@ -181,6 +232,33 @@ fn host_of(key: &str) -> &str {
 }
 
 impl Entry {
+    fn of(credentials: &Credentials) -> Result<Self> {
+        let bad = |why| Error::new(ErrorKind::InvalidInput, format!("credentials: {why}"));
+        let encoded = |user: &str, password: &str| BASE64_STANDARD.encode(format!("{user}:{password}"));
+        let (text, entry) = match &credentials.0 {
+            Kind::Anonymous => return Err(bad("nobody's can't be kept")),
+            Kind::Basic { user, .. } if user.is_empty() || user.contains(':') => {
+                return Err(bad("a name that is empty or has a colon in it"));
+            }
+            Kind::Basic { user, password } => {
+                let auth = encoded(user, password.reveal());
+                (password, Self { auth, ..Self::default() })
+            }
+            Kind::Refresh(token) => {
+                // The name is nobody's, which docker and podman take for what it is.
+                let (auth, identity_token) = (encoded("<token>", ""), token.reveal().to_owned());
+                (token, Self { auth, identity_token, ..Self::default() })
+            }
+        };
+        match text.reveal() {
+            "" => Err(bad("an empty password or token")),
+            text if text.len() > SECRET_MAX || text.contains('\0') => {
+                Err(bad("a password or token of more than 256 KiB, or with a zero byte"))
+            }
+            _ => Ok(entry),
+        }
+    }
+
     /// With a helper docker writes `{}` to say that there is something.
     fn is_empty(&self) -> bool {
         [&self.auth, &self.username, &self.identity_token].iter().all(|text| text.is_empty())
@@ -206,99 +284,14 @@ impl Entry {
     }
 }
 
-/// Asks `docker-credential-HELPER get`; see docker-credential-helpers' README.
-fn ask(helper: &str, key: &str) -> Result<Credentials> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Told {
-        username: String,
-        secret: String,
-    }
-    if helper.is_empty()
-        || !helper.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-    {
-        return Err(Error::new(
-            ErrorKind::InvalidData,
-            format!("credentials: {helper:?} is no helper's name"),
-        ));
-    }
-    let program = format!("docker-credential-{helper}");
-    let said = run(&program, key)?;
-    if let Ok(Told { username, secret }) = serde_json::from_slice(&said) {
-        // The name that stands for "this is a token".
-        return Ok(match username.as_str() {
-            "<token>" => Credentials::identity_token(secret),
-            _ => Credentials::basic(username, secret),
-        });
-    }
-    let said = String::from_utf8_lossy(&said[..said.len().min(300)]);
-    // The words of the helpers' own library, the same in all of them.
-    if said.contains("credentials not found") {
-        return Ok(Credentials::anonymous());
-    }
-    Err(Error::new(ErrorKind::PermissionDenied, format!("{program} get: {:?}", said.trim()))
-        .with_remedy("unlock what keeps the credentials, or log in again"))
-}
-
-fn run(program: &str, key: &str) -> Result<Vec<u8>> {
-    let mut command = Command::new(program);
-    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|error| {
-        let error = Error::os("posix_spawn", error).with_path(program);
-        match error.kind() {
-            ErrorKind::NotFound => {
-                error.with_remedy("install this credential helper, or take it out of the file that names it")
-            }
-            _ => error,
-        }
-    })?;
-    let told = talk(&mut child, key).map_err(|error| error.with_path(program));
-    if told.is_err() {
-        let _ = child.kill();
-    }
-    // A host that ignores SIGCHLD or reaps everything leaves no status: what was said counts.
-    drop(child.wait());
-    told
-}
-
-fn talk(child: &mut std::process::Child, key: &str) -> Result<Vec<u8>> {
-    if let Some(mut stdin) = child.stdin.take() {
-        // Who does not read it answers all the same.
-        let _ = stdin.write_all(key.as_bytes());
-    }
-    let Some(mut stdout) = child.stdout.take() else { return Ok(Vec::new()) };
-    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
-    let deadline = Instant::now() + HELPER_TIME;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&left)) {
-            Ok(0) => return Err(Error::new(ErrorKind::TimedOut, "a credential helper that does not answer")),
-            Err(rustix::io::Errno::INTR) => continue,
-            other => other.call("poll")?,
-        };
-        match stdout.read(&mut buffer) {
-            Ok(0) => return Ok(said),
-            Ok(n) => said.extend_from_slice(&buffer[..n]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).call("read"),
-        }
-        if said.len() > HELPER_SAYS_MAX {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                "a credential helper that says more than a megabyte",
-            ));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     fn find(config: &serde_json::Value, name: &str) -> Result<Credentials> {
-        serde_json::from_value::<Config>(config.clone()).unwrap().find(&name.parse().unwrap())
+        let name: Reference = name.parse().unwrap();
+        serde_json::from_value::<Config>(config.clone()).unwrap().find(name.domain(), Some(name.path()))
     }
 
     #[test]

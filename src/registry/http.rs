@@ -282,7 +282,7 @@ impl Client {
         let error = |kind| Error::new(kind, format!("{step}: {status} {reason}{said}"));
         match status {
             401 | 403 => error(ErrorKind::PermissionDenied).with_remedy(
-                "check the name; a private repository wants credentials: docker login, or Pull::credentials",
+                "check the name; a private repository wants credentials: log in (RegistryClient::login, docker login), or Pull::credentials",
             ),
             404 => error(ErrorKind::NotFound).with_remedy("check the name and the tag"),
             416 => error(ErrorKind::Mismatch),

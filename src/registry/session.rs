@@ -35,9 +35,7 @@ pub(super) struct Fetched {
 
 impl Session {
     pub(super) fn new(client: Client, name: &Reference, credentials: Option<Credentials>) -> Result<Self> {
-        let domain = if name.domain() == DOCKER_HUB.0 { DOCKER_HUB.1 } else { name.domain() };
-        let plain = client.allows_plain(&Url::of_domain(domain, false)?);
-        let registry = Url::of_domain(domain, !plain)?;
+        let registry = address(&client, name.domain())?;
         Ok(Self { client, registry, name: name.clone(), credentials, auth: Mutex::default() })
     }
 
@@ -158,6 +156,13 @@ impl Session {
         };
         meet(&self.client, &self.registry, challenge, &credentials, &scope)
     }
+}
+
+/// Where a registry answers.
+pub(super) fn address(client: &Client, domain: &str) -> Result<Url> {
+    let domain = if domain == DOCKER_HUB.0 { DOCKER_HUB.1 } else { domain };
+    let plain = client.allows_plain(&Url::of_domain(domain, false)?);
+    Url::of_domain(domain, !plain)
 }
 
 fn accept() -> (&'static str, String) {

@@ -2,22 +2,28 @@
 
 use super::*;
 
-const PASSWORD: &str = "correct-horse-battery";
-const TOKEN: &str = "token-of-some-length";
+pub const PASSWORD: &str = "correct-horse-battery";
+pub const TOKEN: &str = "token-of-some-length";
 /// The base64 of `me:` and the password.
-const BASIC: &str = "Basic bWU6Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5";
+pub const BASIC: &str = "Basic bWU6Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5";
 
-fn me() -> Credentials {
+/// This process's environment, in a test that has its process to itself.
+pub fn set(name: &str, value: &std::path::Path) {
+    // SAFETY: no other thread reads the environment now.
+    unsafe { std::env::set_var(name, value) }
+}
+
+pub fn me() -> Credentials {
     Credentials::basic("me", PASSWORD)
 }
 
-fn asks(challenge: &str) -> Reply {
+pub fn asks(challenge: &str) -> Reply {
     Reply::new(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}"#)
         .with("WWW-Authenticate", challenge)
 }
 
 /// A registry that wants a token, and a token service that wants a password.
-fn with_tokens(realm: Option<String>) -> Server {
+pub fn with_tokens(realm: Option<String>) -> Server {
     let content = content(&["one", "two"]);
     Server::start(move |request| {
         let authorization = request.header("authorization");
@@ -205,10 +211,6 @@ fn credentials_are_found_where_docker_and_podman_keep_them() {
     });
     let dir = tempfile::tempdir().unwrap();
     let pull = || Image::pull(&Store::temp().unwrap(), &server.name(NAME));
-    let set = |name: &str, value: &std::path::Path| {
-        // SAFETY: this test has its process to itself, and no other thread reads the environment now.
-        unsafe { std::env::set_var(name, value) }
-    };
     set("HOME", dir.path());
     assert_eq!(pull().unwrap_err().kind(), ErrorKind::PermissionDenied);
 

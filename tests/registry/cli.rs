@@ -6,20 +6,20 @@ use std::io::Read;
 use std::process::{Command, Output};
 
 /// A store of the program's own, which is emptied by it: what an ordinary user's layers have is not the user's to remove.
-struct World(tempfile::TempDir);
+pub struct World(tempfile::TempDir);
 
-struct Done {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Done {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::Builder::new().prefix("coracle-pull-").tempdir_in("/var/tmp").unwrap())
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let test = std::env::current_exe().unwrap();
         let program = test.parent().unwrap().parent().unwrap().join("examples/coracle");
         assert!(program.exists(), "{} is missing: cargo build --example coracle", program.display());
@@ -28,17 +28,23 @@ impl World {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Done {
-        let Output { status, stdout, stderr } = self.command(args).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Done { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+    pub fn run(&self, args: &[&str]) -> Done {
+        Done::of(self.command(args))
     }
 
     #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let Done { code, out, err } = self.run(args);
         assert_eq!(code, 0, "{out} {err}");
         out
+    }
+}
+
+impl Done {
+    pub fn of(mut command: Command) -> Self {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
     }
 }
 
@@ -91,7 +97,7 @@ fn pull_says_in_plain_lines_what_came() {
 }
 
 /// The two sides of a terminal of so many columns.
-fn terminal(columns: u16) -> (File, File) {
+pub fn terminal(columns: u16) -> (File, File) {
     use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master = openpt(flags).unwrap();

@@ -126,14 +126,18 @@ fn what_skopeo_pushed_is_pulled_with_its_digests() {
     assert!(error.to_string().contains("MANIFEST_UNKNOWN"), "{error}");
 }
 
+/// Lets in who says `me` and `secret-word`.
+pub fn with_password(dir: &Path) -> String {
+    let users = dir.join("htpasswd");
+    fs::write(&users, peer("htpasswd", ["-nbB", "me", "secret-word"])).unwrap();
+    format!("auth: {{htpasswd: {{realm: here, path: {}}}}}\n", users.display())
+}
+
 #[test]
 #[ignore = "needs docker-registry, skopeo and htpasswd: run with --include-ignored"]
 fn a_registry_with_passwords_lets_in_who_has_one() {
     let dir = tempfile::tempdir().unwrap();
-    let users = dir.path().join("htpasswd");
-    fs::write(&users, peer("htpasswd", ["-nbB", "me", "secret-word"])).unwrap();
-    let auth = format!("auth: {{htpasswd: {{realm: here, path: {}}}}}\n", users.display());
-    let registry = Distribution::start(&auth);
+    let registry = Distribution::start(&with_password(dir.path()));
     let image = Fixture::new(&["one"]);
     let name = format!("{}/me/app:1", registry.authority);
     let source = archive(dir.path(), &image);
