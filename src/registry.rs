@@ -19,6 +19,7 @@
 
 mod auth;
 mod authfile;
+mod certificates;
 mod client;
 mod credentials;
 mod download;
@@ -40,6 +41,7 @@ use crate::manifest::{Descriptor, Platform};
 use crate::store::Store;
 use http::Settings;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// As docker has it.
@@ -169,7 +171,9 @@ impl Pull {
     }
 
     /// Speaks plain HTTP with this registry (`registry.lan:5000`), where anybody on the way can read what passes, passwords
-    /// too, and change names. With this machine itself (`localhost`, 127.0.0.0/8, `::1`) it is always plain HTTP.
+    /// too, and change names. With this machine itself (`localhost`, 127.0.0.0/8, `::1`) it is plain HTTP by itself, unless
+    /// there are certificates for it ([`root_certificates`](Self::root_certificates), [`client_certificate`](Self::client_certificate),
+    /// [`certificates_in`](Self::certificates_in)): then it is TLS, and nothing less.
     pub fn plain_http(mut self, host: impl Into<String>) -> Self {
         self.settings.plain.push(host.into().to_ascii_lowercase());
         self
@@ -184,6 +188,15 @@ impl Pull {
     /// Shows this certificate to a registry that asks for one in TLS: a chain, its own first, and the private key, both PEM.
     pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<String>) -> Self {
         self.settings.client = Some((chain.into(), secret::Secret::new(key)));
+        self
+    }
+
+    /// Takes certificates from a directory as docker, podman and skopeo know it (containers-certs.d(5)): `*.crt` for
+    /// [`root_certificates`](Self::root_certificates), `*.cert` with its `*.key` for
+    /// [`client_certificate`](Self::client_certificate). Without, it is the directory that is named as the registry (`registry.lan:5000`)
+    /// in `~/.config/containers/certs.d`, `/etc/containers/certs.d` or `/etc/docker/certs.d`, the first that is there.
+    pub fn certificates_in(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.settings.certificates = Some(dir.into());
         self
     }
 

@@ -69,7 +69,7 @@ const VERBS: &[Verb] = &[
         "run",
         "IMAGE [COMMAND] [ARG...]",
         "Make a container of an image and execute a command in it",
-        &[flags::CONTAINER, pull::MISSING, run::RUN],
+        &[flags::CONTAINER, pull::MISSING, pull::FROM, pull::REACH, run::RUN],
         (1, ANY),
         run::run,
     )
@@ -78,7 +78,7 @@ const VERBS: &[Verb] = &[
         "create",
         "IMAGE [COMMAND] [ARG...]",
         "Make a container, to be started later",
-        &[flags::CONTAINER, pull::MISSING],
+        &[flags::CONTAINER, pull::MISSING, pull::FROM, pull::REACH],
         (1, ANY),
         run::create,
     )
@@ -168,7 +168,7 @@ const VERBS: &[Verb] = &[
         "pull",
         "NAME[:TAG|@DIGEST]",
         "Get an image from its registry",
-        &[pull::PULL, pull::REACH],
+        &[pull::PULL, pull::FROM, pull::REACH],
         (1, 1),
         pull::pull,
     ),

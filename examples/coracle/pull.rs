@@ -8,7 +8,23 @@ use coracle::{ErrorKind, Image, Store};
 /// How a registry is reached.
 pub const REACH: &[Flag] = &[
     flag("ca-file", "FILE", "Trust these certificates (PEM) beside the system's"),
+    flag(
+        "cert-dir",
+        "DIR",
+        "Take *.crt, *.cert and *.key from here (default: /etc/docker/certs.d/HOST and the like)",
+    ),
     switch("plain-http", "Speak plain HTTP with the registry: everybody on the way can read and change all"),
+    switch("tls-verify", "Certificates are always verified: false is an error"),
+];
+
+/// How an image comes from it.
+pub const FROM: &[Flag] = &[
+    flag(
+        "mirror",
+        "[REGISTRY=]HOST",
+        "Ask this mirror before the image's registry, or REGISTRY; again for more",
+    ),
+    flag("parallel", "N", "Pull so many layers at once (default: 3)"),
 ];
 
 pub const PULL: &[Flag] = &[
@@ -84,7 +100,20 @@ mod registries {
 
     pub const THERE: bool = true;
 
+    /// Who may be in between can read, change and keep all that passes, so nothing turns that off: podman's flag has people
+    /// do it for a registry whose certificate is their own, and that is what these are for.
+    fn check_tls(args: &Args) -> Result<()> {
+        match args.is_off("tls-verify") {
+            true => Err(usage(
+                "--tls-verify=false: certificates are always verified. --ca-file or --cert-dir have it trust one more, \
+                 --plain-http does without TLS",
+            )),
+            false => Ok(()),
+        }
+    }
+
     fn ca_file(args: &Args) -> Result<Option<Vec<u8>>> {
+        check_tls(args)?;
         let read = |path: &std::ffi::OsStr| {
             std::fs::read(path).map_err(context(format!("--ca-file {}", path.display())))
         };
@@ -96,6 +125,9 @@ mod registries {
         let mut client = RegistryClient::new(host)?;
         if let Some(pem) = ca_file(args)? {
             client = client.root_certificates(pem);
+        }
+        if let Some(dir) = args.raw("cert-dir") {
+            client = client.certificates_in(dir);
         }
         if args.has("plain-http") {
             client = client.plain_http();
@@ -115,6 +147,21 @@ mod registries {
         }
         if let Some(pem) = ca_file(args)? {
             pull = pull.root_certificates(pem);
+        }
+        if let Some(dir) = args.raw("cert-dir") {
+            pull = pull.certificates_in(dir);
+        }
+        if let Some(layers) = args.number::<usize>("parallel")? {
+            if layers == 0 {
+                return Err(usage("--parallel 0: one at least"));
+            }
+            pull = pull.parallel(layers);
+        }
+        for mirror in args.all("mirror")? {
+            pull = match mirror.split_once('=') {
+                Some((registry, mirror)) => pull.mirror(registry, mirror),
+                None => pull.mirror(name.parse::<Reference>()?.domain(), mirror),
+            };
         }
         if args.has("plain-http") {
             pull = pull.plain_http(name.parse::<Reference>()?.domain());

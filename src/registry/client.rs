@@ -10,6 +10,7 @@ use super::{PARALLEL, RETRIES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::reference::Reference;
 use std::fmt;
+use std::path::PathBuf;
 
 /// A registry by its host: to log in to it and out of it.
 ///
@@ -56,6 +57,12 @@ impl RegistryClient {
     /// Shows this certificate where the registry asks for one in TLS: a chain, its own first, and the private key, both PEM.
     pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<String>) -> Self {
         self.settings.client = Some((chain.into(), Secret::new(key)));
+        self
+    }
+
+    /// Takes certificates from a directory in place of this machine's; see [`Pull::certificates_in`](super::Pull::certificates_in).
+    pub fn certificates_in(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.settings.certificates = Some(dir.into());
         self
     }
 
@@ -109,7 +116,7 @@ impl RegistryClient {
     /// What is to be kept of credentials that the registry knows.
     fn verify(&self, credentials: &Credentials) -> Result<Credentials> {
         credentials.check()?;
-        let client = Client::new(&self.settings)?;
+        let client = Client::of(&self.settings, &self.host)?;
         let registry = address(&client, &self.host)?;
         let url = registry.with_target("/v2/".to_owned());
         let ask = |auth: &Auth| {

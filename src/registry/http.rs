@@ -11,6 +11,7 @@ use super::secret::Secret;
 use super::url::Url;
 use crate::error::{Error, ErrorKind, Result};
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http;
@@ -34,6 +35,8 @@ pub(super) struct Client {
     local: ureq::Agent,
     /// Hosts, with their ports, that are spoken to without TLS.
     plain: Vec<String>,
+    /// Whether this machine itself is.
+    plain_here: bool,
     tries: u32,
     stop: Stop,
     /// What is taken out of texts from outside.
@@ -48,6 +51,8 @@ pub(super) struct Settings {
     pub(super) roots: Vec<Vec<u8>>,
     /// Who one is to a registry that asks for it in TLS: a chain and its key, PEM.
     pub(super) client: Option<(Vec<u8>, Secret)>,
+    /// A directory with both, in place of those of this machine.
+    pub(super) certificates: Option<PathBuf>,
     pub(super) retries: u32,
     /// Idle connections that are kept.
     pub(super) parallel: usize,
@@ -119,6 +124,11 @@ impl Answer {
 }
 
 impl Client {
+    /// For one registry, with what this machine has for it.
+    pub(super) fn of(settings: &Settings, registry: &str) -> Result<Self> {
+        Self::new(&settings.of(registry)?)
+    }
+
     pub(super) fn new(settings: &Settings) -> Result<Self> {
         let own = settings.client.as_ref().map(|(chain, key)| client(chain, key)).transpose()?;
         let tls = TlsConfig::builder().root_certs(roots(&settings.roots)?).client_cert(own).build();
@@ -141,6 +151,8 @@ impl Client {
             agent: ureq::Agent::new_with_config(config().build()),
             local: ureq::Agent::new_with_config(config().proxy(None).build()),
             plain: settings.plain.clone(),
+            // Who gives certificates for it expects TLS, and is not to get less.
+            plain_here: settings.roots.is_empty() && settings.client.is_none(),
             tries: settings.retries.saturating_add(1),
             stop: Stop::default(),
             secrets: Mutex::new(Vec::new()),
@@ -149,7 +161,8 @@ impl Client {
 
     /// Whether this host may be spoken to without TLS.
     pub(super) fn allows_plain(&self, url: &Url) -> bool {
-        url.is_loopback() || self.plain.iter().any(|host| *host == url.authority() || *host == url.host)
+        (self.plain_here && url.is_loopback())
+            || self.plain.iter().any(|host| *host == url.authority() || *host == url.host)
     }
 
     pub(super) fn tries(&self) -> u32 {
@@ -217,12 +230,12 @@ impl Client {
             }
             let step = format!("{} {url}", request.verb());
             if !url.tls && !self.allows_plain(&url) {
-                return Err(Error::new(
-                    ErrorKind::InvalidData,
-                    format!("{step}: plain HTTP to another machine"),
-                )
-                .with_remedy("nobody on the way may read or change it: allow it by name, Pull::plain_http")
-                .into());
+                let to = if url.is_loopback() { "where TLS was asked for" } else { "to another machine" };
+                return Err(Error::new(ErrorKind::InvalidData, format!("{step}: plain HTTP {to}"))
+                    .with_remedy(
+                        "nobody on the way may read or change it: allow it by name, Pull::plain_http",
+                    )
+                    .into());
             }
             let authorization = request.authorization.as_ref().filter(|_| url.is_same_origin(request.url));
             let response = self.once(request, &url, authorization).map_err(|error| failed(&step, error))?;
@@ -273,7 +286,7 @@ impl Client {
 
     /// The error of a status that is one.
     pub(super) fn refused(&self, answer: Answer) -> Error {
-        let Answer { status, step, response, .. } = answer;
+        let Answer { status, step, from, response } = answer;
         let reason = response.status().canonical_reason().unwrap_or("no name for it");
         let mut said = Vec::new();
         // Only words: without them the error is as good.
@@ -285,6 +298,9 @@ impl Client {
                 "check the name; a private repository wants credentials: log in (RegistryClient::login, docker login), or Pull::credentials",
             ),
             404 => error(ErrorKind::NotFound).with_remedy("check the name and the tag"),
+            // What servers say that were spoken to without the TLS that they want.
+            400 if !from.tls => error(ErrorKind::Network)
+                .with_remedy("where it speaks TLS, give its certificate: Pull::root_certificates"),
             416 => error(ErrorKind::Mismatch),
             429 => error(ErrorKind::Network)
                 .with_remedy("try again later; with credentials a registry answers more requests"),

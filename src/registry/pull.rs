@@ -65,7 +65,7 @@ fn locked(pull: &Pull, store: &Store, name: &Reference) -> Result<Image> {
     known = known.filter(Image::is_whole);
     for (_, mirror) in pull.mirrors.iter().filter(|(of, _)| of == name.domain()) {
         let there = on_mirror(name, mirror)?;
-        let session = Session::new(Client::new(&pull.settings)?, &there, None)?;
+        let session = Session::new(Client::of(&pull.settings, mirror)?, &there, None)?;
         match from(pull, store, name, &session, known.as_ref()) {
             Err(error) if is_of_registry(&error) => {
                 tracing::warn!(%error, mirror, %name, "a mirror that does not have it as it should");
@@ -73,7 +73,7 @@ fn locked(pull: &Pull, store: &Store, name: &Reference) -> Result<Image> {
             other => return other,
         }
     }
-    let session = Session::new(Client::new(&pull.settings)?, name, pull.credentials.clone())?;
+    let session = Session::new(Client::of(&pull.settings, name.domain())?, name, pull.credentials.clone())?;
     from(pull, store, name, &session, known.as_ref())
 }
 

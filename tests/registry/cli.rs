@@ -197,3 +197,21 @@ fn run_and_create_pull_what_is_missing_or_as_they_are_told() {
     let nowhere = w.run(&["run", "-q", "127.0.0.1:1/me/app", "x"]);
     assert!(nowhere.code == 125 && nowhere.err.contains("127.0.0.1:1"), "{}", nowhere.err);
 }
+
+#[test]
+fn mirrors_are_named_with_their_registry_or_without() {
+    let image = Fixture::new(&["one"]);
+    let mirror = Server::honest(Content::of(REPOSITORY, "1", &image));
+    let origin = Server::honest(Content::of(REPOSITORY, "1", &image));
+    let (w, name, there) = (World::new(), origin.name(NAME), mirror.authority());
+    let registry = format!("{}={there}", origin.authority());
+    w.ok(&["pull", "-q", "--mirror", &there, "--parallel=1", &name]);
+    w.ok(&["create", "-q", "--pull=always", "--mirror", &registry, &name, "x"]);
+    assert_eq!((mirror.take_log().len(), origin.take_log().len()), (4, 0));
+    w.ok(&["pull", "-q", "--mirror", &format!("docker.io={there}"), &name]);
+    assert_eq!((mirror.take_log().len(), origin.take_log().len()), (0, 1));
+    for args in [["--parallel=0"], ["--parallel=x"], ["--mirror=docker.io/x"]] {
+        let done = w.run(&[&["pull", &name], &args[..]].concat());
+        assert!([1, 125].contains(&done.code) && origin.take_log().is_empty(), "{args:?} {}", done.err);
+    }
+}

@@ -1,5 +1,6 @@
 //! TLS with a name that only the test's own authority vouches for, through a proxy that knows where the name leads.
 
+use super::cli::*;
 use super::peers::*;
 use super::*;
 use std::io::{BufRead, BufReader, Write};
@@ -68,10 +69,17 @@ fn certificates(dir: &Path) {
     };
     make("ca", &["-addext", "basicConstraints=critical,CA:TRUE"]);
     make("stranger", &["-addext", "basicConstraints=critical,CA:TRUE"]);
-    let (ca, ca_key, name) = (at("ca.pem"), at("ca.key"), format!("subjectAltName=DNS:{HOST}"));
+    let (ca, ca_key, name) = (at("ca.pem"), at("ca.key"), format!("subjectAltName=DNS:{HOST},IP:127.0.0.1"));
     let signed = ["-CA", &ca, "-CAkey", &ca_key, "-addext", "basicConstraints=critical,CA:FALSE"];
     make("server", &[&signed[..], &["-addext", &name]].concat());
     make("client", &[&signed[..], &["-addext", "extendedKeyUsage=clientAuth"]].concat());
+}
+
+/// Has a registry speak TLS with these, and with `strict` to those alone who show one of them.
+fn with_tls(dir: &Path, strict: bool) -> String {
+    let at = dir.display();
+    let ask = if strict { format!(", clientcas: [{at}/ca.pem]") } else { String::new() };
+    format!("  tls: {{certificate: {at}/server.pem, key: {at}/server.key{ask}}}\nhealth: {{}}\n")
 }
 
 /// In a process of its own, as a proxy is in the environment: pulls with the certificates of a directory.
@@ -96,7 +104,6 @@ fn pull_as_told(told: &str) {
 fn pulled(test: &str, proxy: &Proxy, told: &str) -> String {
     let url = format!("http://{}", proxy.authority);
     let mut command = child(test, &[(TOLD, told.as_ref()), ("ALL_PROXY", url.as_ref())]);
-    command.arg("--include-ignored");
     for other in ["NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
         command.env_remove(other);
     }
@@ -117,8 +124,7 @@ fn a_registry_with_tls_is_believed_for_its_certificate_alone() {
     let dir = tempfile::tempdir().unwrap();
     certificates(dir.path());
     let at = dir.path().display();
-    let tls = format!("  tls: {{certificate: {at}/server.pem, key: {at}/server.key}}\n");
-    let registry = Distribution::start(&tls);
+    let registry = Distribution::start(&with_tls(dir.path(), false));
     let image = Fixture::new(&["one", "two"]);
     push(&archive(dir.path(), &image), &format!("docker://{}/me/app:1", registry.authority), &[]);
 
@@ -144,12 +150,114 @@ fn a_registry_with_tls_is_believed_for_its_certificate_alone() {
     }
 
     // And one that wants to know who comes.
-    let tls = format!(
-        "  tls: {{certificate: {at}/server.pem, key: {at}/server.key, clientcas: [{at}/ca.pem]}}\nhealth: {{}}\n"
-    );
-    let strict = Distribution::start_in(&tls, registry.storage());
+    let strict = Distribution::start_in(&with_tls(dir.path(), true), registry.storage());
     let proxy = Proxy::to(strict.authority.clone());
     assert_eq!(pulled(test, &proxy, &format!("{at} ca client {name}")), format!("pulled {}", image.id()));
     let said = pulled(test, &proxy, &format!("{at} ca - {name}"));
     assert!(said.starts_with("failed Network: "), "{said}");
+}
+
+/// A directory as docker knows it, with files under other names.
+fn certs_d(dir: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
+    let to = dir.join(name);
+    fs::create_dir_all(&to).unwrap();
+    for (from, name) in files {
+        fs::copy(dir.join(from), to.join(name)).unwrap();
+    }
+    to
+}
+
+#[test]
+#[ignore = "needs docker-registry, skopeo and openssl: run with --include-ignored"]
+fn with_this_machine_it_is_tls_where_there_are_certificates_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    certificates(dir);
+    let read = |name: &str| fs::read(dir.join(name)).unwrap();
+    let registry = Distribution::start(&with_tls(dir, false));
+    let image = Fixture::new(&["one", "two"]);
+    push(&archive(dir, &image), &format!("docker://{}/{NAME}", registry.authority), &[]);
+    let name = format!("{}/{NAME}", registry.authority);
+    let pull = |pull: Pull| pull.retries(0).run(&Store::temp().unwrap());
+    let error = pull(Pull::new(&name)).unwrap_err();
+    assert!(error.remedy().unwrap().contains("Pull::root_certificates"), "{error}");
+    let pulled = pull(Pull::new(&name).root_certificates(read("ca.pem"))).unwrap();
+    assert_eq!(*pulled.id(), image.id());
+    let error = pull(Pull::new(&name).root_certificates(read("stranger.pem"))).unwrap_err();
+    assert!(error.kind() == ErrorKind::Network && error.to_string().contains("certificate"), "{error}");
+
+    let ca = certs_d(
+        dir,
+        "ca.d",
+        &[("ca.pem", "ca.crt"), ("stranger.pem", "other.crt"), ("server.pem", "read.me")],
+    );
+    pull(Pull::new(&name).certificates_in(&ca)).unwrap();
+    let both = [("ca.pem", "ca.crt"), ("client.pem", "client.cert"), ("client.key", "client.key")];
+    let own = certs_d(dir, "own.d", &both);
+    let strict = Distribution::start_in(&with_tls(dir, true), registry.storage());
+    let strict_name = format!("{}/{NAME}", strict.authority);
+    pull(Pull::new(&strict_name).certificates_in(&own)).unwrap();
+    pull(Pull::new(&strict_name).certificates_in(&ca)).unwrap_err();
+    for (name, files) in [
+        ("key.d", &both[2..]),
+        ("cert.d", &both[1..2]),
+        ("two.d", &[&both[..], &[("client.pem", "b.cert"), ("client.key", "b.key")]].concat()),
+        ("broken.d", &[("client.key", "ca.crt")]),
+    ] {
+        let error = pull(Pull::new(&strict_name).certificates_in(certs_d(dir, name, files))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}: {error}");
+    }
+    let nowhere = pull(Pull::new(&name).certificates_in(dir.join("nowhere"))).unwrap_err();
+    assert_eq!(nowhere.kind(), ErrorKind::NotFound, "{nowhere}");
+
+    // And nothing less, unless that is asked for.
+    let plain = Distribution::start_in("", registry.storage());
+    let plain_name = format!("{}/{NAME}", plain.authority);
+    let with_ca = Pull::new(&plain_name).root_certificates(read("ca.pem"));
+    assert_eq!(pull(with_ca.clone()).unwrap_err().kind(), ErrorKind::Network);
+    pull(with_ca.plain_http(&plain.authority)).unwrap();
+}
+
+#[test]
+#[ignore = "needs docker-registry, skopeo, htpasswd and openssl: run with --include-ignored"]
+fn the_command_line_has_certificates_as_docker_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    certificates(dir);
+    let registry = Distribution::start(&format!("{}{}", with_tls(dir, true), with_password(dir)));
+    let (w, name) = (World::new(), format!("{}/{NAME}", registry.authority));
+    let files = [("ca.pem", "ca.crt"), ("client.pem", "client.cert"), ("client.key", "client.key")];
+    // Where the user's are, by the registry's name.
+    let own = certs_d(dir, &format!("containers/certs.d/{}", registry.authority), &files);
+    let certs = own.to_str().unwrap().to_owned();
+    let auth = dir.join("auth.json");
+    let to = format!("docker://{name}");
+    push(
+        &archive(dir, &Fixture::new(&["one"])),
+        &to,
+        &["--dest-creds=me:secret-word", "--dest-cert-dir", &certs],
+    );
+    let run = |home: &Path, args: &[&str]| {
+        let mut command = w.command(args);
+        command.env("XDG_CONFIG_HOME", home).env("REGISTRY_AUTH_FILE", &auth);
+        let mut input = tempfile::tempfile().unwrap();
+        input.write_all(b"secret-word\n").unwrap();
+        std::io::Seek::rewind(&mut input).unwrap();
+        command.stdin(input);
+        Done::of(command)
+    };
+    let nobody = dir.join("nobody");
+    let login = ["login", "-u", "me", "--password-stdin", &registry.authority];
+    assert_eq!(run(&nobody, &login).code, 1);
+    let done = run(dir, &login);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let done = run(dir, &["pull", "-q", &name]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(run(&nobody, &["pull", "-q", &name]).code, 1);
+    let done = run(&nobody, &["pull", "-q", "--cert-dir", &certs, &name]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let done = run(&nobody, &["create", "--pull=always", "-q", "--cert-dir", &certs, &name, "x"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let done = run(&nobody, &["pull", "-q", "--tls-verify=false", &name]);
+    assert!(done.code == 125 && done.err.contains("--ca-file"), "{}", done.err);
 }
