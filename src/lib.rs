@@ -75,7 +75,9 @@ pub use network::Network;
 pub use nix::sys::signal::Signal;
 pub use reference::Reference;
 #[cfg(feature = "registry")]
-pub use registry::{Credentials, CredentialsPlace, Pull, PullEvent, PullPolicy, RegistryClient};
+pub use registry::{
+    Credentials, CredentialsPlace, Pull, PullEvent, PullPolicy, RegistryClient, SearchResult,
+};
 pub use security::capability::{Capabilities, Capability};
 pub use security::landlock::Landlock;
 pub use security::limit::{Sysctl, Ulimit};

@@ -19,6 +19,7 @@
 
 mod auth;
 mod authfile;
+mod catalog;
 mod certificates;
 mod client;
 mod credentials;
@@ -31,6 +32,7 @@ mod secret;
 mod session;
 mod url;
 
+pub use catalog::SearchResult;
 pub use client::RegistryClient;
 pub use credentials::{Credentials, CredentialsPlace};
 

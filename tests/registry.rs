@@ -5,6 +5,8 @@ mod common;
 
 #[path = "registry/auth.rs"]
 mod auth;
+#[path = "registry/catalog.rs"]
+mod catalog;
 #[path = "registry/cli.rs"]
 mod cli;
 #[path = "registry/lies.rs"]

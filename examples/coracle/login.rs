@@ -63,7 +63,7 @@ mod ours {
         } else {
             // Who is known already needs no password, as with docker.
             if name.is_none()
-                && let Some(known) = registry.credentials()?
+                && let Some(known) = registry.logged_in()?
             {
                 eprintln!("Authenticating with existing credentials...");
                 match registry.login(&known) {

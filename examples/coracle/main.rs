@@ -26,6 +26,7 @@ mod progress;
 mod pull;
 mod run;
 mod save;
+mod search;
 mod system;
 mod tree;
 mod volumes;
@@ -171,6 +172,14 @@ const VERBS: &[Verb] = &[
         &[pull::PULL, pull::FROM, pull::REACH],
         (1, 1),
         pull::pull,
+    ),
+    verb(
+        "search",
+        "[HOST/]TERM",
+        "Search docker.io or another registry for images",
+        &[search::SEARCH, pull::REACH],
+        (1, 1),
+        search::search,
     ),
     verb("save", "IMAGE...", "Write images into an archive", &[save::SAVE], (1, ANY), save::save),
     verb("history", "IMAGE", "Show how an image came to be", &[tree::HISTORY], (1, 1), tree::history),

@@ -12,7 +12,7 @@ use crate::reference::Reference;
 use std::fmt;
 use std::path::PathBuf;
 
-/// A registry by its host: to log in to it and out of it.
+/// A registry by its host: to log in to it and out of it, and to see what it has.
 ///
 /// ```no_run
 /// use coracle::{Credentials, Image, RegistryClient, Store};
@@ -20,14 +20,18 @@ use std::path::PathBuf;
 /// registry.login(&Credentials::basic("me", std::fs::read_to_string("password")?.trim_end()))?;
 /// // From here on for every program of this user, docker and podman too.
 /// let image = Image::pull(&Store::open_default()?, "registry.lan:5000/me/app")?;
+/// for name in registry.repositories()? {
+///     println!("{name}: {:?}", registry.tags(&name)?);
+/// }
 /// registry.logout()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct RegistryClient {
     /// As it stands in names.
-    host: String,
-    settings: Settings,
+    pub(super) host: String,
+    pub(super) settings: Settings,
+    pub(super) credentials: Option<Credentials>,
 }
 
 impl RegistryClient {
@@ -38,7 +42,8 @@ impl RegistryClient {
     /// `InvalidInput` for what is no host.
     pub fn new(host: &str) -> Result<Self> {
         let host = host_of(host)?;
-        Ok(Self { host, settings: Settings { retries: RETRIES, parallel: PARALLEL, ..Settings::default() } })
+        let settings = Settings { retries: RETRIES, parallel: PARALLEL, ..Settings::default() };
+        Ok(Self { host, settings, credentials: None })
     }
 
     /// Speaks plain HTTP, where anybody on the way can read what passes, passwords too. See
@@ -97,7 +102,7 @@ impl RegistryClient {
     ///
     /// # Errors
     /// Those of the file and of the helper that keep it.
-    pub fn credentials(&self) -> Result<Option<Credentials>> {
+    pub fn logged_in(&self) -> Result<Option<Credentials>> {
         Credentials::kept(&self.host)
     }
 
@@ -109,7 +114,7 @@ impl RegistryClient {
         Credentials::forget(&self.host)
     }
 
-    fn during(&self, error: Error, what: &str) -> Error {
+    pub(super) fn during(&self, error: Error, what: &str) -> Error {
         error.during(format!("{what} {}", self.host))
     }
 

@@ -83,6 +83,11 @@ impl Url {
         Self { target, ..self.clone() }
     }
 
+    /// The path and the query.
+    pub(super) fn target(&self) -> &str {
+        &self.target
+    }
+
     /// The same with one more parameter in the query.
     pub(super) fn with_parameter(&self, name: &str, value: &str) -> Self {
         let sign = if self.target.contains('?') { '&' } else { '?' };

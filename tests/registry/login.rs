@@ -45,13 +45,13 @@ fn what_the_registry_knows_is_kept_until_the_logout() {
         assert!(!format!("{error} {error:?}").contains("wrong-password"));
         assert!(!file.parent().unwrap().exists(), "{credentials:?}");
     }
-    assert_eq!(registry.credentials().unwrap(), None);
+    assert_eq!(registry.logged_in().unwrap(), None);
 
     assert_eq!(registry.login(&me()).unwrap(), CredentialsPlace::File(file.clone()));
     let (host, auth) = (server.authority(), &BASIC[6..]);
     assert_eq!(json_of(&file), json!({"auths": {(&host): {"auth": auth}}}));
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(registry.credentials().unwrap(), Some(me()));
+    assert_eq!(registry.logged_in().unwrap(), Some(me()));
     Image::pull(&Store::temp().unwrap(), &server.name(NAME)).unwrap();
 
     // What else is there stays; another spelling of the same registry does not.
@@ -72,7 +72,7 @@ fn what_the_registry_knows_is_kept_until_the_logout() {
     // A file that is named need not be there.
     let named = dir.path().join("below/auth.json");
     set("REGISTRY_AUTH_FILE", &named);
-    assert_eq!(registry.credentials().unwrap(), None);
+    assert_eq!(registry.logged_in().unwrap(), None);
     assert_eq!(registry.login(&me()).unwrap(), CredentialsPlace::File(named.clone()));
     assert_eq!(json_of(&named)["auths"].as_object().unwrap().len(), 1);
 }
@@ -114,7 +114,7 @@ fn a_token_to_stay_is_kept_in_place_of_the_password() {
     assert!(!fs::read_to_string(&file).unwrap().contains(&BASIC[6..]));
     Image::pull(&Store::temp().unwrap(), &server.name(NAME)).unwrap();
     // Once more with what is kept.
-    let kept = registry.credentials().unwrap().unwrap();
+    let kept = registry.logged_in().unwrap().unwrap();
     assert_eq!(kept, Credentials::identity_token(STAYS));
     registry.login(&kept).unwrap();
     let log = server.take_log();
@@ -219,12 +219,12 @@ fn a_helper_keeps_what_it_is_told_and_the_file_does_not() {
         let mut want = config.clone();
         want["auths"] = json!({(&host): {}});
         assert_eq!(json_of(&file), want);
-        assert_eq!(registry.credentials().unwrap(), Some(me()));
+        assert_eq!(registry.logged_in().unwrap(), Some(me()));
         Image::pull(&Store::temp().unwrap(), &server.name(NAME)).unwrap();
         assert!(registry.logout().unwrap());
         assert!(!kept.join(&host).exists());
         assert!(!registry.logout().unwrap());
-        assert_eq!(registry.credentials().unwrap(), None);
+        assert_eq!(registry.logged_in().unwrap(), None);
         assert_eq!(json_of(&file)["auths"], json!({}));
         let calls = fs::read_to_string(kept.join("calls")).unwrap();
         assert_eq!(calls, "store\nget\nget\nerase\nerase\nget\n");
@@ -238,7 +238,7 @@ fn a_helper_keeps_what_it_is_told_and_the_file_does_not() {
     )
     .unwrap();
     let hub = RegistryClient::new("docker.io").unwrap();
-    assert_eq!(hub.credentials().unwrap(), Some(Credentials::identity_token("t")));
+    assert_eq!(hub.logged_in().unwrap(), Some(Credentials::identity_token("t")));
     assert!(hub.logout().unwrap());
 
     // One that fails: its words, without the secret, and the file as it was.
