@@ -252,6 +252,8 @@ fn a_helper_keeps_what_it_is_told_and_the_file_does_not() {
     }
     // One that is not there.
     fs::remove_file(&program).unwrap();
+    // Where PATH has a directory that this user may not enter, that would be the error.
+    set("PATH", dir.path());
     let error = registry.login(&me()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert_eq!(fs::read(&file).unwrap(), before);
