@@ -18,6 +18,7 @@ mod mapped;
 mod meta;
 pub(crate) mod overlay;
 mod owner;
+mod pack;
 mod path;
 mod pax;
 mod root;

@@ -7,26 +7,22 @@ use super::archive::Writer;
 use super::compression::{Compression, decoder};
 use super::entry::{Entry, EntryKind};
 use super::flow::{Chunks, Stream, channel};
+use super::pack::pack;
 use super::path::{Meaning, meaning, normal, text};
 use super::tar::{ReadLimits, Reader};
 use super::unpack::Limits;
 use super::walk::{LeftOut, walk};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::{BlobWriter, Store};
+use crate::store::Store;
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// zlib's level: two thirds of the time of its default, for a few per cent more bytes.
-const GZIP_LEVEL: u32 = 4;
-#[cfg(feature = "zstd")]
-const ZSTD_LEVEL: i32 = 3;
 
 /// Makes a [`Layer`]; see [`Layer::builder`].
 ///
@@ -112,7 +108,8 @@ impl LayerBuilder {
         self
     }
 
-    /// How the layer is compressed; gzip unless told otherwise, because every registry and engine takes it.
+    /// How the layer is compressed; gzip unless told otherwise, because every registry and engine takes it. All processors
+    /// work on it, and the bytes are the same on any number of them.
     pub fn compression(mut self, compression: Compression) -> Self {
         self.compression = Some(compression);
         self
@@ -245,7 +242,7 @@ pub(crate) fn write(
     let blob = store.blob_writer()?;
     std::thread::scope(|scope| {
         let (to_blob, plain) = channel();
-        let packer = spawn(scope, "coracle-deflate", move || compress(plain, blob, compression))?;
+        let packer = spawn(scope, "coracle-pack", move || pack(plain, blob, compression))?;
         let (senders, hash) = if compression == Compression::None {
             (vec![to_blob], None)
         } else {
@@ -266,37 +263,6 @@ pub(crate) fn write(
         let (digest, size) = blob.finish(None)?;
         Ok(Written { digest, size, diff_id: diff_id.unwrap_or(digest) })
     })
-}
-
-fn compress(mut plain: Stream, mut blob: BlobWriter, compression: Compression) -> Result<BlobWriter> {
-    let mut pass = |output: &mut dyn Write| -> Result<()> {
-        while let Some(chunk) = plain.chunk().call("reading an archive")? {
-            output.write_all(&chunk).call("write")?;
-        }
-        Ok(())
-    };
-    match compression {
-        Compression::None => {
-            pass(&mut blob)?;
-            Ok(blob)
-        }
-        Compression::Gzip => {
-            // No time, no name, no system: nothing that differs from run to run.
-            let level = flate2::Compression::new(GZIP_LEVEL);
-            let mut encoder = flate2::GzBuilder::new().mtime(0).operating_system(255).write(blob, level);
-            pass(&mut encoder)?;
-            encoder.finish().call("write")
-        }
-        #[cfg(feature = "zstd")]
-        Compression::Zstd => {
-            let mut encoder = zstd::stream::write::Encoder::new(blob, ZSTD_LEVEL).call("zstd")?;
-            pass(&mut encoder)?;
-            encoder.finish().call("write")
-        }
-        #[cfg(not(feature = "zstd"))]
-        Compression::Zstd => Err(Error::new(ErrorKind::Unsupported, "compressing a layer with zstd")
-            .with_remedy("build coracle with its feature `zstd`")),
-    }
 }
 
 fn digest_of(mut stream: Stream) -> Result<Digest> {
