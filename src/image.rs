@@ -295,6 +295,17 @@ impl Image {
         sizes.all(|(found, size)| found.is_ok_and(|found| found == Some(size)))
     }
 
+    /// Its entry in the store's index.
+    #[cfg(feature = "registry")]
+    pub(crate) fn listed(&self) -> &Descriptor {
+        &self.0.listed
+    }
+
+    #[cfg(feature = "registry")]
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
     /// Whether it is what this digest leads to in a registry.
     #[cfg(feature = "registry")]
     pub(crate) fn is_from(&self, digest: &Digest) -> bool {

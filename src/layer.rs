@@ -44,6 +44,8 @@ pub use content::{Entries, LayerFile};
 pub use entry::{Entry, EntryKind};
 pub use overlay::{Overlay, OverlayMount};
 pub(crate) use owner::{Owned, Owners, for_caller};
+#[cfg(feature = "registry")]
+pub(crate) use pack::pack;
 pub(crate) use path::join;
 pub(crate) use root::{RootDir, root_dir};
 use std::fmt;

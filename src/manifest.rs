@@ -31,6 +31,10 @@ pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 #[cfg(feature = "registry")]
 pub(crate) const ORIGIN: &str = "coracle.origin.digest";
 
+/// The repositories, with their registries, that an image came from and went to: separated by spaces, the last ones.
+#[cfg(feature = "registry")]
+pub(crate) const REPOSITORIES: &str = "coracle.repositories";
+
 /// Type, digest and size of a blob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -261,6 +265,12 @@ impl Index {
             ));
         }
         Ok(index)
+    }
+
+    /// The media type it says it has, else OCI's.
+    #[cfg(feature = "registry")]
+    pub(crate) fn media_type(&self) -> &str {
+        if self.media_type.is_empty() { media::INDEX } else { &self.media_type }
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! Registries: images from where docker, podman and skopeo have them (OCI distribution-spec, "Pull").
+//! Registries: images from and to where docker, podman and skopeo have them (OCI distribution-spec).
 //!
 //! ```text
 //! name ─▶ session ─▶ manifest ─▶ configuration ─▶ layers, several at once ─▶ store
@@ -14,7 +14,9 @@
 //! Other hosts than this machine are reached through the proxy of the environment: the first that is set of `ALL_PROXY`,
 //! `HTTPS_PROXY` and `HTTP_PROXY`, but for the hosts of `NO_PROXY`.
 //!
-//! Threads are the pull's own and end with it. There is no runtime, and no connection stays behind.
+//! A push (`push`) goes the other way over the same session.
+//!
+//! Threads are a pull's or a push's own and end with it. There is no runtime, and no connection stays behind.
 #![forbid(unsafe_code)]
 
 mod auth;
@@ -27,14 +29,18 @@ mod download;
 mod helper;
 mod http;
 mod layers;
+mod origin;
 mod pull;
+mod push;
 mod secret;
 mod session;
+mod settings;
 mod url;
 
 pub use catalog::SearchResult;
 pub use client::RegistryClient;
 pub use credentials::{Credentials, CredentialsPlace};
+pub use push::{Push, PushEvent, Sent};
 
 use crate::digest::Digest;
 use crate::error::Result;
@@ -42,8 +48,9 @@ use crate::image::Image;
 use crate::manifest::{Descriptor, Platform};
 use crate::store::Store;
 use http::Settings;
+use secret::Secret;
+use settings::settings;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// As docker has it.
@@ -122,6 +129,8 @@ pub struct Pull {
     observer: Option<Arc<Observer>>,
 }
 
+settings!(Pull);
+
 impl Pull {
     /// An image by its name, with docker's defaults: `debian` is `docker.io/library/debian:latest`. A digest
     /// (`debian@sha256:…`) counts before a tag, and gives the image no name.
@@ -147,58 +156,6 @@ impl Pull {
     /// When the registry is asked; by default always.
     pub fn policy(mut self, policy: PullPolicy) -> Self {
         self.policy = policy;
-        self
-    }
-
-    /// Who to be. Without, it is who is logged in on this machine, as docker's and podman's files and their helper programs
-    /// have it (`REGISTRY_AUTH_FILE`, else `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`), when the
-    /// registry asks.
-    pub fn credentials(mut self, credentials: Credentials) -> Self {
-        self.credentials = Some(credentials);
-        self
-    }
-
-    /// How many layers are pulled at once: 1 to 64, by default 3.
-    pub fn parallel(mut self, layers: usize) -> Self {
-        self.settings.parallel = layers.clamp(1, 64);
-        self
-    }
-
-    /// How often a request is tried again that failed for what may pass: 429 and 5xx, a connection that broke. By default
-    /// 4 times, at most 20, after 0.2 seconds and twice as long each time, or after what Retry-After says, at most a minute. For a
-    /// download this counts anew with each megabyte that came.
-    pub fn retries(mut self, times: u32) -> Self {
-        self.settings.retries = times.min(20);
-        self
-    }
-
-    /// Speaks plain HTTP with this registry (`registry.lan:5000`), where anybody on the way can read what passes, passwords
-    /// too, and change names. With this machine itself (`localhost`, 127.0.0.0/8, `::1`) it is plain HTTP by itself, unless
-    /// there are certificates for it ([`root_certificates`](Self::root_certificates), [`client_certificate`](Self::client_certificate),
-    /// [`certificates_in`](Self::certificates_in)): then it is TLS, and nothing less.
-    pub fn plain_http(mut self, host: impl Into<String>) -> Self {
-        self.settings.plain.push(host.into().to_ascii_lowercase());
-        self
-    }
-
-    /// Trusts these certificates (PEM) beside the system's.
-    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.settings.roots.push(pem.into());
-        self
-    }
-
-    /// Shows this certificate to a registry that asks for one in TLS: a chain, its own first, and the private key, both PEM.
-    pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<String>) -> Self {
-        self.settings.client = Some((chain.into(), secret::Secret::new(key)));
-        self
-    }
-
-    /// Takes certificates from a directory as docker, podman and skopeo know it (containers-certs.d(5)): `*.crt` for
-    /// [`root_certificates`](Self::root_certificates), `*.cert` with its `*.key` for
-    /// [`client_certificate`](Self::client_certificate). Without, it is the directory that is named as the registry (`registry.lan:5000`)
-    /// in `~/.config/containers/certs.d`, `/etc/containers/certs.d` or `/etc/docker/certs.d`, the first that is there.
-    pub fn certificates_in(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.settings.certificates = Some(dir.into());
         self
     }
 

@@ -17,10 +17,18 @@ mod login;
 mod mirrors;
 #[path = "registry/peers.rs"]
 mod peers;
+#[path = "registry/push.rs"]
+mod push;
+#[path = "registry/push_lies.rs"]
+mod push_lies;
+#[path = "registry/push_peers.rs"]
+mod push_peers;
 #[path = "registry/server.rs"]
 mod server;
 #[path = "registry/tls.rs"]
 mod tls;
+#[path = "registry/writable.rs"]
+mod writable;
 
 use common::*;
 use coracle::{

@@ -85,16 +85,18 @@ pub(super) fn publish_one(store: &Store, manifest: Manifest, name: Option<Refere
     one(publish(store, &[Found { manifest, names: name.into_iter().collect() }])?)
 }
 
-/// The same for an image from a registry, where its name led to `origin`.
+/// The same for an image from a repository of a registry, where its name led to `origin`.
 #[cfg(feature = "registry")]
 pub(crate) fn publish_pulled(
     store: &Store,
     manifest: Manifest,
     name: Option<Reference>,
     origin: Digest,
+    repository: String,
 ) -> Result<Image> {
     let differs = origin != *manifest.digest();
     let note = |descriptor: &mut Descriptor| {
+        descriptor.annotations.insert(crate::manifest::REPOSITORIES.to_owned(), repository.clone());
         if differs {
             descriptor.annotations.insert(crate::manifest::ORIGIN.to_owned(), origin.to_string());
         }

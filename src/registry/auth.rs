@@ -68,15 +68,55 @@ impl Challenge {
     }
 }
 
-/// Meets a challenge. `scope` is what is wanted, where the registry does not say it.
+/// What a token is to allow.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    path: String,
+    push: bool,
+    /// Scopes beside.
+    more: Vec<String>,
+}
+
+impl Wanted {
+    pub(super) fn pull(path: &str) -> Self {
+        Self { path: path.to_owned(), push: false, more: Vec::new() }
+    }
+
+    pub(super) fn push(path: &str, from: &[String]) -> Self {
+        let more = from.iter().map(|from| format!("repository:{from}:pull")).collect();
+        Self { path: path.to_owned(), push: true, more }
+    }
+
+    /// Without what is beside; `None` where nothing is.
+    pub(super) fn alone(&self) -> Option<Self> {
+        (!self.more.is_empty()).then(|| Self { more: Vec::new(), ..self.clone() })
+    }
+
+    /// The scopes to ask for: those that the registry wants for a request, but for pushing all that will be wanted, at once.
+    fn scopes(&self, asked: Option<&str>) -> Vec<String> {
+        let pull = format!("repository:{}:pull", self.path);
+        let own = if self.push { format!("{pull},push") } else { pull.clone() };
+        let asked = asked.unwrap_or(&own).split_whitespace();
+        let mut scopes: Vec<_> =
+            asked.map(|scope| if scope == pull { own.clone() } else { scope.to_owned() }).collect();
+        for scope in &self.more {
+            if !scopes.contains(scope) {
+                scopes.push(scope.clone());
+            }
+        }
+        scopes
+    }
+}
+
+/// Meets a challenge.
 pub(super) fn meet(
     client: &Client,
     registry: &Url,
     challenge: Challenge,
     credentials: &Credentials,
-    scope: &str,
+    wanted: &Wanted,
 ) -> Result<Auth> {
-    Ok(authorize(client, registry, challenge, credentials, Some(scope))?.0)
+    Ok(authorize(client, registry, challenge, credentials, Some(wanted))?.0)
 }
 
 /// Meets the challenge of a registry that one wants to be known to, of no repository. Also what is to be kept in place of
@@ -95,7 +135,7 @@ fn authorize(
     registry: &Url,
     challenge: Challenge,
     credentials: &Credentials,
-    scope: Option<&str>,
+    wanted: Option<&Wanted>,
 ) -> Result<(Auth, Option<Credentials>)> {
     let Challenge::Bearer { realm, service, scope: asked } = &challenge else {
         return match &credentials.0 {
@@ -109,8 +149,11 @@ fn authorize(
     };
     let realm = Url::parse(realm).map_err(|error| error.during("reading where the registry gives tokens"))?;
     refuse_strangers(registry, &realm)?;
-    let stays = scope.is_none();
-    let scope = asked.as_deref().or(scope);
+    let stays = wanted.is_none();
+    let scopes = match wanted {
+        Some(wanted) => wanted.scopes(asked.as_deref()),
+        None => asked.iter().cloned().collect(),
+    };
     let headers = [("accept", "application/json".to_owned())];
     let answer = match &credentials.0 {
         Kind::Refresh(token) => {
@@ -121,8 +164,8 @@ fn authorize(
                 escape(token.reveal()),
                 escape(service)
             );
-            if let Some(scope) = scope {
-                form = format!("{form}&scope={}", escape(scope));
+            if !scopes.is_empty() {
+                form = format!("{form}&scope={}", escape(&scopes.join(" ")));
             }
             let method = Method::Post(&form);
             client.send(&Request { method, url: &realm, headers: &headers, authorization: None })?
@@ -136,7 +179,7 @@ fn authorize(
             if let Some(service) = service {
                 url = url.with_parameter("service", service);
             }
-            if let Some(scope) = scope {
+            for scope in &scopes {
                 url = url.with_parameter("scope", scope);
             }
             if stays {
@@ -301,6 +344,24 @@ mod tests {
             (",,= =", vec![]),
         ] {
             assert_eq!(parse(header), want, "{header}");
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_is_asked_for_at_once() {
+        let (pull, push) = (Wanted::pull("a/b"), Wanted::push("a/b", &["c".into()]));
+        for (wanted, asked, scopes) in [
+            (&pull, None, &["repository:a/b:pull"][..]),
+            (&pull, Some("repository:p/a/b:pull"), &["repository:p/a/b:pull"]),
+            (&push, None, &["repository:a/b:pull,push", "repository:c:pull"]),
+            (&push, Some("repository:a/b:pull"), &["repository:a/b:pull,push", "repository:c:pull"]),
+            (
+                &push,
+                Some("repository:a/b:push,pull repository:c:pull"),
+                &["repository:a/b:push,pull", "repository:c:pull"],
+            ),
+        ] {
+            assert_eq!(wanted.scopes(asked), scopes, "{asked:?}");
         }
     }
 

@@ -1,10 +1,10 @@
 //! HTTP for registries: one request and what comes of it.
 //!
-//! - **Redirects** are followed here, for GET and HEAD, at most ten. What authorises a request goes to the host, port and
+//! - **Redirects** are followed here, at most ten; with a body or for a POST only those that keep the method (307, 308). What authorises a request goes to the host, port and
 //!   scheme that it was meant for and to no other. From TLS none leads to plain HTTP, and to plain HTTP only where it is allowed.
 //! - **Time.** Connecting has 30 seconds, and each wait for the next bytes a minute; a body as a whole has no bound.
 //! - **Again.** What says that it may pass (408, 429 with Retry-After, 5xx, a connection that is reset or silent) is tried again,
-//!   later each time. A pull that was given up stops at once.
+//!   later each time. A transfer that was given up stops at once.
 #![forbid(unsafe_code)]
 
 use super::secret::Secret;
@@ -27,8 +27,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// What an answer that is an error may say.
 const SAID_MAX: u64 = 64 << 10;
 const SHOWN_MAX: usize = 300;
+/// A body of more bytes is sent when the registry wants it (RFC 9110, 10.1.1), or says nothing for a second: what it refuses, or
+/// has elsewhere, it says before.
+const UNASKED: u64 = 1 << 20;
 
-/// Connections, and what all requests of a pull have in common.
+/// Connections, and what all requests of a pull or a push have in common.
 pub(super) struct Client {
     agent: ureq::Agent,
     /// For this machine itself, which no proxy reaches.
@@ -58,11 +61,33 @@ pub(super) struct Settings {
     pub(super) parallel: usize,
 }
 
+#[derive(Clone, Copy)]
 pub(super) enum Method<'a> {
     Get,
     Head,
     /// A form, `application/x-www-form-urlencoded`.
     Post(&'a str),
+    /// A POST of nothing, which begins something.
+    Begin,
+    Put(&'a Payload<'a>),
+}
+
+/// The body of a PUT.
+pub(super) struct Payload<'a> {
+    pub(super) media_type: &'a str,
+    pub(super) size: u64,
+    pub(super) content: &'a dyn Content,
+}
+
+/// What is opened for each request that it goes with.
+pub(super) trait Content {
+    fn open(&self) -> Box<dyn Read + '_>;
+}
+
+impl Content for &[u8] {
+    fn open(&self) -> Box<dyn Read + '_> {
+        Box::new(*self)
+    }
 }
 
 pub(super) struct Request<'a> {
@@ -78,7 +103,17 @@ impl Request<'_> {
         match self.method {
             Method::Get => "GET",
             Method::Head => "HEAD",
-            Method::Post(_) => "POST",
+            Method::Post(_) | Method::Begin => "POST",
+            Method::Put(_) => "PUT",
+        }
+    }
+
+    /// Whether a redirect of this status is followed; others would make another request of it.
+    fn follows(&self, status: u16) -> bool {
+        match self.method {
+            Method::Get | Method::Head => matches!(status, 301 | 302 | 303 | 307 | 308),
+            Method::Begin | Method::Put(_) => matches!(status, 307 | 308),
+            Method::Post(_) => false,
         }
     }
 }
@@ -190,17 +225,30 @@ impl Client {
 
     /// Sends a request, follows where it is sent on to, and tries again what may pass. Any status but those is an answer.
     pub(super) fn send(&self, request: &Request<'_>) -> Result<Answer> {
+        self.again(|| self.attempt(request))
+    }
+
+    /// The same once.
+    pub(super) fn attempt(&self, request: &Request<'_>) -> std::result::Result<Answer, Failed> {
+        let answer = self.follow(request)?;
+        if !passes(answer.status) {
+            return Ok(answer);
+        }
+        let wait = answer.number("retry-after").map(Duration::from_secs);
+        Err(Failed { error: self.refused(answer), may_pass: true, wait })
+    }
+
+    /// Does what may fail for a while, until it does not or the tries are used up.
+    pub(super) fn again<T>(&self, mut attempt: impl FnMut() -> std::result::Result<T, Failed>) -> Result<T> {
         let mut tried = 1;
         loop {
-            let (error, wait) = match self.follow(request) {
-                Ok(answer) if passes(answer.status) => {
-                    let wait = answer.number("retry-after").map(Duration::from_secs);
-                    (self.refused(answer), wait)
-                }
-                Ok(answer) => return Ok(answer),
-                Err(Failed { error, may_pass: true }) => (error, None),
-                Err(Failed { error, .. }) => return Err(error),
+            let Failed { error, may_pass, wait } = match attempt() {
+                Ok(done) => return Ok(done),
+                Err(failed) => failed,
             };
+            if !may_pass {
+                return Err(error);
+            }
             if tried >= self.tries || wait.is_some_and(|wait| wait > LONGEST_WAIT) {
                 return Err(match wait {
                     Some(wait) => error.with_remedy(format!("try again in {} s", wait.as_secs())),
@@ -241,7 +289,7 @@ impl Client {
             let response = self.once(request, &url, authorization).map_err(|error| failed(&step, error))?;
             let status = response.status().as_u16();
             let answer = Answer { status, step, from: url, response };
-            if !matches!(status, 301 | 302 | 303 | 307 | 308) || matches!(request.method, Method::Post(_)) {
+            if !request.follows(status) {
                 return Ok(answer);
             }
             let at = |error: Error| error.during(format!("following a redirect of {}", answer.step));
@@ -280,32 +328,53 @@ impl Client {
                 let builder = builder.header("content-type", "application/x-www-form-urlencoded");
                 agent.run(builder.body(form)?)
             }
-            _ => agent.run(builder.body(())?),
+            Method::Begin => agent.run(builder.body("")?),
+            Method::Put(payload) => {
+                let mut builder =
+                    builder.header("content-type", payload.media_type).header("content-length", payload.size);
+                if payload.size > UNASKED {
+                    builder = builder.header("expect", "100-continue");
+                }
+                let mut body = payload.content.open();
+                agent.run(builder.body(ureq::SendBody::from_reader(&mut body))?)
+            }
+            Method::Get | Method::Head => agent.run(builder.body(())?),
         }
     }
 
     /// The error of a status that is one.
     pub(super) fn refused(&self, answer: Answer) -> Error {
+        self.refusal(answer).0
+    }
+
+    /// The same, and the codes that the registry gives for it.
+    pub(super) fn refusal(&self, answer: Answer) -> (Error, Vec<String>) {
         let Answer { status, step, from, response } = answer;
         let reason = response.status().canonical_reason().unwrap_or("no name for it");
         let mut said = Vec::new();
         // Only words: without them the error is as good.
         let _ = response.into_body().into_reader().take(SAID_MAX).read_to_end(&mut said);
-        let said = self.clean(&registry_says(&said));
+        let (said, codes) = registry_says(&said);
+        let said = self.clean(&said);
         let error = |kind| Error::new(kind, format!("{step}: {status} {reason}{said}"));
-        match status {
+        let error = match status {
             401 | 403 => error(ErrorKind::PermissionDenied).with_remedy(
                 "check the name; a private repository wants credentials: log in (RegistryClient::login, docker login), or Pull::credentials",
             ),
             404 => error(ErrorKind::NotFound).with_remedy("check the name and the tag"),
             // What servers say that were spoken to without the TLS that they want.
-            400 if !from.tls => error(ErrorKind::Network)
+            400 if !from.tls && codes.is_empty() => error(ErrorKind::Network)
                 .with_remedy("where it speaks TLS, give its certificate: Pull::root_certificates"),
+            405 => error(ErrorKind::Unsupported).with_remedy("this registry may be for reading only"),
+            413 => {
+                error(ErrorKind::TooLarge).with_remedy("have the registry, or the proxy before it, take more")
+            }
             416 => error(ErrorKind::Mismatch),
             429 => error(ErrorKind::Network)
                 .with_remedy("try again later; with credentials a registry answers more requests"),
             _ => error(ErrorKind::Network),
-        }
+        };
+        (error, codes)
     }
 
     fn clean(&self, text: &str) -> String {
@@ -352,7 +421,7 @@ fn client(chain: &[u8], key: &Secret) -> Result<ClientCert> {
 }
 
 /// distribution-spec, "Error Codes": `{"errors": [{"code", "message"}]}`.
-fn registry_says(body: &[u8]) -> String {
+fn registry_says(body: &[u8]) -> (String, Vec<String>) {
     #[derive(serde::Deserialize)]
     struct Said {
         errors: Vec<One>,
@@ -364,43 +433,56 @@ fn registry_says(body: &[u8]) -> String {
         #[serde(default)]
         message: String,
     }
-    let Ok(said) = serde_json::from_slice::<Said>(body) else { return String::new() };
-    let said = said.errors.iter().map(|one| format!("{}: {}", one.code, one.message));
-    said.collect::<Vec<_>>().join("; ")
+    let Ok(said) = serde_json::from_slice::<Said>(body) else { return Default::default() };
+    let text: Vec<_> = said.errors.iter().map(|one| format!("{}: {}", one.code, one.message)).collect();
+    (text.join("; "), said.errors.into_iter().map(|one| one.code).collect())
 }
 
 fn passes(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-struct Failed {
-    error: Error,
-    may_pass: bool,
+/// What went wrong, and whether another try may go better.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    pub(super) may_pass: bool,
+    /// How long the registry asks to be left alone.
+    pub(super) wait: Option<Duration>,
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
-        Self { error, may_pass: false }
+        Self { error, may_pass: false, wait: None }
     }
 }
 
 /// What was stopped because something else failed: that knows why.
 pub(super) fn stopped() -> Error {
-    Error::new(ErrorKind::Gone, "the pull was given up")
+    Error::new(ErrorKind::Gone, "the transfer was given up")
 }
 
 /// An error on the way. Texts of the HTTP library may have an address with its query in them: none is taken over.
 fn failed(step: &str, error: ureq::Error) -> Failed {
-    let of =
-        |kind, what: &str, may_pass| Failed { error: Error::new(kind, format!("{step}: {what}")), may_pass };
+    let of = |kind, what: &str, may_pass| Failed {
+        error: Error::new(kind, format!("{step}: {what}")),
+        may_pass,
+        wait: None,
+    };
     match error {
-        ureq::Error::Io(error) => Failed { may_pass: is_passing(&error), error: of_io(step, error) },
+        // What was to be sent could not be read: no connection's fault.
+        ureq::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<Error>()) => {
+            Error::os(step.to_owned(), error).into()
+        }
+        ureq::Error::Io(error) => {
+            Failed { may_pass: is_passing(&error), error: of_io(step, error), wait: None }
+        }
         ureq::Error::Timeout(_) => of(ErrorKind::TimedOut, "no answer in time", true),
         ureq::Error::HostNotFound => of(ErrorKind::Network, "no such host", false),
         ureq::Error::ConnectionFailed => of(ErrorKind::Network, "no connection", true),
         ureq::Error::Rustls(error) => Failed {
             error: Error::new(ErrorKind::Network, format!("{step}: TLS")).with_source(error),
             may_pass: false,
+            wait: None,
         },
         ureq::Error::Tls(why) => of(ErrorKind::Network, why, false),
         ureq::Error::InvalidProxyUrl | ureq::Error::ConnectProxyFailed(_) => of(
@@ -434,7 +516,7 @@ pub(super) fn broken_body(step: &str, error: io::Error) -> Error {
     }
 }
 
-/// Whether a pull was given up, and a sleep that ends then.
+/// Whether a transfer was given up, and a sleep that ends then.
 #[derive(Default)]
 struct Stop {
     set: Mutex<bool>,

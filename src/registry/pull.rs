@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::http::Client;
+use super::origin::repository;
 use super::session::{Fetched, Session};
 use super::{Pull, PullEvent, PullPolicy, layers};
 use crate::digest::Digest;
@@ -43,7 +44,7 @@ pub(super) fn run(pull: &Pull, store: &Store) -> Result<Image> {
 }
 
 /// The repository and what of it, without the registry.
-fn short(name: &Reference) -> String {
+pub(super) fn short(name: &Reference) -> String {
     let whole = name.to_string();
     whole.strip_prefix(&format!("{}/", name.domain())).unwrap_or(&whole).to_owned()
 }
@@ -134,7 +135,7 @@ fn from(
     store.put_blob(config.raw())?;
     store.put_blob(manifest.raw())?;
     let tagged = name.digest().is_none().then(|| name.clone());
-    publish_pulled(store, manifest, tagged, origin)
+    publish_pulled(store, manifest, tagged, origin, repository(session.name()))
 }
 
 /// The image that the store has under a name, or by a digest that it came from.

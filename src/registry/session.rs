@@ -1,10 +1,11 @@
-//! One repository of one registry: its manifests and its blobs (distribution-spec, "Pull").
+//! One repository of one registry: what asks it for anything, and its manifests and blobs (distribution-spec, "Pull").
 #![forbid(unsafe_code)]
 
-use super::auth::{Auth, Challenge, meet};
+use super::auth::{Auth, Challenge, Wanted, meet};
 use super::credentials::Credentials;
 use super::download::Download;
-use super::http::{Answer, Client, Method, Request};
+use super::http::{Answer, Client, Failed, Method, Request};
+use super::secret::Secret;
 use super::url::Url;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +25,7 @@ pub(super) struct Session {
     name: Reference,
     /// Without, they are looked for when they are asked for.
     credentials: Option<Credentials>,
+    wanted: Wanted,
     auth: Mutex<Auth>,
 }
 
@@ -36,7 +38,17 @@ pub(super) struct Fetched {
 impl Session {
     pub(super) fn new(client: Client, name: &Reference, credentials: Option<Credentials>) -> Result<Self> {
         let registry = address(&client, name.domain())?;
-        Ok(Self { client, registry, name: name.clone(), credentials, auth: Mutex::default() })
+        let wanted = Wanted::pull(name.path());
+        Ok(Self { client, registry, name: name.clone(), credentials, wanted, auth: Mutex::default() })
+    }
+
+    /// With the right to push, and to take blobs from these repositories of the registry.
+    pub(super) fn pushing(self, from: &[String]) -> Self {
+        Self { wanted: Wanted::push(self.name.path(), from), ..self }
+    }
+
+    pub(super) fn name(&self) -> &Reference {
+        &self.name
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -113,18 +125,45 @@ impl Session {
         }
     }
 
-    /// One request with what authorises it; where that is not enough, with what the registry asks for.
+    /// The address of something in the repository.
+    pub(super) fn url(&self, below: &str) -> Url {
+        self.registry.with_target(format!("/v2/{}/{below}", self.name.path()))
+    }
+
     fn ask(&self, method: Method<'_>, below: &str, headers: &[(&'static str, String)]) -> Result<Answer> {
-        let url = self.registry.with_target(format!("/v2/{}/{below}", self.name.path()));
-        let head = matches!(method, Method::Head);
-        let request = |authorization| {
-            let method = if head { Method::Head } else { Method::Get };
-            self.client.send(&Request { method, url: &url, headers, authorization })
-        };
-        let header = self.authorization()?;
+        self.send(method, &self.url(below), headers)
+    }
+
+    /// One request with what authorises it; where that is not enough, with what the registry asks for.
+    pub(super) fn send(
+        &self,
+        method: Method<'_>,
+        url: &Url,
+        headers: &[(&'static str, String)],
+    ) -> Result<Answer> {
+        self.authorized(url, |authorization| {
+            self.client.send(&Request { method, url, headers, authorization })
+        })
+    }
+
+    /// The same, with no other try.
+    pub(super) fn attempt(&self, method: Method<'_>, url: &Url) -> std::result::Result<Answer, Failed> {
+        self.authorized(url, |authorization| {
+            self.client.attempt(&Request { method, url, headers: &[], authorization })
+        })
+    }
+
+    fn authorized<E: From<Error>>(
+        &self,
+        url: &Url,
+        request: impl Fn(Option<Secret>) -> std::result::Result<Answer, E>,
+    ) -> std::result::Result<Answer, E> {
+        // Where a registry has its uploads elsewhere, that is another host.
+        let ours = url.is_same_origin(&self.registry);
+        let header = if ours { self.authorization()? } else { None };
         let answer = request(header.clone())?;
-        // What another host refuses after a redirect is not ours to answer.
-        if answer.status != 401 || !answer.from.is_same_origin(&url) {
+        // What another host refuses, or one after a redirect, is not ours to answer.
+        if answer.status != 401 || !ours || !answer.from.is_same_origin(url) {
             return Ok(answer);
         }
         let Some(challenge) = Challenge::of(&answer) else { return Ok(answer) };
@@ -140,7 +179,7 @@ impl Session {
         request(header)
     }
 
-    fn authorization(&self) -> Result<Option<super::secret::Secret>> {
+    fn authorization(&self) -> Result<Option<Secret>> {
         let mut auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(challenge) = auth.ended() {
             *auth = self.meet(challenge)?;
@@ -149,12 +188,20 @@ impl Session {
     }
 
     fn meet(&self, challenge: Challenge) -> Result<Auth> {
-        let scope = format!("repository:{}:pull", self.name.path());
         let credentials = match &self.credentials {
             Some(credentials) => credentials.clone(),
             None => Credentials::find(&self.name)?,
         };
-        meet(&self.client, &self.registry, challenge, &credentials, &scope)
+        let meet =
+            |wanted: &Wanted| meet(&self.client, &self.registry, challenge.clone(), &credentials, wanted);
+        match (meet(&self.wanted), self.wanted.alone()) {
+            // A service that refuses all for the sake of what would only spare an upload.
+            (Err(error), Some(alone)) if error.kind() == ErrorKind::PermissionDenied => {
+                tracing::debug!(%error, "a token is asked for without other repositories");
+                meet(&alone)
+            }
+            (other, _) => other,
+        }
     }
 }
 

@@ -18,7 +18,9 @@ pub struct Request {
     /// With the query.
     pub path: String,
     pub headers: BTreeMap<String, String>,
+    /// As text.
     pub body: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Request {
@@ -51,6 +53,16 @@ impl Reply {
         self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
         self.headers.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// The connection ends instead.
+    pub fn none() -> Self {
+        Self::new(0, "")
+    }
+
+    /// Of a HEAD: without the length of what there is.
+    pub fn headless(self) -> Self {
+        Self { length: None, ..self }
     }
 
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
@@ -185,7 +197,7 @@ impl Drop for Server {
     }
 }
 
-fn read_request(input: &mut impl BufRead) -> Option<Request> {
+fn read_request(input: &mut impl BufRead, mut output: &TcpStream) -> Option<Request> {
     let mut line = String::new();
     input.read_line(&mut line).ok().filter(|n| *n > 0)?;
     let mut words = line.split_whitespace();
@@ -198,16 +210,24 @@ fn read_request(input: &mut impl BufRead) -> Option<Request> {
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
     let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    input.read_exact(&mut body).ok()?;
-    Some(Request { method, path, headers, body: String::from_utf8(body).unwrap() })
+    if headers.get("expect").is_some_and(|expect| expect == "100-continue") {
+        output.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+    }
+    let mut bytes = vec![0; length];
+    input.read_exact(&mut bytes).ok()?;
+    let body = String::from_utf8_lossy(&bytes).into_owned();
+    Some(Request { method, path, headers, body, bytes })
 }
 
 fn serve(connection: &TcpStream, handler: &dyn Fn(&Request) -> Reply, log: &Mutex<Vec<Request>>) {
     let mut input = BufReader::new(connection);
-    while let Some(request) = read_request(&mut input) {
+    while let Some(request) = read_request(&mut input, connection) {
         log.lock().unwrap().push(request.clone());
         let reply = handler(&request);
+        if reply.status == 0 {
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+            return;
+        }
         let mut head = format!("HTTP/1.1 {} Said\r\n", reply.status);
         for (name, value) in &reply.headers {
             head += &format!("{name}: {value}\r\n");
