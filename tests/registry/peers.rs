@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 pub struct Distribution {
     child: Child,
     pub authority: String,
+    /// A line for each request that was answered.
+    access: Arc<Mutex<Vec<String>>>,
     storage: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -24,6 +26,14 @@ impl Distribution {
     /// One that has what another one has.
     pub fn start_in(more: &str, storage: &Path) -> Self {
         Self::with(more, tempfile::tempdir().unwrap(), storage.to_owned())
+    }
+
+    /// What was asked since the last time, up to an answer to what `last` says.
+    pub fn take_access(&self, last: &str) -> Vec<String> {
+        eventually("the registry's log", || {
+            self.access.lock().unwrap().iter().any(|line| line.contains(last))
+        });
+        std::mem::take(&mut self.access.lock().unwrap())
     }
 
     pub fn storage(&self) -> &Path {
@@ -43,7 +53,7 @@ impl Distribution {
             .arg("serve")
             .arg(&config)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("docker-registry: {error}; this test needs it"));
@@ -52,7 +62,10 @@ impl Distribution {
         assert!(ready, "docker-registry ended");
         // It must not stand still for want of a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, authority, storage, _dir: dir }
+        let access = Arc::new(Mutex::new(Vec::new()));
+        let (log, lines) = (access.clone(), BufReader::new(child.stdout.take().unwrap()).lines());
+        std::thread::spawn(move || lines.for_each(|line| log.lock().unwrap().push(line.unwrap())));
+        Self { child, authority, access, storage, _dir: dir }
     }
 }
 
@@ -64,7 +77,7 @@ impl Drop for Distribution {
 }
 
 /// A peer that looks for nobody's credentials on this machine.
-fn skopeo(args: &[&str]) -> String {
+pub fn skopeo(args: &[&str]) -> String {
     let nobody = tempfile::NamedTempFile::new().unwrap();
     fs::write(nobody.path(), "{}").unwrap();
     let (verb, rest) = args.split_first().unwrap();

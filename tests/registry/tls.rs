@@ -7,17 +7,17 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-const HOST: &str = "registry.test";
+pub const HOST: &str = "registry.test";
 const TOLD: &str = "CORACLE_TEST_THROUGH_PROXY";
 
 /// A proxy (RFC 9110, 9.3.6: CONNECT) that brings everybody to one address, and says what for it was asked.
-struct Proxy {
+pub struct Proxy {
     authority: String,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    fn to(target: String) -> Self {
+    pub fn to(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -58,7 +58,7 @@ fn relay(client: TcpStream, target: &str, log: &Mutex<Vec<String>>) {
 }
 
 /// An authority, a server's certificate for [`HOST`], and a client's: `NAME.pem` and `NAME.key`.
-fn certificates(dir: &Path) {
+pub fn certificates(dir: &Path) {
     let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
     let make = |name: &str, more: &[&str]| {
@@ -100,17 +100,24 @@ fn pull_as_told(told: &str) {
     }
 }
 
+/// What it says in the end.
 #[track_caller]
 fn pulled(test: &str, proxy: &Proxy, told: &str) -> String {
+    through(test, proxy, TOLD, told)
+}
+
+#[track_caller]
+pub fn through(test: &str, proxy: &Proxy, var: &str, told: &str) -> String {
     let url = format!("http://{}", proxy.authority);
-    let mut command = child(test, &[(TOLD, told.as_ref()), ("ALL_PROXY", url.as_ref())]);
+    let mut command = child(test, &[(var, told.as_ref()), ("ALL_PROXY", url.as_ref())]);
     for other in ["NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
         command.env_remove(other);
     }
     let out = command.output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
-    let said =
-        text.lines().find_map(|line| line.find("pulled ").or(line.find("failed ")).map(|at| &line[at..]));
+    let said = text.lines().find_map(|line| {
+        ["pulled ", "pushed ", "failed "].iter().find_map(|word| line.find(word)).map(|at| &line[at..])
+    });
     said.unwrap_or_else(|| panic!("{text} {}", String::from_utf8_lossy(&out.stderr))).to_owned()
 }
 
