@@ -19,6 +19,8 @@ mod mirrors;
 mod peers;
 #[path = "registry/push.rs"]
 mod push;
+#[path = "registry/push_cli.rs"]
+mod push_cli;
 #[path = "registry/push_lies.rs"]
 mod push_lies;
 #[path = "registry/push_peers.rs"]

@@ -24,6 +24,7 @@ mod ports;
 #[cfg(feature = "registry")]
 mod progress;
 mod pull;
+mod push;
 mod run;
 mod save;
 mod search;
@@ -174,6 +175,14 @@ const VERBS: &[Verb] = &[
         pull::pull,
     ),
     verb(
+        "push",
+        "NAME[:TAG]",
+        "Send an image to its registry",
+        &[push::PUSH, pull::REACH],
+        (1, 1),
+        push::push,
+    ),
+    verb(
         "search",
         "[HOST/]TERM",
         "Search docker.io or another registry for images",
@@ -250,7 +259,7 @@ const VERBS: &[Verb] = &[
 
 /// What comes with a second word.
 const GROUPS: &[(&str, &str)] = &[
-    ("image", "ls, rm, inspect, history, diff, import, load, pull, save, tag or prune"),
+    ("image", "ls, rm, inspect, history, diff, import, load, pull, push, save, tag or prune"),
     ("system", "verify"),
     ("volume", "create, ls, rm, inspect or prune"),
 ];
@@ -263,6 +272,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("image load", "load"),
     ("image ls", "images"),
     ("image pull", "pull"),
+    ("image push", "push"),
     ("image remove", "rmi"),
     ("image rm", "rmi"),
     ("image save", "save"),

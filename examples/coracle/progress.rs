@@ -1,9 +1,9 @@
-//! What a pull shows: on a terminal a bar for each layer on its way, below the layers that are there; else plain lines.
+//! What a pull and a push show: on a terminal a bar for each layer on its way, below the layers that are there; else plain lines.
 #![forbid(unsafe_code)]
 
 use crate::containers::short;
 use crate::format::size;
-use coracle::{Digest, PullEvent, Reference};
+use coracle::{Digest, PullEvent, PushEvent, Reference, Sent};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 const REDRAW: Duration = Duration::from_millis(80);
 const BAR: u64 = 25;
 
-/// A layer on its way: bytes that came, of so many.
+/// A layer on its way: bytes that came or went, of so many.
 struct Flight {
     layer: Digest,
     done: u64,
     size: u64,
+    /// What is done with it, and what is when all bytes are there.
+    words: (&'static str, &'static str),
 }
 
 pub struct Progress<W> {
@@ -41,7 +43,7 @@ impl<W: Write + AsFd + IsTerminal> Progress<W> {
         self.found
     }
 
-    /// What became of the first line that could not be written; the pull goes on all the same.
+    /// What became of the first line that could not be written; what it told of goes on all the same.
     pub fn failed(&mut self) -> Option<io::Error> {
         self.failed.take()
     }
@@ -54,25 +56,54 @@ impl<W: Write + AsFd + IsTerminal> Progress<W> {
                 self.say(&format!("{at}: Pulling from {}", name.path()));
             }
             PullEvent::Bytes { layer, done, size } => {
-                let (layer, done, size) = (*layer, *done, *size);
-                match self.flights.iter_mut().find(|flight| flight.layer == layer) {
-                    Some(flight) => flight.done = done,
-                    None => {
-                        self.flights.push(Flight { layer, done, size });
-                        self.last = None;
-                    }
-                }
-                if self.last.is_none_or(|last| last.elapsed() >= REDRAW) {
-                    self.redraw("");
-                }
+                self.fly(*layer, *done, *size, ("Downloading", "Extracting"));
             }
             PullEvent::Ready { layer, travelled } => {
-                self.flights.retain(|flight| flight.layer != *layer);
-                let what = if *travelled { "Pull complete" } else { "Already exists" };
-                self.say(&format!("{}: {what}", short(&layer.hex())));
+                self.land(layer, if *travelled { "Pull complete" } else { "Already exists" });
             }
             _ => {}
         }
+    }
+
+    pub fn push(&mut self, event: &PushEvent) {
+        match event {
+            PushEvent::OnePlatform { index, manifest } => self.say(&format!(
+                "{}: not all of this index is in the store: {} of it is pushed",
+                short(&index.hex()),
+                short(&manifest.hex())
+            )),
+            PushEvent::Packed { layer, done, size } => {
+                self.fly(*layer, *done, *size, ("Compressing", "Compressing"));
+            }
+            PushEvent::Bytes { layer, done, size } => {
+                self.fly(*layer, *done, *size, ("Pushing", "Waiting"));
+            }
+            PushEvent::Done { layer, sent } => match sent {
+                Sent::Uploaded => self.land(layer, "Pushed"),
+                Sent::Exists => self.land(layer, "Layer already exists"),
+                Sent::Mounted { from } => self.land(layer, &format!("Mounted from {from}")),
+                _ => self.land(layer, "Done"),
+            },
+            _ => {}
+        }
+    }
+
+    fn fly(&mut self, layer: Digest, done: u64, size: u64, words: (&'static str, &'static str)) {
+        match self.flights.iter_mut().find(|flight| flight.layer == layer) {
+            Some(flight) => *flight = Flight { layer, done, size, words },
+            None => {
+                self.flights.push(Flight { layer, done, size, words });
+                self.last = None;
+            }
+        }
+        if self.last.is_none_or(|last| last.elapsed() >= REDRAW) {
+            self.redraw("");
+        }
+    }
+
+    fn land(&mut self, layer: &Digest, what: &str) {
+        self.flights.retain(|flight| flight.layer != *layer);
+        self.say(&format!("{}: {what}", short(&layer.hex())));
     }
 
     /// A line that stays.
@@ -113,16 +144,16 @@ impl<W: Write + AsFd + IsTerminal> Progress<W> {
 
 impl Flight {
     fn bar(&self) -> String {
-        let Self { layer, done, size: whole } = self;
+        let Self { layer, done, size: whole, words: (doing, after) } = self;
         let layer = layer.hex();
         let layer = short(&layer);
         if done >= whole {
-            return format!("{layer}: Extracting");
+            return format!("{layer}: {after}");
         }
         let full = usize::try_from(done.saturating_mul(BAR) / whole.max(&1)).unwrap_or_default();
         let rest = BAR as usize - full.min(BAR as usize);
         format!(
-            "{layer}: Downloading [{}>{}] {}/{}",
+            "{layer}: {doing} [{}>{}] {}/{}",
             "=".repeat(full),
             " ".repeat(rest),
             size(*done),

@@ -70,7 +70,7 @@ pub fn not_there(name: &str) -> crate::fail::Fail {
 }
 
 #[cfg(feature = "registry")]
-pub use registries::client;
+pub use registries::{ca_file, client};
 
 #[cfg(not(feature = "registry"))]
 mod registries {
@@ -112,7 +112,8 @@ mod registries {
         }
     }
 
-    fn ca_file(args: &Args) -> Result<Option<Vec<u8>>> {
+    /// Certificates to trust.
+    pub fn ca_file(args: &Args) -> Result<Option<Vec<u8>>> {
         check_tls(args)?;
         let read = |path: &std::ffi::OsStr| {
             std::fs::read(path).map_err(context(format!("--ca-file {}", path.display())))

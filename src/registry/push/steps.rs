@@ -42,8 +42,8 @@ fn pushed(push: &Push, image: &Image, name: &Reference) -> Result<Descriptor> {
     let plan = Plan::of(image)?;
     let origins = Origins::of(store)?;
     let beside = beside(&plan, &origins, name);
-    let session =
-        Session::new(Client::of(&push.settings, name.domain())?, name, push.credentials.clone())?.pushing(&beside);
+    let session = Session::new(Client::of(&push.settings, name.domain())?, name, push.credentials.clone())?
+        .pushing(&beside);
     let work = Work {
         push,
         store,
