@@ -71,20 +71,28 @@ impl Challenge {
 /// What a token is to allow.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    path: String,
-    push: bool,
+    own: String,
+    /// A part of it, which a registry asks for when that is all that a request needs.
+    part: Option<String>,
     /// Scopes beside.
     more: Vec<String>,
 }
 
 impl Wanted {
-    pub(super) fn pull(path: &str) -> Self {
-        Self { path: path.to_owned(), push: false, more: Vec::new() }
+    /// This scope, where the registry does not say another.
+    pub(super) fn scope(own: String) -> Self {
+        Self { own, part: None, more: Vec::new() }
     }
 
+    pub(super) fn pull(path: &str) -> Self {
+        Self::scope(format!("repository:{path}:pull"))
+    }
+
+    /// Pushing to a repository, from where blobs of others are taken.
     pub(super) fn push(path: &str, from: &[String]) -> Self {
-        let more = from.iter().map(|from| format!("repository:{from}:pull")).collect();
-        Self { path: path.to_owned(), push: true, more }
+        let pull = |path: &str| format!("repository:{path}:pull");
+        let more = from.iter().map(|from| pull(from)).collect();
+        Self { own: format!("{},push", pull(path)), part: Some(pull(path)), more }
     }
 
     /// Without what is beside; `None` where nothing is.
@@ -94,11 +102,9 @@ impl Wanted {
 
     /// The scopes to ask for: those that the registry wants for a request, but for pushing all that will be wanted, at once.
     fn scopes(&self, asked: Option<&str>) -> Vec<String> {
-        let pull = format!("repository:{}:pull", self.path);
-        let own = if self.push { format!("{pull},push") } else { pull.clone() };
-        let asked = asked.unwrap_or(&own).split_whitespace();
-        let mut scopes: Vec<_> =
-            asked.map(|scope| if scope == pull { own.clone() } else { scope.to_owned() }).collect();
+        let whole =
+            |scope: &str| if self.part.as_deref() == Some(scope) { &self.own } else { scope }.to_owned();
+        let mut scopes: Vec<_> = asked.unwrap_or(&self.own).split_whitespace().map(whole).collect();
         for scope in &self.more {
             if !scopes.contains(scope) {
                 scopes.push(scope.clone());

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::RegistryClient;
-use super::auth::{self, Auth, Challenge};
+use super::auth::{self, Auth, Challenge, Wanted};
 use super::credentials::{Credentials, DOCKER_HUB};
 use super::http::{Answer, Client, Method, Request};
 use super::session::address;
@@ -168,7 +168,7 @@ struct Talk<'a> {
     of: &'a RegistryClient,
     client: Client,
     registry: Url,
-    scope: String,
+    wanted: Wanted,
     auth: Auth,
 }
 
@@ -176,7 +176,7 @@ impl<'a> Talk<'a> {
     fn new(of: &'a RegistryClient, host: &str, scope: String) -> Result<Self> {
         let client = Client::of(&of.settings, host)?;
         let registry = address(&client, host)?;
-        Ok(Self { of, client, registry, scope, auth: Auth::default() })
+        Ok(Self { of, client, registry, wanted: Wanted::scope(scope), auth: Auth::default() })
     }
 
     /// With what authorises it, where the registry asks for that.
@@ -197,7 +197,7 @@ impl<'a> Talk<'a> {
                 Some(credentials) => credentials.clone(),
                 None => Credentials::kept(&self.of.host)?.unwrap_or_else(Credentials::anonymous),
             };
-            self.auth = auth::meet(&self.client, &self.registry, challenge, &credentials, &self.scope)?;
+            self.auth = auth::meet(&self.client, &self.registry, challenge, &credentials, &self.wanted)?;
             again = false;
         }
     }
