@@ -35,6 +35,11 @@ pub(crate) const ORIGIN: &str = "coracle.origin.digest";
 #[cfg(feature = "registry")]
 pub(crate) const REPOSITORIES: &str = "coracle.repositories";
 
+/// What plain layers of an image are when they are compressed, for each compression (`.gzip`, `.zstd`):
+/// `PLAIN=COMPRESSED/SIZE`, separated by spaces.
+#[cfg(feature = "registry")]
+pub(crate) const PACKED: &str = "coracle.packed";
+
 /// Type, digest and size of a blob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -2,11 +2,15 @@
 //!
 //! It stands in `index.json` with each image (`coracle.repositories`) and goes with it. A name alone says nothing: it may be one
 //! that this machine gave, and is nobody else's business.
+//!
+//! Beside it stands what its plain layers became when they were compressed for a push (`coracle.packed.gzip`): whether a registry has
+//! that can then be asked without compressing them again.
 #![forbid(unsafe_code)]
 
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, REPOSITORIES};
+use crate::layer::Compression;
+use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, PACKED, REPOSITORIES};
 use crate::reference::Reference;
 use crate::store::Store;
 use std::collections::{HashMap, HashSet};
@@ -14,8 +18,12 @@ use std::collections::{HashMap, HashSet};
 /// So many are remembered of an image, the last ones.
 const REMEMBERED: usize = 8;
 
-/// By a blob's digest, the repositories that have it.
-pub(super) struct Origins(HashMap<Digest, Vec<String>>);
+pub(super) struct Origins {
+    /// By a blob's digest, the repositories that have it.
+    blobs: HashMap<Digest, Vec<String>>,
+    /// By a plain layer's digest, what it becomes.
+    packed: HashMap<(Compression, Digest), (Digest, u64)>,
+}
 
 /// A repository with its registry.
 pub(super) fn repository(name: &Reference) -> String {
@@ -26,7 +34,13 @@ impl Origins {
     /// Of all images in a store. What can't be read says nothing.
     pub(super) fn of(store: &Store) -> Result<Self> {
         let mut found: HashMap<Digest, Vec<String>> = HashMap::new();
+        let mut packed = HashMap::new();
         for listed in store.index()?.manifests {
+            for compression in [Compression::Gzip, Compression::Zstd] {
+                let noted = listed.annotations.get(&packed_key(compression));
+                let all = noted.into_iter().flat_map(|noted| noted.split(' ')).filter_map(packed_layer);
+                packed.extend(all.map(|(plain, becomes)| ((compression, plain), becomes)));
+            }
             let Some(noted) = listed.annotations.get(REPOSITORIES) else { continue };
             for blob in blobs(store, &listed) {
                 let known = found.entry(blob).or_default();
@@ -37,17 +51,22 @@ impl Origins {
                 }
             }
         }
-        Ok(Self(found))
+        Ok(Self { blobs: found, packed })
+    }
+
+    /// Digest and size of what a plain layer became when it was compressed so.
+    pub(super) fn packed(&self, compression: Compression, plain: &Digest) -> Option<(Digest, u64)> {
+        self.packed.get(&(compression, *plain)).copied()
     }
 
     /// Whether a blob came from a registry, or went to one as it is.
     pub(super) fn has(&self, blob: &Digest) -> bool {
-        self.0.contains_key(blob)
+        self.blobs.contains_key(blob)
     }
 
     /// Other repositories of a registry that have a blob, the nearest by their names first.
     pub(super) fn beside(&self, blob: &Digest, name: &Reference) -> Vec<&str> {
-        let all = self.0.get(blob).map_or(&[][..], Vec::as_slice).iter();
+        let all = self.blobs.get(blob).map_or(&[][..], Vec::as_slice).iter();
         let mut paths: Vec<&str> = all
             .filter_map(|repository| repository.strip_prefix(name.domain())?.strip_prefix('/'))
             .filter(|path| *path != name.path())
@@ -57,6 +76,35 @@ impl Origins {
         paths.sort_by_key(|path| std::cmp::Reverse(common(path)));
         paths
     }
+}
+
+fn packed_key(compression: Compression) -> String {
+    format!("{PACKED}.{}", if compression == Compression::Zstd { "zstd" } else { "gzip" })
+}
+
+fn packed_layer(text: &str) -> Option<(Digest, (Digest, u64))> {
+    let (plain, becomes) = text.split_once('=')?;
+    let (digest, size) = becomes.split_once('/')?;
+    Some((plain.parse().ok()?, (digest.parse().ok()?, size.parse().ok()?)))
+}
+
+/// Notes what plain layers of an image became.
+pub(super) fn remember_packed(
+    store: &Store,
+    image: &Digest,
+    compression: Compression,
+    packed: &[(Digest, Descriptor)],
+) -> Result<()> {
+    let all: Vec<_> = packed
+        .iter()
+        .map(|(plain, becomes)| format!("{plain}={}/{}", becomes.digest, becomes.size))
+        .collect();
+    store.update_index(|index| {
+        for listed in index.manifests.iter_mut().filter(|listed| listed.digest == *image) {
+            listed.annotations.insert(packed_key(compression), all.join(" "));
+        }
+        Ok(())
+    })
 }
 
 /// All blobs that an entry of the index leads to, but the documents.
@@ -91,4 +139,18 @@ pub(super) fn remember(store: &Store, image: &Digest, repository: &str) -> Resul
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_plain_layer_becomes_is_read_as_it_is_written() {
+        let (plain, packed) = (Digest::of(b"plain"), Digest::of(b"packed"));
+        assert_eq!(packed_layer(&format!("{plain}={packed}/17")), Some((plain, (packed, 17))));
+        for bad in ["", "x=y/1", &format!("{plain}={packed}"), &format!("{plain}={packed}/-1")] {
+            assert_eq!(packed_layer(bad), None, "{bad}");
+        }
+    }
 }

@@ -65,7 +65,7 @@ pub enum PushEvent {
         /// Bytes in all.
         size: u64,
     },
-    /// The registry has a layer.
+    /// The registry has a layer. Once more where it says so, and refuses the manifest for the lack of it.
     Done {
         /// The digest of its blob.
         layer: Digest,
@@ -133,7 +133,7 @@ impl Push {
 
     /// How layers are compressed that the store has as plain archives, as those of `docker save` are: gzip by default, which
     /// everybody reads. The manifest is another one then, and so is the image's digest; its id stays. The bytes are the same
-    /// each time, on any number of processors, so what the registry has does not travel again.
+    /// each time, on any number of processors, and what they are is remembered: what the registry has is not compressed again.
     ///
     /// With [`Compression::None`] they are pushed as they are; so is, whatever is said here, each layer that is compressed
     /// already (a new one is when it is built), that came from a registry, or that belongs to an index.

@@ -187,8 +187,19 @@ fn plain_layers_are_compressed_on_their_way_and_always_to_the_same() {
     };
     Push::new(server.name("me/app:base")).run(&base).unwrap();
     server.take_log();
-    let pushed = image.push(&server.name(NAME)).unwrap();
+    let (push, events) = told(Push::new(server.name(NAME)));
+    let packed = || -> std::collections::BTreeSet<_> {
+        let events = std::mem::take(&mut *events.lock().unwrap());
+        let layers = events.into_iter().filter_map(|event| match event {
+            PushEvent::Packed { layer, .. } => Some(layer.to_string()),
+            _ => None,
+        });
+        layers.collect()
+    };
+    let pushed = push.run(&image).unwrap();
     assert_ne!(pushed.digest, *image.digest());
+    let upper = image.layer_descriptors()[1].digest.to_string();
+    assert_eq!(packed(), [upper].into(), "what the lower one becomes is known");
     let puts = server.take_log().iter().filter(|request| request.method == "PUT").count();
     assert_eq!(puts, 3, "the lower layer became the same as before");
     assert!(layers("1").iter().all(|(kind, head)| kind == "tar+gzip" && head[..2] == [0x1f, 0x8b]));
@@ -196,8 +207,14 @@ fn plain_layers_are_compressed_on_their_way_and_always_to_the_same() {
     assert_eq!((pulled.id(), *pulled.digest()), (image.id(), pushed.digest));
     assert!(pulled.store().verify().unwrap().is_sound());
     server.take_log();
-    assert_eq!(image.push(&server.name(NAME)).unwrap(), pushed);
-    assert_eq!(verbs(&server.take_log()), want(&[("HEAD blob", 3), ("PUT manifest", 1)]));
+    assert_eq!(push.run(&image).unwrap(), pushed);
+    assert_eq!(
+        (packed(), verbs(&server.take_log())),
+        ([].into(), want(&[("HEAD blob", 3), ("PUT manifest", 1)]))
+    );
+    // Where it is not there it is made anew, and is the same.
+    let (_, other) = honest();
+    assert_eq!(image.push(&other.name(NAME)).unwrap(), pushed);
     assert_eq!(count(store.path().join("tmp")), 0);
 
     // As they are, by choice; and those that came so from a registry always.

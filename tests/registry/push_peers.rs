@@ -49,7 +49,7 @@ fn what_is_pushed_is_skopeos_byte_for_byte() {
 }
 
 #[test]
-#[ignore = "needs root, docker-registry and podman: run with --include-ignored"]
+#[ignore = "needs docker-registry, skopeo and podman: run with --include-ignored"]
 fn podman_pulls_what_was_pushed() {
     let registry = Distribution::start("");
     let store = Store::temp().unwrap();
@@ -58,10 +58,12 @@ fn podman_pulls_what_was_pushed() {
     let plain = Image::load_reader(&Store::temp().unwrap(), &plain[..]).unwrap().remove(0);
     let dir = tempfile::tempdir().unwrap();
     let (root, run) = (dir.path().join("root"), dir.path().join("run"));
+    // An ordinary user's podman leaves a process that holds its user namespace, for the next one: here our own.
+    let runtime = format!("XDG_RUNTIME_DIR={}", dir.path().display());
+    let (root, run) = (root.to_str().unwrap(), run.to_str().unwrap());
     let podman = |args: &[&str]| {
-        let own =
-            ["--root", root.to_str().unwrap(), "--runroot", run.to_str().unwrap(), "--storage-driver", "vfs"];
-        peer("podman", [&own[..], args].concat())
+        let own = [&runtime, "podman", "--root", root, "--runroot", run, "--storage-driver", "vfs"];
+        peer("env", own.iter().chain(args))
     };
     let name = |tag: &str| format!("{}/me/app:{tag}", registry.authority);
     let image = loaded(&store, &fixture, "app:1");
@@ -81,6 +83,8 @@ fn podman_pulls_what_was_pushed() {
         let digest = podman(&["image", "inspect", "--format", "{{.Digest}}", &name(tag)]);
         assert_eq!(digest.trim(), Digest::of(raw(&name(tag)).as_bytes()).to_string(), "{tag}");
         podman(&["rmi", "--all", "--force"]);
+        // Ends that process.
+        podman(&["system", "migrate"]);
     }
 }
 

@@ -33,7 +33,7 @@ impl Blob<'_> {
     }
 
     fn once(&self, from: Option<&str>, anew: bool) -> std::result::Result<Sent, Failed> {
-        if !anew && self.is_there()? {
+        if !anew && is_there(self.session, &self.digest, self.size)? {
             return Ok(Sent::Exists);
         }
         if let Some(from) = from.filter(|_| !anew) {
@@ -58,25 +58,6 @@ impl Blob<'_> {
         }
     }
 
-    fn is_there(&self) -> Result<bool> {
-        let url = self.session.url(&format!("blobs/{}", self.digest));
-        let answer = self.session.send(Method::Head, &url, &[])?;
-        match answer.status {
-            200 => {
-                self.check(&answer)?;
-                match answer.number("content-length") {
-                    Some(size) if size != self.size => Err(Error::new(
-                        ErrorKind::Mismatch,
-                        format!("{}: it says {size} bytes, and the blob has {}", answer.step, self.size),
-                    )),
-                    _ => Ok(true),
-                }
-            }
-            404 => Ok(false),
-            _ => Err(self.session.client().refused(answer)),
-        }
-    }
-
     /// All of it, in one request.
     fn send(&self, upload: &Url) -> std::result::Result<Sent, Failed> {
         let url = upload.with_parameter("digest", &self.digest.to_string());
@@ -98,6 +79,25 @@ impl Blob<'_> {
     /// Compares what the registry calls it with what it is.
     fn check(&self, answer: &Answer) -> Result<()> {
         check_digest(answer, &self.digest)
+    }
+}
+
+/// Whether the repository says that it has a blob.
+pub(super) fn is_there(session: &Session, digest: &Digest, size: u64) -> Result<bool> {
+    let answer = session.send(Method::Head, &session.url(&format!("blobs/{digest}")), &[])?;
+    match answer.status {
+        200 => {
+            check_digest(&answer, digest)?;
+            match answer.number("content-length") {
+                Some(said) if said != size => Err(Error::new(
+                    ErrorKind::Mismatch,
+                    format!("{}: it says {said} bytes, and the blob has {size}", answer.step),
+                )),
+                _ => Ok(true),
+            }
+        }
+        404 => Ok(false),
+        _ => Err(session.client().refused(answer)),
     }
 }
 

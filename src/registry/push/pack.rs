@@ -28,19 +28,18 @@ pub(super) fn packed_type(media_type: &str, compression: Compression) -> Option<
     }
 }
 
-/// Compresses a blob of the store, verified on the way, and gives what came of it, to be read.
+/// Compresses a blob of the store, verified on the way, and gives what came of it, to be read. `seen` may end it.
 pub(super) fn packed(
     store: &Store,
     layer: &Descriptor,
     media_type: &str,
     compression: Compression,
-    seen: &(dyn Fn(u64) + Sync),
+    seen: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<(Descriptor, File)> {
     let (lease, name) = store.new_tmp_file()?;
     rustix::fs::unlinkat(store.tmp_dir(), &name, AtFlags::empty()).call_at("unlinkat", &name)?;
     let output = Output { file: lease.into_file()?, room: Room::default(), hasher: Sha256::new(), size: 0 };
-    let plain = Plain { file: store.open_blob(&layer.digest)?, hasher: Sha256::new(), size: 0, seen };
-    let mut plain = plain;
+    let mut plain = Plain { file: store.open_blob(&layer.digest)?, hasher: Sha256::new(), size: 0, seen };
     let output = pack(&mut plain, output, compression)?;
     let found = Digest::finish(plain.hasher);
     if found != layer.digest {
@@ -58,7 +57,7 @@ struct Plain<'a> {
     file: File,
     hasher: Sha256,
     size: u64,
-    seen: &'a (dyn Fn(u64) + Sync),
+    seen: &'a (dyn Fn(u64) -> Result<()> + Sync),
 }
 
 impl Read for Plain<'_> {
@@ -67,7 +66,7 @@ impl Read for Plain<'_> {
         self.hasher.update(&buffer[..n]);
         self.size += n as u64;
         if n > 0 {
-            (self.seen)(self.size);
+            (self.seen)(self.size)?;
         }
         Ok(n)
     }

@@ -1,7 +1,7 @@
 //! The steps of a push: the layers, the configuration, the manifest, and that it is remembered.
 #![forbid(unsafe_code)]
 
-use super::blob::{Blob, check_digest};
+use super::blob::{Blob, check_digest, is_there};
 use super::pack::{packed, packed_type, rewritten};
 use super::plan::Plan;
 use super::{Push, PushEvent, Sent};
@@ -11,8 +11,8 @@ use crate::image::Image;
 use crate::layer::Compression;
 use crate::manifest::Descriptor;
 use crate::reference::Reference;
-use crate::registry::http::{Client, Method, Payload};
-use crate::registry::origin::{Origins, remember, repository};
+use crate::registry::http::{Client, Method, Payload, stopped};
+use crate::registry::origin::{Origins, remember, remember_packed, repository};
 use crate::registry::pull::short;
 use crate::registry::session::Session;
 use crate::store::Store;
@@ -50,6 +50,7 @@ fn pushed(push: &Push, image: &Image, name: &Reference) -> Result<Descriptor> {
         session: &session,
         origins: &origins,
         beside: &beside,
+        packing: Mutex::default(),
         packs: plan.documents.len() == 1 && push.compression != Compression::None,
         sent: Mutex::default(),
         packed: Mutex::default(),
@@ -80,11 +81,14 @@ fn pushed(push: &Push, image: &Image, name: &Reference) -> Result<Descriptor> {
         }
         other => other.map_err(|refused| refused.error)?,
     }
-    if packed.is_empty()
-        && let Err(error) = remember(store, &image.listed().digest, &repository(name))
-    {
-        // It only spares uploads; the store may be for reading only.
-        tracing::debug!(%error, %name, "where an image went is not remembered");
+    let image = &image.listed().digest;
+    let noted = match packed.is_empty() {
+        true => remember(store, image, &repository(name)),
+        false => remember_packed(store, image, push.compression, &packed),
+    };
+    if let Err(error) = noted {
+        // It only spares work; the store may be for reading only.
+        tracing::debug!(%error, %name, "what was pushed is not remembered");
     }
     Ok(Descriptor::new(&top.media_type, top.digest, top.size))
 }
@@ -123,6 +127,8 @@ struct Work<'a> {
     beside: &'a [String],
     /// Whether plain layers are compressed.
     packs: bool,
+    /// One of them at a time: all processors work on it already, and others are sent meanwhile.
+    packing: Mutex<()>,
     /// What became of the blobs, by their digests in the store.
     sent: Mutex<BTreeMap<Digest, Sent>>,
     /// What stands for a plain layer in the registry.
@@ -216,9 +222,27 @@ impl Work<'_> {
         if anew && locked(&self.sent).get(&digest) == Some(&Sent::Uploaded) {
             return Ok(Sent::Uploaded);
         }
-        let seen = |done| self.push.tell(&PushEvent::Packed { layer: digest, done, size: layer.size });
-        let (packed, file) = packed(self.store, layer, &media_type, self.push.compression, &seen)
-            .map_err(|error| error.during("compressing it"))?;
+        // What it became the last time may be there.
+        if !anew
+            && let Some((becomes, size)) = self.origins.packed(self.push.compression, &digest)
+            && is_there(self.session, &becomes, size)?
+        {
+            locked(&self.packed).insert(digest, Descriptor::new(&media_type, becomes, size));
+            locked(&self.sent).insert(digest, Sent::Exists);
+            return Ok(Sent::Exists);
+        }
+        let (packed, file) = {
+            let _turn = locked(&self.packing);
+            let seen = |done| match self.session.client().is_stopped() {
+                true => Err(stopped()),
+                false => {
+                    self.push.tell(&PushEvent::Packed { layer: digest, done, size: layer.size });
+                    Ok(())
+                }
+            };
+            packed(self.store, layer, &media_type, self.push.compression, &seen)
+                .map_err(|error| error.during("compressing it"))?
+        };
         let size = packed.size;
         let seen = |done| self.push.tell(&PushEvent::Bytes { layer: digest, done, size });
         let blob = Blob { session: self.session, file, digest: packed.digest, size, seen: &seen };
