@@ -44,6 +44,8 @@ pub(crate) mod blob;
 pub(crate) mod clock;
 pub(crate) mod containers;
 mod gc;
+#[cfg(feature = "registry")]
+mod inbox;
 pub(crate) mod index;
 mod janitor;
 mod layers;
@@ -59,6 +61,8 @@ mod verify;
 
 pub(crate) use blob::BlobWriter;
 pub(crate) use containers::ANONYMOUS;
+#[cfg(feature = "registry")]
+pub(crate) use inbox::Inbox;
 pub(crate) use layers::{Base, Place, StagedLayer, UnpackedLayer};
 pub(crate) use lease::{Lease, random_hex};
 pub(crate) use pins::Pins;
