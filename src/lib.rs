@@ -76,8 +76,8 @@ pub use nix::sys::signal::Signal;
 pub use reference::Reference;
 #[cfg(feature = "registry")]
 pub use registry::{
-    Credentials, CredentialsPlace, Pull, PullEvent, PullPolicy, Push, PushEvent, RegistryClient,
-    SearchResult, Sent,
+    Access, Credentials, CredentialsPlace, Pull, PullEvent, PullPolicy, Push, PushEvent, Registry,
+    RegistryBuilder, RegistryClient, SearchResult, Sent,
 };
 pub use security::capability::{Capabilities, Capability};
 pub use security::landlock::Landlock;

@@ -33,6 +33,7 @@ mod origin;
 mod pull;
 mod push;
 mod secret;
+mod server;
 mod session;
 mod settings;
 mod url;
@@ -41,6 +42,7 @@ pub use catalog::SearchResult;
 pub use client::RegistryClient;
 pub use credentials::{Credentials, CredentialsPlace};
 pub use push::{Push, PushEvent, Sent};
+pub use server::{Access, Registry, RegistryBuilder};
 
 use crate::digest::Digest;
 use crate::error::Result;

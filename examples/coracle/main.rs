@@ -28,6 +28,7 @@ mod push;
 mod run;
 mod save;
 mod search;
+mod serve;
 mod system;
 mod tree;
 mod volumes;
@@ -191,6 +192,7 @@ const VERBS: &[Verb] = &[
         search::search,
     ),
     verb("save", "IMAGE...", "Write images into an archive", &[save::SAVE], (1, ANY), save::save),
+    verb("serve", "", "Serve the store as a registry", &[serve::SERVE], (0, 0), serve::serve),
     verb("history", "IMAGE", "Show how an image came to be", &[tree::HISTORY], (1, 1), tree::history),
     verb("tag", "IMAGE NAME[:TAG]", "Give an image a further name", &[], (2, 2), images::tag),
     verb("rmi", "IMAGE...", "Remove images or their names", &[images::RMI], (1, ANY), images::rmi),

@@ -79,8 +79,7 @@ impl Inbox {
             other => return other.call_at("linkat", path()),
         }
         let inode = |dir: std::os::fd::BorrowedFd<'_>| -> Result<_> {
-            let stat =
-                rustix::fs::statat(dir, &hex, AtFlags::SYMLINK_NOFOLLOW).call_at("fstatat", path())?;
+            let stat = rustix::fs::statat(dir, &hex, AtFlags::SYMLINK_NOFOLLOW).call_at("fstatat", path())?;
             Ok((stat.st_dev, stat.st_ino))
         };
         if inode(self.dir.as_fd())? == inode(blobs)? || self.store.is_sound(digest, size)? {
@@ -88,8 +87,7 @@ impl Inbox {
         }
         // A rename onto the name, as a link can't replace one.
         let other = random_hex(8)?;
-        rustix::fs::linkat(&self.dir, &hex, &self.dir, &other, AtFlags::empty())
-            .call_at("linkat", path())?;
+        rustix::fs::linkat(&self.dir, &hex, &self.dir, &other, AtFlags::empty()).call_at("linkat", path())?;
         rustix::fs::renameat(&self.dir, &other, blobs, &hex).call_at("renameat", path())
     }
 
@@ -100,7 +98,8 @@ impl Inbox {
     pub(crate) fn open(&self, digest: &Digest) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let path = self.path(&digest.hex());
-        let file = rustix::fs::openat(&self.dir, digest.hex(), flags, Mode::empty()).call_at("openat", path)?;
+        let file =
+            rustix::fs::openat(&self.dir, digest.hex(), flags, Mode::empty()).call_at("openat", path)?;
         Ok(file.into())
     }
 
