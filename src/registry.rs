@@ -14,7 +14,7 @@
 //! Other hosts than this machine are reached through the proxy of the environment: the first that is set of `ALL_PROXY`,
 //! `HTTPS_PROXY` and `HTTP_PROXY`, but for the hosts of `NO_PROXY`.
 //!
-//! A push (`push`) goes the other way over the same session.
+//! A push (`push`) goes the other way over the same session. The other way round, `server` serves a store to others.
 //!
 //! Threads are a pull's or a push's own and end with it. There is no runtime, and no connection stays behind.
 #![forbid(unsafe_code)]

@@ -27,6 +27,7 @@ pub fn serve(store: &Store, args: &Args) -> Result<u8> {
     use crate::format::line;
     use coracle::{Access, Registry};
     use nix::sys::signal::{SigSet, Signal};
+    use std::net::ToSocketAddrs;
 
     let read = |name: &str| -> Result<Option<Vec<u8>>> {
         let read = |path: &std::ffi::OsStr| {
@@ -65,7 +66,9 @@ pub fn serve(store: &Store, args: &Args) -> Result<u8> {
     // Before there are threads, which have the mask of the one that made them.
     let ends = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     ends.thread_block().map_err(context("pthread_sigmask"))?;
-    let registry = builder.serve(store, args.get("listen")?.unwrap_or("127.0.0.1:5000"))?;
+    let listen = args.get("listen")?.unwrap_or("127.0.0.1:5000");
+    let addrs = listen.to_socket_addrs().map_err(context(format!("--listen {listen}")))?;
+    let registry = builder.serve(store, &addrs.collect::<Vec<_>>()[..])?;
     line(format!("Serving {} on {scheme}://{}", store.path().display(), registry.addr()))?;
     ends.wait().map_err(context("sigwait"))?;
     // A second one does not wait for what is under way.

@@ -292,6 +292,11 @@ pub(super) fn has_name(listed: &Descriptor) -> bool {
     [REF_NAME, CONTAINERD_NAME].iter().any(|key| listed.annotations.contains_key(*key))
 }
 
+/// Whether all that it is called by is its digest in a repository: an image so is one without a name, as docker has it.
+pub(super) fn has_digest_only(listed: &Descriptor) -> bool {
+    name_of(listed).is_some_and(|name| name.tag().is_none())
+}
+
 /// Whether it lies in the image itself that it can't be read, and will so for ever.
 pub(super) fn is_unusable(error: &Error) -> bool {
     use ErrorKind::{InvalidData, Mismatch, NotFound, TooLarge, Unsupported};

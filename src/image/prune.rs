@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Image;
-use super::list::{Removed, has_name, is_unusable};
+use super::list::{Removed, has_digest_only, has_name, is_unusable};
 use crate::digest::Digest;
 use crate::error::{ErrorKind, Result};
 use crate::manifest::{Descriptor, Index};
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Store {
-    /// Removes images that nobody uses, as `docker image prune` does: those without a name, or with `all` also those with
-    /// names; and whatever blobs and unpacked layers nothing needs. An image stays while a container has it, running or
+    /// Removes images that nobody uses, as `docker image prune` does: those without a name, or with their digest for a name, or
+    /// with `all` also those with names; and whatever blobs and unpacked layers nothing needs. An image stays while a container has it, running or
     /// not, and while any program has an [`Image`] of it.
     ///
     /// Another program may load, import or use images meanwhile: what it writes or has open stays. Garbage is not collected
@@ -58,7 +58,7 @@ impl Store {
         for listed in index.manifests.iter().filter(|listed| seen.insert(listed.digest)) {
             let entries = entries_of(&index, listed.digest);
             let is_named = entries.iter().any(has_name);
-            if is_named && !all {
+            if !all && entries.iter().any(|entry| has_name(entry) && !has_digest_only(entry)) {
                 continue;
             }
             match read(listed)? {

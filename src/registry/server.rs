@@ -299,9 +299,11 @@ impl RegistryBuilder {
     pub fn serve(&self, store: &Store, addr: impl ToSocketAddrs) -> Result<Registry> {
         let names = self.prefix.as_deref().map(Names::below).transpose()?.unwrap_or_default();
         let tls = self.tls.as_ref().map(|(chain, key)| tls::config(chain, key)).transpose()?;
-        let listener = TcpListener::bind(addr).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => Error::os("bind", error).with_kind(ErrorKind::InUse),
-            _ => Error::os("bind", error),
+        let addrs = addr.to_socket_addrs().call("getaddrinfo")?.collect::<Vec<_>>();
+        let listener = TcpListener::bind(&addrs[..]).map_err(|error| {
+            let is_taken = error.kind() == std::io::ErrorKind::AddrInUse;
+            let error = Error::os("bind", error).during(format!("listening on {addrs:?}"));
+            if is_taken { error.with_kind(ErrorKind::InUse) } else { error }
         })?;
         let addr = listener.local_addr().call("getsockname")?;
         let is_local = addr.ip().is_loopback();

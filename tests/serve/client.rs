@@ -55,10 +55,14 @@ pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
     pub fn to(addr: SocketAddr) -> Self {
-        let tcp = TcpStream::connect(addr).unwrap();
+        Self::try_to(addr).unwrap_or_else(|| panic!("nobody listens on {addr}"))
+    }
+
+    pub fn try_to(addr: SocketAddr) -> Option<Self> {
+        let tcp = TcpStream::connect(addr).ok()?;
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         tcp.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self(BufReader::new(tcp))
+        Some(Self(BufReader::new(tcp)))
     }
 
     /// Sends bytes; whether the other side took them.
@@ -130,5 +134,32 @@ impl Connection {
         self.0.read_line(&mut lines).is_ok()
             && self.0.read_line(&mut lines).is_ok()
             && lines == "HTTP/1.1 100 Continue\r\n\r\n"
+    }
+}
+
+impl Connection {
+    /// Whether no answer has begun to come.
+    pub fn has_nothing_yet(&mut self) -> bool {
+        self.has_nothing_yet_for(Duration::from_millis(1))
+    }
+
+    /// Whether none begins to come in this time.
+    pub fn has_nothing_yet_for(&mut self, time: Duration) -> bool {
+        self.0.get_ref().set_read_timeout(Some(time)).unwrap();
+        let nothing = self.0.fill_buf().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        nothing
+    }
+
+    /// Sends no more.
+    pub fn hang_up(&mut self) {
+        self.0.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    /// How many bytes still come.
+    pub fn rest(&mut self) -> usize {
+        let mut all = Vec::new();
+        let _ = self.0.read_to_end(&mut all);
+        all.len()
     }
 }

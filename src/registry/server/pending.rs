@@ -31,10 +31,11 @@ pub(super) struct Pending {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     uploads: HashMap<String, Arc<Upload>>,
     blobs: HashMap<Digest, Waiting>,
+    /// When all were last looked at for their age.
+    swept: Instant,
 }
 
 struct Waiting {
@@ -68,7 +69,8 @@ pub(super) struct Session<'a> {
 
 impl Pending {
     pub(super) fn new(store: &Store, max: usize, blob_max: u64, timeout: Duration) -> Result<Self> {
-        Ok(Self { inbox: store.inbox()?, max, blob_max, timeout, state: Mutex::default() })
+        let state = State { uploads: HashMap::new(), blobs: HashMap::new(), swept: Instant::now() };
+        Ok(Self { inbox: store.inbox()?, max, blob_max, timeout, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,7 +124,7 @@ impl Pending {
 
     /// Whether one more may come. What was left alone too long goes; where that is not enough, what has been for a while.
     fn has_room(&self, state: &mut State) -> bool {
-        self.expire(state, self.timeout);
+        self.expire(state);
         while state.len() >= self.max {
             let oldest = state.uploads.values().min_by_key(|upload| upload.since());
             let Some(oldest) = oldest.filter(|upload| upload.since().elapsed() > LEFT_ALONE).cloned() else {
@@ -144,7 +146,13 @@ impl Pending {
         true
     }
 
-    fn expire(&self, state: &mut State, age: Duration) {
+    /// Lets go of what was left alone for too long, each second at most.
+    fn expire(&self, state: &mut State) {
+        let age = self.timeout;
+        if state.swept.elapsed() < age.min(Duration::from_secs(1)) {
+            return;
+        }
+        state.swept = Instant::now();
         let old: Vec<_> = state.uploads.values().filter(|one| one.since().elapsed() > age).cloned().collect();
         for upload in old {
             self.give_up(state, &upload);
@@ -162,7 +170,7 @@ impl Pending {
 
     /// Lets go of what was left alone for too long.
     pub(super) fn sweep(&self) {
-        self.expire(&mut self.state(), self.timeout);
+        self.expire(&mut self.state());
     }
 
     /// The size of a blob that waits in a repository, or in any.
