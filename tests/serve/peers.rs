@@ -213,7 +213,8 @@ fn podman_pushes_and_pulls_the_very_bytes() {
         let seen = client.podman(&["inspect", "--format", "{{.Digest}}", &name]);
         assert_eq!(seen.trim(), stored.digest().to_string());
         // An index of manifests, as podman pushes one.
-        client.podman(&["manifest", "create", "all", &name]);
+        client.podman(&["manifest", "create", "all"]);
+        client.podman(&[&["manifest", "add"], &settings[..], &["all", &format!("docker://{name}")]].concat());
         client.podman(
             &[
                 &["manifest", "push", "--all"],

@@ -156,7 +156,7 @@ fn what_a_push_was_told_of_is_there_until_its_manifest_comes() {
     world.blob("me/app", &child.config);
     world.store.force_remove_image("me/app:base").unwrap();
     assert!(world.store.blob_paths().is_empty());
-    world.head(&format!("/v2/me/app/blobs/{}", Digest::of(&child.layers[0]))).expect(200);
+    world.get(&format!("/v2/me/app/blobs/{}", Digest::of(&child.layers[0]))).expect(200);
     let manifest = manifest_of(&child);
     // Parts of an index come before it, and are nothing that anybody named.
     world.put("me/app", &digest_of(&manifest).to_string(), MANIFEST, &manifest).expect(201);

@@ -148,6 +148,7 @@ fn accept(listener: &TcpListener, end: &OwnedFd, shared: &Arc<Shared>) {
             }
         }
     }
+    open.state().is_ending = true;
     // Also for a forked copy, which has the socket too: nobody connects to what nobody serves.
     if let Err(error) = rustix::net::shutdown(listener.as_fd(), rustix::net::Shutdown::Both) {
         tracing::debug!(%error, "a registry's socket");
@@ -162,7 +163,6 @@ fn accept(listener: &TcpListener, end: &OwnedFd, shared: &Arc<Shared>) {
 fn close_all(open: &Open, grace: Duration) {
     let deadline = Instant::now() + grace;
     let mut state = open.state();
-    state.is_ending = true;
     for connection in state.by_number.values().filter(|connection| !connection.is_busy) {
         let _ = connection.tcp.shutdown(Shutdown::Both);
     }

@@ -111,9 +111,7 @@ pub(super) fn put(
         shared.pending.keep(&key, &links.digest, links.size)?;
     } else {
         // It is complete.
-        for digest in &needed {
-            shared.pending.forget(&key, digest);
-        }
+        shared.pending.came(&key, &needed);
     }
     let mut response = Response::new(201)
         .digest(&links.digest)

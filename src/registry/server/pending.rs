@@ -1,8 +1,8 @@
 //! What was pushed and has no manifest yet: uploads under way, and blobs that wait for one.
 //!
 //! All of it is in an [`Inbox`], which no collection touches. A blob waits in a repository, from when it was uploaded, mounted, or
-//! a writer was told that it is there, until a tagged manifest of that repository has it, or for as long as an upload may be
-//! left alone. So a push that has been told of a blob finds it, whatever is pruned meanwhile; and what nobody finishes goes.
+//! a writer was told that it is there, until as many tagged manifests of that repository have come with it, or for as long as an
+//! upload may be left alone. So a push that has been told of a blob finds it, whatever is pruned meanwhile; and what nobody finishes goes.
 //! Neither an upload nor a blob that waits has a descriptor open.
 #![forbid(unsafe_code)]
 
@@ -40,8 +40,17 @@ struct State {
 
 struct Waiting {
     size: u64,
-    /// By their keys, and since when.
-    repositories: HashMap<String, Instant>,
+    /// By their keys.
+    repositories: HashMap<String, Promise>,
+}
+
+struct Promise {
+    /// The last that was told of it.
+    since: Instant,
+    /// How many were, of whose manifests none has come: two may push what has this blob.
+    times: usize,
+    /// Some manifest has it, so it is in the store, unless somebody removed it since.
+    is_kept: bool,
 }
 
 /// An upload.
@@ -125,6 +134,9 @@ impl Pending {
     /// Whether one more may come. What was left alone too long goes; where that is not enough, what has been for a while.
     fn has_room(&self, state: &mut State) -> bool {
         self.expire(state);
+        if state.len() >= self.max {
+            self.retain(state, |promise| !promise.is_kept);
+        }
         while state.len() >= self.max {
             let oldest = state.uploads.values().min_by_key(|upload| upload.since());
             let Some(oldest) = oldest.filter(|upload| upload.since().elapsed() > LEFT_ALONE).cloned() else {
@@ -157,14 +169,17 @@ impl Pending {
         for upload in old {
             self.give_up(state, &upload);
         }
-        let inbox = &self.inbox;
+        self.retain(state, |promise| promise.since.elapsed() <= age);
+    }
+
+    fn retain(&self, state: &mut State, stays: impl Fn(&Promise) -> bool) {
         state.blobs.retain(|digest, waiting| {
-            waiting.repositories.retain(|_, since| since.elapsed() <= age);
-            let stays = !waiting.repositories.is_empty();
-            if !stays {
-                inbox.remove(&digest.hex());
+            waiting.repositories.retain(|_, promise| stays(promise));
+            let is_wanted = !waiting.repositories.is_empty();
+            if !is_wanted {
+                self.inbox.remove(&digest.hex());
             }
-            stays
+            is_wanted
         });
     }
 
@@ -178,7 +193,7 @@ impl Pending {
         let mut state = self.state();
         let waiting = state.blobs.get_mut(digest)?;
         if let Some(repository) = repository {
-            *waiting.repositories.get_mut(repository)? = Instant::now();
+            waiting.repositories.get_mut(repository)?.since = Instant::now();
         }
         Some(waiting.size)
     }
@@ -213,9 +228,26 @@ impl Pending {
         Ok(Some(waiting.size))
     }
 
+    /// A manifest of a repository has these now: each has waited for one less.
+    pub(super) fn came<'a>(&self, repository: &str, blobs: impl IntoIterator<Item = &'a Digest>) {
+        let mut state = self.state();
+        for digest in blobs {
+            let Some(waiting) = state.blobs.get_mut(digest) else { continue };
+            let Some(promise) = waiting.repositories.get_mut(repository) else { continue };
+            promise.times = promise.times.saturating_sub(1);
+            promise.is_kept = true;
+            if promise.times == 0 {
+                self.remove(&mut state, repository, digest);
+            }
+        }
+    }
+
     /// No longer has a blob wait in a repository. Whether it did.
     pub(super) fn forget(&self, repository: &str, digest: &Digest) -> bool {
-        let mut state = self.state();
+        self.remove(&mut self.state(), repository, digest)
+    }
+
+    fn remove(&self, state: &mut State, repository: &str, digest: &Digest) -> bool {
         let Some(waiting) = state.blobs.get_mut(digest) else { return false };
         let waited = waiting.repositories.remove(repository).is_some();
         if waiting.repositories.is_empty() {
@@ -234,7 +266,13 @@ impl State {
     fn wait(&mut self, repository: &str, digest: Digest, size: u64) {
         let waiting =
             self.blobs.entry(digest).or_insert_with(|| Waiting { size, repositories: HashMap::new() });
-        waiting.repositories.insert(repository.to_owned(), Instant::now());
+        let promise = waiting.repositories.entry(repository.to_owned()).or_insert_with(|| Promise {
+            since: Instant::now(),
+            times: 0,
+            is_kept: false,
+        });
+        promise.since = Instant::now();
+        promise.times += 1;
     }
 }
 
