@@ -43,6 +43,12 @@ pub(crate) fn is_config(media_type: &str) -> bool {
     [CONFIG, DOCKER_CONFIG].contains(&media_type)
 }
 
+/// Layers that are not pushed: they are where their `urls` say.
+#[cfg(feature = "registry")]
+pub(crate) fn is_elsewhere(media_type: &str) -> bool {
+    is_layer(media_type) && (media_type.contains(".nondistributable.") || media_type.contains(".foreign."))
+}
+
 pub(crate) fn is_layer(media_type: &str) -> bool {
     LAYERS.contains(&media_type)
 }

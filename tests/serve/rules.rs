@@ -257,6 +257,11 @@ fn end_7_a_manifest_is_pushed() {
     world.put("me/app", "2", &format!("{MANIFEST}; charset=utf-8"), &manifest).expect(201);
     world.put("me/app", "3", "", &manifest).expect(201);
     assert_eq!(world.head("/v2/me/app/manifests/3").header("content-type"), Some(MANIFEST));
+    // A layer that may not be pushed is elsewhere.
+    let mut elsewhere = manifest.clone();
+    elsewhere["layers"][0] =
+        descriptor("application/vnd.oci.image.layer.nondistributable.v1.tar", b"elsewhere");
+    world.put("me/app", "4", MANIFEST, &elsewhere).expect(201);
 }
 
 #[test]

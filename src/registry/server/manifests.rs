@@ -12,7 +12,7 @@ use super::shelf::{Found, digest};
 use crate::digest::Digest;
 use crate::error::ErrorKind;
 use crate::image::NESTING;
-use crate::manifest::{DOCUMENT_MAX, Descriptor};
+use crate::manifest::{DOCUMENT_MAX, Descriptor, media};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -145,6 +145,8 @@ fn need_blob(
         Some(size) => size,
         None => match shared.shelf.blob(repository, &blob.digest)? {
             Some(size) => size,
+            // Whoever made it may not give it to a registry, and says where else it is (image-spec, "Non-Distributable Layers").
+            None if media::is_elsewhere(&blob.media_type) => return Ok(()),
             None => return Err(missing(&blob.digest, "the blob")),
         },
     };
