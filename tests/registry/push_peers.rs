@@ -1,8 +1,9 @@
 //! Pushes to Debian's docker-registry, and what skopeo and podman find there.
 
+use super::auth::set;
 use super::peers::{Distribution, archive, push as skopeo_push, skopeo};
 use super::push::loaded;
-use super::tls::{HOST, Proxy, certificates, through};
+use super::tls::{HOST, Proxy, certificates, certs_d, through, with_tls};
 use super::*;
 use coracle::Push;
 use std::path::Path;
@@ -195,10 +196,7 @@ fn a_push_over_tls_trusts_the_certificate_alone() {
     let dir = tempfile::tempdir().unwrap();
     certificates(dir.path());
     let at = dir.path().display();
-    let tls = format!(
-        "  tls: {{certificate: {at}/server.pem, key: {at}/server.key, clientcas: [{at}/ca.pem]}}\nhealth: {{}}\n"
-    );
-    let registry = Distribution::start(&tls);
+    let registry = Distribution::start(&with_tls(dir.path(), true));
     let proxy = Proxy::to(registry.authority.clone());
     for told in [format!("{at} - client"), format!("{at} stranger client"), format!("{at} ca -")] {
         let said = through(test, &proxy, TOLD, &told);
@@ -208,4 +206,40 @@ fn a_push_over_tls_trusts_the_certificate_alone() {
     let plain = Distribution::start_in("", registry.storage());
     let there = Digest::of(raw(&format!("{}/{NAME}", plain.authority)).as_bytes());
     assert_eq!(said, format!("pushed {there}"));
+}
+
+#[test]
+#[ignore = "needs docker-registry, skopeo and openssl: run with --include-ignored"]
+fn a_push_finds_certificates_where_docker_has_them() {
+    if !is_own_process("push_peers::a_push_finds_certificates_where_docker_has_them") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    certificates(dir);
+    let registry = Distribution::start(&with_tls(dir, true));
+    let (host, store) = (&registry.authority, Store::temp().unwrap());
+    let name = |tag: &str| format!("{host}/me/app:{tag}");
+    let image = loaded(&store, &noise(2_000_000), "app:1");
+    let files = [("ca.pem", "ca.crt"), ("client.pem", "client.cert"), ("client.key", "client.key")];
+    let push = |tag: &str| Push::new(name(tag)).retries(0);
+    // Of another registry, and of one that nobody vouches for.
+    set("XDG_CONFIG_HOME", dir);
+    certs_d(dir, "containers/certs.d/another.test", &files);
+    assert_eq!(push("none").run(&image).unwrap_err().kind(), ErrorKind::Network);
+    let stranger = certs_d(dir, "stranger.d", &[("stranger.pem", "ca.crt")]);
+    let error = push("none").certificates_in(stranger).run(&image).unwrap_err();
+    assert!(error.kind() == ErrorKind::Network && error.to_string().contains("certificate"), "{error}");
+    // Of a directory that is named, and of the one that has the registry's name.
+    let own = certs_d(dir, &format!("containers/certs.d/{host}"), &files);
+    let moved = dir.join("own.d");
+    fs::rename(&own, &moved).unwrap();
+    push("named").certificates_in(&moved).run(&image).unwrap();
+    fs::rename(&moved, &own).unwrap();
+    push("found").run(&image).unwrap();
+    let plain = Distribution::start_in("", registry.storage());
+    for tag in ["named", "found"] {
+        let there = raw(&format!("{}/me/app:{tag}", plain.authority));
+        assert_eq!(Digest::of(there.as_bytes()), *image.digest(), "{tag}");
+    }
 }

@@ -76,7 +76,7 @@ pub fn certificates(dir: &Path) {
 }
 
 /// Has a registry speak TLS with these, and with `strict` to those alone who show one of them.
-fn with_tls(dir: &Path, strict: bool) -> String {
+pub fn with_tls(dir: &Path, strict: bool) -> String {
     let at = dir.display();
     let ask = if strict { format!(", clientcas: [{at}/ca.pem]") } else { String::new() };
     format!("  tls: {{certificate: {at}/server.pem, key: {at}/server.key{ask}}}\nhealth: {{}}\n")
@@ -165,7 +165,7 @@ fn a_registry_with_tls_is_believed_for_its_certificate_alone() {
 }
 
 /// A directory as docker knows it, with files under other names.
-fn certs_d(dir: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
+pub fn certs_d(dir: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
     let to = dir.join(name);
     fs::create_dir_all(&to).unwrap();
     for (from, name) in files {
