@@ -9,8 +9,12 @@ fn main() {
     println!("cargo::rerun-if-changed=warden");
     println!("cargo::rerun-if-env-changed=CORACLE_WARDEN_LINKER");
     let var = |name: &str| env::var(name).unwrap_or_default();
-    // Elsewhere the library itself says that it needs Linux.
     if var("CARGO_CFG_TARGET_OS") != "linux" {
+        // Said here, it is the one error: from the library's own compile_error! it would be followed by hundreds about what
+        // std and the dependencies don't have there.
+        println!(
+            "cargo::error=coracle needs Linux: its containers are made of Linux namespaces, control groups and overlay mounts"
+        );
         return;
     }
     let arch = var("CARGO_CFG_TARGET_ARCH");

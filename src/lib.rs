@@ -26,6 +26,7 @@
 //! Nothing is printed. Diagnosis goes to `tracing`: `warn` is for what was left behind and is swept later.
 #![warn(missing_docs)]
 
+// cargo users have it from build.rs, as the only error; this is for who compiles without cargo.
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "coracle needs Linux: its containers are made of Linux namespaces, control groups and overlay mounts"
