@@ -40,15 +40,18 @@ pub(super) fn bounds(
         limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
     }
     let pids_asked = is_asked(&limits, LimitKind::PidsMax);
-    // There is a second way to it.
-    let limits = limits.best_effort(LimitKind::PidsMax);
+    // The fence is another way to it; in a build without limits whoever asks for one is to know that.
+    let limits = match cfg!(feature = "cgroups") {
+        true => limits.best_effort(LimitKind::PidsMax),
+        false => limits,
+    };
     let asked = limits.kinds().any(|kind| is_asked(&limits, kind));
     let origin = Origin { pid: &|| warden.pid(), scope: &warden.scope };
-    let (cgroup, mut report, refused) = match store.cgroups()?.create_for(origin, id, &limits) {
+    let (cgroup, mut report) = match store.cgroups()?.create_for(origin, id, &limits) {
         Ok(mut cgroup) => {
             cgroup.leave_to(store.heir_of_group());
             let report = cgroup.report().clone();
-            (Some(cgroup), report, None)
+            (Some(cgroup), report)
         }
         Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
         Err(error) if asked => {
@@ -58,24 +61,15 @@ pub(super) fn bounds(
                 None => error,
             });
         }
-        Err(error) => (None, Report::none(&limits, &error.to_string()), Some(error)),
+        Err(error) => (None, Report::none(&limits, &error.to_string())),
     };
-    let lacking = match report.get("pids_max").map(|entry| entry.outcome()) {
-        Some(Outcome::NotEnforced(why)) => Some(why.clone()),
-        _ => None,
-    };
-    let Some(lacking) = lacking else { return Ok(Bounds { cgroup, report, fence: None }) };
-    let why_not = || match refused {
-        Some(error) => error,
-        None => Error::new(ErrorKind::Unsupported, lacking),
-    };
+    let is_lacking =
+        report.get("pids_max").is_some_and(|entry| matches!(entry.outcome(), Outcome::NotEnforced(_)));
+    if !is_lacking || cfg!(not(feature = "cgroups")) {
+        return Ok(Bounds { cgroup, report, fence: None });
+    }
     let pids = limits.asked(LimitKind::PidsMax).and_then(|pids| pids.parse().ok()).unwrap_or(PIDS_MAX);
-    let fence = match cfg!(feature = "cgroups") {
-        true => Fence::new(pids),
-        // Whoever asks for a limit is to know that this build has none.
-        false => Err(why_not()),
-    };
-    match fence {
+    match Fence::new(pids) {
         Ok(fence) => {
             let how = match is_privileged() {
                 true => "by RLIMIT_NPROC: no control group for it can be had",
@@ -134,5 +128,37 @@ impl DiskBound {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "cgroups"))]
+mod tests {
+    use super::*;
+    use crate::image::Image;
+
+    /// Whoever asks a build without them for a limit is told what is missing; who doesn't has a line in the report.
+    #[test]
+    fn limits_without_the_feature_say_so() {
+        let image = Image::host(&Store::temp().unwrap()).unwrap();
+        let plain = super::super::Container::builder(&image).command(["echo", "ran"]);
+        let says_so = |why: &str| why.contains("`cgroups`");
+        for (kind, limited) in [
+            (LimitKind::MemoryMax, plain.clone().memory_max(64 << 20)),
+            (LimitKind::CpuMax, plain.clone().cpus(0.5)),
+            (LimitKind::PidsMax, plain.clone().pids_max(50)),
+        ] {
+            let error = limited.run().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert_eq!(error.protection(), Some(kind.name()), "{error}");
+            assert!(error.remedy().is_some_and(says_so), "{error}");
+            let out = limited.best_effort(kind).run().unwrap();
+            assert_eq!(out.stdout, b"ran\n");
+            let outcome = out.report.get(kind.name()).unwrap().outcome();
+            assert!(matches!(outcome, Outcome::NotEnforced(why) if says_so(why)), "{outcome:?}");
+        }
+        let out = plain.run().unwrap();
+        let outcome = out.report.get("pids_max").unwrap().outcome();
+        assert!(matches!(outcome, Outcome::NotEnforced(why) if says_so(why)), "{outcome:?}");
     }
 }
