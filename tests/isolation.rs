@@ -14,6 +14,8 @@ mod hidden;
 mod host_program;
 #[path = "isolation/hostile.rs"]
 mod hostile;
+#[path = "isolation/ids.rs"]
+mod ids;
 #[path = "isolation/kernel.rs"]
 mod kernel;
 #[path = "isolation/programs.rs"]

@@ -4,6 +4,8 @@ mod common;
 
 #[path = "lifecycle/ends.rs"]
 mod ends;
+#[path = "lifecycle/etc.rs"]
+mod etc;
 #[path = "lifecycle/exec.rs"]
 mod exec;
 #[path = "lifecycle/limits.rs"]
@@ -156,6 +158,26 @@ fn a_kept_container_is_opened_changed_and_removed() {
     store.container("box").unwrap().remove().unwrap();
     assert_eq!(store.containers().unwrap().len(), 0);
     assert!(!path.join("containers").join(&id).exists());
+}
+
+/// What is kept never has processes: they end first.
+#[test]
+fn one_that_runs_is_kept_as_ended() {
+    let image = host();
+    let store = image.store().clone();
+    let script = "test -e /srv/note && exit 5; echo kept >/srv/note; sleep 1000 & echo ready; wait";
+    let container = ready(&sh(&image, script).name("box"));
+    let all: Vec<_> = container.top().unwrap().iter().map(|process| pidfd(process.pid)).collect();
+    assert_eq!(all.len(), 2);
+    container.keep().unwrap();
+    assert!(all.iter().all(|process| ends(process, Duration::ZERO)));
+    let kept = store.container("box").unwrap();
+    assert_eq!(kept.state(), State::Exited);
+    assert_eq!(kept.wait().unwrap().signal(), Some(9));
+    // With what it has written.
+    kept.start().unwrap();
+    assert_eq!(kept.wait().unwrap().code(), Some(5));
+    kept.remove().unwrap();
 }
 
 #[test]

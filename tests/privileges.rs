@@ -68,6 +68,60 @@ fn a_user_with_one_id() {
     }
 }
 
+const EXPECTED: &str = "CORACLE_TEST_EXPECTED";
+
+/// Root's is the machine's, which this only asks for the name of; a user's is where his data are.
+#[test]
+fn the_default_store_is_where_its_user_has_data() {
+    const TEST: &str = "the_default_store_is_where_its_user_has_data";
+    if let Some(expected) = std::env::var_os(EXPECTED) {
+        if expected.is_empty() {
+            let error = Store::open_default().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+            assert!(error.remedy().unwrap().contains("XDG_DATA_HOME"), "{error}");
+            return;
+        }
+        let expected = Path::new(&expected);
+        assert_eq!(Store::default_path().unwrap(), expected);
+        assert!(!expected.exists());
+        let store = Store::open_default().unwrap();
+        assert_eq!(store.path(), expected);
+        assert_eq!(fs::metadata(expected).unwrap().permissions().mode() & 0o7777, 0o700);
+        say(&sh(&Image::host(&store).unwrap(), "true"));
+        coracle::Volume::create(&store, "stays").unwrap();
+        drop(store);
+        assert_eq!(Store::open_default().unwrap().volumes().unwrap().len(), 1);
+        return;
+    }
+    let user = ["setpriv", &format!("--reuid={NOBODYS}"), &format!("--regid={NOBODYS}"), "--clear-groups"];
+    let flags: &[&str] = if is_root() {
+        assert_eq!(Store::default_path().unwrap(), Path::new("/var/lib/coracle"));
+        &user
+    } else {
+        &["env"]
+    };
+    let dir = tempfile::tempdir().unwrap();
+    if is_root() {
+        let nobodys = NOBODYS.parse().ok();
+        std::os::unix::fs::chown(dir.path(), nobodys, nobodys).unwrap();
+    }
+    let (data, home, other) = (dir.path().join("data"), dir.path().join("home"), dir.path().join("other"));
+    let none = Path::new("");
+    for (xdg, home, expected) in [
+        (&*data, &*home, data.join("coracle")),
+        (none, &home, home.join(".local/share/coracle")),
+        // The specification of base directories: a relative value counts as none.
+        (Path::new("data"), &other, other.join(".local/share/coracle")),
+        (none, none, none.to_owned()),
+        (none, Path::new("home"), none.to_owned()),
+    ] {
+        again(TEST, flags, &[("XDG_DATA_HOME", xdg), ("HOME", home), (EXPECTED, &expected)]);
+    }
+    // It is not even asked for where nothing is set.
+    let home = dir.path().join("unset");
+    again(TEST, flags, &[("HOME", &home), (EXPECTED, &home.join(".local/share/coracle"))]);
+}
+
 /// An image with files of many owners.
 fn owners(store: &Store, highest: u64) -> Image {
     let program = fs::read("/bin/busybox").expect("busybox-static, which this test needs");

@@ -1,7 +1,11 @@
 //! Named and anonymous volumes, through the public interface.
 
+mod common;
+
+use common::*;
 use coracle::{ErrorKind, Store, Volume};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 #[test]
 fn create_opens_what_is_there() {
@@ -109,4 +113,45 @@ fn a_volume_is_free_at_once_although_programs_are_started() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         removed.unwrap();
     });
+}
+
+/// Container root writes as the caller, whatever the container's ids are; another one's files are another's, also on the host.
+#[test]
+fn on_the_host_a_containers_root_is_the_caller() {
+    let image = host();
+    let volume = Volume::create(image.store(), "data").unwrap();
+    let mounts = |script: &str| sh(&image, script).volume(&volume, "/v");
+    let owner = |name: &str| {
+        let found = fs::metadata(volume.path().join(name)).unwrap();
+        (found.uid(), found.gid())
+    };
+    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    say(&mounts("chmod 1777 /v; echo of root >/v/root"));
+    assert_eq!((owner("."), owner("root")), (me, me));
+    // What the caller puts there is container root's.
+    fs::write(volume.path().join("callers"), "x").unwrap();
+    assert_eq!(say(&mounts("stat -c %u:%g /v /v/root /v/callers")), "0:0\n0:0\n0:0");
+    let probe = ready(&mounts("echo ready; exec sleep 1000"));
+    if is_single(&probe) {
+        assert_eq!(mounts("true").user("33:34").run().unwrap_err().kind(), ErrorKind::Unsupported);
+        return;
+    }
+    // As root a volume keeps the container's own numbers, as docker's do; a user has only his range for others.
+    let on_host = |kind: &str, id: u32| {
+        if is_root() {
+            return id;
+        }
+        let map = fs::read_to_string(format!("/proc/{}/{kind}_map", probe.pid().unwrap())).unwrap();
+        // user_namespaces(7): inside, outside, how many.
+        let lines = map.lines().map(|line| line.split_whitespace().map(|word| word.parse::<u32>().unwrap()));
+        let mut found = lines.map(|mut words| [(); 3].map(|()| words.next().unwrap()));
+        let [inside, outside, _] =
+            found.find(|[from, _, count]| (*from..from + count).contains(&id)).unwrap();
+        assert_ne!(outside, 0, "{map}");
+        outside + (id - inside)
+    };
+    say(&mounts("echo of 33 >/v/33").user("33:34"));
+    assert_eq!(owner("33"), (on_host("uid", 33), on_host("gid", 34)));
+    // Each container has a range of its own, and sees them as the first did.
+    assert_eq!(say(&mounts("stat -c %u:%g /v/33")), "33:34");
 }

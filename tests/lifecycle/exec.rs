@@ -47,6 +47,37 @@ fn it_runs_beside_the_first_command() {
     assert_eq!(container.state(), State::Running);
 }
 
+/// Of a program whose own streams are pipes: they are the command's, where nothing else was said.
+#[test]
+fn its_status_comes_without_its_output() {
+    const TEST: &str = "exec::its_status_comes_without_its_output";
+    if std::env::var_os(ROLE).is_some() {
+        let container = sleeper(&host());
+        let script = "read line; echo \"out $line\"; echo \"err $line\" >&2; exit 6";
+        let status = container.exec(["sh", "-c", script]).status().unwrap();
+        assert_eq!((status.code(), status.signal()), (Some(6), None));
+        let given = container.exec(["sh", "-c", script]).stdin("given").stdout(Stdio::null()).status();
+        assert_eq!(given.unwrap().code(), Some(6));
+        let killed = container.exec(["sh", "-c", "kill -9 $$"]).status().unwrap();
+        assert_eq!((killed.code(), killed.signal()), (None, Some(9)));
+        let error = container.exec(["/no/such/program"]).status().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exec, "{error}");
+        let error =
+            container.exec(["sleep", "1000"]).timeout(Duration::from_millis(50)).status().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        return;
+    }
+    let mut command = child(TEST, &[(ROLE, "1".as_ref())]);
+    let piped = std::process::Stdio::piped;
+    let mut program = command.stdin(piped()).stdout(piped()).stderr(piped()).spawn().unwrap();
+    program.stdin.take().unwrap().write_all(b"to me\n").unwrap();
+    let out = program.wait_with_output().unwrap();
+    let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
+    assert!(stdout.contains("out to me\n") && !stdout.contains("given"), "{stdout}");
+    assert_eq!(stderr, "err to me\nerr given");
+}
+
 #[test]
 fn its_report_is_the_containers() {
     let image = host();

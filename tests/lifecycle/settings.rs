@@ -250,3 +250,43 @@ fn a_setting_that_is_wrong_says_what_to_do() {
         assert_eq!(error.to_string(), wrong.to_string());
     }
 }
+
+/// Of lists that no sane image has nothing is read beyond 4 MiB: an error, also in a container that runs.
+#[test]
+fn lists_of_users_are_read_up_to_a_size() {
+    const MAX: usize = 4 << 20;
+    let list = |line: &str, size: usize| format!("{}\n{line}\n", "#".repeat(size - line.len() - 2));
+    let (mate, crew) = ("mate:x:0:0::/srv:/", "crew:x:0:");
+    let store = Store::temp().unwrap();
+    let image_of = |passwd: usize, group: usize| {
+        let (passwd, group) = (list(mate, passwd), list(crew, group));
+        assert!(passwd.ends_with("/\n") && group.ends_with(":\n"));
+        let archive = common::tar([
+            ("etc/passwd", common::Node::File(passwd.as_bytes())),
+            ("etc/group", common::Node::File(group.as_bytes())),
+        ]);
+        storage::image_of(&store, vec![archive])
+    };
+    let run = |image: &Image, user: &str| Container::builder(image).command(["/none"]).user(user).run();
+    // The last line of what is just not too large is read, and so this comes to its missing program.
+    let error = run(&image_of(MAX, MAX), "mate:crew").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exec, "{error}");
+    let assert_too_large = |error: coracle::Error, path: &str| {
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+        assert!(error.path().unwrap().ends_with(path), "{error}");
+        assert!(error.remedy().unwrap().contains("make it shorter"), "{error}");
+    };
+    assert_too_large(run(&image_of(MAX + 1, 100), "mate").unwrap_err(), "etc/passwd");
+    assert_too_large(run(&image_of(100, MAX + 1), "mate:crew").unwrap_err(), "etc/group");
+    // A container makes its own so long.
+    let image = host();
+    for file in ["passwd", "group"] {
+        let script = format!("head -c 4194305 /dev/zero >/etc/{file} && echo ready; exec sleep 1000");
+        // Its own, which also an ordinary user's container can write.
+        let own =
+            sh(&image, &script).file("/etc/passwd", "root:x:0:0::/:/\n").file("/etc/group", "root:x:0:\n");
+        let container = ready(&own);
+        let error = container.exec(["true"]).user("root:root").output().unwrap_err();
+        assert_too_large(error, &format!("etc/{file}"));
+    }
+}

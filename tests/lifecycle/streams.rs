@@ -25,6 +25,36 @@ fn stdin_is_bytes_nothing_or_a_pipe() {
     assert!(container.wait().unwrap().success());
 }
 
+/// Of a program whose own are pipes.
+#[test]
+fn the_programs_own_streams_are_inherited() {
+    const TEST: &str = "streams::the_programs_own_streams_are_inherited";
+    if std::env::var_os(ROLE).is_some() {
+        let script = "read line; echo \"out $line\"; echo \"err $line\" >&2";
+        let builder = |script| {
+            let plain = sh(&host(), script).stdin(Stdio::inherit());
+            plain.stdout(Stdio::inherit()).stderr(Stdio::inherit())
+        };
+        let out = builder(script).run().unwrap();
+        assert!(out.status.success() && out.stdout.is_empty() && out.stderr.is_empty());
+        // Only one of them: the others are collected as ever.
+        let out = sh(&host(), "cat; echo err-of-two >&2").stderr(Stdio::inherit()).run().unwrap();
+        assert!(out.stdout.is_empty(), "nothing was for it to read");
+        let container = builder("cat").start().unwrap();
+        assert!(container.wait().unwrap().success());
+        return;
+    }
+    let mut command = child(TEST, &[(ROLE, "1".as_ref())]);
+    let piped = std::process::Stdio::piped;
+    let mut program = command.stdin(piped()).stdout(piped()).stderr(piped()).spawn().unwrap();
+    program.stdin.take().unwrap().write_all(b"of one\nrest\nof it\n").unwrap();
+    let out = program.wait_with_output().unwrap();
+    let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
+    assert!(stdout.contains("out of one\nrest\nof it\n") && !stdout.contains("err"), "{stdout}");
+    assert_eq!(stderr, "err of one\nerr-of-two");
+}
+
 #[test]
 fn output_comes_to_a_callback() {
     let image = host();
@@ -110,6 +140,17 @@ fn what_is_collected_is_bounded() {
     let error = sh(&image, "exec yes").run().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "by default too");
     assert_soon(from);
+    // 16 MiB by default, of each stream.
+    let bytes = |script: &str| sh(&image, script).run();
+    let fits = bytes("head -c 16777216 /dev/zero; head -c 16777216 /dev/zero >&2").unwrap();
+    assert_eq!((fits.stdout.len(), fits.stderr.len()), (16 << 20, 16 << 20));
+    for one_more in ["head -c 16777217 /dev/zero", "head -c 16777217 /dev/zero >&2"] {
+        assert_eq!(bytes(one_more).unwrap_err().kind(), ErrorKind::TooLarge, "{one_more}");
+    }
+    let container = sh(&image, "exec sleep 1000").start().unwrap();
+    let executed = |count: &str| container.exec(["head", "-c", count, "/dev/zero"]).output();
+    assert_eq!(executed("16777216").unwrap().stdout.len(), 16 << 20);
+    assert_eq!(executed("16777217").unwrap_err().kind(), ErrorKind::TooLarge);
     // Of a started one the end is kept.
     let container = sh(&image, "seq 100000; echo last").output_max(1000).start().unwrap();
     assert!(container.wait().unwrap().success());
