@@ -296,6 +296,35 @@ fn nothing_is_left_for_later() {
     assert_none(problems);
 }
 
+/// A process joins a group by itself: nobody puts it there. And a limit is written by the setter of its own, which tells
+/// of its own error: not with all others at once.
+#[test]
+fn of_cgroups_rs_only_single_setters_are_used() {
+    let words = |line: &str| {
+        let code = line.split("//").next().unwrap_or_default();
+        let is_part = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+        code.split(is_part).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (mut problems, mut uses) = (Vec::new(), 0);
+    for source in sources("src") {
+        for (at, line) in source.text.lines().enumerate() {
+            let words = words(line);
+            let has = |name: &str| words.iter().any(|word| word == name);
+            let uses_it = has("cgroups_rs");
+            uses += usize::from(uses_it);
+            if uses_it && source.path != Path::new("src/cgroup/control.rs") {
+                problems.push(source.at(at + 1, "cgroups_rs outside src/cgroup/control.rs"));
+            }
+            let moves = words.iter().any(|word| word.starts_with("add_task") || word.starts_with("move_task"));
+            if moves || source.room() == "cgroup" && has("apply") {
+                problems.push(source.at(at + 1, line.trim()));
+            }
+        }
+    }
+    assert!(uses > 0, "nothing of cgroups_rs is used: this looks for it in vain");
+    assert_none(problems);
+}
+
 #[test]
 fn modules_stand_beside_their_directories() {
     let by_name = |source: &Source| source.path.ends_with("mod.rs");
