@@ -441,9 +441,14 @@ fn a_container_without_memory_dies_alone() {
     let image = host();
     let other = ready(&sh(&image, "echo ready; exec sleep 1000"));
     let before = rustix::process::getpid();
+    let starving = |bytes, script: &str| sh(&image, script).memory_max(bytes).memory_swap_max(bytes);
+    // There is nothing of the image's yet that could be too large: the limit is there before it.
+    let never = Container::builder(&image).command(["true"]).memory_max(4 << 10).memory_swap_max(4 << 10);
+    let error = never.run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    assert!(error.to_string().contains("before the command started"), "{error}");
     for bytes in [4 << 10, 128 << 10, 512 << 10] {
-        let starving = sh(&image, "exec tail /dev/zero").memory_max(bytes).memory_swap_max(bytes);
-        match starving.run() {
+        match starving(bytes, "exec tail /dev/zero").run() {
             Ok(out) => assert!(out.status.oom_killed(), "{bytes}: {}", out.status),
             Err(error) => assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{bytes}: {error}"),
         }
