@@ -4,6 +4,8 @@
 #[path = "cli/broken.rs"]
 mod broken;
 mod common;
+#[path = "cli/confinement.rs"]
+mod confinement;
 #[path = "cli/forms.rs"]
 mod forms;
 #[path = "cli/images.rs"]
