@@ -315,7 +315,8 @@ fn of_cgroups_rs_only_single_setters_are_used() {
             if uses_it && source.path != Path::new("src/cgroup/control.rs") {
                 problems.push(source.at(at + 1, "cgroups_rs outside src/cgroup/control.rs"));
             }
-            let moves = words.iter().any(|word| word.starts_with("add_task") || word.starts_with("move_task"));
+            let moves =
+                words.iter().any(|word| word.starts_with("add_task") || word.starts_with("move_task"));
             if moves || source.room() == "cgroup" && has("apply") {
                 problems.push(source.at(at + 1, line.trim()));
             }

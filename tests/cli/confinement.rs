@@ -55,9 +55,8 @@ fn the_strict_filter_has_fewer_sockets() {
     let w = World::new();
     let script = "import socket\nfor family, kind, proto in (1, 1, 0), (16, 3, 0), (16, 3, 9):\n \
         try: socket.socket(family, kind, proto); print('ok')\n except PermissionError: print('refused')";
-    let inside = |flags: &[&str]| {
-        w.ok(["run", "--rm"].iter().chain(flags).chain(&["@host", "python3", "-c", script]))
-    };
+    let inside =
+        |flags: &[&str]| w.ok(["run", "--rm"].iter().chain(flags).chain(&["@host", "python3", "-c", script]));
     assert_eq!(inside(&[]), "ok\nok\nok\n");
     assert_eq!(inside(&["--security-opt", "seccomp=strict"]), "ok\nok\nrefused\n");
 }
@@ -94,7 +93,8 @@ fn landlock_is_turned_on_and_off() {
 fn what_can_be_written_is_bounded() {
     let w = World::new();
     let script = "head -c 9000000 /dev/zero >/var/x 2>/dev/null || echo full";
-    let inside = |flags: &[&str]| w.run(["run", "--rm"].iter().chain(flags).chain(&["@host", "sh", "-c", script]));
+    let inside =
+        |flags: &[&str]| w.run(["run", "--rm"].iter().chain(flags).chain(&["@host", "sh", "-c", script]));
     assert_eq!(w.ok(["run", "--rm", "--writable-in-memory", "@host", "sh", "-c", script]), "");
     let done = inside(&["--writable-in-memory", "--storage-opt", "size=4m"]);
     assert_eq!((done.code, done.out.as_str()), (0, "full\n"), "{done:?}");
