@@ -1,6 +1,7 @@
 //! What the builder sets.
 use super::*;
-use coracle::{Sysctl, Ulimit};
+use coracle::{Network, Sysctl, Ulimit};
+use std::fs;
 
 #[test]
 fn words_environment_and_directory() {
@@ -51,6 +52,66 @@ fn names_of_the_host_and_of_itself() {
         say(&sh(&image, "grep peer /etc/hosts").host("peer", address)).split_whitespace().next(),
         Some("192.0.2.7")
     );
+}
+
+/// By the C library: its own list of sources, the host's files, and what a host itself calls by a name.
+#[test]
+fn names_are_resolved_on_the_hosts_network() {
+    let image = host();
+    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let lines = hosts.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let named = lines.filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?, words.next()?))
+    });
+    let on_host = |script: &str| sh(&image, script).network(Network::host());
+    assert!(say(&on_host("getent ahostsv4 localhost")).starts_with("127.0.0.1"));
+    for (address, name) in named.filter(|(address, _)| address.parse::<std::net::Ipv4Addr>().is_ok()) {
+        let said = say(&on_host(&format!("getent ahostsv4 {name}")));
+        assert!(said.lines().any(|line| line.split_whitespace().next() == Some(address)), "{name}: {said}");
+    }
+    let servers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    assert_eq!(say(&on_host("cat /etc/resolv.conf")), servers.trim_end());
+    assert_eq!(say(&sh(&image, "cat /etc/resolv.conf")), "", "of its own network nobody is asked");
+}
+
+/// A host whose names are known: one that no server of names has, and a server that is none.
+#[test]
+#[ignore = "needs root: gives itself other files of names"]
+fn names_that_only_the_hosts_files_have() {
+    let script = "cd \"$HOME\" && printf '127.0.0.1 localhost\\n192.0.2.77 peer.coracle.test peer\\n' >hosts && \
+        printf 'nameserver 127.0.0.53\\noptions timeout:1 attempts:1\\n' >resolv && for name in hosts resolv; do \
+        test -e $name; done && mount --bind hosts /etc/hosts && mount --bind resolv /etc/resolv.conf && exec \"$@\"";
+    let under = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"];
+    if !is_under("settings::names_that_only_the_hosts_files_have", &under) {
+        return;
+    }
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000").network(Network::host()));
+    for name in ["peer.coracle.test", "peer"] {
+        let script = format!("getent hosts {name}");
+        let said =
+            say(&sh(&image, &script).network(Network::host()).host("mate", "192.0.2.78".parse().unwrap()));
+        assert_eq!(said.split_whitespace().next(), Some("192.0.2.77"), "{said}");
+        let joined = container.exec(["sh", "-c", &script]).output().unwrap().stdout_text().into_owned();
+        assert_eq!(joined.split_whitespace().next(), Some("192.0.2.77"), "{joined}");
+        // The host's names are nobody's whose network is another.
+        assert!(!sh(&image, &script).run().unwrap().status.success());
+    }
+    assert!(
+        !sh(&image, "getent hosts no-such.coracle.test")
+            .network(Network::host())
+            .run()
+            .unwrap()
+            .status
+            .success()
+    );
+    let said = say(&sh(&image, "getent hosts mate")
+        .network(Network::host())
+        .host("mate", "192.0.2.78".parse().unwrap()));
+    assert_eq!(said.split_whitespace().next(), Some("192.0.2.78"), "{said}");
+    let servers = "nameserver 127.0.0.53\noptions timeout:1 attempts:1";
+    assert_eq!(say(&sh(&image, "cat /etc/resolv.conf").network(Network::host())), servers);
 }
 
 #[test]
