@@ -132,6 +132,66 @@ fn links_in_place_of_proc_sys_and_dev() {
     assert!(!mounts.contains(target.path()));
 }
 
+/// What is made or mounted below those three is made in what the container has there, not where an image's link leads.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn links_in_place_of_what_lies_in_proc_sys_and_dev() {
+    const PLACES: [&str; 18] = [
+        "dev/pts",
+        "dev/pts/ptmx",
+        "dev/shm",
+        "dev/mqueue",
+        "dev/null",
+        "dev/zero",
+        "dev/random",
+        "dev/tty",
+        "dev/console",
+        "dev/ptmx",
+        "dev/fd",
+        "dev/stdout",
+        "sys/fs",
+        "sys/fs/cgroup",
+        "sys/kernel",
+        "proc/sys",
+        "proc/self",
+        "proc/1",
+    ];
+    let target = Target::new();
+    let climbing = format!("../../../../../../../..{}", target.path());
+    let file = format!("{}/canary", target.path());
+    let name = format!("coracle-hostile-{}", std::process::id());
+    let script = format!(
+        "echo x >/dev/shm/{name} || echo no shm; test -L /dev/mqueue && echo link; : 2>/dev/null >/dev/mqueue/{name}; for f in null zero random tty; do \
+         test -c /dev/$f && ! test -L /dev/$f || echo no $f; done; echo x >/dev/null; test -c /dev/ptmx || echo no ptmx; \
+         head -c 3 /dev/zero | busybox wc -c; \
+         ls /dev/pts; echo x >/dev/stdout; test -d /proc/self/ns && test -d /proc/1/ns && test -d /proc/sys/kernel || \
+         echo no proc; test -e /sys/fs/cgroup/canary && echo canary; echo $? >/dev/fd/1"
+    );
+    for link in [target.path(), &climbing, &file, "/etc", "../../..", "/", "."] {
+        let program = fs::read("/bin/busybox").expect("busybox-static, which this test needs");
+        for some in [&PLACES[..], &["dev/pts/ptmx"], &["sys/fs/cgroup"]] {
+            let mut entries = vec![("bin/", Entry::Dir), ("bin/busybox", Entry::Program(&program, 0o755))];
+            entries.extend(["bin/sh", "bin/ls", "bin/head"].map(|applet| (applet, Entry::Link("busybox"))));
+            entries.extend(["dev/", "sys/", "proc/", "etc/"].map(|name| (name, Entry::Dir)));
+            if some.len() == 1 {
+                entries.extend(["dev/pts/", "sys/fs/"].map(|name| (name, Entry::Dir)));
+            }
+            // What would lie behind a link of the same image has no place.
+            let below =
+                |name: &str| some.iter().any(|at| name.strip_prefix(at).is_some_and(|n| n.starts_with('/')));
+            entries.extend(some.iter().filter(|name| !below(name)).map(|name| (*name, Entry::Link(link))));
+            let image = import(&coracle::Store::temp().unwrap(), &entries);
+            for builder in [sh(&image, &script), sh(&image, &script).read_only(true)] {
+                assert_eq!(say(&builder), "3\nptmx\nx\n1", "{link}");
+                target.assert_untouched();
+            }
+        }
+    }
+    for dir in ["/etc", "/dev/shm", "/dev/mqueue", "/"] {
+        assert!(!Path::new(dir).join(&name).exists(), "{dir}");
+    }
+}
+
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn devices_of_an_image_are_none() {
@@ -155,6 +215,108 @@ fn devices_of_an_image_are_none() {
     assert_eq!(say(&sh(&image, script)), "");
     let all = sh(&image, script).cap_add("ALL").seccomp(coracle::Seccomp::Unconfined);
     assert_eq!(say(&all), "");
+}
+
+/// A block device of this machine, as any disk of its is one: a file, which everybody may read and write as a disk.
+struct Disk {
+    file: tempfile::NamedTempFile,
+    device: String,
+}
+
+const ON_DISK: &[u8; 4096] = &[b'S'; 4096];
+
+impl Disk {
+    fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let content = ON_DISK.repeat(256);
+        fs::write(file.path(), content).unwrap();
+        let path = file.path().to_str().unwrap();
+        let device = peer("losetup", ["--find", "--show", "--direct-io=off", path]).trim().to_owned();
+        // What keeps anybody out is not its mode.
+        fs::set_permissions(&device, fs::Permissions::from_mode(0o666)).unwrap();
+        Self { file, device }
+    }
+
+    fn numbers(&self) -> (u32, u32) {
+        use std::os::unix::fs::MetadataExt;
+        let number = fs::metadata(&self.device).unwrap().rdev();
+        (rustix::fs::major(number), rustix::fs::minor(number))
+    }
+
+    #[track_caller]
+    fn assert_untouched(&self) {
+        peer("sync", [&self.device]);
+        let content = fs::read(self.file.path()).unwrap();
+        assert!(content == ON_DISK.repeat(256), "the disk was written");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = fs::set_permissions(&self.device, fs::Permissions::from_mode(0o660));
+        peer("losetup", ["--detach", &self.device]);
+    }
+}
+
+/// Set for who is to try it: the device's numbers.
+const DISK: &str = "CORACLE_TEST_DISK";
+
+/// Not a test when run by itself: what is tried with a disk, as whoever this is.
+#[test]
+fn a_disk_of_the_host_is_tried() {
+    let Ok(numbers) = std::env::var(DISK) else { return };
+    let (major, minor) = numbers.split_once(':').unwrap();
+    let [major, minor] = [major, minor].map(|number| number.parse().unwrap());
+    let image = busybox(vec![
+        ("disk", Entry::Block(major, minor)),
+        ("dir/", Entry::Dir),
+        ("dir/disk", Entry::Block(major, minor)),
+    ]);
+    let script = format!(
+        "exec 2>/dev/null; mknod /own b {major} {minor} && echo own; busybox mkdir -p /at; \
+         for f in /disk /dir/disk /own; do head -c 3 $f; busybox dd if=$f bs=512 count=1; \
+         test -b $f && {{ echo written | busybox dd of=$f conv=notrunc; busybox cp $f /copy; head -c 3 /copy; }}; \
+         mount -t ext4 $f /at && echo mounted; mount -o bind,dev $f /at/f && echo bound; done; true"
+    );
+    for builder in [
+        sh(&image, &script),
+        sh(&image, &script).cap_add("MKNOD").cap_add("SYS_RAWIO"),
+        sh(&image, &script).cap_add("ALL").seccomp(coracle::Seccomp::Unconfined),
+        sh(&image, &script).network(coracle::Network::host()),
+    ] {
+        let out = builder.run().unwrap();
+        assert!(!out.stdout_text().contains('S'), "{}", out.stdout_text());
+        assert!(
+            !["own", "mounted", "bound"].iter().any(|word| out.stdout_text().contains(word)),
+            "{}",
+            out.stdout_text()
+        );
+    }
+    println!("tried");
+}
+
+#[test]
+#[ignore = "needs root and busybox: a loop device"]
+fn a_device_of_an_image_reaches_no_disk() {
+    let disk = Disk::new();
+    // It is one, for whoever can open it.
+    assert_eq!(peer("head", ["-c", "3", &disk.device]), "SSS");
+    let (major, minor) = disk.numbers();
+    let numbers = format!("{major}:{minor}");
+    let other = super::host_program::OtherUser::new(543_212);
+    let test = ["--exact", "hostile::a_disk_of_the_host_is_tried", "--nocapture"];
+    let as_root = std::process::Command::new(std::env::current_exe().unwrap());
+    let mut as_user = std::process::Command::new("setpriv");
+    as_user.args(&other.become_it()[1..]).arg(&other.program);
+    as_user.env("HOME", &other.own).env("TMPDIR", &other.own).env_remove("XDG_DATA_HOME").current_dir("/");
+    for mut command in [as_root, as_user] {
+        let out = command.args(test).env(DISK, &numbers).stdin(std::process::Stdio::null()).output().unwrap();
+        let said = format!("{}{}", text(&out.stdout), text(&out.stderr));
+        assert!(out.status.success() && said.contains("tried"), "{said}");
+        disk.assert_untouched();
+    }
 }
 
 #[test]
