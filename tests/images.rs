@@ -14,6 +14,8 @@ mod names;
 mod peers;
 #[path = "images/save.rs"]
 mod save;
+#[path = "images/synced.rs"]
+mod synced;
 #[path = "images/together.rs"]
 mod together;
 #[path = "images/tree.rs"]
