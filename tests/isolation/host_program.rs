@@ -257,6 +257,19 @@ fn borrowed(fd: i32) -> std::os::fd::BorrowedFd<'static> {
     unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
 }
 
+/// Not a test when run by itself: what listens in a container.
+#[test]
+fn serves_for_the_trace() {
+    if std::env::var_os(SERVES).is_none() {
+        return;
+    }
+    for stream in std::net::TcpListener::bind("127.0.0.1:8080").unwrap().incoming() {
+        std::io::Write::write_all(&mut stream.unwrap(), b"served").unwrap();
+    }
+}
+
+const SERVES: &str = "CORACLE_TEST_SERVES";
+
 #[test]
 fn many_starts_for_the_trace() {
     if std::env::var_os(ROLE).is_none() {
@@ -271,11 +284,100 @@ fn many_starts_for_the_trace() {
                 container.exec(["true"]).output().unwrap();
             });
         }
+        scope.spawn(|| whole_life_for_the_trace(&image));
+        scope.spawn(|| images_for_the_trace(image.store()));
+        scope.spawn(primitives_for_the_trace);
     });
 }
 
+/// All that is done to a container in its life.
+fn whole_life_for_the_trace(image: &Image) {
+    use std::io::Read;
+    let store = image.store();
+    let volume = coracle::Volume::create(store, "data").unwrap();
+    let server = Container::builder(image)
+        .bind(std::env::current_exe().unwrap(), "/program")
+        .command(["/program", "--exact", "host_program::serves_for_the_trace", "--nocapture"])
+        .env(SERVES, "1")
+        // With what the image has there.
+        .volume(&volume, "/etc/skel")
+        .mount(Mount::anonymous_volume("/v"))
+        .file("/made", "x")
+        .publish(8080)
+        .memory_max(512 << 20)
+        .cpus(1.0)
+        .best_effort(coracle::LimitKind::MemoryMax)
+        .best_effort(coracle::LimitKind::CpuMax)
+        .start()
+        .unwrap();
+    server.wait_until(coracle::Ready::port(8080), LONG).unwrap();
+    let published = std::net::TcpStream::connect(server.host_addr(8080).unwrap()).unwrap();
+    for mut stream in [server.connect(8080).unwrap(), published] {
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "served");
+    }
+    assert!(!server.top().unwrap().is_empty());
+    if is_root() {
+        server.pause().unwrap();
+        server.unpause().unwrap();
+        server.stats().unwrap();
+    }
+    server.stop(Duration::ZERO).unwrap();
+    let id = server.id().to_owned();
+    server.keep().unwrap();
+    let again = store.container(&id).unwrap();
+    again.start().unwrap();
+    again.wait_until(coracle::Ready::port(8080), LONG).unwrap();
+    again.kill(coracle::Signal::SIGKILL).unwrap();
+    assert_eq!(again.wait().unwrap().signal(), Some(9));
+    again.remove().unwrap();
+    volume.size().unwrap();
+    volume.remove().unwrap();
+}
+
+/// Into a store and out of it.
+fn images_for_the_trace(store: &coracle::Store) {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, owner) in [("a", 0), ("b", 33)] {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_mode(0o644);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_size(1);
+        header.set_cksum();
+        archive.append(&header, &b"x"[..]).unwrap();
+    }
+    let fixture = Fixture::of(vec![archive.into_inner().unwrap(), tar([("dir/", Node::Dir)])]);
+    let loaded = Image::load_reader(store, &docker_archive(&[(&fixture, &["app:1"])])[..]).unwrap();
+    assert_eq!(loaded[0].layers().unwrap().len(), 2);
+    let error = Container::builder(&loaded[0]).command(["/none"]).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exec, "{error}");
+    drop(loaded);
+    store.remove_image("app:1").unwrap();
+}
+
+/// What containers are made of, by itself.
+fn primitives_for_the_trace() {
+    let out = coracle::Namespaces::all().command(["/bin/sh", "-c", "echo $$"]).output().unwrap();
+    assert_eq!(text(&out.stdout), "1", "{}", text(&out.stderr));
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["lower", "upper", "work"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    fs::write(dir.path().join("lower/file"), "below").unwrap();
+    let overlay = coracle::Overlay::new().lower(dir.path().join("lower"));
+    let mounted = overlay.upper(dir.path().join("upper"), dir.path().join("work")).mount().unwrap();
+    assert_eq!(fs::read_to_string(mounted.path().join("file")).unwrap(), "below");
+    fs::write(mounted.path().join("file"), "above").unwrap();
+    drop(mounted);
+    assert_eq!(fs::read_to_string(dir.path().join("lower/file")).unwrap(), "below");
+}
+
 /// What a program that starts containers from several threads does to the system itself, by its trace: the calls of its
-/// threads that make a process or change what a process has. `before` is what executes it, traced as well.
+/// threads that make a process, execute a program or change what a process has. `before` is what executes it, traced as
+/// well. Nobody executes this program a second time.
 fn traced(program: &std::path::Path, before: &[&str], vars: &[(&str, &std::ffi::OsStr)]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
@@ -284,7 +386,8 @@ fn traced(program: &std::path::Path, before: &[&str], vars: &[(&str, &std::ffi::
             "-f",
             "-qq",
             "-e",
-            "trace=clone,clone3,fork,vfork,unshare,setns,mount,umount2,pivot_root,chroot,chdir,umask",
+            "trace=clone,clone3,fork,vfork,execve,execveat,unshare,setns,mount,umount2,move_mount,pivot_root,chroot,\
+             chdir,umask",
         ])
         .arg("-o")
         .arg(&log)
@@ -320,9 +423,18 @@ fn traced(program: &std::path::Path, before: &[&str], vars: &[(&str, &std::ffi::
     while made.iter().any(|(by, new)| threads.contains(by) && threads.insert(new)) {}
     let is_call = |call: &&str| !["+++", "---", "<..."].iter().any(|other| call.starts_with(other));
     let calls = lines().filter(|(pid, _)| threads.contains(pid)).map(|(_, call)| call);
-    let calls: Vec<_> =
+    let mut calls: Vec<_> =
         calls.filter(is_call).filter(|call| !call.contains("CLONE_THREAD")).map(str::to_owned).collect();
     assert!(threads.len() > 4, "{log}");
+    // Its own beginning, and what came before it.
+    let own = format!("execve(\"{}\"", program.display());
+    let begun = calls.iter().position(|call| call.starts_with(&own)).expect("its beginning");
+    calls.drain(..=begun);
+    let executed: Vec<_> = lines().map(|(_, call)| call).filter(|call| call.starts_with("execve")).collect();
+    let of_it = |call: &&&str| call.starts_with(&own) || call.contains("/proc/self/exe");
+    assert_eq!(executed.iter().filter(of_it).count(), 1, "{executed:#?}");
+    // The log has those of the others: of containers, at least.
+    assert!(executed.iter().any(|call| call.contains("\"/program\"")), "{executed:#?}");
     calls
 }
 
