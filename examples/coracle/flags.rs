@@ -11,6 +11,7 @@ use coracle::{
 };
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -202,7 +203,11 @@ fn files(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
             _ => return Err(wrong()),
         };
         let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(wrong)?;
-        b = b.file_mode(path, fs::read(source).map_err(context(source))?, mode);
+        // A little more than a container takes says so, however much there is.
+        let mut bytes = Vec::new();
+        let file = fs::File::open(source).map_err(context(source))?;
+        file.take(32 << 20).read_to_end(&mut bytes).map_err(context(source))?;
+        b = b.file_mode(path, bytes, mode);
     }
     Ok(b)
 }

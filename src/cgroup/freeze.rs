@@ -13,14 +13,12 @@ impl Cgroup {
     /// Stops every process of the group and waits until all stand still.
     ///
     /// # Errors
-    /// [`ErrorKind::TimedOut`]: some did not stop in time; the group is thawed again.
+    /// [`ErrorKind::TimedOut`]: some did not stop in time. Whatever the error, the group is thawed again.
     /// [`ErrorKind::Unsupported`]: there is no v2 hierarchy, or the kernel is older than 5.2.
     pub fn freeze(&self, timeout: Duration) -> Result<()> {
-        self.set_frozen(true, timeout).inspect_err(|error| {
-            if error.kind() == ErrorKind::TimedOut {
-                // The timeout is the error to report.
-                let _ = self.write_freeze(false);
-            }
+        self.set_frozen(true, timeout).inspect_err(|_| {
+            // The first error is the one to report.
+            let _ = self.write_freeze(false);
         })
     }
 

@@ -60,9 +60,16 @@ pub(super) fn kill_all(files: Files<'_>) -> Result<()> {
     let mut killed = HashSet::new();
     loop {
         kill_each(files)?;
-        let left = procs(&files.read("cgroup.procs")?);
+        let text = files.read("cgroup.procs")?;
+        let left = procs(&text);
         if left.is_empty() {
-            return Ok(());
+            // Who is in no PID namespace below this program's is 0 to it, and can't be killed by it.
+            return match text.lines().any(|line| line.trim() == "0") {
+                true => Err(Error::new(ErrorKind::Unsupported, "killing processes of another PID namespace")
+                    .with_path(files.path)
+                    .with_remedy("kill them from where they are seen; Linux 5.14 kills all of a v2 group")),
+                false => Ok(()),
+            };
         }
         let is_new = left.iter().any(|pid| !killed.contains(pid));
         if Instant::now() >= deadline {

@@ -248,7 +248,7 @@ impl ContainerBuilder {
     /// # }
     /// ```
     pub fn default_masked_paths() -> Vec<PathBuf> {
-        super::start::default_masked().iter().map(|(path, _)| path.clone()).collect()
+        super::start::all_masked().collect()
     }
 
     /// What [`read_only_paths`](Self::read_only_paths) replaces: docker's list.

@@ -180,6 +180,24 @@ fn covers(s: &mut Script<'_>, root: Cell, empty: Cell, inside: &Inside<'_>) {
     s.during("covering parts of /proc and /sys");
     let plain = n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOEXEC;
     let null = s.open_in(root, Path::new("dev/null"), Links::Refuse, None);
+    // First: what covers a part of one of them is to stay.
+    for path in inside.read_only {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let absent = s.label();
+        if inside.read_only_known {
+            let at = s.string(relative);
+            let copy = s.copy_mount_at(root, at, path).tolerate(&[ENOENT]).otherwise(absent).result();
+            s.set_attributes(copy, plain | n::MOUNT_ATTR_RDONLY, None, false, path);
+            s.attach_at(copy, root, at, path);
+        } else {
+            let target = s.open_in(root, relative, Links::Refuse, Some(absent));
+            // With what is mounted in it, and else as it was: programs in there are still to run.
+            let copy = s.clone_mount(target, true, path);
+            s.set_attributes(copy, n::MOUNT_ATTR_RDONLY, None, true, path);
+            s.attach(copy, target, path);
+        }
+        s.place(absent);
+    }
     for (path, is_dir) in inside.masked {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let absent = s.label();
@@ -201,23 +219,6 @@ fn covers(s: &mut Script<'_>, root: Cell, empty: Cell, inside: &Inside<'_>) {
                 let cover = s.clone_mount(empty, false, path);
                 s.attach(cover, target, path);
             }
-        }
-        s.place(absent);
-    }
-    for path in inside.read_only {
-        let relative = path.strip_prefix("/").unwrap_or(path);
-        let absent = s.label();
-        if inside.read_only_known {
-            let at = s.string(relative);
-            let copy = s.copy_mount_at(root, at, path).tolerate(&[ENOENT]).otherwise(absent).result();
-            s.set_attributes(copy, plain | n::MOUNT_ATTR_RDONLY, None, false, path);
-            s.attach_at(copy, root, at, path);
-        } else {
-            let target = s.open_in(root, relative, Links::Refuse, Some(absent));
-            // With what is mounted in it, and else as it was: programs in there are still to run.
-            let copy = s.clone_mount(target, true, path);
-            s.set_attributes(copy, n::MOUNT_ATTR_RDONLY, None, true, path);
-            s.attach(copy, target, path);
         }
         s.place(absent);
     }

@@ -404,9 +404,13 @@ impl Made<'_> {
         let off = "no_new_privileges(false)";
         say(P::NoNewPrivs, "", on(!spec.new_privileges, "PR_SET_NO_NEW_PRIVS".into(), off));
         say(P::Landlock, "", self.wall.outcome());
-        let (masked, read_only) = (self.masked, self.read_only);
-        say(P::MaskedPaths, "", on(masked > 0, format!("{masked} paths"), "masked_paths([])"));
-        say(P::ReadOnlyPaths, "", on(read_only > 0, format!("{read_only} paths"), "read_only_paths([])"));
+        let paths = |number: usize, is_given: bool, off: &str| {
+            let which = if is_given { ", as far as they exist" } else { "" };
+            on(number > 0, format!("{number} paths{which}"), off)
+        };
+        say(P::MaskedPaths, "", paths(self.masked, spec.masked.is_some(), "masked_paths([])"));
+        let given = spec.read_only_paths.is_some();
+        say(P::ReadOnlyPaths, "", paths(self.read_only, given, "read_only_paths([])"));
         let how = "MOUNT_ATTR_RDONLY".to_owned();
         say(P::ReadOnlyRoot, "", on(spec.read_only, how, "read_only(true) was not asked for"));
         let mut given: Vec<_> = devices::OWN.iter().map(ToString::to_string).collect();

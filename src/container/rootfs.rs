@@ -7,14 +7,14 @@
 
 use super::dev::{self, Dev};
 use super::protection::Protection;
-use super::script::{CWD, EEXIST, EINVAL, ENOENT, ENOTDIR, EXDEV, Links, Script};
+use super::script::{CWD, EEXIST, EINVAL, ELOOP, ENOENT, EXDEV, Links, Script};
 use super::spec::{FileContent, covering};
 use super::stages::WITHOUT;
 use crate::error::ErrorKind;
 use crate::layer::RootDir;
 use crate::layer::overlay::{self, Stack};
 use crate::sys::plan::format::OP_FAIL;
-use crate::sys::plan::{Added, Cell};
+use crate::sys::plan::{Cell, Label};
 use linux_raw_sys::general as n;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -172,6 +172,10 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         s.chown(mount, at, root.shift.owner(0, 0), Path::new("/"));
         s.place(exists);
     }
+    // In the order in which they go.
+    let is_asked = !root.files.is_empty() || !root.mounts.is_empty();
+    let guards = is_asked.then(|| Guard::each(s, mount, fresh, ["dev", "proc", "sys"]));
+    let mut guards = guards.into_iter().flatten();
     let mut written: Vec<Written<'_>> = root
         .files
         .iter()
@@ -187,11 +191,16 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         let target = s.mountpoint(mount, &path, false, root.shift.owner(0, 0));
         s.attach(file, target, &path).remedy("the image has there what is no file: make it one");
     }
-    // Last, over whatever links of the image's have brought there.
+    if let Some(dev) = guards.next() {
+        dev.leave(s, mount);
+    }
     let dev = super::inside::mountable(s, mount, "dev");
     dev::build(s, dev, fresh, &root.dev, root.shift);
     for file in &written {
         is_seen(s, mount, file);
+    }
+    for guard in guards {
+        guard.leave(s, mount);
     }
     for cover in covers {
         s.set_attributes(cover, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
@@ -447,40 +456,99 @@ struct Written<'a> {
     dir: Cell,
 }
 
-/// A link of the image's may lead the file, or a mount, to where the mount hides the file.
+const EBUSY: u32 = 16;
+
+const BEHIND: &str = "a mount hides it, as a symbolic link of the image's leads one into the other: name both by the path behind the link";
+
+/// A link of the image's, or of a volume's, may lead the file, or a mount, to where the mount hides the file.
 fn is_seen(s: &mut Script<'_>, root: Cell, file: &Written<'_>) {
+    const EACCES: u32 = 13;
+    const ENXIO: u32 = 6;
     s.during("looking for a file that was written into the container");
-    let hides = |op: Added<'_, '_>| {
-        op.path(file.path).kind(ErrorKind::InvalidInput).remedy(
-            "a mount hides it, as a symbolic link of the image's leads one into the other: name both by the path behind the link",
-        );
-    };
     let (hidden, seen) = (s.label(), s.label());
     let parent = relative(file.path.parent().unwrap_or(Path::new("/")));
     let dir = s.open_in(root, parent, Links::Follow, Some(hidden));
     let name = s.string(file.path.file_name().unwrap_or_default());
-    // What is renamed to itself stays as it is, but for a directory in another mount.
-    let itself = [file.dir.into(), name.into(), dir.into(), name.into(), 0.into()];
-    s.op(n::__NR_renameat2, "renameat2", itself).path(file.path).tolerate(&[EXDEV]).otherwise(hidden);
+    let flags = u64::from(n::O_RDONLY | n::O_NONBLOCK | n::O_NOCTTY | n::O_NOFOLLOW | n::O_CLOEXEC);
+    let own = s
+        .op(n::__NR_openat, "openat", [file.dir.into(), name.into(), flags.into(), 0.into()])
+        .path(file.path)
+        .result();
     // Nor may something be mounted on the file itself.
-    let flags = u64::from(n::O_PATH | n::O_NOFOLLOW | n::O_CLOEXEC);
     let how = s.words64(&[flags, 0, u64::from(n::RESOLVE_BENEATH | n::RESOLVE_NO_XDEV)]);
-    let open = [dir.into(), name.into(), how.into(), 24.into()];
-    let op = s.op(n::__NR_openat2, "openat2(RESOLVE_NO_XDEV)", open).path(file.path).again();
-    let itself = op.tolerate(&[EXDEV, ENOENT]).otherwise(hidden).result();
-    // What is mounted later than all else hides what is below. A directory never takes the place of a file (ENOTDIR), but
-    // before it comes to that, the kernel sees whether it would come to lie in itself (EINVAL).
-    for later in [c"proc/", c"sys/"] {
-        let later = s.c_str(later);
-        let onto = [root.into(), later.into(), file.dir.into(), name.into(), 0.into()];
-        hides(s.op(n::__NR_renameat2, "renameat2", onto).tolerate(&[ENOTDIR, EXDEV]));
-    }
-    s.jump(seen);
+    let found = s
+        .op(n::__NR_openat2, "openat2(RESOLVE_NO_XDEV)", [dir.into(), name.into(), how.into(), 24.into()])
+        .path(file.path)
+        .again()
+        .tolerate(&[EXDEV, ENOENT, ELOOP, EACCES, ENXIO])
+        .otherwise(hidden)
+        .result();
+    if_same(s, own, found, file.path, seen);
     s.place(hidden);
-    hides(s.op(OP_FAIL, "openat2(RESOLVE_IN_ROOT)", [ENOENT.into()]));
+    s.op(OP_FAIL, "openat2(RESOLVE_IN_ROOT)", [ENOENT.into()])
+        .path(file.path)
+        .kind(ErrorKind::InvalidInput)
+        .remedy(BEHIND);
     s.place(seen);
-    for fd in [dir, itself, file.dir] {
+    for fd in [dir, own, found, file.dir] {
         s.op(n::__NR_close, "close", [fd.into()]).path(file.path);
+    }
+}
+
+/// Goes on at `same` where both are of one file, which can't be locked twice (flock(2)).
+fn if_same(s: &mut Script<'_>, one: Cell, other: Cell, path: &Path, same: Label) {
+    const EAGAIN: u32 = 11;
+    const LOCK: u64 = 2 | 4; // LOCK_EX | LOCK_NB
+    s.op(n::__NR_flock, "flock", [one.into(), LOCK.into()]).path(path);
+    s.op(n::__NR_flock, "flock", [other.into(), LOCK.into()]).path(path).tolerate(&[EAGAIN]).otherwise(same);
+}
+
+/// Something read-only on what /proc, /sys and /dev are mounted on later than all else: where a link leads a file or a mount
+/// there, nothing can be made.
+struct Guard {
+    mount: Cell,
+    name: &'static str,
+}
+
+impl Guard {
+    fn each(s: &mut Script<'_>, root: Cell, fresh: Cell, names: [&'static str; 3]) -> [Self; 3] {
+        s.during("guarding /proc, /sys and /dev");
+        let path = Path::new("/");
+        let guard = s.c_str(c"guard");
+        s.op(n::__NR_mkdirat, "mkdirat", [fresh.into(), guard.into(), 0o555.into()]).path(path);
+        names.map(|name| {
+            let at = s.string(name);
+            let mount = s.copy_mount_at(fresh, guard, path).result();
+            s.set_attributes(mount, n::MOUNT_ATTR_RDONLY, None, false, path);
+            s.attach_at(mount, root, at, path);
+            Self { mount, name }
+        })
+    }
+
+    /// It goes, if it is still what is seen there: else something was mounted on it.
+    fn leave(self, s: &mut Script<'_>, root: Cell) {
+        s.during("mounting what was asked for");
+        let path = Path::new("/").join(self.name);
+        let mut open = |dir: Cell, name: &str| {
+            let name = s.string(name);
+            let flags = u64::from(n::O_RDONLY | n::O_DIRECTORY | n::O_CLOEXEC);
+            let how = s.words64(&[flags, 0, u64::from(n::RESOLVE_BENEATH | n::RESOLVE_NO_SYMLINKS)]);
+            let args = [dir.into(), name.into(), how.into(), 24.into()];
+            s.op(n::__NR_openat2, "openat2(RESOLVE_BENEATH)", args).path(&path).again().result()
+        };
+        let (own, seen) = (open(self.mount, "."), open(root, self.name));
+        let same = s.label();
+        if_same(s, own, seen, &path, same);
+        let hidden = s.op(OP_FAIL, "move_mount", [EBUSY.into()]).path(&path).kind(ErrorKind::InvalidInput);
+        hidden.remedy(
+            "a symbolic link of the image's leads a mount there, where it would be hidden: mount it elsewhere",
+        );
+        s.place(same);
+        let at = s.magic(self.mount);
+        s.op(n::__NR_umount2, "umount2(MNT_DETACH)", [at.into(), n::MNT_DETACH.into()]).path(&path);
+        for fd in [own, seen, self.mount] {
+            s.op(n::__NR_close, "close", [fd.into()]).path(&path);
+        }
     }
 }
 

@@ -40,7 +40,8 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
     }
     let targets =
         spec.mounts.iter().map(|mount| &mount.target).chain(spec.files.iter().map(|file| &file.path));
-    for path in targets.chain(&spec.working_dir) {
+    let covered = || spec.masked.iter().chain(&spec.read_only_paths).flatten();
+    for path in targets.chain(&spec.working_dir).chain(covered()) {
         let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
         if !path.is_absolute() || !plain || path.as_os_str().as_bytes().contains(&0) {
             return Err(
@@ -55,6 +56,10 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
                 "nothing can be mounted on or written to the container's root itself".into(),
             ));
         }
+    }
+    if let Some(path) = covered().find(|path| path.parent().is_none()) {
+        let error = invalid("the container's root itself can't be covered".into()).with_path(path);
+        return Err(error.with_remedy("ContainerBuilder::read_only makes it read-only"));
     }
     // The container's own /dev, /proc and /sys are mounted last, over whatever were there.
     let targets = spec.mounts.iter().filter(|mount| mount.shm_size().is_none()).map(|mount| &mount.target);

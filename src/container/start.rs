@@ -100,13 +100,17 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
     })))
 }
 
-/// The default paths to cover that exist on this kernel, and whether each is a directory.
-pub(super) fn default_masked() -> &'static [(PathBuf, Option<bool>)] {
+/// The default paths to cover, whether they exist or not.
+pub(super) fn all_masked() -> impl Iterator<Item = PathBuf> {
+    let cpus = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let cpus = cpus.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse().ok());
+    MASKED.iter().map(PathBuf::from).chain(cpus.map(thermal_throttle).map(PathBuf::from))
+}
+
+/// Those that exist on this kernel, and whether each is a directory.
+fn default_masked() -> &'static [(PathBuf, Option<bool>)] {
     static EXISTING: LazyLock<Vec<(PathBuf, Option<bool>)>> = LazyLock::new(|| {
-        let cpus = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
-        let cpus = cpus.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse().ok());
-        let all = MASKED.iter().map(PathBuf::from).chain(cpus.map(thermal_throttle).map(PathBuf::from));
-        all.filter_map(|path| path.metadata().ok().map(|meta| (path, Some(meta.is_dir())))).collect()
+        all_masked().filter_map(|path| path.metadata().ok().map(|meta| (path, Some(meta.is_dir())))).collect()
     });
     &EXISTING
 }
@@ -255,6 +259,9 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let born = born.map_err(|error| match error.kind() {
         ErrorKind::TimedOut => error.with_remedy(
             "a filesystem hangs, or is slow: ContainerBuilder::start_timeout gives it more time than a minute",
+        ),
+        ErrorKind::ReadOnly => error.with_remedy(
+            "nothing can be made there: it is read-only, or a symbolic link of the image's leads into /proc, /sys or /dev",
         ),
         _ => error,
     })?;

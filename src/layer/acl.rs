@@ -18,6 +18,13 @@ pub(super) fn is_list(name: &[u8]) -> bool {
     is_default(name) || name == b"system.posix_acl_access"
 }
 
+/// What the owning group may, by a list in the kernel's form; the mode of a file with a list has the mask in its place.
+pub(super) fn of_group(list: &[u8]) -> Option<u32> {
+    let (entries, _) = list.get(4..)?.as_chunks::<8>();
+    let group = entries.iter().find(|entry| entry[..2] == [0x04, 0])?;
+    Some(u32::from(group[2] & 7))
+}
+
 /// A list in the kernel's form with whom it names called otherwise; `None` where somebody has no other name. What is no list
 /// stays as it is: the kernel says so.
 pub(super) fn renamed(

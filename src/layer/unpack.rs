@@ -486,13 +486,21 @@ impl<'a> Unpacker<'a> {
     fn own(&mut self, path: &[u8], attributes: &mut Attributes, link: bool) -> Result<()> {
         let Some(owners) = self.target.owners else { return Ok(()) };
         for (name, value) in std::mem::take(&mut attributes.xattrs) {
-            let value = if acl::is_list(&name) { owners.acl_on_disk(value) } else { Some(value) };
-            match value {
+            if !acl::is_list(&name) {
+                attributes.xattrs.push((name, value));
+                continue;
+            }
+            let of_group = acl::of_group(&value).filter(|_| !acl::is_default(&name));
+            match owners.acl_on_disk(value) {
                 Some(value) => attributes.xattrs.push((name, value)),
-                None => self.skip(
-                    path,
-                    format!("{}: names users or groups of whom there are no sub-ids", name.escape_ascii()),
-                ),
+                None => {
+                    // Else its group would have what the list gives to others.
+                    if let Some(of_group) = of_group {
+                        attributes.mode = attributes.mode & !0o070 | of_group << 3;
+                    }
+                    let what = "names users or groups of whom there are no sub-ids";
+                    self.skip(path, format!("{}: {what}", name.escape_ascii()));
+                }
             }
         }
         let capability = attributes.take_capability();

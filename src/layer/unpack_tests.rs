@@ -258,6 +258,8 @@ fn an_acl_is_set_with_its_mode() {
                 }
                 (None, Some(skipped)) => {
                     assert!(skipped.what.contains("no sub-ids") && read.is_err(), "{skipped:?}");
+                    let mode = std::fs::metadata(made.path("f")).unwrap().mode();
+                    assert_eq!(mode & 0o777, 0o640, "the group's own rights, not the mask");
                 }
                 (_, skipped) => assert!(skipped.unwrap().what.contains("not on this file system")),
             }

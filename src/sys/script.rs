@@ -21,6 +21,7 @@ pub(crate) const EEXIST: u32 = 17;
 pub(crate) const EXDEV: u32 = 18;
 pub(crate) const ENOTDIR: u32 = 20;
 pub(crate) const EINVAL: u32 = 22;
+pub(crate) const ELOOP: u32 = 40;
 
 /// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,7 +114,6 @@ impl<'fd> Script<'fd> {
 
     fn open_into(&mut self, found: Cell, root: Cell, path: &Path, links: Links, missing: Option<Label>) {
         let at = if path.as_os_str().is_empty() { self.string(".") } else { self.string(path) };
-        const ELOOP: u32 = 40;
         let (how, absent): (_, &[u32]) = match links {
             Links::Follow => (self.follow, &[ENOENT]),
             Links::Refuse => (self.refuse, &[ENOENT]),

@@ -378,25 +378,35 @@ fn an_entry_point_that_is_proc_self_exe() {
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn a_file_that_a_mount_would_hide_is_an_error() {
-    let dirs = ["real/", "t/", "t/in/"].map(|name| (name, Entry::Dir));
+    let dirs = ["real/", "real/c/", "t/", "t/in/", "data/", "data/c/", "x/"].map(|name| (name, Entry::Dir));
     let links = [
         ("way", Entry::Link("/real")),
         ("far", Entry::Link("/t/in")),
+        ("deep", Entry::Link("/real/c")),
+        ("app", Entry::Link("data/c")),
         ("status", Entry::Link("/proc")),
         ("knobs", Entry::Link("/sys")),
+        ("nodes", Entry::Link("/dev")),
     ];
     let image = busybox(dirs.into_iter().chain(links).collect());
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("own"), "").unwrap();
+    // What is mounted may have links as well.
+    let others = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/x", others.path().join("c")).unwrap();
+    let into_proc = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/proc", into_proc.path().join("c")).unwrap();
     let plain = |path: &str| sh(&image, "true").file(path, "x");
     for builder in [
         plain("/way/a").tmpfs("/real"),
         plain("/real/a").tmpfs("/way"),
+        plain("/deep/a").tmpfs("/real"),
         plain("/way/deep/a").bind(dir.path(), "/real"),
         plain("/real/a").bind(dir.path().join("own"), "/way/a"),
         plain("/t/in/a").tmpfs("/t").tmpfs("/far"),
-        plain("/status/a"),
-        plain("/knobs/a").read_only(true),
+        plain("/app/a").bind(others.path(), "/data"),
+        plain("/app/a").file("/x/a", "y").bind(others.path(), "/data"),
+        plain("/app/a").bind(into_proc.path(), "/data"),
     ] {
         let error = builder.run().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
@@ -405,10 +415,24 @@ fn a_file_that_a_mount_would_hide_is_an_error() {
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     assert_eq!(fs::read(dir.path().join("own")).unwrap(), b"");
+    // What is mounted later than all else.
+    for link in ["/status", "/knobs", "/nodes"] {
+        for builder in [plain(&format!("{link}/a")), sh(&image, "true").tmpfs(format!("{link}/a"))] {
+            let error = builder.run().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
+            assert!(error.remedy().unwrap().contains("leads into /proc, /sys or /dev"), "{error}");
+        }
+        for builder in [sh(&image, "true").tmpfs(link), sh(&image, "true").bind(dir.path(), link)] {
+            let error = builder.run().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            assert!(error.remedy().unwrap().contains("leads a mount there"), "{error}");
+        }
+    }
     let seen = sh(&image, "cat /real/b /t/in/a").file("/way/b", "b").file("/t/in/a", "a").tmpfs("/t");
     assert_eq!(say(&seen.read_only(true)), "ba");
     // As many as are asked for: none of them keeps a descriptor of the set-up.
-    let many = (0..600).fold(sh(&image, "ls /way | busybox wc -l"), |b, n| b.file(format!("/way/{n}"), "x"));
+    let many = (0..600)
+        .fold(sh(&image, "ls /way | busybox grep -c ^[0-9]"), |b, n| b.file(format!("/way/{n}"), "x"));
     assert_eq!(say(&many), "600");
 }
 
@@ -433,6 +457,17 @@ fn other_paths_can_be_covered_and_made_read_only() {
     say(&fill);
     let builder = sh(&image, script).volume(&volume, "/own/in").read_only_paths(["/own", "/nowhere"]);
     assert_eq!(say(&builder), "x\nno\nno\nruns\nkept");
+    // A part of what can't be written is covered all the same, of docker's list and of another.
+    let builder = sh(&image, "cat /proc/sys/kernel/ostype /own/data; echo none");
+    let builder = builder.masked_paths(["/proc/sys/kernel/ostype", "/own/data"]);
+    assert_eq!(say(&builder), "none");
+    assert_eq!(say(&builder.clone().read_only_paths(["/own"])), "none");
+    for path in ["/", "", "own", "/own/../note", "/no\0te"] {
+        for builder in [builder.clone().masked_paths([path]), builder.clone().read_only_paths([path])] {
+            let error = builder.create().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{path:?}: {error}");
+        }
+    }
 }
 
 /// What every container gets in /etc has to find a file there, or nothing.
