@@ -176,7 +176,8 @@ impl ContainerBuilder {
     /// Writes a file (mode 0644, root's) before the start. Its directory is made if it is missing. It is kept in the
     /// container's record, which is for small files: about 15 MiB in all, else an error of kind `TooLarge`. In a tmpfs it is
     /// written anew at each start; in a volume or a bind it is an error of kind `InvalidInput`, and so is, at the start, one that
-    /// a mount would hide because a symbolic link of the image's leads there.
+    /// a mount would hide because a symbolic link of the image's leads there; `ReadOnly` where the link leads into /proc, /sys
+    /// or /dev.
     pub fn file(self, path: impl Into<PathBuf>, bytes: impl Into<Vec<u8>>) -> Self {
         self.file_mode(path, bytes, 0o644)
     }

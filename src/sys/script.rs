@@ -1,7 +1,7 @@
 //! The idioms of plans: mounts through descriptors, resolution inside a root, from a process to a command.
 //!
-//! Descriptors that a plan opens are never closed by it: all are close-on-exec, and the process that opened them
-//! ends or becomes the container's program soon.
+//! Descriptors that a plan opens are closed by it only where there may be many: all are close-on-exec, and the process that
+//! opened them ends or becomes the container's program soon.
 #![forbid(unsafe_code)]
 
 use super::idmap::IdMap;
