@@ -155,8 +155,8 @@ impl Serialize for Ability {
 impl Host {
     /// Tries everything, with the place of this user's own store ([`Store::default_path`]) where a filesystem matters.
     /// Starts the program's warden, if it is not there yet, and makes control groups where a start would: of an ordinary
-    /// user's systemd a scope for the warden is asked, where nothing is handed on without ([`Feature::Cgroup`] says where
-    /// they are).
+    /// user's systemd a scope for the warden is asked, where the groups that it is in lack one of the controllers
+    /// ([`Feature::Cgroup`] says where they are).
     pub fn probe() -> Self {
         Self::probe_at(Store::default_path().unwrap_or_else(|_| std::env::temp_dir()))
     }

@@ -13,6 +13,7 @@ use super::stages::{BORN, Born, READY};
 use super::{Container, ExitStatus, KILL_TIME, Output, accounts, lock, settings, terminal, users};
 use crate::cgroup::Report;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::feature::{Feature, Missing, words};
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::landlock::Entering;
 use crate::sys::fork::Witness;
@@ -200,8 +201,17 @@ impl<'a> Exec<'a> {
         let read = |path| accounts::in_mounted(root.as_fd(), path);
         let user = self.user.as_deref().or(spec.user.as_deref()).unwrap_or(image.config().user());
         let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
-        let map = warden.map().cloned().unwrap_or_else(|| IdMap::range(held.record.base, super::ids::COUNT));
-        Ids { map: &map, base: held.record.base, single: warden.single() }.check_identity(&identity)?;
+        let base = held.record.base;
+        let map = match warden.map() {
+            Some(map) => map.clone(),
+            None if base > 0 => IdMap::range(base, super::ids::COUNT),
+            // Which ids another program of an ordinary user has, that container shows.
+            None => IdMap::of(&format!("/proc/{member}"))?,
+        };
+        let alone =
+            running.single.then(|| Missing::new(Feature::SubIds, "it has one id only", words::UIDMAP));
+        let single = warden.single().or(alone.as_ref());
+        Ids { map: &map, base, single }.check_identity(&identity)?;
         let resolved = settings::resolve(&held.record, image.config(), identity)?;
         let own = self.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let pairs = resolved.pairs.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));

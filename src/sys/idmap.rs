@@ -54,16 +54,25 @@ impl IdMap {
         if !is_privileged() {
             return super::warden::ids_of_caller().0;
         }
-        let own = |file: &str| {
-            let text = fs::read_to_string(file).unwrap_or_default();
-            let line = |line: &str| {
-                let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
-                let (inside, _, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
-                Some(Extent { inside, outside: inside, count })
-            };
-            text.lines().filter_map(line).collect()
+        let mut own = Self::of("/proc/thread-self").unwrap_or(Self { users: Vec::new(), groups: Vec::new() });
+        for extent in own.users.iter_mut().chain(&mut own.groups) {
+            extent.outside = extent.inside;
+        }
+        own
+    }
+
+    /// Of the user namespace of a process, by its directory in /proc.
+    pub(crate) fn of(process: &str) -> Result<Self> {
+        let line = |line: &str| {
+            let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+            let (inside, outside, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
+            Some(Extent { inside, outside, count })
         };
-        Self { users: own("/proc/thread-self/uid_map"), groups: own("/proc/thread-self/gid_map") }
+        let read = |path: String| {
+            let text = fs::read_to_string(&path).call_at("read", path)?;
+            Ok(text.lines().filter_map(line).collect())
+        };
+        Ok(Self { users: read(format!("{process}/uid_map"))?, groups: read(format!("{process}/gid_map"))? })
     }
 
     /// The same ids as they are called in a namespace whose map is `outer`. Lines are cut where those of `outer`

@@ -311,6 +311,57 @@ fn start(store: &Path, container: &str) -> (Child, i32) {
     (program, copy)
 }
 
+/// Whoever is not in the container is refused alike, whichever program asks; `alone`: it has one id only.
+fn others_are_told_alike(test: &str, alone: bool) {
+    let users = if alone { ["1000", "0:1000"] } else { ["70000", "0:70000"] };
+    let tried = |container: &Container| {
+        let error = |user| container.exec(["true"]).user(user).output().unwrap_err();
+        users.map(error).map(|error| format!("{:?} {error}", error.kind()))
+    };
+    if let Some(store) = std::env::var_os(STORE) {
+        let container = coracle::Store::open(store).unwrap().container("shared").unwrap();
+        assert!(container.exec(["true"]).user("0:0").output().unwrap().status.success());
+        println!("\nSAID {:?}", tried(&container));
+        return;
+    }
+    let image = host();
+    let container = ready(&sh(&image, "echo ready; exec sleep 1000").name("shared"));
+    assert_eq!(is_single(&container), alone);
+    let own = tried(&container);
+    let kind = if alone { "Unsupported" } else { "InvalidInput" };
+    assert!(own.iter().all(|said| said.starts_with(kind)), "{own:?}");
+    let out =
+        child(test, &[(STORE, image.store().path().as_os_str())]).stdin(Stdio::null()).output().unwrap();
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    let said = text(&out.stdout);
+    let said = said.lines().find_map(|line| line.strip_prefix("SAID ")).unwrap();
+    match alone {
+        // The reason is the container's, which this program knows and the other does not.
+        true => assert_eq!(said.matches(kind).count(), 2, "{said}"),
+        false => assert_eq!(said, format!("{own:?}")),
+    }
+}
+
+#[test]
+fn who_is_not_in_it_is_told_alike_by_each_program() {
+    const TEST: &str = "programs::who_is_not_in_it_is_told_alike_by_each_program";
+    if std::env::var_os(STORE).is_some() || !is_single(&ready(&sh(&host(), "echo ready; exec sleep 1000"))) {
+        others_are_told_alike(TEST, false);
+    }
+}
+
+#[test]
+fn who_is_not_in_it_is_told_alike_where_there_is_one_id() {
+    const TEST: &str = "programs::who_is_not_in_it_is_told_alike_where_there_is_one_id";
+    let flags: &[&str] = match is_root() {
+        true => &["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"],
+        false => &["setpriv", "--no-new-privs"],
+    };
+    if std::env::var_os(STORE).is_some() || is_under(TEST, flags) {
+        others_are_told_alike(TEST, true);
+    }
+}
+
 /// A command in another program's container does not outlive who asked for it, whoever has a copy of that.
 #[test]
 fn a_command_ends_with_who_asked_for_it_while_a_copy_lives_on() {
