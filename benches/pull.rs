@@ -16,62 +16,28 @@
 
 #[path = "shared/measure.rs"]
 mod measure;
+#[path = "shared/registries.rs"]
+mod registries;
 
 use coracle::{Image, Layer, Store};
 use flate2::bufread::GzDecoder;
 use measure::{Result, tool};
+use registries::{Daemon, TOLD, configure, coracle, debian, hash, run, tell_memory};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 3;
-const PACKAGES: &str = "python3,perl,git,gcc,ca-certificates";
-const TOLD: &str = "CORACLE_BENCH_PULL";
 const NAME: &str = "bench/debian:1";
-
-fn run(command: &mut Command) -> Result<Duration> {
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let begin = Instant::now();
-    let out = command.stderr(Stdio::piped()).output()?;
-    match out.status.success() {
-        true => Ok(begin.elapsed()),
-        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&out.stderr)).into()),
-    }
-}
 
 /// What is still to be written belongs to nobody's measurement.
 fn settle() -> Result<()> {
     run(&mut Command::new("sync")).map(drop)
-}
-
-/// A daemon of this benchmark's own.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(command: &mut Command, ready: &str) -> Result<Self> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let mut lines = BufReader::new(child.stderr.take().ok_or("stderr")?).lines();
-        let is_ready = lines.by_ref().map_while(std::result::Result::ok).any(|line| line.contains(ready));
-        // It must not stand still for want of a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        let daemon = Self(child);
-        if is_ready { Ok(daemon) } else { Err(format!("{command:?} ended").into()) }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // docker's has mounts to take down.
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.0.wait();
-    }
 }
 
 /// Cuts a root filesystem into layers, in docker's archive form.
@@ -122,16 +88,6 @@ fn layers(archive: &Path, dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn hash(path: &Path) -> Result<String> {
-    let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 128 << 10]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            n => hash.update(&buffer[..n]),
-        }
-    }
-}
-
 /// An archive for skopeo, which pushes it compressed.
 fn push(layers: &[PathBuf], dir: &Path, authority: &str) -> Result<()> {
     let diff_ids: Vec<_> =
@@ -157,21 +113,7 @@ fn push(layers: &[PathBuf], dir: &Path, authority: &str) -> Result<()> {
 fn child(told: &str) -> Result<()> {
     let (store, name) = told.split_once(' ').ok_or("STORE NAME")?;
     Image::pull(&Store::open(store)?, name)?;
-    let status = fs::read_to_string("/proc/self/status")?;
-    println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).ok_or("VmHWM")?);
-    Ok(())
-}
-
-/// Time, and memory in KiB.
-fn coracle(store: &Path, name: &str) -> Result<(Duration, u64)> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.env(TOLD, format!("{} {name}", store.display()));
-    let begin = Instant::now();
-    let out = command.output()?;
-    let took = begin.elapsed();
-    let said = String::from_utf8(out.stdout)?;
-    let memory = said.split_whitespace().nth(1).and_then(|text| text.parse().ok());
-    Ok((took, memory.ok_or_else(|| String::from_utf8_lossy(&out.stderr).into_owned())?))
+    tell_memory()
 }
 
 #[derive(Default)]
@@ -310,22 +252,12 @@ fn main() -> Result<()> {
     // Cargo itself passes `--bench`.
     let archive = match std::env::args().skip(1).find(|argument| !argument.starts_with('-')) {
         Some(archive) => PathBuf::from(archive),
-        None => {
-            let archive = dir.join("debian.tar");
-            println!("making a Debian root filesystem with {PACKAGES} ...");
-            let include = format!("--include={PACKAGES}");
-            run(Command::new("mmdebstrap").args(["--variant=minbase", &include, "bookworm"]).arg(&archive))?;
-            archive
-        }
+        None => debian(dir)?,
     };
     let layers = layers(&archive, dir)?;
     let authority = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let config = dir.join("config.yml");
-    let text = format!(
-        "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{authority}\"}}\n",
-        dir.join("registry").display()
-    );
-    fs::write(&config, text)?;
+    configure(&config, &authority, &dir.join("registry"))?;
     let _registry = Daemon::start(Command::new("docker-registry").arg("serve").arg(config), "listening on")?;
     push(&layers, dir, &authority)?;
     let name = format!("{authority}/{NAME}");

@@ -12,55 +12,21 @@
 
 #[path = "shared/measure.rs"]
 mod measure;
+#[path = "shared/registries.rs"]
+mod registries;
 
 use coracle::{Image, Store};
 use measure::{Result, tool};
+use registries::{Daemon, TOLD, configure, coracle, debian, hash, run, tell_memory};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 const ROUNDS: usize = 3;
 const NEW: u64 = 100 << 20;
-const PACKAGES: &str = "python3,perl,git,gcc,ca-certificates";
-const TOLD: &str = "CORACLE_BENCH_PUSH";
-
-fn run(command: &mut Command) -> Result<Duration> {
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let begin = Instant::now();
-    let out = command.stderr(Stdio::piped()).output()?;
-    match out.status.success() {
-        true => Ok(begin.elapsed()),
-        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&out.stderr)).into()),
-    }
-}
-
-/// A daemon of this benchmark's own.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(command: &mut Command, ready: &str) -> Result<Self> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let mut lines = BufReader::new(child.stderr.take().ok_or("stderr")?).lines();
-        let is_ready = lines.by_ref().map_while(std::result::Result::ok).any(|line| line.contains(ready));
-        // It must not stand still for want of a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        let daemon = Self(child);
-        if is_ready { Ok(daemon) } else { Err(format!("{command:?} ended").into()) }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // docker's has mounts to take down.
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
 
 /// Cuts a root filesystem in two. A hard link into the other half is made a file by nobody: it is found below.
 fn cut(archive: &Path, dir: &Path) -> Result<[PathBuf; 2]> {
@@ -83,16 +49,6 @@ fn cut(archive: &Path, dir: &Path) -> Result<[PathBuf; 2]> {
         out.into_inner()?.flush()?;
     }
     Ok(paths)
-}
-
-fn hash(path: &Path) -> Result<String> {
-    let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 128 << 10]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            n => hash.update(&buffer[..n]),
-        }
-    }
 }
 
 /// Docker's archive of both images.
@@ -119,21 +75,7 @@ fn archive(layers: &[PathBuf; 2], dir: &Path, authority: &str) -> Result<PathBuf
 fn child(told: &str) -> Result<()> {
     let (store, name) = told.split_once(' ').ok_or("STORE NAME")?;
     Store::open(store)?.image(name)?.push(name)?;
-    let status = fs::read_to_string("/proc/self/status")?;
-    println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).ok_or("VmHWM")?);
-    Ok(())
-}
-
-/// Time, and memory in KiB.
-fn coracle(store: &Path, name: &str) -> Result<(Duration, u64)> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.env(TOLD, format!("{} {name}", store.display()));
-    let begin = Instant::now();
-    let out = command.output()?;
-    let took = begin.elapsed();
-    let said = String::from_utf8(out.stdout)?;
-    let memory = said.split_whitespace().nth(1).and_then(|text| text.parse().ok());
-    Ok((took, memory.ok_or_else(|| String::from_utf8_lossy(&out.stderr).into_owned())?))
+    tell_memory()
 }
 
 /// By what is measured.
@@ -179,22 +121,12 @@ fn main() -> Result<()> {
     // Cargo itself passes `--bench`.
     let root = match std::env::args().skip(1).find(|argument| !argument.starts_with('-')) {
         Some(archive) => PathBuf::from(archive),
-        None => {
-            let archive = dir.join("debian.tar");
-            println!("making a Debian root filesystem with {PACKAGES} ...");
-            let include = format!("--include={PACKAGES}");
-            run(Command::new("mmdebstrap").args(["--variant=minbase", &include, "bookworm"]).arg(&archive))?;
-            archive
-        }
+        None => debian(dir)?,
     };
     let layers = cut(&root, dir)?;
     let authority = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let (config, storage) = (dir.join("config.yml"), dir.join("registry"));
-    let text = format!(
-        "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{authority}\"}}\n",
-        storage.display()
-    );
-    fs::write(&config, text)?;
+    configure(&config, &authority, &storage)?;
     let archive = archive(&layers, dir, &authority)?;
     let name = |tag: &str| format!("{authority}/bench/app:{tag}");
 
