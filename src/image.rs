@@ -195,8 +195,10 @@ impl Image {
 
     /// The bytes of its manifest, configuration and layers, as they are stored (compressed).
     pub fn size(&self) -> u64 {
-        let layers: u64 = self.0.manifest.layers().iter().map(|layer| layer.size).sum();
-        layers + self.0.manifest.config().size + self.0.manifest.raw().len() as u64
+        let manifest = &self.0.manifest;
+        let documents = [manifest.config().size, manifest.raw().len() as u64];
+        // A layer that is elsewhere may be said to have any size.
+        manifest.layers().iter().map(|layer| layer.size).chain(documents).fold(0, u64::saturating_add)
     }
 
     /// Its configuration.

@@ -164,7 +164,9 @@ impl Image {
         let is_shared =
             |counts: &HashMap<Digest, usize>, id: &Digest| counts.get(id).is_some_and(|count| *count > own);
         for (digest, size) in self.blobs() {
-            *if is_shared(&holders.blobs, &digest) { &mut usage.shared } else { &mut usage.unique } += size;
+            let shared = is_shared(&holders.blobs, &digest);
+            let sum = if shared { &mut usage.shared } else { &mut usage.unique };
+            *sum = sum.saturating_add(size);
         }
         let mut seen = HashSet::new();
         let names = self.config().diff_ids().iter().zip(self.config().chain_ids());

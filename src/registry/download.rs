@@ -67,10 +67,12 @@ impl<'a> Download<'a> {
             // A server without ranges begins again.
             self.at
         };
-        if let Some(length) = length
-            && self.at - skip + length != self.size
+        // A registry may say anything.
+        let whole = length.map(|length| (self.at - skip).saturating_add(length));
+        if let Some(whole) = whole
+            && whole != self.size
         {
-            return Err(self.wrong_size(self.at - skip + length));
+            return Err(self.wrong_size(whole));
         }
         let mut body = answer.into_reader();
         let mut left = skip;
@@ -107,8 +109,9 @@ impl Read for Download<'_> {
     /// Ends one byte after the promised size, where a registry sends more: enough to see it.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let client = self.session.client();
-        let most =
-            usize::try_from((self.size + 1).saturating_sub(self.at)).unwrap_or(usize::MAX).min(buffer.len());
+        let most = usize::try_from(self.size.saturating_add(1).saturating_sub(self.at))
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         if most == 0 || (self.at == self.size && self.body.is_none() && self.size > 0) {
             return Ok(0);
         }

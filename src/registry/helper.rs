@@ -59,16 +59,18 @@ impl Helper {
 
     /// What it keeps for a registry; anonymous where that is nothing.
     pub(super) fn get(&self, key: &str) -> Result<Credentials> {
-        let (said, _) = self.run("get", key.as_bytes())?;
+        let (said, status) = self.run("get", key.as_bytes())?;
         if let Ok(Told { username, secret }) = serde_json::from_slice(&said) {
             return Ok(match username.as_str() {
                 TOKEN => Credentials::identity_token(secret),
                 _ => Credentials::basic(username, secret),
             });
         }
-        match has_none(&said) {
-            true => Ok(Credentials::anonymous()),
-            false => Err(self.failed("get", &said, None)),
+        match status {
+            _ if has_none(&said) => Ok(Credentials::anonymous()),
+            Some(status) if !status.success() => Err(self.failed("get", &said, None)),
+            // Who had no error to tell may have told a secret, in a form of its own.
+            _ => Err(self.failed("get", b"what is no answer", None)),
         }
     }
 
@@ -101,7 +103,10 @@ impl Helper {
 
     fn failed(&self, verb: &str, said: &[u8], secret: Option<&Secret>) -> Error {
         let said = String::from_utf8_lossy(said).trim().to_owned();
-        let said = secret.map_or(said.clone(), |secret| secret.scrub(said));
+        let said = match secret {
+            Some(secret) => secret.as_in_json().scrub(secret.scrub(said)),
+            None => said,
+        };
         let said: String = said.chars().take(SHOWN_MAX).collect();
         Error::new(ErrorKind::PermissionDenied, format!("{} {verb}: {said:?}", self.program))
             .with_remedy("unlock what keeps the credentials, or log in again")

@@ -36,6 +36,8 @@ pub(super) struct Client {
     agent: ureq::Agent,
     /// For this machine itself, which no proxy reaches.
     local: ureq::Agent,
+    /// What the environment names and this program does not speak with. The agent would go without.
+    foreign_proxy: Option<ureq::Proxy>,
     /// Hosts, with their ports, that are spoken to without TLS.
     plain: Vec<String>,
     /// Whether this machine itself is.
@@ -182,7 +184,11 @@ impl Client {
                 .max_idle_connections_per_host(settings.parallel + 1)
                 .tls_config(tls.clone())
         };
+        let is_foreign = |proxy: &ureq::Proxy| {
+            !matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https)
+        };
         Ok(Self {
+            foreign_proxy: ureq::Proxy::try_from_env().filter(is_foreign),
             agent: ureq::Agent::new_with_config(config().build()),
             local: ureq::Agent::new_with_config(config().proxy(None).build()),
             plain: settings.plain.clone(),
@@ -283,6 +289,16 @@ impl Client {
                     .with_remedy(
                         "nobody on the way may read or change it: allow it by name, Pull::plain_http",
                     )
+                    .into());
+            }
+            if let Some(proxy) = &self.foreign_proxy
+                && !url.is_loopback()
+                && !url.whole().parse().is_ok_and(|uri| proxy.is_no_proxy(&uri))
+            {
+                let what = format!("{step}: by the {} proxy that the environment names", proxy.protocol());
+                let error = Error::new(ErrorKind::Unsupported, what);
+                return Err(error
+                    .with_remedy("name an http:// one in ALL_PROXY, or the registry in NO_PROXY")
                     .into());
             }
             let authorization = request.authorization.as_ref().filter(|_| url.is_same_origin(request.url));

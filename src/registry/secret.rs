@@ -17,6 +17,12 @@ impl Secret {
         &self.0
     }
 
+    /// As it stands in a string of JSON.
+    pub(super) fn as_in_json(&self) -> Self {
+        let text = serde_json::Value::from(self.0.as_str()).to_string();
+        Self(text.trim_matches('"').to_owned())
+    }
+
     /// Takes it out of a text from outside: a registry may repeat what it was told.
     pub(super) fn scrub(&self, text: String) -> String {
         // A password of a letter or two is in every word.
@@ -39,5 +45,7 @@ mod tests {
         let secret = Secret::new("hunter22");
         assert!(!format!("{secret:?} {:#?}", Some(&secret)).contains("hunter"));
         assert_eq!(secret.scrub("bad password hunter22!".into()), "bad password …!");
+        let secret = Secret::new("hunt\\er\"22");
+        assert_eq!(secret.as_in_json().scrub(r#"{"Secret":"hunt\\er\"22"}"#.into()), r#"{"Secret":"…"}"#);
     }
 }

@@ -121,6 +121,26 @@ pub fn through(test: &str, proxy: &Proxy, var: &str, told: &str) -> String {
     said.unwrap_or_else(|| panic!("{text} {}", String::from_utf8_lossy(&out.stderr))).to_owned()
 }
 
+/// Nothing goes past a proxy that there is to be.
+#[test]
+fn a_proxy_that_is_not_spoken_with_is_not_gone_past() {
+    if let Ok(told) = std::env::var(TOLD) {
+        return pull_as_told(&told);
+    }
+    let test = "tls::a_proxy_that_is_not_spoken_with_is_not_gone_past";
+    for (without, expected) in [("", "failed Unsupported"), ("registry.invalid", "failed Network")] {
+        let mut command = child(test, &[(TOLD, "/ - - registry.invalid/one:1".as_ref())]);
+        for other in ["no_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "all_proxy"] {
+            command.env_remove(other);
+        }
+        command.env("ALL_PROXY", "socks5://127.0.0.1:9").env("NO_PROXY", without);
+        let out = command.output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(said.contains(expected), "{without:?}: {said}");
+        assert_eq!(said.contains("SOCKS5 proxy"), without.is_empty(), "{said}");
+    }
+}
+
 #[test]
 #[ignore = "needs docker-registry, skopeo and openssl: run with --include-ignored"]
 fn a_registry_with_tls_is_believed_for_its_certificate_alone() {
