@@ -9,7 +9,9 @@
 //! digest and the size that led to it, in the one pass that streams it, and an image has its name when all of it is there. So
 //! a pull that is killed leaves whole layers, which the next one finds, and nothing else; one that fails for what came leaves nothing.
 //!
-//! What lets one in (passwords, tokens, the query of a presigned address) is in no error and no trace, and goes to no other host.
+//! What lets one in (passwords, tokens, the query of a presigned address) is in no error and no trace of this crate, and goes to
+//! no other host. The HTTP library below logs each byte that it sends where a program turns on its target `ureq_proto` at the
+//! level TRACE: leave that off where others read the log.
 //!
 //! Other hosts than this machine are reached through the proxy of the environment: the first that is set of `ALL_PROXY`,
 //! `HTTPS_PROXY` and `HTTP_PROXY`, but for the hosts of `NO_PROXY`.
