@@ -125,21 +125,23 @@ pub(super) fn clear(dir: &Path) -> Result<()> {
     }
 }
 
+/// One that somebody else removes meanwhile has nobody in it: its files say so in several ways (ENODEV, ENOENT).
 fn kill_tree(dir: &Path) -> Result<()> {
+    kill_those_in(dir).or_else(|error| if dir.exists() { Err(error) } else { Ok(()) })
+}
+
+fn kill_those_in(dir: &Path) -> Result<()> {
     let kill = dir.join("cgroup.kill");
     match fs::OpenOptions::new().write(true).open(&kill) {
         Ok(file) => return file.write_at(b"1", 0).map(|_| ()).call_at("write", &kill),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => {
-            return if dir.exists() { Err(Error::os("open", error).with_path(kill)) } else { Ok(()) };
-        }
+        Err(error) => return Err(Error::os("open", error).with_path(kill)),
     }
     for inner in subdirectories(dir) {
         kill_tree(&inner)?;
     }
     match open(dir, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(fd) => kill_each(Files { dir: std::os::fd::AsFd::as_fd(&fd), path: dir }),
-        Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(errno) => Err(Error::os("open", errno).with_path(dir)),
     }
 }
