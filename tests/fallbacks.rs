@@ -5,7 +5,9 @@
 mod common;
 
 use common::*;
-use coracle::{ContainerBuilder, ErrorKind, LimitKind, Namespaces, Overlay, Profile, Protection, Store};
+use coracle::{
+    ContainerBuilder, ErrorKind, Host, LimitKind, Namespaces, Overlay, Profile, Protection, Store,
+};
 use nix::libc;
 use std::fs;
 use std::process::Stdio;
@@ -175,6 +177,10 @@ fn what_has_none_is_named_with_the_remedy() {
     }
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.remedy().is_some_and(|remedy| remedy.contains("seccomp")), "{error}");
+    // In the words of the probe.
+    let missing = error.missing().expect("what is missing");
+    let probed = Host::probe_at(store.path());
+    assert_eq!(Some(missing), probed.get(missing.feature()).unwrap().missing(), "{error}");
 }
 
 /// By explicit choice it goes on without the filter, and both reports say so: the container's and the further command's.

@@ -14,6 +14,7 @@ use crate::network::Network;
 use crate::security::landlock::Landlock;
 use crate::security::limit::{Sysctl, Ulimit};
 use crate::security::paths::READ_ONLY;
+use crate::sys::diagnose;
 use crate::volume::Volume;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -487,7 +488,7 @@ impl ContainerBuilder {
         if let Some(wrong) = &self.wrong {
             return Err(wrong.again());
         }
-        Container::create(self)
+        Container::create(self).map_err(diagnose::explain_call)
     }
 
     /// Makes the container and starts it.

@@ -16,6 +16,7 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, Missing, words};
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::landlock::Entering;
+use crate::sys::diagnose;
 use crate::sys::fork::Witness;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
@@ -176,6 +177,10 @@ impl<'a> Exec<'a> {
     }
 
     fn spawn_by(self, deadline: Option<Instant>) -> Result<Executed> {
+        self.joined_by(deadline).map_err(diagnose::explain_call)
+    }
+
+    fn joined_by(self, deadline: Option<Instant>) -> Result<Executed> {
         let container = self.container;
         let running = container.running()?;
         if self.words.is_empty() {

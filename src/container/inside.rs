@@ -11,7 +11,7 @@ use super::script::{CWD, EEXIST, EINVAL, ENOENT, ENOTDIR, Links, Script};
 use super::stages::{NO_FILTER, WITHOUT};
 use super::users::Identity;
 use crate::error::ErrorKind;
-use crate::feature::words;
+use crate::feature::{Feature, words};
 use crate::namespace::{NamespaceKind, Namespaces};
 use crate::security::capability::Capabilities;
 use crate::security::landlock::{Domain, Entering, Places};
@@ -98,7 +98,10 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
     // it stay locked to each other.
     let dot = s.c_str(c".");
     let flags = n::OPEN_TREE_CLONE | n::OPEN_TREE_CLOEXEC | n::AT_RECURSIVE;
-    let root = s.op(n::__NR_open_tree, "open_tree(\".\")", [CWD.into(), dot.into(), flags.into()]).result();
+    let root = s
+        .op(n::__NR_open_tree, "open_tree(\".\")", [CWD.into(), dot.into(), flags.into()])
+        .needs(Feature::MountApi)
+        .result();
     let here = s
         .op(
             n::__NR_openat,
@@ -145,6 +148,7 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
         ]);
         let fd = s
             .op(n::__NR_openat2, "openat2", [root.into(), at.into(), how.into(), 24.into()])
+            .needs(Feature::Openat2)
             .path(Path::new("/").join(&path))
             .result();
         s.write(fd, sysctl.value().as_bytes(), &Path::new("/").join(&path));
@@ -171,6 +175,7 @@ pub(super) fn mountable(s: &mut Script<'_>, root: Cell, name: &str) -> Cell {
         u64::from(n::RESOLVE_IN_ROOT | n::RESOLVE_NO_SYMLINKS | n::RESOLVE_NO_MAGICLINKS),
     ]);
     s.op(n::__NR_openat2, "openat2(RESOLVE_NO_SYMLINKS)", [root.into(), at.into(), how.into(), 24.into()])
+        .needs(Feature::Openat2)
         .path(Path::new("/").join(name))
         .remedy("in the image it has to be a directory, not a link or a file")
         .result()

@@ -11,6 +11,7 @@ use super::script::{CWD, EEXIST, EINVAL, ELOOP, ENOENT, EXDEV, Links, Script};
 use super::spec::{FileContent, covering};
 use super::stages::WITHOUT;
 use crate::error::ErrorKind;
+use crate::feature::Feature;
 use crate::layer::RootDir;
 use crate::layer::overlay::{self, Stack};
 use crate::sys::plan::format::OP_FAIL;
@@ -426,6 +427,7 @@ fn one<'a>(
                     "openat2(RESOLVE_NO_SYMLINKS)",
                     [CWD.into(), at.into(), how.into(), 24.into()],
                 )
+                .needs(Feature::Openat2)
                 .path(path)
                 .remedy("the source of a mount must exist when the container starts")
                 .result();
@@ -478,6 +480,7 @@ fn is_seen(s: &mut Script<'_>, root: Cell, file: &Written<'_>) {
     let how = s.words64(&[flags, 0, u64::from(n::RESOLVE_BENEATH | n::RESOLVE_NO_XDEV)]);
     let found = s
         .op(n::__NR_openat2, "openat2(RESOLVE_NO_XDEV)", [dir.into(), name.into(), how.into(), 24.into()])
+        .needs(Feature::Openat2)
         .path(file.path)
         .again()
         .tolerate(&[EXDEV, ENOENT, ELOOP, EACCES, ENXIO])
@@ -534,7 +537,8 @@ impl Guard {
             let flags = u64::from(n::O_RDONLY | n::O_DIRECTORY | n::O_CLOEXEC);
             let how = s.words64(&[flags, 0, u64::from(n::RESOLVE_BENEATH | n::RESOLVE_NO_SYMLINKS)]);
             let args = [dir.into(), name.into(), how.into(), 24.into()];
-            s.op(n::__NR_openat2, "openat2(RESOLVE_BENEATH)", args).path(&path).again().result()
+            let op = s.op(n::__NR_openat2, "openat2(RESOLVE_BENEATH)", args).needs(Feature::Openat2);
+            op.path(&path).again().result()
         };
         let (own, seen) = (open(self.mount, "."), open(root, self.name));
         let same = s.label();

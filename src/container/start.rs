@@ -25,6 +25,7 @@ use crate::namespace::{Birth, Fence, NamespaceKind, Namespaces};
 use crate::security::landlock::Entering;
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
+use crate::sys::diagnose;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::{Cell, Label};
 use crate::sys::time::after;
@@ -142,7 +143,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
         Error::new(ErrorKind::NotFound, "the image of the container is gone")
             .with_path(&held.record.image_name)
     })?;
-    launch(inner, held, image, warden).map_err(|error| match error.kind() {
+    launch(inner, held, image, warden).map_err(diagnose::explain_call).map_err(|error| match error.kind() {
         ErrorKind::Exec => error,
         _ => error.during("starting a container"),
     })

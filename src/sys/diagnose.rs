@@ -20,6 +20,23 @@ pub(crate) fn explain(error: Error, feature: Feature) -> Error {
     }
 }
 
+/// The same of a call that is not there, whoever made it: every container needs it.
+pub(crate) fn explain_call(error: Error) -> Error {
+    if !error.is_missing_call() || error.missing().is_some() {
+        return error;
+    }
+    let call = error.step().split('(').next().unwrap_or_default();
+    let feature = match call {
+        "openat2" => Feature::Openat2,
+        "pidfd_open" | "pidfd_send_signal" => Feature::Pidfd,
+        "memfd_create" => Feature::ExecutableMemfd,
+        "open_tree" | "move_mount" | "fsopen" | "fsconfig" | "fsmount" => Feature::MountApi,
+        "mount_setattr" => Feature::MountSetattr,
+        _ => return error,
+    };
+    explain(error, feature)
+}
+
 /// What `call` needed when it gave `errno`; `None` where that says nothing about what the host has.
 pub(crate) fn missing(feature: Feature, call: &str, errno: i32) -> Option<Missing> {
     use Feature as F;
@@ -116,7 +133,9 @@ pub(crate) fn no_user_namespace(call: &str, errno: i32) -> Missing {
 /// The call does not exist, or is said not to.
 fn absent(feature: Feature, call: &str) -> Missing {
     // Whatever a namespace or an overlay is made with may be missing, rather than the thing itself.
-    let feature = match call.split('(').next().unwrap_or_default() {
+    // With whatever it is asked.
+    let call = call.split('(').next().unwrap_or_default();
+    let feature = match call {
         "clone3" => Feature::Clone3,
         "fsopen" | "fsmount" | "fsconfig" | "move_mount" | "open_tree" => Feature::MountApi,
         "mount_setattr" => Feature::MountSetattr,

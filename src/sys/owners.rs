@@ -7,6 +7,7 @@ use super::plan::format::{COURIER_SIZE, DATA_AT, Op, Status};
 use super::plan::{Cell, Plan};
 use super::warden::{Warden, warden};
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::Feature;
 use linux_raw_sys::general as n;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -163,6 +164,7 @@ fn open(plan: &mut Plan<'_>, dir: Cell, path: &CStr, flags: u64, to: Cell) {
     let how = plan.words64(&[flags, 0, u64::from(beneath)]);
     // A rename somewhere in the tree makes the kernel give up (EAGAIN).
     plan.op(n::__NR_openat2, "openat2(RESOLVE_BENEATH)", [dir.into(), at.into(), how.into(), 24.into()])
+        .needs(Feature::Openat2)
         .path(shown(path))
         .store(to)
         .again();

@@ -244,6 +244,7 @@ impl<'fd> Script<'fd> {
             [mount.into(), empty.into(), dir.into(), name.into(), n::MOVE_MOUNT_F_EMPTY_PATH.into()],
         )
         .path(path)
+        .needs(Feature::MountApi)
     }
 
     /// A copy of the mount at a path of the process's own mount namespace. A last link is not followed.
@@ -261,6 +262,7 @@ impl<'fd> Script<'fd> {
         let flags = n::OPEN_TREE_CLONE | n::OPEN_TREE_CLOEXEC | n::AT_SYMLINK_NOFOLLOW;
         self.op(n::__NR_open_tree, "open_tree(OPEN_TREE_CLONE)", [dir.into(), name.into(), flags.into()])
             .path(path)
+            .needs(Feature::MountApi)
     }
 
     /// A copy of the mount at a descriptor, from there on down.
@@ -272,6 +274,7 @@ impl<'fd> Script<'fd> {
         let empty = self.empty;
         self.op(n::__NR_open_tree, "open_tree(OPEN_TREE_CLONE)", [fd.into(), empty.into(), flags.into()])
             .path(path)
+            .needs(Feature::MountApi)
             .result()
     }
 
