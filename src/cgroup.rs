@@ -222,7 +222,8 @@ impl Cgroup {
             return Ok(());
         }
         let Some(hierarchy) = parent.v1_of(controller) else {
-            return Err(Error::new(ErrorKind::Unsupported, format!("no {controller} controller is mounted")));
+            let error = Error::new(ErrorKind::Unsupported, "a control group");
+            return Err(error.lacks(words::not_mounted(controller)));
         };
         let path = parent.make_v1(hierarchy, &self.name)?;
         let v1 = V1::open(path.clone(), hierarchy.controllers.clone());

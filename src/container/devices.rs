@@ -7,7 +7,8 @@
 use crate::cgroup::DeviceRule;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::plan::Cell;
-use crate::sys::script::{EEXIST, Links, Script};
+use crate::sys::script::{Links, Script};
+use linux_raw_sys::errno::EEXIST;
 use linux_raw_sys::general as n;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

@@ -22,6 +22,7 @@ use crate::sys::idmap::IdMap;
 use crate::sys::plan::Cell;
 use crate::sys::time::after;
 use crate::sys::warden::{self, Exit, Warden};
+use linux_raw_sys::errno::ESRCH;
 use linux_raw_sys::general as n;
 use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
@@ -382,7 +383,6 @@ impl Drop for Life {
 fn guard(s: &mut Script<'_>, life: [Cell; 2], pidfd: Cell) {
     const POLLIN: u64 = 1 << 32;
     const SIGKILL: i32 = 9;
-    const ESRCH: u32 = 3;
     let status = s.status();
     // Else the asker would wait for this process to close it.
     s.op(n::__NR_close, "close", [status.into()]);

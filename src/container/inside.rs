@@ -7,7 +7,7 @@
 use super::dev;
 use super::hierarchies::Hierarchies;
 use super::protection::Protection;
-use super::script::{CWD, EEXIST, EINVAL, ENOENT, ENOTDIR, Links, Script};
+use super::script::{CWD, Links, Script};
 use super::stages::{NO_FILTER, WITHOUT};
 use super::users::Identity;
 use crate::error::ErrorKind;
@@ -19,6 +19,7 @@ use crate::security::limit::{Sysctl, Ulimit};
 use crate::security::seccomp::Program;
 use crate::sys::courier::Letter;
 use crate::sys::plan::Cell;
+use linux_raw_sys::errno::{EEXIST, EINVAL, ENOENT, ENOTDIR};
 use linux_raw_sys::{general as n, ioctl, prctl};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

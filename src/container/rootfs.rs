@@ -7,7 +7,7 @@
 
 use super::dev::{self, Dev};
 use super::protection::Protection;
-use super::script::{CWD, EEXIST, EINVAL, ELOOP, ENOENT, EXDEV, Links, Script};
+use super::script::{CWD, Links, Script};
 use super::spec::{FileContent, covering};
 use super::stages::WITHOUT;
 use crate::error::ErrorKind;
@@ -16,6 +16,7 @@ use crate::layer::RootDir;
 use crate::layer::overlay::{self, Stack};
 use crate::sys::plan::format::OP_FAIL;
 use crate::sys::plan::{Cell, Label};
+use linux_raw_sys::errno::{EACCES, EAGAIN, EBUSY, EEXIST, EINVAL, ELOOP, ENOENT, ENXIO, EOPNOTSUPP, EXDEV};
 use linux_raw_sys::general as n;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -223,7 +224,6 @@ fn make_dir(s: &mut Script<'_>, parent: Cell, name: &std::ffi::CStr, mode: u32, 
 
 /// An overlay shows of its topmost directory what the writable layer's is like.
 fn dress_root(s: &mut Script<'_>, root: &Root<'_>, writable: Cell, dir: &RootDir) {
-    const EOPNOTSUPP: u32 = 95;
     s.during("giving the root directory its attributes");
     let (upper, path) = (s.c_str(c"upper"), Path::new("/"));
     s.chown(writable, upper, root.shift.owner(dir.uid, dir.gid), path);
@@ -458,14 +458,10 @@ struct Written<'a> {
     dir: Cell,
 }
 
-const EBUSY: u32 = 16;
-
 const BEHIND: &str = "a mount hides it, as a symbolic link of the image's leads one into the other: name both by the path behind the link";
 
 /// A link of the image's, or of a volume's, may lead the file, or a mount, to where the mount hides the file.
 fn is_seen(s: &mut Script<'_>, root: Cell, file: &Written<'_>) {
-    const EACCES: u32 = 13;
-    const ENXIO: u32 = 6;
     s.during("looking for a file that was written into the container");
     let (hidden, seen) = (s.label(), s.label());
     let parent = relative(file.path.parent().unwrap_or(Path::new("/")));
@@ -500,7 +496,6 @@ fn is_seen(s: &mut Script<'_>, root: Cell, file: &Written<'_>) {
 
 /// Goes on at `same` where both are of one file, which can't be locked twice (flock(2)).
 fn if_same(s: &mut Script<'_>, one: Cell, other: Cell, path: &Path, same: Label) {
-    const EAGAIN: u32 = 11;
     const LOCK: u64 = 2 | 4; // LOCK_EX | LOCK_NB
     s.op(n::__NR_flock, "flock", [one.into(), LOCK.into()]).path(path);
     s.op(n::__NR_flock, "flock", [other.into(), LOCK.into()]).path(path).tolerate(&[EAGAIN]).otherwise(same);

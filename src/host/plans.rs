@@ -14,6 +14,7 @@ use crate::sys::plan::format::OP_END;
 use crate::sys::plan::{At, Cell};
 use crate::sys::script::{CWD, Links, Script};
 use crate::sys::warden::Warden;
+use linux_raw_sys::errno::{ECHILD, EINVAL, ENOEXEC};
 use linux_raw_sys::{general as n, prctl};
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -52,7 +53,6 @@ pub(super) const MAPPED: [Feature; 3] =
     [Feature::IdMappedMounts, Feature::OverlayIdMapped, Feature::IdMappedTmpfs];
 
 const SIGCHLD: u32 = 17;
-const EINVAL: u32 = 22;
 
 pub(super) fn write(s: &mut Script<'_>, warden: &Warden, feature: Feature, result: Cell) -> Result<()> {
     match feature {
@@ -130,7 +130,6 @@ pub(super) fn write(s: &mut Script<'_>, warden: &Warden, feature: Feature, resul
         Feature::Pidfd => {
             const P_PIDFD: u32 = 3;
             const WEXITED: u32 = 4;
-            const ECHILD: u32 = 10;
             let pidfd = pidfd_of_itself(s, feature);
             let args = [pidfd.into(), 0.into(), 0.into(), 0.into()];
             s.op(n::__NR_pidfd_send_signal, "pidfd_send_signal", args).needs(feature);
@@ -292,7 +291,6 @@ fn pidfd_of_itself(s: &mut Script<'_>, feature: Feature) -> Cell {
 
 /// A file in memory that may be executed, which shows when the kernel does not find a program in it.
 fn memfd(s: &mut Script<'_>, feature: Feature) {
-    const ENOEXEC: u32 = 8;
     let name = s.c_str(c"coracle-probe");
     let fd = s.cell(-1);
     let (older, made) = (s.label(), s.label());

@@ -9,6 +9,7 @@ use crate::sys::plan::Cell;
 use crate::sys::script::Script;
 use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
+use linux_raw_sys::errno::EPERM;
 use linux_raw_sys::general as n;
 use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
@@ -307,7 +308,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Whoever the command begins as. Whether groups can be given up is known of a new user namespace only.
 fn become_first(s: &mut Script<'_>, (uid, gid): (u32, u32), groups_allowed: Option<bool>) {
-    const EPERM: u32 = 1;
     s.during("becoming a user of the user namespace");
     if groups_allowed != Some(false) {
         let op = s.op(n::__NR_setgroups, "setgroups", [0.into(), 0.into()]);

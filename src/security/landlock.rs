@@ -16,6 +16,7 @@ use crate::feature::Feature;
 use crate::sys::diagnose;
 use crate::sys::plan::{Added, Cell};
 use crate::sys::script::{Links, Script};
+use linux_raw_sys::errno::EINVAL;
 use linux_raw_sys::general as n;
 use linux_raw_sys::landlock as ll;
 use serde::{Deserialize, Serialize};
@@ -287,7 +288,6 @@ impl<'a> Domain<'a> {
     }
 
     fn beneath(&self, s: &mut Script<'_>, ruleset: Cell, fd: Cell, access: u32) {
-        const EINVAL: u32 = 22;
         let kind = ll::landlock_rule_type::LANDLOCK_RULE_PATH_BENEATH as u32;
         let access = access & self.rights.fs;
         let done = s.label();

@@ -7,6 +7,7 @@ use super::plan::format::{COURIER_SIZE, OP_SERVE, Status};
 use super::plan::{Added, At, Cell, Plan};
 use super::warden::{Started, Warden};
 use crate::error::{Error, ErrorKind, Result};
+use linux_raw_sys::errno::EPIPE;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -122,7 +123,6 @@ impl<'fd> Plan<'fd> {
     /// Receives a letter; its descriptor becomes a cell. It fails when its sender has ended.
     pub fn take(&mut self, socket: Cell) -> Cell {
         const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
-        const EPIPE: u32 = 32;
         let letter = self.letter(0);
         let args = [socket.into(), letter.header.into(), MSG_CMSG_CLOEXEC.into()];
         let len = self.op(linux_raw_sys::general::__NR_recvmsg, "recvmsg", args).result();

@@ -8,6 +8,7 @@ use super::plan::{Cell, Plan};
 use super::warden::{Warden, warden};
 use crate::error::{Error, ErrorKind, Result};
 use crate::feature::Feature;
+use linux_raw_sys::errno::{ENODATA, EOPNOTSUPP};
 use linux_raw_sys::general as n;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -92,8 +93,6 @@ impl Keeper {
 
     /// An extended attribute of an open file.
     pub fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
-        const ENODATA: u32 = 61;
-        const EOPNOTSUPP: u32 = 95;
         const MAX: usize = 64 << 10;
         let mut plan = Plan::new();
         let file = plan.fd(file);

@@ -9,6 +9,7 @@ use super::plan::format::{KEEPER, OP_CLOSE_FROM, OP_FAIL, OP_INIT};
 use super::plan::{Added, At, Cell, Label, Plan};
 use crate::error::ErrorKind;
 use crate::feature::Feature;
+use linux_raw_sys::errno::{EACCES, EEXIST, EINVAL, ELOOP, ENOENT, ENOSYS, ENOTDIR, EPERM};
 use linux_raw_sys::{general as n, ioctl, prctl};
 use std::ffi::{CStr, OsStr, OsString};
 use std::ops::{Deref, DerefMut};
@@ -16,12 +17,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 pub(crate) const CWD: i32 = n::AT_FDCWD;
-pub(crate) const ENOENT: u32 = 2;
-pub(crate) const EEXIST: u32 = 17;
-pub(crate) const EXDEV: u32 = 18;
-pub(crate) const ENOTDIR: u32 = 20;
-pub(crate) const EINVAL: u32 = 22;
-pub(crate) const ELOOP: u32 = 40;
 
 /// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -424,8 +419,6 @@ impl<'fd> Script<'fd> {
     /// Clones this process: clone3(2) or, where that does not exist or a filter refuses it, which can't look into its
     /// arguments, clone(2).
     pub fn clone_process(&mut self, new: &NewProcess<'_>) {
-        const EPERM: u32 = 1;
-        const ENOSYS: u32 = 38;
         let pidfd = new.pidfd.map_or(0, |cell| cell.0);
         let flags = new.flags | if new.pidfd.is_some() { u64::from(n::CLONE_PIDFD) } else { 0 };
         let into = if new.cgroup.is_some() { n::CLONE_INTO_CGROUP } else { 0 };
@@ -439,7 +432,6 @@ impl<'fd> Script<'fd> {
         let (older, done) = (self.label(), self.label());
         // Kernels from 6.1 to 7.2 were seen to refuse it once in a thousand times, and to do it a moment later: on a
         // slow machine a little more than that.
-        const EACCES: u32 = 13;
         let tries = if new.cgroup.is_some() { 4 } else { 1 };
         for left in (0..tries).rev() {
             let again = self.label();
@@ -569,7 +561,6 @@ impl<'fd> Script<'fd> {
     /// A session of its own, and a keyring of it. Where the quota for keys is used up that stays the warden's, which has
     /// no keys.
     pub fn session(&mut self) {
-        const EPERM: u32 = 1;
         const KEYCTL_JOIN_SESSION_KEYRING: u32 = 1;
         self.op(n::__NR_setsid, "setsid", []).tolerate(&[EPERM]);
         self.op(n::__NR_keyctl, "keyctl", [KEYCTL_JOIN_SESSION_KEYRING.into(), 0.into()]).tolerate_all();
@@ -612,7 +603,6 @@ impl<'fd> Script<'fd> {
                 .kind(ErrorKind::Exec);
             return;
         }
-        const EACCES: u32 = 13;
         for dir in std::env::split_paths(path) {
             let candidate =
                 if dir.as_os_str().is_empty() { Path::new(".").join(word) } else { dir.join(word) };

@@ -9,6 +9,7 @@ use crate::sys::memfd::above_stdio;
 use crate::sys::plan::format::{OP_END, Status};
 use crate::sys::plan::{Cell, Plan};
 use crate::sys::warden::{Started, Told, Warden};
+use linux_raw_sys::errno::{EAGAIN, EINTR, ETOOMANYREFS};
 use linux_raw_sys::general as n;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -165,9 +166,6 @@ fn sockaddr(address: SocketAddr, family: AddressFamily) -> Vec<u8> {
 
 /// The plan's part of sending each connection to the program, until that hangs up.
 fn accept_all(plan: &mut Plan<'_>, socket: Cell) {
-    const EAGAIN: u32 = 11;
-    const EINTR: u32 = 4;
-    const ETOOMANYREFS: u32 = 109;
     const POLLIN: u64 = 1 << 32;
     const CLOCK_MONOTONIC: u32 = 1;
     const MSG_DONTWAIT: u32 = 0x40;
