@@ -1,9 +1,10 @@
 //! Start to reaped of `true`, beside a floor of raw system calls (shared/floor.rs) and beside other runtimes. A report,
 //! not a test.
 //!
-//! The clock of most rows begins after `create`. That call makes the container's record and has the warden begin its start
-//! ahead (the root filesystem's process and empty namespaces), so that a part of the work is not in these rows. The rows
-//! of `create + start` have all of it, from the builder to the reaped process; `run()` its removal, too.
+//! The clock of most rows begins after `create`. That call makes the container's record and, as OCI's does, begins its start
+//! (its control group, its namespaces, and the processes that build the root filesystem and become the command, both
+//! waiting for what they are to do), so that a part of the work is not in these rows. The rows of `create + start` have all
+//! of it, from the builder to the reaped process; `run()` its removal, too.
 //!
 //! `cargo bench --bench start` as root. Peers that are not installed are left out and named. Of docker a daemon is needed,
 //! wherever the client finds it: one that was started by hand is named by `DOCKER_HOST=unix:///path/docker.sock`.

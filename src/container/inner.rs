@@ -94,7 +94,8 @@ impl Inner {
             return ended;
         }
         let store = &self.store;
-        let Held { dir, record, range, .. } = held;
+        let Held { dir, record, range, prepared, kept: _ } = held;
+        drop(prepared);
         // Its program was killed and left its groups.
         let left = match dir.running() {
             Ok(Some(_)) => {
@@ -138,6 +139,8 @@ impl Inner {
             }
             held.record.spec.name = Some(held.record.name.clone());
         }
+        // Whoever starts it makes its control group.
+        held.prepared = None;
         held.record.ephemeral = false;
         held.dir.set_record(&held.record)?;
         held.kept = true;

@@ -1,9 +1,10 @@
 //! The two stages of a start, and what is heard of them.
 #![forbid(unsafe_code)]
 
+use super::bounds::Bounds;
 use super::lock;
 use super::script::{CWD, Script};
-use crate::cgroup::CgroupParent;
+use crate::cgroup::{Cgroup, CgroupParent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::{self, Birth, Cloned, Heard, NamespaceKind, Namespaces};
 use crate::sys::courier::Letter;
@@ -115,11 +116,14 @@ pub(super) struct Beginning {
 }
 
 /// A start that was begun when its container was made, as OCI's `create` does it: a process in a mount namespace of its own
-/// waits for the control group and the rest. It ends with this.
+/// waits for the control group, and with it another in the namespaces of the container for what it is to be. They end with
+/// this.
 pub(super) struct Prepared {
     warden: Arc<Warden>,
     script: Script<'static>,
+    // Before the group, which would be waited for until it is empty.
     beginning: Beginning,
+    bounds: Option<Bounds>,
     _place: Place,
 }
 
@@ -155,17 +159,35 @@ impl Prepared {
         let place = Place::take()?;
         let (script, mut beginning) = begin(&warden, namespaces, true).ok()?;
         beginning.plan.rest();
-        Some(Self { warden, script, beginning, _place: place })
+        Some(Self { warden, script, beginning, bounds: None, _place: place })
+    }
+
+    /// Goes on into the control group of its container. `None` where it can't, which says nothing about the start either: a
+    /// bound that can't be had is the start's to tell.
+    pub fn enter(mut self, bounds: impl FnOnce(&Warden) -> Result<Bounds>) -> Option<Self> {
+        let Ok(bounds) = bounds(&self.warden) else { return Some(self) };
+        // A fence has to be around all of it.
+        if bounds.fence.is_some() {
+            return None;
+        }
+        self.beginning = self.beginning.goes_into(v2_of(bounds.cgroup.as_ref(), &self.warden)).ok()??;
+        self.bounds = Some(bounds);
+        Some(self)
     }
 
     /// The start that goes on by this warden; `None` where it has to be begun again.
-    pub fn start<'fd>(mut self, warden: &Arc<Warden>) -> Option<(Script<'fd>, Beginning)> {
+    pub fn start<'fd>(mut self, warden: &Arc<Warden>) -> Option<(Script<'fd>, Beginning, Option<Bounds>)> {
         if !Arc::ptr_eq(&self.warden, warden) || !self.beginning.plan.is_there() {
             return None;
         }
         self.beginning.plan.wake();
-        Some((self.script, self.beginning))
+        Some((self.script, self.beginning, self.bounds))
     }
+}
+
+/// The v2 group that a container is born in.
+pub(super) fn v2_of<'a>(cgroup: Option<&'a Cgroup>, warden: &Warden) -> Option<BorrowedFd<'a>> {
+    cgroup.filter(|_| warden.features().clone3).and_then(Cgroup::v2_dir)
 }
 
 /// Whether containers are born in a group of v2.
@@ -181,19 +203,15 @@ fn may_begin(warden: &Warden, cgroups: &CgroupParent) -> bool {
         && (cgroups.has_unified() || cgroups.has_v1())
 }
 
-/// A start on its way: the one that was prepared, or one that begins now. `None` where it can't begin early.
-pub(super) fn prepared_or_begun<'fd>(
-    prepared: Option<Prepared>,
+/// A start that begins now, before it is known what holds it to its limits. `None` where it can't begin early.
+pub(super) fn begun<'fd>(
     warden: &Arc<Warden>,
     cgroups: &CgroupParent,
     namespaces: &Namespaces,
 ) -> Result<Option<(Script<'fd>, Beginning)>> {
-    match prepared.and_then(|prepared| prepared.start(warden)) {
-        Some(begun) => Ok(Some(begun)),
-        None if may_begin(warden, cgroups) => {
-            begin(warden, namespaces, is_grouped(warden, cgroups)).map(Some)
-        }
-        None => Ok(None),
+    match may_begin(warden, cgroups) {
+        true => begin(warden, namespaces, is_grouped(warden, cgroups)).map(Some),
+        false => Ok(None),
     }
 }
 

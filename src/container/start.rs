@@ -1,7 +1,7 @@
 //! From a record to a running command: checks, plans, and the conversation with the warden.
 #![forbid(unsafe_code)]
 
-use super::bounds::{Bounds, DiskBound, bounds};
+use super::bounds::{self, Bounds, DiskBound};
 use super::dev::Dev;
 use super::devices;
 use super::ground::{Ground, etc, planned_mounts};
@@ -15,7 +15,7 @@ use super::running::Running;
 use super::script::Script;
 use super::settings::{Resolved, capabilities, hostname, joined, path_of, resolve, seccomp, words};
 use super::spec::{Mount, Spec};
-use super::stages::{self, Beginning, Born, Prepared, READY, Stages, TERMINAL, userns};
+use super::stages::{self, Beginning, Born, Prepared, READY, Stages, TERMINAL, userns, v2_of};
 use super::users;
 use super::{ExitStatus, Held, Inner, lock, removed, volumes};
 use crate::cgroup::{Cgroup, Report};
@@ -284,6 +284,12 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     }))
 }
 
+/// What holds a container to its limits when it starts.
+pub(super) fn bounds(store: &Store, record: &Record, warden: &Warden) -> Result<Bounds> {
+    let devices = devices::plan(&record.spec.devices)?;
+    bounds::bounds(store, &record.id, &record.spec, &devices, warden)
+}
+
 /// The start on its way, where it can begin early, and what holds the container to its limits. To be dropped in the reverse
 /// order: what has begun may have a process in the group.
 fn begin<'fd>(
@@ -294,9 +300,13 @@ fn begin<'fd>(
     record: &Record,
     devices: &[devices::Planned],
 ) -> Result<(Bounds, Option<Beginning>, Script<'fd>)> {
-    let begun = stages::prepared_or_begun(prepared, warden, inner.store.cgroups()?, namespaces)?;
+    let begun = match prepared.and_then(|prepared| prepared.start(warden)) {
+        Some((s, begun, Some(bounds))) => return Ok((bounds, Some(begun), s)),
+        Some((s, begun, None)) => Some((s, begun)),
+        None => stages::begun(warden, inner.store.cgroups()?, namespaces)?,
+    };
     let may_be_in_vain = begun.is_some();
-    let bounds = bounds(&inner.store, &record.id, &record.spec, devices, warden)?;
+    let bounds = bounds::bounds(&inner.store, &record.id, &record.spec, devices, warden)?;
     // A fence has to be around all of it.
     if let Some((s, begun)) = begun.filter(|_| bounds.fence.is_none())
         && let Some(begun) = begun.goes_into(v2_of(bounds.cgroup.as_ref(), warden))?
@@ -305,11 +315,6 @@ fn begin<'fd>(
     }
     warden.in_vain.fetch_or(may_be_in_vain, Ordering::Relaxed);
     Ok((bounds, None, Script::new()))
-}
-
-/// The v2 group that a container is born in.
-fn v2_of<'a>(cgroup: Option<&'a Cgroup>, warden: &Warden) -> Option<BorrowedFd<'a>> {
-    cgroup.filter(|_| warden.features().clone3).and_then(Cgroup::v2_dir)
 }
 
 /// How the container comes into its control groups.

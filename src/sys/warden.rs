@@ -456,7 +456,7 @@ impl Warden {
         self.shared.check()?;
         self.shared.drain();
         let since = Some(lock(&self.shared.state).start());
-        let started = Started { warden: self.clone(), compiled, status, heard: false, since };
+        let started = Started { warden: self.clone(), compiled, status, heard: false, since, kept: None };
         let request = Request { kind: Request::START, pad: 0, id: 0, size };
         match message::send(&self.shared.socket, &request.to_bytes(), fds) {
             Err(error) => Err(self.lost(error)),

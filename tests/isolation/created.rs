@@ -35,34 +35,48 @@ fn it_ends_with_a_container_that_is_never_started() {
         begun
     };
     let create = || -> Vec<_> { (0..6).map(|_| sh(&image, "true").create().unwrap()).collect() };
+    let is_in_its_group = |pid: &i32, of: &[coracle::Container]| {
+        let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        of.iter().any(|container| group.contains(container.id()))
+    };
+    // Whoever is killed meanwhile is there again at the start: those that wait in the group of their container alone, those
+    // that wait for them, or all.
+    for kill in [[true, false], [false, true], [true, true]] {
+        let created = create();
+        all_is_taken();
+        // A few at most, however many are made, each with two processes; none where that can't be.
+        let begun = wait_for(&[0, 8]);
+        if std::env::var("CORACLE_LANE").is_ok_and(|lane| lane == "root") {
+            assert_eq!(begun.len(), 8);
+        }
+        let (inside, outside): (Vec<_>, Vec<_>) =
+            begun.iter().partition(|pid| is_in_its_group(pid, &created));
+        assert_eq!(inside.len(), outside.len());
+        for (_, pids) in kill.iter().zip([inside, outside]).filter(|(kill, _)| **kill) {
+            for handle in pids.into_iter().map(common::pidfd) {
+                rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::KILL).unwrap();
+                assert!(common::ends(&handle, LONG));
+            }
+        }
+        for container in &created {
+            container.start().unwrap();
+            assert!(container.wait().unwrap().success());
+        }
+    }
     let created = create();
     all_is_taken();
-    // A few at most, however many are made; none where that can't be.
-    let begun = wait_for(&[0, 4]);
-    if std::env::var("CORACLE_LANE").is_ok_and(|lane| lane == "root") {
-        assert_eq!(begun.len(), 4);
-    }
-    // Whoever is killed meanwhile is there again at the start.
-    let handles: Vec<_> = begun.iter().map(|pid| common::pidfd(*pid)).collect();
-    for handle in &handles {
-        rustix::process::pidfd_send_signal(handle, rustix::process::Signal::KILL).unwrap();
-        assert!(common::ends(handle, LONG));
-    }
-    for container in &created {
-        container.start().unwrap();
-        assert!(container.wait().unwrap().success());
-    }
-    drop(created);
-    let created = create();
-    all_is_taken();
-    let again = wait_for(&[begun.len()]);
+    let again = wait_for(&[0, 8]);
+    let ids: Vec<_> = created.iter().map(|container| container.id().to_owned()).collect();
+    let groups = || ids.iter().filter(|id| !common::cgroups_with(id).is_empty()).count();
+    assert_eq!(groups(), again.len() / 2);
     let handles: Vec<_> = again.iter().map(|pid| common::pidfd(*pid)).collect();
     drop(created);
     assert!(handles.iter().all(|handle| common::ends(handle, LONG)));
+    assert_eq!(groups(), 0);
     // Its place is free again.
     let created = sh(&image, "true").create().unwrap();
     all_is_taken();
-    wait_for(&[begun.len().min(1)]);
+    wait_for(&[again.len().min(2)]);
     created.start().unwrap();
     assert!(created.wait().unwrap().success());
 }

@@ -27,6 +27,8 @@ pub(crate) struct Started {
     pub(super) heard: bool,
     /// How many ends had been told before; none once no process of it is to be adopted any more.
     pub(super) since: Option<u64>,
+    /// What was heard already, and is the next.
+    pub(super) kept: Option<Told>,
 }
 
 /// A plan whose first part is being executed, by two processes that both wait for the rest. Dropped, it ends when they have.
@@ -49,10 +51,21 @@ impl Begun {
         }
     }
 
-    /// Whether it still waits: somebody may have killed it meanwhile.
-    pub fn is_there(&self) -> bool {
-        let gone = self.status().and_then(|status| message::hung_up(status, Some(Instant::now())));
-        gone.is_ok_and(|gone| !gone)
+    /// Whether it still waits: somebody may have killed one of its processes meanwhile. What it has told first has pidfds of
+    /// those that there are; before, there is one.
+    pub fn is_there(&mut self) -> bool {
+        let Some(started) = &mut self.started else { return false };
+        let now = Some(Instant::now());
+        match started.next(now) {
+            Ok(Some(told)) => {
+                let waits = |pidfd| message::readable(pidfd, now).is_ok_and(|ended| !ended);
+                let wait = told.fds.iter().all(waits);
+                started.kept = Some(told);
+                wait
+            }
+            Err(error) => error.kind() == ErrorKind::TimedOut,
+            Ok(None) => false,
+        }
     }
 
     /// It is to go on: what is told from now on may be of its processes.
@@ -89,7 +102,7 @@ impl Drop for Begun {
         for socket in [&started.status, &self.second] {
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
         }
-        // One that rests is in no control group yet, for which it would have to be gone.
+        // One that rests is waited for by whoever removes the control group, if it is in one.
         if started.since.is_some() {
             let _ = message::hung_up(&started.status, Some(Instant::now() + END_TIME));
         }
@@ -110,6 +123,9 @@ impl Started {
     /// # Errors
     /// `TimedOut` when none has come by the deadline, where one is given.
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Told>> {
+        if let Some(told) = self.kept.take() {
+            return Ok(Some(told));
+        }
         if deadline.is_some() && !message::readable(&self.status, deadline)? {
             return Err(Error::new(ErrorKind::TimedOut, "its time was up before it was executed"));
         }
