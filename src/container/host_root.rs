@@ -88,7 +88,9 @@ pub(super) fn prepare(
         planner.filesystems()?;
         vec![PathBuf::from("/")]
     } else {
-        planner.directory(Path::new("/"), true)?;
+        // The first thing that a start makes there.
+        let is_new = in_memory || !dir.has("parts");
+        planner.directory(Path::new("/"), is_new)?;
         Vec::new()
     };
     for step in &steps {
@@ -156,7 +158,7 @@ impl Planner<'_> {
                 } else {
                     self.overlay(entry, &meta)?;
                 }
-            } else if meta.is_file() && path != Path::new("/") {
+            } else if meta.is_file() {
                 let small = meta.len() <= COPIED_MAX && !self.hidden.contains(&entry);
                 match small.then(|| fs::read(&entry)) {
                     Some(Ok(_)) if !is_new => {}
