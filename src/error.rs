@@ -266,6 +266,18 @@ impl Error {
         self
     }
 
+    /// The same, each of its texts in other words: where what comes from outside may be in them.
+    #[cfg(feature = "registry")]
+    pub(crate) fn reworded(mut self, word: &dyn Fn(&str) -> String) -> Self {
+        let texts = self.0.during.iter_mut().chain([&mut self.0.step]).chain(&mut self.0.remedy);
+        texts.for_each(|text| *text = word(text).into());
+        let own = self.0.source.as_ref().and_then(|source| source.downcast_ref::<Self>());
+        if let Some(own) = own.map(Self::again) {
+            self.0.source = Some(Arc::new(own.reworded(word)));
+        }
+        self
+    }
+
     /// The same once more: of a setting that is wrong each time that it is used.
     pub(crate) fn again(&self) -> Self {
         Self(self.0.clone())

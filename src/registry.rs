@@ -27,11 +27,13 @@ mod catalog;
 mod certificates;
 mod client;
 mod credentials;
+mod date;
 mod download;
 mod helper;
 mod http;
 mod layers;
 mod origin;
+mod pace;
 mod pull;
 mod push;
 mod secret;
@@ -166,8 +168,9 @@ impl Pull {
     /// Asks a mirror before this registry: hosts, with their ports, as in names (`docker.io`, `mirror.lan:5000`). Of several, in
     /// the order in which they were given; when something is wrong with one, the next, and the registry itself at last.
     ///
-    /// What a mirror sends is verified as anything is, but what a tag leads to is a mirror's word. [`Credentials`] that were given
-    /// are for the registry and don't go to mirrors; for those, this machine's are looked for.
+    /// What a mirror sends is verified as anything is, but what a tag leads to is a mirror's word. [`Credentials`] and
+    /// certificates that were given are for the registry and don't go to mirrors; for those, this machine's are looked for. Only
+    /// [`root_certificates`](Self::root_certificates) count for both.
     pub fn mirror(mut self, registry: impl Into<String>, mirror: impl Into<String>) -> Self {
         let lower = |host: String| host.to_ascii_lowercase();
         self.mirrors.push((lower(registry.into()), lower(mirror.into())));
@@ -185,7 +188,7 @@ impl Pull {
     /// # Errors
     /// `InvalidInput` for what is no name. `NotFound` where the registry, or with [`PullPolicy::Never`] the store, has no such
     /// image; `PermissionDenied` where the registry wants other credentials; `Network` and `TimedOut` for connections and for what
-    /// is wrong at the registry; `Unsupported` for an image of other machines or no image; `InvalidData`, `Mismatch` and
+    /// is wrong at the registry; `Unsupported` for an image of other machines, no image, or layers that are kept elsewhere; `InvalidData`, `Mismatch` and
     /// `TooLarge` for a registry that sends what it should not; and as [`Image::load`]. Each names registry, repository and step.
     pub fn run(&self, store: &Store) -> Result<Image> {
         pull::run(self, store)

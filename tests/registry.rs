@@ -9,6 +9,8 @@ mod auth;
 mod catalog;
 #[path = "registry/cli.rs"]
 mod cli;
+#[path = "registry/guards.rs"]
+mod guards;
 #[path = "registry/lies.rs"]
 mod lies;
 #[path = "registry/login.rs"]

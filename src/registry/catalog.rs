@@ -12,12 +12,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::null_is_default;
 use crate::reference::Reference;
 use serde::Deserialize;
+use std::collections::HashSet;
 
 /// One page, and all of them: Docker Hub's largest repositories have some thousand tags.
 const PAGE_MAX: u64 = 4 << 20;
 const NAMES_MAX: usize = 1_000_000;
 /// A page as large as registries give.
 const PAGE: usize = 1000;
+/// Some registries give 100 names at once whatever is asked for.
+const PAGES_MAX: usize = 10_000;
 /// Where docker.io is searched, and the most that it gives at once.
 const HUB_SEARCH: &str = "index.docker.io";
 const FOUND_MAX: usize = 100;
@@ -47,7 +50,7 @@ impl RegistryClient {
     ///
     /// # Errors
     /// `NotFound`, `PermissionDenied` or `Unsupported` where it does not tell; `InvalidData` for names that are none and for pages that
-    /// lead nowhere; `TooLarge` for more than a million names; and those of the way there.
+    /// lead nowhere; `TooLarge` for more than a million names or ten thousand pages; and those of the way there.
     pub fn repositories(&self) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         struct Page {
@@ -56,7 +59,9 @@ impl RegistryClient {
         }
         let list = || {
             let mut talk = Talk::new(self, &self.host, "registry:catalog:*".to_owned())?;
-            talk.pages("/v2/_catalog", |page: Page| page.repositories, |name| self.is_name(name))
+            talk.scrubbed(|talk| {
+                talk.pages("/v2/_catalog", |page: Page| page.repositories, |name| self.is_name(name))
+            })
         };
         list().map_err(|error| self.during(error, "listing the repositories of"))
     }
@@ -76,7 +81,7 @@ impl RegistryClient {
             let path = name.path();
             let mut talk = Talk::new(self, &self.host, format!("repository:{path}:pull"))?;
             let is_tag = |tag: &str| name.with_tag(tag).is_ok();
-            talk.pages(&format!("/v2/{path}/tags/list"), |page: Page| page.tags, is_tag)
+            talk.scrubbed(|talk| talk.pages(&format!("/v2/{path}/tags/list"), |page: Page| page.tags, is_tag))
         };
         list().map_err(|error| self.during(error, &format!("listing the tags of {} at", name.path())))
     }
@@ -121,26 +126,28 @@ impl RegistryClient {
         let mut talk = Talk::new(self, host, "registry:catalog:*".to_owned())?;
         let url = talk.registry.with_target("/v1/search".to_owned());
         let url = url.with_parameter("q", term).with_parameter("n", &limit.to_string());
-        let answer = talk.get(&url)?;
-        match answer.status {
-            200 => {}
-            404 | 405 if self.host != DOCKER_HUB => return Ok(None),
-            _ => return Err(talk.client.refused(answer)),
-        }
-        let (step, found) = read::<Found>(answer)?;
-        let mut results = Vec::new();
-        for one in found.results.into_iter().take(limit) {
-            if !self.is_name(&one.name) {
-                return Err(no_name(&step, &one.name));
+        talk.scrubbed(|talk| {
+            let answer = talk.get(&url)?;
+            match answer.status {
+                200 => {}
+                404 | 405 if self.host != DOCKER_HUB => return Ok(None),
+                _ => return Err(talk.client.refused(answer)),
             }
-            results.push(SearchResult {
-                name: one.name,
-                description: one.description,
-                stars: one.star_count,
-                official: one.is_official,
-            });
-        }
-        Ok(Some(results))
+            let (step, found) = read::<Found>(answer)?;
+            let mut results = Vec::new();
+            for one in found.results.into_iter().take(limit) {
+                if !self.is_name(&one.name) {
+                    return Err(no_name(&step, &one.name));
+                }
+                results.push(SearchResult {
+                    name: one.name,
+                    description: one.description,
+                    stars: one.star_count,
+                    official: one.is_official,
+                });
+            }
+            Ok(Some(results))
+        })
     }
 
     /// A repository of this registry.
@@ -179,6 +186,11 @@ impl<'a> Talk<'a> {
         Ok(Self { of, client, registry, wanted: Wanted::scope(scope), auth: Auth::default() })
     }
 
+    /// What goes wrong in it says no secret.
+    fn scrubbed<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        work(self).map_err(|error| self.client.scrubbed(error))
+    }
+
     /// With what authorises it, where the registry asks for that.
     fn get(&mut self, url: &Url) -> Result<Answer> {
         let mut again = true;
@@ -210,35 +222,37 @@ impl<'a> Talk<'a> {
         is_name: impl Fn(&str) -> bool,
     ) -> Result<Vec<String>> {
         let mut url = self.registry.with_target(path.to_owned()).with_parameter("n", &PAGE.to_string());
-        let mut all = Vec::new();
-        loop {
+        let (mut all, mut known) = (Vec::new(), HashSet::new());
+        for _ in 0..PAGES_MAX {
             let answer = self.get(&url)?;
             if answer.status != 200 {
                 return Err(self.client.refused(answer));
             }
             let next = next_page(&answer, &url)?;
             let (step, page) = read::<P>(answer)?;
-            let page = names(page);
-            let more = page.len();
-            for name in page {
+            let before = all.len();
+            for name in names(page) {
                 if !is_name(&name) {
                     return Err(no_name(&step, &name));
                 }
-                all.push(name);
+                if known.insert(name.clone()) {
+                    all.push(name);
+                }
             }
             if all.len() > NAMES_MAX {
                 return Err(Error::new(ErrorKind::TooLarge, format!("{step}: more than {NAMES_MAX} names")));
             }
             url = match next {
                 None => return Ok(all),
-                // Each page brings some, so they end.
-                Some(_) if more == 0 => {
-                    let what = format!("{step}: an empty page that leads to another");
+                // Each page brings some, so they don't go in a circle.
+                Some(_) if all.len() == before => {
+                    let what = format!("{step}: a page with nothing new that leads to another");
                     return Err(Error::new(ErrorKind::InvalidData, what));
                 }
                 Some(next) => next,
             };
         }
+        Err(Error::new(ErrorKind::TooLarge, format!("GET {url}: more than {PAGES_MAX} pages of names")))
     }
 }
 

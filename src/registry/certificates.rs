@@ -1,5 +1,6 @@
 //! Certificates for one registry, where docker, podman and skopeo look for them: in a directory that is named as the registry
-//! (containers-certs.d(5)), `*.crt` whom to trust, `*.cert` with the `*.key` of the same name who one is.
+//! (containers-certs.d(5)), `*.crt` whom to trust, `*.cert` with the `*.key` of the same name who one is. They are for that
+//! registry's host: where it sends one on to, a token service or a store of blobs, neither counts.
 #![forbid(unsafe_code)]
 
 use super::http::Settings;
@@ -8,6 +9,7 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 const SYSTEM: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
@@ -33,6 +35,25 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Whether there are any beside the system's.
+    pub(super) fn has_certificates(&self) -> bool {
+        !self.roots.is_empty() || self.is_for_home()
+    }
+
+    /// Whether some are for the registry's host and no other.
+    pub(super) fn is_for_home(&self) -> bool {
+        !self.own_roots.is_empty() || self.client.is_some()
+    }
+
+    /// Whom to trust and who one is, at the registry's host or at others.
+    pub(super) fn tls(&self, at_home: bool) -> Result<TlsConfig> {
+        let own = if at_home { &self.own_roots[..] } else { &[] };
+        let client = self.client.as_ref().filter(|_| at_home);
+        let client = client.map(|(chain, key)| client_of(chain, key)).transpose()?;
+        let roots = roots(self.roots.iter().chain(own))?;
+        Ok(TlsConfig::builder().root_certs(roots).client_cert(client).build())
+    }
+
     fn take(&mut self, dir: &Path, listed: fs::ReadDir) -> Result<()> {
         let mut paths: Vec<PathBuf> = Vec::new();
         for entry in listed {
@@ -46,7 +67,7 @@ impl Settings {
         let mut own = None;
         for path in &paths {
             if ends(path, "crt") {
-                self.roots.push(fs::read(path).call_at("read", path)?);
+                self.own_roots.push(fs::read(path).call_at("read", path)?);
             } else if ends(path, "key") && !paths.contains(&path.with_extension("cert")) {
                 return Err(bad(path, "a .key without the .cert that it is for"));
             } else if ends(path, "cert") {
@@ -73,4 +94,38 @@ fn places() -> impl Iterator<Item = PathBuf> {
     let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let own = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
     own.map(|dir| dir.join("containers/certs.d")).into_iter().chain(SYSTEM.map(PathBuf::from))
+}
+
+/// Certificates of the system, and these beside them.
+fn roots<'a>(own: impl Iterator<Item = &'a Vec<u8>>) -> Result<RootCerts> {
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::debug!(%error, "a certificate of the system");
+    }
+    let mut certs: Vec<Certificate<'static>> =
+        system.certs.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect();
+    for pem in own {
+        certs.extend(certificates("a root certificate", pem)?);
+    }
+    Ok(RootCerts::new_with_certs(&certs))
+}
+
+/// All certificates of a PEM text, one at least.
+fn certificates(what: &str, pem: &[u8]) -> Result<Vec<Certificate<'static>>> {
+    let bad = |why| Error::new(ErrorKind::InvalidInput, format!("{what}: {why}"));
+    let mut found = Vec::new();
+    for item in parse_pem(pem) {
+        if let PemItem::Certificate(cert) = item.map_err(|_| bad("broken PEM"))? {
+            found.push(cert);
+        }
+    }
+    if found.is_empty() { Err(bad("no certificate in it")) } else { Ok(found) }
+}
+
+fn client_of(chain: &[u8], key: &Secret) -> Result<ClientCert> {
+    let chain = certificates("a client's certificate", chain)?;
+    // Its own error may quote it.
+    let key = PrivateKey::from_pem(key.reveal().as_bytes())
+        .map_err(|_| Error::new(ErrorKind::InvalidInput, "a client's certificate: no private key in PEM"))?;
+    Ok(ClientCert::new_with_certs(&chain, key))
 }

@@ -4,6 +4,7 @@
 use super::auth::{self, Auth, Challenge};
 use super::credentials::{Credentials, CredentialsPlace, DOCKER_HUB};
 use super::http::{Answer, Client, Method, Request, Settings};
+use super::pace::Pace;
 use super::secret::Secret;
 use super::session::address;
 use super::{PARALLEL, RETRIES};
@@ -11,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::reference::Reference;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A registry by its host: to log in to it and out of it, and to see what it has.
 ///
@@ -77,6 +79,12 @@ impl RegistryClient {
         self
     }
 
+    /// How long the registry may be silent, as with [`Pull::patience`](super::Pull::patience).
+    pub fn patience(mut self, time: Duration) -> Self {
+        self.settings.pace = Pace::of(time);
+        self
+    }
+
     /// The host, as it stands in names.
     pub fn host(&self) -> &str {
         &self.host
@@ -122,7 +130,11 @@ impl RegistryClient {
     fn verify(&self, credentials: &Credentials) -> Result<Credentials> {
         credentials.check()?;
         let client = Client::of(&self.settings, &self.host)?;
-        let registry = address(&client, &self.host)?;
+        self.verify_by(&client, credentials).map_err(|error| client.scrubbed(error))
+    }
+
+    fn verify_by(&self, client: &Client, credentials: &Credentials) -> Result<Credentials> {
+        let registry = address(client, &self.host)?;
         let url = registry.with_target("/v2/".to_owned());
         let ask = |auth: &Auth| {
             let authorization = auth.header();
@@ -133,15 +145,15 @@ impl RegistryClient {
         let (auth, token) = match Challenge::of(&first) {
             Some(challenge) if asks => {
                 drop(first);
-                auth::meet_to_stay(&client, &registry, challenge, credentials)?
+                auth::meet_to_stay(client, &registry, challenge, credentials)?
             }
-            _ if first.status == 200 => (auth::unasked(&client, credentials), None),
-            _ => return Err(no_registry(&client, first)),
+            _ if first.status == 200 => (auth::unasked(client, credentials), None),
+            _ => return Err(no_registry(client, first)),
         };
         let answer = ask(&auth)?;
         match answer.status {
             200 => Ok(token.unwrap_or_else(|| credentials.clone())),
-            _ => Err(no_registry(&client, answer)),
+            _ => Err(no_registry(client, answer)),
         }
     }
 }

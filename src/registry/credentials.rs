@@ -1,8 +1,9 @@
 //! Who one is to a registry: given, or found where docker and podman keep it.
 //!
 //! `REGISTRY_AUTH_FILE` names the file; without it, it is `config.json` in `DOCKER_CONFIG` or `~/.docker`
-//! (docker's `config.json`, containers-auth.json(5)). An entry for a repository counts before one for its registry, a
-//! helper of `credHelpers` before an entry, and that before `credsStore`, as docker has it.
+//! (docker's `config.json`, containers-auth.json(5)). As docker has it, a registry that `credHelpers` names is that helper's alone,
+//! and all others are `credsStore`'s, where there is one: what stands in `auths` beside is not looked at, as it may be of a time
+//! before. Without them, an entry for a repository counts before one for its registry.
 #![forbid(unsafe_code)]
 
 use super::authfile::{AuthFile, Object};
@@ -195,8 +196,8 @@ impl Config {
     }
 
     fn find(&self, registry: &str, path: Option<&str>) -> Result<Credentials> {
-        if let Some((key, helper)) = self.helpers.iter().find(|(key, _)| host_of(key) == registry) {
-            return Helper::named(helper)?.get(key);
+        if let Some((helper, key)) = self.helper(registry) {
+            return Helper::named(&helper)?.get(&key);
         }
         // From the repository up to its registry.
         let whole = path.map_or(registry.to_owned(), |path| format!("{registry}/{path}"));
@@ -212,10 +213,7 @@ impl Config {
                 return entry.read(key);
             }
         }
-        if self.store.is_empty() {
-            return Ok(Credentials::anonymous());
-        }
-        Helper::named(&self.store)?.get(key_of(registry))
+        Ok(Credentials::anonymous())
     }
 }
 

@@ -1,22 +1,28 @@
 //! A blob on its way. When the connection breaks, it goes on where it was: whoever reads keeps its hash and notices nothing.
 #![forbid(unsafe_code)]
 
-use super::http::{broken_body, stopped};
+use super::http::{BodyReader, broken_body, stopped};
 use super::session::Session;
+use super::url::Url;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{Descriptor, media};
 use std::io::{self, Read};
 
 /// So many bytes more make a connection that broke a new one: it may break as often again.
 const PROGRESS: u64 = 1 << 20;
+/// Of the addresses that a manifest gives for a layer.
+const URLS_SHOWN: usize = 3;
 const DISCARD: usize = 64 << 10;
 
 pub(super) struct Download<'a> {
     session: &'a Session,
     digest: Digest,
     size: u64,
+    /// Of what its maker gives to no registry.
+    elsewhere: Option<Error>,
     at: u64,
-    body: Option<ureq::BodyReader<'static>>,
+    body: Option<BodyReader>,
     step: String,
     tried: u32,
     /// Where it stood when tries were counted last.
@@ -25,14 +31,11 @@ pub(super) struct Download<'a> {
 }
 
 impl<'a> Download<'a> {
-    pub(super) fn new(
-        session: &'a Session,
-        digest: Digest,
-        size: u64,
-        seen: &'a (dyn Fn(u64) + Sync),
-    ) -> Self {
+    pub(super) fn new(session: &'a Session, descriptor: &Descriptor, seen: &'a (dyn Fn(u64) + Sync)) -> Self {
+        let Descriptor { digest, size, .. } = *descriptor;
         let step = format!("reading the blob {digest}");
-        Self { session, digest, size, at: 0, body: None, step, tried: 0, counted_at: 0, seen }
+        let elsewhere = media::is_elsewhere(&descriptor.media_type).then(|| kept_elsewhere(descriptor));
+        Self { session, digest, size, elsewhere, at: 0, body: None, step, tried: 0, counted_at: 0, seen }
     }
 
     fn wrong_size(&self, size: u64) -> Error {
@@ -44,10 +47,17 @@ impl<'a> Download<'a> {
     }
 
     fn open(&mut self) -> Result<()> {
-        let answer = match self.session.open_blob(&self.digest, self.at) {
+        let answer = match self.session.open_blob(&self.digest, self.at, self.size) {
             // There is nothing after what came: it is shorter than promised.
             Err(error) if error.kind() == ErrorKind::Mismatch && self.at > 0 => {
                 return Err(self.wrong_size(self.at).with_source(error));
+            }
+            // A registry may have it all the same.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(match self.elsewhere.take() {
+                    Some(elsewhere) => elsewhere.with_source(error),
+                    None => error,
+                });
             }
             other => other?,
         };
@@ -105,6 +115,20 @@ impl<'a> Download<'a> {
     }
 }
 
+/// Image-spec, "Non-Distributable Layers": a layer that is where its `urls` say. They lead anywhere, so none is followed.
+fn kept_elsewhere(descriptor: &Descriptor) -> Error {
+    let said = descriptor.extra.get("urls").and_then(|urls| urls.as_array());
+    let urls = said.into_iter().flatten().filter_map(|url| Url::parse(url.as_str()?).ok());
+    let urls: Vec<_> = urls.take(URLS_SHOWN).map(|url| format!("{:.200}", url.to_string())).collect();
+    let at = if urls.is_empty() { "nobody says where".to_owned() } else { urls.join(", ") };
+    let digest = descriptor.digest;
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("the blob {digest} is kept elsewhere, as its maker wants: {at}"),
+    )
+    .with_remedy("push an image that has it to a registry of your own, with a tool that pushes such layers")
+}
+
 impl Read for Download<'_> {
     /// Ends one byte after the promised size, where a registry sends more: enough to see it.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -127,7 +151,7 @@ impl Read for Download<'_> {
                     }
                     return Ok(n);
                 }
-                Err(error) => error,
+                Err(error) => client.scrubbed(error),
             };
             let was_open = self.body.take().is_some();
             // A request that failed has been tried again already.

@@ -2,24 +2,25 @@
 //!
 //! - **Redirects** are followed here, at most ten; with a body or for a POST only those that keep the method (307, 308). What authorises a request goes to the host, port and
 //!   scheme that it was meant for and to no other. From TLS none leads to plain HTTP, and to plain HTTP only where it is allowed.
-//! - **Time.** Connecting has 30 seconds, and each wait for the next bytes a minute; a body as a whole has no bound.
+//! - **Time.** All that a registry does has an end (`pace`): each wait for the next bytes, a head and a document as a whole, and a
+//!   blob by the least rate at which it has to go on.
 //! - **Again.** What says that it may pass (408, 429 with Retry-After, 5xx, a connection that is reset or silent) is tried again,
 //!   later each time. A transfer that was given up stops at once.
 #![forbid(unsafe_code)]
 
+use super::date::retry_after;
+use super::pace::{Pace, Steady};
 use super::secret::Secret;
 use super::url::Url;
 use crate::error::{Error, ErrorKind, Result};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use ureq::http;
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::TlsConfig;
 
 const REDIRECTS_MAX: usize = 10;
-const CONNECT: Duration = Duration::from_secs(30);
-const SILENCE: Duration = Duration::from_secs(60);
 /// The first wait before another try; each next one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// Who is told to wait longer than this is told the error instead.
@@ -33,9 +34,11 @@ const UNASKED: u64 = 1 << 20;
 
 /// Connections, and what all requests of a pull or a push have in common.
 pub(super) struct Client {
-    agent: ureq::Agent,
-    /// For this machine itself, which no proxy reaches.
-    local: ureq::Agent,
+    agents: Agents,
+    /// For other hosts than the registry's, where there are certificates for that alone.
+    others: Option<Agents>,
+    /// The registry's host.
+    home: String,
     /// What the environment names and this program does not speak with. The agent would go without.
     foreign_proxy: Option<ureq::Proxy>,
     /// Hosts, with their ports, that are spoken to without TLS.
@@ -43,9 +46,46 @@ pub(super) struct Client {
     /// Whether this machine itself is.
     plain_here: bool,
     tries: u32,
+    pace: Pace,
     stop: Stop,
     /// What is taken out of texts from outside.
     secrets: Mutex<Vec<Secret>>,
+}
+
+/// What makes connections and keeps them.
+struct Agents {
+    /// Through the proxy of the environment, where it names one.
+    through: ureq::Agent,
+    /// For this machine itself, which no proxy reaches.
+    local: ureq::Agent,
+}
+
+impl Agents {
+    fn new(settings: &Settings, tls: TlsConfig) -> Self {
+        let pace = settings.pace;
+        let config = || {
+            ureq::Agent::config_builder()
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
+                // Whatever else in the program turned on: a digest is over the bytes as they are.
+                .accept_encoding("")
+                .timeout_connect(Some(pace.connect()))
+                .timeout_per_read(Some(pace.silence()))
+                .timeout_per_write(Some(pace.silence()))
+                .timeout_send_request(Some(pace.head()))
+                .timeout_recv_response(Some(pace.head()))
+                .timeout_recv_body(Some(pace.document()))
+                .max_idle_connections(settings.parallel + 1)
+                .max_idle_connections_per_host(settings.parallel + 1)
+                .tls_config(tls.clone())
+        };
+        Self {
+            through: ureq::Agent::new_with_config(config().build()),
+            local: ureq::Agent::new_with_config(config().proxy(None).build()),
+        }
+    }
 }
 
 /// How the connections are made.
@@ -54,18 +94,24 @@ pub(super) struct Settings {
     pub(super) plain: Vec<String>,
     /// Certificates in PEM form beside the system's roots.
     pub(super) roots: Vec<Vec<u8>>,
+    /// The same, but for the registry's host alone.
+    pub(super) own_roots: Vec<Vec<u8>>,
     /// Who one is to a registry that asks for it in TLS: a chain and its key, PEM.
     pub(super) client: Option<(Vec<u8>, Secret)>,
     /// A directory with both, in place of those of this machine.
     pub(super) certificates: Option<PathBuf>,
     pub(super) retries: u32,
+    pub(super) pace: Pace,
     /// Idle connections that are kept.
     pub(super) parallel: usize,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Method<'a> {
+    /// For a document.
     Get,
+    /// For so many bytes of a blob.
+    GetBlob(u64),
     Head,
     /// A form, `application/x-www-form-urlencoded`.
     Post(&'a str),
@@ -103,7 +149,7 @@ pub(super) struct Request<'a> {
 impl Request<'_> {
     fn verb(&self) -> &'static str {
         match self.method {
-            Method::Get => "GET",
+            Method::Get | Method::GetBlob(_) => "GET",
             Method::Head => "HEAD",
             Method::Post(_) | Method::Begin => "POST",
             Method::Put(_) => "PUT",
@@ -113,7 +159,7 @@ impl Request<'_> {
     /// Whether a redirect of this status is followed; others would make another request of it.
     fn follows(&self, status: u16) -> bool {
         match self.method {
-            Method::Get | Method::Head => matches!(status, 301 | 302 | 303 | 307 | 308),
+            Method::Get | Method::GetBlob(_) | Method::Head => matches!(status, 301 | 302 | 303 | 307 | 308),
             Method::Begin | Method::Put(_) => matches!(status, 307 | 308),
             Method::Post(_) => false,
         }
@@ -126,8 +172,13 @@ pub(super) struct Answer {
     pub(super) step: String,
     /// Who answered, after all redirects.
     pub(super) from: Url,
+    pace: Pace,
+    /// A blob was asked for, whose time goes by its size.
+    of_blob: bool,
     response: http::Response<ureq::Body>,
 }
+
+pub(super) type BodyReader = Steady<ureq::BodyReader<'static>>;
 
 impl Answer {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
@@ -142,8 +193,8 @@ impl Answer {
         self.header(name)?.trim().parse().ok()
     }
 
-    pub(super) fn into_reader(self) -> ureq::BodyReader<'static> {
-        self.response.into_body().into_reader()
+    pub(super) fn into_reader(self) -> BodyReader {
+        self.pace.steady(self.response.into_body().into_reader())
     }
 
     /// The body, which is a document: read whole.
@@ -163,41 +214,35 @@ impl Answer {
 impl Client {
     /// For one registry, with what this machine has for it.
     pub(super) fn of(settings: &Settings, registry: &str) -> Result<Self> {
-        Self::new(&settings.of(registry)?)
+        Self::new(&settings.of(registry)?, Url::of_registry(registry, true)?.host)
     }
 
-    pub(super) fn new(settings: &Settings) -> Result<Self> {
-        let own = settings.client.as_ref().map(|(chain, key)| client(chain, key)).transpose()?;
-        let tls = TlsConfig::builder().root_certs(roots(&settings.roots)?).client_cert(own).build();
-        let config = || {
-            ureq::Agent::config_builder()
-                .http_status_as_error(false)
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
-                // Whatever else in the program turned on: a digest is over the bytes as they are.
-                .accept_encoding("")
-                .timeout_connect(Some(CONNECT))
-                .timeout_per_read(Some(SILENCE))
-                .timeout_per_write(Some(SILENCE))
-                .max_idle_connections(settings.parallel + 1)
-                .max_idle_connections_per_host(settings.parallel + 1)
-                .tls_config(tls.clone())
-        };
+    fn new(settings: &Settings, home: String) -> Result<Self> {
+        let own = settings.tls(true)?;
+        // Whoever else is spoken to on the way: a token service, where blobs are.
+        let others =
+            if settings.is_for_home() { Some(Agents::new(settings, settings.tls(false)?)) } else { None };
         let is_foreign = |proxy: &ureq::Proxy| {
             !matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https)
         };
         Ok(Self {
             foreign_proxy: ureq::Proxy::try_from_env().filter(is_foreign),
-            agent: ureq::Agent::new_with_config(config().build()),
-            local: ureq::Agent::new_with_config(config().proxy(None).build()),
+            agents: Agents::new(settings, own),
+            others,
+            home,
             plain: settings.plain.clone(),
-            // Who gives certificates for it expects TLS, and is not to get less.
-            plain_here: settings.roots.is_empty() && settings.client.is_none(),
+            plain_here: !settings.has_certificates(),
             tries: settings.retries.saturating_add(1),
+            pace: settings.pace,
             stop: Stop::default(),
             secrets: Mutex::new(Vec::new()),
         })
+    }
+
+    /// What connects to a host.
+    fn agent(&self, url: &Url) -> &ureq::Agent {
+        let agents = self.others.as_ref().filter(|_| url.host != self.home).unwrap_or(&self.agents);
+        if url.is_loopback() { &agents.local } else { &agents.through }
     }
 
     /// Whether this host may be spoken to without TLS.
@@ -213,8 +258,10 @@ impl Client {
     /// Ends all waiting and all transfers, now and later.
     pub(super) fn stop(&self) {
         self.stop.set();
-        self.agent.clone().shutdown();
-        self.local.clone().shutdown();
+        for agents in self.others.iter().chain([&self.agents]) {
+            agents.through.clone().shutdown();
+            agents.local.clone().shutdown();
+        }
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -229,6 +276,17 @@ impl Client {
         }
     }
 
+    /// An error as it may be seen: what a registry repeats of a secret, in whatever it sends, is not in it. Each error that leaves
+    /// what talks to a registry, or goes into a trace, comes by here.
+    pub(super) fn scrubbed(&self, error: Error) -> Error {
+        error.reworded(&|text| self.scrub(text))
+    }
+
+    fn scrub(&self, text: &str) -> String {
+        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        secrets.iter().fold(text.to_owned(), |text, secret| secret.scrub(text))
+    }
+
     /// Sends a request, follows where it is sent on to, and tries again what may pass. Any status but those is an answer.
     pub(super) fn send(&self, request: &Request<'_>) -> Result<Answer> {
         self.again(|| self.attempt(request))
@@ -240,7 +298,7 @@ impl Client {
         if !passes(answer.status) {
             return Ok(answer);
         }
-        let wait = answer.number("retry-after").map(Duration::from_secs);
+        let wait = answer.header("retry-after").and_then(|text| retry_after(text, SystemTime::now()));
         Err(Failed { error: self.refused(answer), may_pass: true, wait })
     }
 
@@ -252,6 +310,7 @@ impl Client {
                 Ok(done) => return Ok(done),
                 Err(failed) => failed,
             };
+            let error = self.scrubbed(error);
             if !may_pass {
                 return Err(error);
             }
@@ -304,7 +363,8 @@ impl Client {
             let authorization = request.authorization.as_ref().filter(|_| url.is_same_origin(request.url));
             let response = self.once(request, &url, authorization).map_err(|error| failed(&step, error))?;
             let status = response.status().as_u16();
-            let answer = Answer { status, step, from: url, response };
+            let of_blob = matches!(request.method, Method::GetBlob(_));
+            let answer = Answer { status, step, from: url, pace: self.pace, of_blob, response };
             if !request.follows(status) {
                 return Ok(answer);
             }
@@ -338,7 +398,7 @@ impl Client {
             value.set_sensitive(true);
             builder = builder.header(http::header::AUTHORIZATION, value);
         }
-        let agent = if url.is_loopback() { &self.local } else { &self.agent };
+        let agent = self.agent(url);
         match request.method {
             Method::Post(form) => {
                 let builder = builder.header("content-type", "application/x-www-form-urlencoded");
@@ -352,7 +412,13 @@ impl Client {
                     builder = builder.header("expect", "100-continue");
                 }
                 let mut body = payload.content.open();
-                agent.run(builder.body(ureq::SendBody::from_reader(&mut body))?)
+                let request = builder.body(ureq::SendBody::from_reader(&mut body))?;
+                let whole = self.pace.blob(payload.size);
+                agent.run(agent.configure_request(request).timeout_send_body(Some(whole)).build())
+            }
+            Method::GetBlob(bytes) => {
+                let request = agent.configure_request(builder.body(())?);
+                agent.run(request.timeout_recv_body(Some(self.pace.blob(bytes))).build())
             }
             Method::Get | Method::Head => agent.run(builder.body(())?),
         }
@@ -365,11 +431,13 @@ impl Client {
 
     /// The same, and the codes that the registry gives for it.
     pub(super) fn refusal(&self, answer: Answer) -> (Error, Vec<String>) {
-        let Answer { status, step, from, response } = answer;
-        let reason = response.status().canonical_reason().unwrap_or("no name for it");
+        let reason = answer.response.status().canonical_reason().unwrap_or("no name for it");
+        let (status, step, from) = (answer.status, answer.step.clone(), answer.from.clone());
         let mut said = Vec::new();
-        // Only words: without them the error is as good.
-        let _ = response.into_body().into_reader().take(SAID_MAX).read_to_end(&mut said);
+        // Only words: without them the error is as good. What is in chunks may take a blob's time.
+        if !answer.of_blob || answer.number("content-length").is_some() {
+            let _ = answer.into_reader().take(SAID_MAX).read_to_end(&mut said);
+        }
         let (said, codes) = registry_says(&said);
         let said = self.clean(&said);
         let error = |kind| Error::new(kind, format!("{step}: {status} {reason}{said}"));
@@ -394,46 +462,11 @@ impl Client {
     }
 
     fn clean(&self, text: &str) -> String {
-        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        let clean = secrets.iter().fold(text.to_owned(), |text, secret| secret.scrub(text));
+        // Before it is cut, so that no half of a secret stays.
         let shown: String =
-            clean.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_MAX).collect();
+            self.scrub(text).chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_MAX).collect();
         if shown.is_empty() { shown } else { format!(" ({shown})") }
     }
-}
-
-/// Certificates of the system, and these beside them.
-fn roots(own: &[Vec<u8>]) -> Result<RootCerts> {
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::debug!(%error, "a certificate of the system");
-    }
-    let mut certs: Vec<Certificate<'static>> =
-        system.certs.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect();
-    for pem in own {
-        certs.extend(certificates("a root certificate", pem)?);
-    }
-    Ok(RootCerts::new_with_certs(&certs))
-}
-
-/// All certificates of a PEM text, one at least.
-fn certificates(what: &str, pem: &[u8]) -> Result<Vec<Certificate<'static>>> {
-    let bad = |why| Error::new(ErrorKind::InvalidInput, format!("{what}: {why}"));
-    let mut found = Vec::new();
-    for item in parse_pem(pem) {
-        if let PemItem::Certificate(cert) = item.map_err(|_| bad("broken PEM"))? {
-            found.push(cert);
-        }
-    }
-    if found.is_empty() { Err(bad("no certificate in it")) } else { Ok(found) }
-}
-
-fn client(chain: &[u8], key: &Secret) -> Result<ClientCert> {
-    let chain = certificates("a client's certificate", chain)?;
-    // Its own error may quote it.
-    let key = PrivateKey::from_pem(key.reveal().as_bytes())
-        .map_err(|_| Error::new(ErrorKind::InvalidInput, "a client's certificate: no private key in PEM"))?;
-    Ok(ClientCert::new_with_certs(&chain, key))
 }
 
 /// distribution-spec, "Error Codes": `{"errors": [{"code", "message"}]}`.

@@ -1,7 +1,7 @@
 //! The steps of a pull: what is here, what the name leads to, its configuration, its layers, its name.
 #![forbid(unsafe_code)]
 
-use super::http::Client;
+use super::http::{Client, Settings};
 use super::origin::repository;
 use super::session::{Fetched, Session};
 use super::{Pull, PullEvent, PullPolicy, layers};
@@ -66,7 +66,9 @@ fn locked(pull: &Pull, store: &Store, name: &Reference) -> Result<Image> {
     known = known.filter(Image::is_whole);
     for (_, mirror) in pull.mirrors.iter().filter(|(of, _)| of == name.domain()) {
         let there = on_mirror(name, mirror)?;
-        let session = Session::new(Client::of(&pull.settings, mirror)?, &there, None)?;
+        // Who one is to the registry is no mirror's business.
+        let settings = Settings { client: None, certificates: None, ..pull.settings.clone() };
+        let session = Session::new(Client::of(&settings, mirror)?, &there, None)?;
         match from(pull, store, name, &session, known.as_ref()) {
             Err(error) if is_of_registry(&error) => {
                 tracing::warn!(%error, mirror, %name, "a mirror that does not have it as it should");
@@ -104,6 +106,16 @@ fn is_of_registry(error: &Error) -> bool {
 
 /// Pulls it from one registry, for the name, wherever that leads.
 fn from(
+    pull: &Pull,
+    store: &Store,
+    name: &Reference,
+    session: &Session,
+    known: Option<&Image>,
+) -> Result<Image> {
+    steps(pull, store, name, session, known).map_err(|error| session.client().scrubbed(error))
+}
+
+fn steps(
     pull: &Pull,
     store: &Store,
     name: &Reference,

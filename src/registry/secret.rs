@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+/// So many characters may be a secret's.
+const LEAST: usize = 4;
+
 /// A password or a token. Neither its `Debug` shows it nor has it a `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Secret(String);
@@ -23,10 +26,26 @@ impl Secret {
         Self(text.trim_matches('"').to_owned())
     }
 
-    /// Takes it out of a text from outside: a registry may repeat what it was told.
+    /// Takes it out of a text from outside: a registry may repeat what it was told. Also what is left of it where the text was
+    /// cut, which is before a quotation mark or the end.
     pub(super) fn scrub(&self, text: String) -> String {
         // A password of a letter or two is in every word.
-        if self.0.len() < 4 || !text.contains(&self.0) { text } else { text.replace(&self.0, "…") }
+        if self.0.len() < LEAST {
+            return text;
+        }
+        let mut text = if text.contains(&self.0) { text.replace(&self.0, "…") } else { text };
+        let ends = text.match_indices(['"', '…']).map(|(at, _)| at).chain([text.len()]);
+        let begin = |end: usize| {
+            let from = (end.saturating_sub(self.0.len())..=end.saturating_sub(LEAST)).find(|from| {
+                text.get(*from..end).is_some_and(|part| part.len() >= LEAST && self.0.starts_with(part))
+            });
+            from.map(|from| from..end)
+        };
+        let cut: Vec<_> = ends.filter_map(begin).collect();
+        for part in cut.into_iter().rev() {
+            text.replace_range(part, "…");
+        }
+        text
     }
 }
 
@@ -45,6 +64,17 @@ mod tests {
         let secret = Secret::new("hunter22");
         assert!(!format!("{secret:?} {:#?}", Some(&secret)).contains("hunter"));
         assert_eq!(secret.scrub("bad password hunter22!".into()), "bad password …!");
+        // Where it was cut there may be a part of it.
+        for (text, clean) in [
+            ("a \"text hunter2\" hunt", "a \"text …\" …"),
+            ("hun", "hun"),
+            ("the hunter has it", "the hunter has it"),
+            ("hunter2222\"", "…22\""),
+            ("hunter2…", "……"),
+            ("ü\"", "ü\""),
+        ] {
+            assert_eq!(secret.scrub(text.into()), clean);
+        }
         let secret = Secret::new("hunt\\er\"22");
         assert_eq!(secret.as_in_json().scrub(r#"{"Secret":"hunt\\er\"22"}"#.into()), r#"{"Secret":"…"}"#);
     }

@@ -15,8 +15,6 @@ use crate::store::blob::check;
 use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 
-/// Where docker.io answers.
-const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
 
 pub(super) struct Session {
@@ -111,14 +109,14 @@ impl Session {
         descriptor: &Descriptor,
         seen: &'a (dyn Fn(u64) + Sync),
     ) -> Download<'a> {
-        Download::new(self, descriptor.digest, descriptor.size, seen)
+        Download::new(self, descriptor, seen)
     }
 
-    /// Asks for a blob's bytes from `from` on.
-    pub(super) fn open_blob(&self, digest: &Digest, from: u64) -> Result<Answer> {
+    /// Asks for a blob's bytes from `from` on, of so many.
+    pub(super) fn open_blob(&self, digest: &Digest, from: u64, size: u64) -> Result<Answer> {
         let range = [("range", format!("bytes={from}-"))];
         let headers = if from == 0 { &[][..] } else { &range[..] };
-        let answer = self.ask(Method::Get, &format!("blobs/{digest}"), headers)?;
+        let answer = self.ask(Method::GetBlob(size), &format!("blobs/{digest}"), headers)?;
         match answer.status {
             200 | 206 => Ok(answer),
             _ => Err(self.client.refused(answer)),
@@ -207,9 +205,8 @@ impl Session {
 
 /// Where a registry answers.
 pub(super) fn address(client: &Client, domain: &str) -> Result<Url> {
-    let domain = if domain == DOCKER_HUB.0 { DOCKER_HUB.1 } else { domain };
-    let plain = client.allows_plain(&Url::of_domain(domain, false)?);
-    Url::of_domain(domain, !plain)
+    let plain = client.allows_plain(&Url::of_registry(domain, false)?);
+    Url::of_registry(domain, !plain)
 }
 
 fn accept() -> (&'static str, String) {

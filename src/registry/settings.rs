@@ -27,6 +27,14 @@ macro_rules! settings {
                 self
             }
 
+            /// How long the registry may be silent: by default a minute, at most a day. What else it may take follows: half of
+            /// that to be connected, twice for the head of an answer, five times for a document (a manifest, a token). A blob has
+            /// to go on at 4 KiB a second, on the average of this time. What takes longer is tried again, and then an error.
+            pub fn patience(mut self, time: std::time::Duration) -> Self {
+                self.settings.pace = crate::registry::pace::Pace::of(time);
+                self
+            }
+
             /// Speaks plain HTTP with this registry (`registry.lan:5000`), where anybody on the way can read what passes,
             /// passwords too, and change it. With this machine itself (`localhost`, 127.0.0.0/8, `::1`) it is plain HTTP by
             /// itself, unless there are certificates for it ([`root_certificates`](Self::root_certificates),
@@ -37,22 +45,22 @@ macro_rules! settings {
                 self
             }
 
-            /// Trusts these certificates (PEM) beside the system's.
+            /// Trusts these certificates (PEM) beside the system's, whichever host shows one on the way.
             pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
                 self.settings.roots.push(pem.into());
                 self
             }
 
-            /// Shows this certificate to a registry that asks for one in TLS: a chain, its own first, and the private key, both
-            /// PEM.
+            /// Shows this certificate to the registry's host when it asks for one in TLS, and to no other that it names: a chain,
+            /// its own first, and the private key, both PEM.
             pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<String>) -> Self {
                 self.settings.client = Some((chain.into(), Secret::new(key)));
                 self
             }
 
-            /// Takes certificates from a directory as docker, podman and skopeo know it (containers-certs.d(5)): `*.crt` for
-            /// [`root_certificates`](Self::root_certificates), `*.cert` with its `*.key` for
-            /// [`client_certificate`](Self::client_certificate). Without, it is the directory that is named as the registry
+            /// Takes certificates for the registry's host, and no other, from a directory as docker, podman and skopeo know it
+            /// (containers-certs.d(5)): `*.crt` to trust as [`root_certificates`](Self::root_certificates) are, `*.cert` with its
+            /// `*.key` for [`client_certificate`](Self::client_certificate). Without, it is the directory that is named as the registry
             /// (`registry.lan:5000`) in `~/.config/containers/certs.d`, `/etc/containers/certs.d` or `/etc/docker/certs.d`,
             /// the first that is there.
             pub fn certificates_in(mut self, dir: impl Into<std::path::PathBuf>) -> Self {

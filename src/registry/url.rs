@@ -7,6 +7,9 @@ use std::fmt;
 /// More than any presigned address has.
 const LENGTH_MAX: usize = 16 << 10;
 
+/// Where docker.io answers.
+const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
+
 /// An absolute address. It is shown without its query, which may hold what lets anybody in.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Url {
@@ -22,6 +25,11 @@ impl Url {
     /// The address of a registry's API: `domain` is of a [`Reference`](crate::Reference), and so well-formed.
     pub(super) fn of_domain(domain: &str, tls: bool) -> Result<Self> {
         Self::parse(&format!("{}://{domain}/", if tls { "https" } else { "http" }))
+    }
+
+    /// Where a registry answers.
+    pub(super) fn of_registry(domain: &str, tls: bool) -> Result<Self> {
+        Self::of_domain(if domain == DOCKER_HUB.0 { DOCKER_HUB.1 } else { domain }, tls)
     }
 
     pub(super) fn parse(text: &str) -> Result<Self> {

@@ -44,12 +44,26 @@ fn pushed(push: &Push, image: &Image, name: &Reference) -> Result<Descriptor> {
     let beside = beside(&plan, &origins, name);
     let session = Session::new(Client::of(&push.settings, name.domain())?, name, push.credentials.clone())?
         .pushing(&beside);
+    steps(push, image, name, &session, &plan, &origins, &beside)
+        .map_err(|error| session.client().scrubbed(error))
+}
+
+fn steps(
+    push: &Push,
+    image: &Image,
+    name: &Reference,
+    session: &Session,
+    plan: &Plan,
+    origins: &Origins,
+    beside: &[String],
+) -> Result<Descriptor> {
+    let store = image.store();
     let work = Work {
         push,
         store,
-        session: &session,
-        origins: &origins,
-        beside: &beside,
+        session,
+        origins,
+        beside,
         packing: Mutex::default(),
         packs: plan.documents.len() == 1 && push.compression != Compression::None,
         sent: Mutex::default(),
@@ -59,7 +73,7 @@ fn pushed(push: &Push, image: &Image, name: &Reference) -> Result<Descriptor> {
         push.tell(&PushEvent::OnePlatform { index, manifest: manifest.digest });
     }
     push.tell(&PushEvent::Started { layers: plan.layers.clone() });
-    work.blobs(&plan, false)?;
+    work.blobs(plan, false)?;
     let packed = work.packed();
     let documents = match packed.is_empty() {
         true => plan.documents.clone(),
@@ -76,7 +90,7 @@ fn pushed(push: &Push, image: &Image, name: &Reference) -> Result<Descriptor> {
         // It said that it had them.
         Err(Refused { error, blobs_unknown: true }) if work.some_were_not_sent() => {
             tracing::debug!(%error, %name, "blobs that the registry claims to have are sent");
-            work.blobs(&plan, true)?;
+            work.blobs(plan, true)?;
             work.documents(&documents, &at).map_err(|refused| refused.error)?;
         }
         other => other.map_err(|refused| refused.error)?,
