@@ -7,6 +7,8 @@ mod common;
 mod cli;
 #[path = "serve/client.rs"]
 mod client;
+#[path = "serve/guards.rs"]
+mod guards;
 #[path = "serve/hostile.rs"]
 mod hostile;
 #[path = "serve/peers.rs"]
@@ -204,7 +206,7 @@ fn a_request_that_is_under_way_is_answered_before_the_end() {
     let digest = Digest::of(&content);
     let path = format!("/v2/me/app/blobs/uploads/?digest={digest}");
     slow.send(format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 100000\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 100000\r\n\r\n"
     ));
     // It has been read when its body is asked for.
     assert!(slow.is_continued());
@@ -224,7 +226,7 @@ fn a_request_that_is_under_way_is_answered_before_the_end() {
     let registry =
         Registry::builder().grace(std::time::Duration::from_millis(50)).serve(&store, "127.0.0.1:0").unwrap();
     let mut stuck = Connection::to(registry.addr());
-    stuck.send("PUT /v2/me/app/manifests/1 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n");
+    stuck.send("PUT /v2/me/app/manifests/1 HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n");
     assert!(stuck.is_continued());
     drop(registry);
     assert!(stuck.answer(false).is_none());

@@ -248,7 +248,10 @@ impl Client {
     /// Whether this host may be spoken to without TLS.
     pub(super) fn allows_plain(&self, url: &Url) -> bool {
         (self.plain_here && url.is_loopback())
-            || self.plain.iter().any(|host| *host == url.authority() || *host == url.host)
+            || self
+                .plain
+                .iter()
+                .any(|host| *host == url.host || *host == format!("{}:{}", url.host, url.port))
     }
 
     pub(super) fn tries(&self) -> u32 {
@@ -587,5 +590,29 @@ impl Stop {
         let set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(set, time, |set| !*set);
         *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_those_that_are_named() {
+        let plain = ["a.lan", "b.lan:80", "c.lan:5000"].map(str::to_owned).to_vec();
+        let client = Client::of(&Settings { plain, ..Settings::default() }, "a.lan").unwrap();
+        for (host, is_allowed) in [
+            ("a.lan", true),
+            ("a.lan:5000", true),
+            ("b.lan", true),
+            ("b.lan:80", true),
+            ("b.lan:5000", false),
+            ("c.lan:5000", true),
+            ("c.lan", false),
+            ("d.lan", false),
+            ("localhost:5000", true),
+        ] {
+            assert_eq!(client.allows_plain(&Url::of_domain(host, false).unwrap()), is_allowed, "{host}");
+        }
     }
 }

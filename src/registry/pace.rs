@@ -68,8 +68,7 @@ impl<R: Read> Read for Steady<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let begun = Instant::now();
         let n = self.body.read(buffer)?;
-        self.waited += begun.elapsed();
-        self.came += n as u64;
+        // Who was slow and has nothing more to send was not slow.
         if n > 0 && self.waited >= self.window {
             if (self.came as f64) < LEAST as f64 * self.waited.as_secs_f64() {
                 let what = format!("{} bytes in {} s", self.came, self.waited.as_secs());
@@ -77,6 +76,8 @@ impl<R: Read> Read for Steady<R> {
             }
             (self.waited, self.came) = (Duration::ZERO, 0);
         }
+        self.waited += begun.elapsed();
+        self.came += n as u64;
         Ok(n)
     }
 }
@@ -106,7 +107,7 @@ mod tests {
         let slow = read(1, Duration::from_millis(5), 1 << 10).unwrap_err();
         assert_eq!(slow.kind(), io::ErrorKind::TimedOut, "{slow}");
         // A short body is not slow for being short, and a fast one not for being long.
-        assert_eq!(read(3, Duration::from_millis(10), 3).unwrap(), 3);
+        assert_eq!(read(3, Duration::from_millis(30), 3).unwrap(), 3);
         assert_eq!(read(64 << 10, Duration::from_millis(5), 1 << 20).unwrap(), 1 << 20);
     }
 }

@@ -41,7 +41,9 @@ impl Secret {
             });
             from.map(|from| from..end)
         };
-        let cut: Vec<_> = ends.filter_map(begin).collect();
+        let mut cut: Vec<_> = ends.filter_map(begin).collect();
+        // A secret with a quotation mark in it may be found twice.
+        cut.dedup_by(|later, before| later.start < before.end);
         for part in cut.into_iter().rev() {
             text.replace_range(part, "…");
         }

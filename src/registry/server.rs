@@ -54,6 +54,8 @@ struct Shared {
     shelf: Shelf,
     pending: Pending,
     door: Door,
+    /// Whether it answers only to names of this machine.
+    only_as_local: bool,
     tls: Option<Arc<ServerConfig>>,
     limits: Limits,
 }
@@ -117,7 +119,9 @@ pub struct Registry {
 impl Registry {
     /// Serves a store to this machine, or with [a builder's settings](Registry::builder) to others. Port 0 is a free one.
     ///
-    /// Whoever can connect may pull, push and delete: on a loopback address all users and programs of this machine.
+    /// Whoever can connect may pull, push and delete: on a loopback address all users and programs of this machine. Not pages in
+    /// a browser: a request that names a host by another name than `localhost` is refused (421), unless
+    /// [users](RegistryBuilder::user) or [`anonymous`](RegistryBuilder::anonymous) say who may do what.
     ///
     /// # Errors
     /// As [`RegistryBuilder::serve`].
@@ -270,8 +274,8 @@ impl RegistryBuilder {
         self
     }
 
-    /// The most uploads under way together with blobs that wait for a manifest, at least 1; by default 1000. More are refused
-    /// (429), unless one was left alone for a minute.
+    /// The most uploads under way together with blobs that wait for a manifest, in each repository anew, at least 1; by default
+    /// 1000. More are refused (429), unless one was left alone for a minute.
     pub fn uploads_max(mut self, uploads: usize) -> Self {
         self.limits.uploads = uploads.max(1);
         self
@@ -332,6 +336,8 @@ impl RegistryBuilder {
         let shared = Shared {
             pending: Pending::new(store, limits.uploads, limits.blob_bytes, limits.upload_time)?,
             shelf: Shelf::new(store.clone(), names),
+            // A page whose name leads here (DNS rebinding) is of this site to a browser, and sends that name.
+            only_as_local: is_local && self.users.is_empty() && self.users.anonymous.is_none(),
             door: Door::new(self.users.clone(), anonymous, self.most)?,
             tls,
             limits,

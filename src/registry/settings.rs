@@ -13,7 +13,8 @@ macro_rules! settings {
                 self
             }
 
-            /// How many layers travel at once: 1 to 64, by default docker's 3 for a pull and 5 for a push.
+            /// How many layers travel at once: 1 to 64, by default docker's 3 for a pull and 5 for a push. A zstd layer may have its
+            /// reader remember 128 MiB; with gzip it is some kilobytes.
             pub fn parallel(mut self, layers: usize) -> Self {
                 self.settings.parallel = layers.clamp(1, 64);
                 self

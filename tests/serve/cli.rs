@@ -84,7 +84,8 @@ fn a_store_is_served_until_a_signal_ends_it() {
 fn try_push(addr: SocketAddr, image: &Fixture, tag: &str) -> Option<()> {
     let say = |head: String, body: &[u8]| {
         let mut connection = Connection::try_to(addr)?;
-        connection.send(format!("{head} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()));
+        connection
+            .send(format!("{head} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len()));
         connection.send(body);
         connection.answer(false)
     };

@@ -16,9 +16,9 @@ fn raw(addr: SocketAddr, bytes: impl AsRef<[u8]>) -> (Option<u16>, bool) {
 fn no_request_is_hidden_in_another() {
     let world = World::new();
     let digest = world.blob("me/app", b"{}");
-    let hidden = format!("DELETE /v2/me/app/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n");
-    let post = "POST /v2/me/app/blobs/uploads/ HTTP/1.1\r\nHost: x\r\n";
-    let put = "PUT /v2/me/app/manifests/1 HTTP/1.1\r\nHost: x\r\n";
+    let hidden = format!("DELETE /v2/me/app/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let post = "POST /v2/me/app/blobs/uploads/ HTTP/1.1\r\nHost: localhost\r\n";
+    let put = "PUT /v2/me/app/manifests/1 HTTP/1.1\r\nHost: localhost\r\n";
     let n = hidden.len();
     for (bytes, status) in [
         // Two lengths, in one way or another.
@@ -37,8 +37,8 @@ fn no_request_is_hidden_in_another() {
         (format!("{post}X: y\nContent-Length: 0\r\n\r\n{hidden}"), 400),
         (format!("{post}X: y\rContent-Length: 0\r\n\r\n{hidden}"), 400),
         (format!("{}\n\n{hidden}", post.replace("\r\n", "\n")), 400),
-        ("GET /v2/ HTTP/1.1\rHost: x\r\n\r\n".into(), 400),
-        ("GET /v2/\0 HTTP/1.1\r\nHost: x\r\n\r\n".into(), 400),
+        ("GET /v2/ HTTP/1.1\rHost: localhost\r\n\r\n".into(), 400),
+        ("GET /v2/\0 HTTP/1.1\r\nHost: localhost\r\n\r\n".into(), 400),
         // Chunks that are no chunks.
         (format!("{put}Transfer-Encoding: chunked\r\n\r\n0x2\r\n{{}}\r\n0\r\n\r\n"), 400),
         (format!("{put}Transfer-Encoding: chunked\r\n\r\n-2\r\n{{}}\r\n0\r\n\r\n"), 400),
@@ -50,7 +50,7 @@ fn no_request_is_hidden_in_another() {
         (format!("{put}Transfer-Encoding: chunked\r\n\r\n2;{}\r\n{{}}\r\n0\r\n\r\n", "x".repeat(300)), 400),
         // Nobody's host, or two.
         ("GET /v2/ HTTP/1.1\r\n\r\n".into(), 400),
-        ("GET /v2/ HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n".into(), 400),
+        ("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nHost: y\r\n\r\n".into(), 400),
         // Other protocols.
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
         ("GET /v2/ HTTP/0.9\r\n\r\n".into(), 505),
@@ -62,12 +62,15 @@ fn no_request_is_hidden_in_another() {
     world.get(&format!("/v2/me/app/blobs/{digest}")).expect(200);
     // Two requests after one another are two.
     let mut connection = Connection::to(world.addr());
-    connection.send("GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\nGET /v2/_catalog HTTP/1.1\r\nHost: x\r\n\r\n");
+    connection.send(
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\nGET /v2/_catalog HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    );
     assert_eq!(connection.answer(false).unwrap().json(), json!({}));
     assert_eq!(connection.answer(false).unwrap().json(), json!({"repositories": []}));
     // What a refused request brings along is not the next one.
-    connection
-        .send(format!("PUT /v2/me/app/tags/list HTTP/1.1\r\nHost: x\r\nContent-Length: {n}\r\n\r\n{hidden}"));
+    connection.send(format!(
+        "PUT /v2/me/app/tags/list HTTP/1.1\r\nHost: localhost\r\nContent-Length: {n}\r\n\r\n{hidden}"
+    ));
     connection.answer(false).unwrap().expect(405);
     connection.ask("GET", "/v2/", &[], b"").expect(200);
     world.get(&format!("/v2/me/app/blobs/{digest}")).expect(200);
@@ -78,9 +81,9 @@ fn heads_are_bounded() {
     let world = World::with(Registry::builder().header_max(4096));
     let long = "x".repeat(5000);
     for bytes in [
-        format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"),
-        format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n"),
-        format!("GET /v2/ HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(101)),
+        format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n"),
+        format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(101)),
         // One that has no end.
         long.clone(),
     ] {
@@ -130,14 +133,15 @@ fn bodies_are_bounded() {
     // Who says so before is told before anything is sent.
     let mut connection = Connection::to(world.addr());
     connection.send(format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 99999999999\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999999999\r\n\r\n"
     ));
     connection.answer(false).unwrap().expect(413);
     assert!(connection.is_closed());
     // One without an end, in one request and in many.
     let mut connection = Connection::to(world.addr());
     let place = world.begin("me/app");
-    connection.send(format!("PATCH {place} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    connection
+        .send(format!("PATCH {place} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"));
     while connection.send(format!("64\r\n{}\r\n", "x".repeat(100))) && connection.has_nothing_yet() {}
     connection.answer(false).unwrap().fails(413, "SIZE_INVALID");
     let place = world.begin("me/app");
@@ -163,7 +167,8 @@ fn a_body_that_breaks_off_leaves_what_came_to_go_on_with_and_no_blob() {
     let place = world.begin("me/app");
     {
         let mut connection = Connection::to(world.addr());
-        connection.send(format!("PATCH {place} HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n"));
+        connection
+            .send(format!("PATCH {place} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n\r\n"));
         connection.send(&content[..200_000]);
         connection.hang_up();
         assert!(connection.answer(false).is_none());
@@ -179,7 +184,7 @@ fn a_body_that_breaks_off_leaves_what_came_to_go_on_with_and_no_blob() {
     let mut connection = Connection::to(world.addr());
     let other = Digest::of(b"never all of it");
     connection.send(format!(
-        "POST /v2/me/app/blobs/uploads/?digest={other} HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\nnever"
+        "POST /v2/me/app/blobs/uploads/?digest={other} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n\r\nnever"
     ));
     connection.hang_up();
     assert!(connection.answer(false).is_none());
@@ -192,10 +197,10 @@ fn who_is_slow_is_shown_out() {
     let world = World::with(Registry::builder().header_timeout(short).idle_timeout(short));
     // Nothing at all; a head that never ends; one that comes by the byte, for longer than it may.
     assert_eq!(raw(world.addr(), ""), (Some(408), true));
-    assert_eq!(raw(world.addr(), "GET /v2/ HTTP/1.1\r\nHost: x\r\nX:"), (Some(408), true));
+    assert_eq!(raw(world.addr(), "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX:"), (Some(408), true));
     let mut connection = Connection::to(world.addr());
     let begun = Instant::now();
-    connection.send("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: ");
+    connection.send("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX: ");
     while connection.send("y") && connection.has_nothing_yet() {
         assert!(begun.elapsed() < PATIENCE, "it may go on for ever");
         std::thread::park_timeout(Duration::from_millis(10));
@@ -204,7 +209,7 @@ fn who_is_slow_is_shown_out() {
     // A body that stops.
     let place = world.begin("me/app");
     let mut connection = Connection::to(world.addr());
-    connection.send(format!("PATCH {place} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"));
+    connection.send(format!("PATCH {place} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf"));
     connection.answer(false).unwrap().expect(408);
     // After an answer nobody is told: there was no request.
     let mut connection = Connection::to(world.addr());
@@ -218,7 +223,7 @@ fn who_does_not_read_is_shown_out() {
     // More than the sockets' buffers hold.
     let digest = world.blob("me/app", &vec![9; 32 << 20]);
     let mut connection = Connection::to(world.addr());
-    connection.send(format!("GET /v2/me/app/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    connection.send(format!("GET /v2/me/app/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     assert!(!connection.has_nothing_yet_for(PATIENCE));
     let World { store, registry } = world;
     // The connection's thread has given up, or does so now: it holds nobody up.
@@ -246,7 +251,7 @@ fn a_hundred_connections_are_served_and_one_more_is_told_to_come_back() {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut connection = Connection::to(world.addr());
-        connection.send("GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n");
+        connection.send("GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
         if connection.answer(false).is_some_and(|answer| answer.status == 200) {
             break;
         }
@@ -318,7 +323,7 @@ fn two_do_not_write_to_one_upload() {
     let place = world.begin("me/app");
     let mut first = Connection::to(world.addr());
     first.send(format!(
-        "PATCH {place} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+        "PATCH {place} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
     ));
     assert!(first.is_continued());
     for method in ["PATCH", "PUT", "GET", "DELETE"] {

@@ -65,18 +65,17 @@ pub(super) fn referrers(
 ) -> Result<Response, Fault> {
     let subject = digest(text)?;
     let wanted = head.parameter("artifactType").filter(|kind| !kind.is_empty());
-    let mut all = shared.shelf.referrers(repository, &subject)?;
-    all.retain(|links| wanted.is_none_or(|wanted| links.artifact_type.as_deref() == Some(wanted)));
-    all.sort_by_key(|links| links.digest);
     // By digests, so that what is pushed meanwhile moves nothing.
-    if let Some(last) = head.parameter("last") {
-        let last = digest(last)?;
-        all.retain(|links| links.digest > last);
-    }
+    let last = head.parameter("last").map(digest).transpose()?;
+    let all = shared.shelf.referrers(repository, &subject, |links| {
+        last.is_none_or(|last| links.digest > last)
+            && wanted.is_none_or(|wanted| links.artifact_type.as_deref() == Some(wanted))
+    })?;
     let (mut manifests, mut bytes, mut next) = (Vec::<Value>::new(), 0, None);
     let mut before = None;
-    for links in &all {
-        let descriptor = links.referrer();
+    for one in &all {
+        // It may have been deleted since.
+        let Some(descriptor) = shared.shelf.links(one)?.map(|links| links.referrer()) else { continue };
         bytes += descriptor.to_string().len() as u64 + 1;
         if let Some(before) = before
             && bytes > DOCUMENT_MAX - 1024
@@ -86,7 +85,7 @@ pub(super) fn referrers(
             next = Some(format!("<{path}?{filter}last={before}>; rel=\"next\""));
             break;
         }
-        before = Some(links.digest);
+        before = Some(*one);
         manifests.push(descriptor);
     }
     let index = json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": manifests});

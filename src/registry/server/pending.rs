@@ -23,7 +23,7 @@ const COPIED: usize = 256 << 10;
 
 pub(super) struct Pending {
     inbox: Inbox,
-    /// Uploads and blobs together.
+    /// Uploads, and blobs in each repository that they wait in, together.
     max: usize,
     blob_max: u64,
     /// How long one may be left alone.
@@ -208,7 +208,8 @@ impl Pending {
     /// the blob is still there.
     pub(super) fn keep(&self, repository: &str, digest: &Digest, size: u64) -> Result<bool> {
         let mut state = self.state();
-        if !state.blobs.contains_key(digest) && !self.has_room(&mut state) {
+        let waits = |waiting: &Waiting| waiting.repositories.contains_key(repository);
+        if !state.blobs.get(digest).is_some_and(waits) && !self.has_room(&mut state) {
             return Ok(false);
         }
         let is_here = state.blobs.contains_key(digest) || self.inbox.keep(digest)?;
@@ -260,7 +261,7 @@ impl Pending {
 
 impl State {
     fn len(&self) -> usize {
-        self.uploads.len() + self.blobs.len()
+        self.uploads.len() + self.blobs.values().map(|waiting| waiting.repositories.len()).sum::<usize>()
     }
 
     fn wait(&mut self, repository: &str, digest: Digest, size: u64) {

@@ -7,7 +7,9 @@ use super::request::Head;
 use super::response::Response;
 use super::users::Access;
 use super::{Shared, blobs, lists, manifests};
+use crate::registry::url::Url;
 use serde_json::json;
+use std::net::IpAddr;
 
 /// What a path names.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +52,20 @@ fn route(path: &str) -> Option<Route<'_>> {
     }
 }
 
+/// Whether a Host header is one that nobody else can have lead here: no name, or this machine's own.
+fn is_local(host: &str) -> bool {
+    Url::of_domain(host, false).is_ok_and(|url| {
+        let address = url.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&url.host);
+        url.is_loopback() || address.parse::<IpAddr>().is_ok()
+    })
+}
+
 pub(super) fn answer(shared: &Shared, head: &Head, body: &mut Body<'_>) -> Result<Response, Fault> {
+    if shared.only_as_local && !head.header("host").is_none_or(is_local) {
+        let what =
+            "this registry answers to localhost and to addresses alone, unless it is told who may do what";
+        return Err(Fault::new(421, code::DENIED, what));
+    }
     let reads = matches!(head.method.as_str(), "GET" | "HEAD");
     let route = route(&head.path);
     // Of an upload nothing is to be read by whoever may not write it.

@@ -136,12 +136,19 @@ impl Shelf {
         Ok(if has { ControlFlow::Break(size) } else { ControlFlow::Continue(()) })
     }
 
-    /// All manifests of a repository whose subject this is.
-    pub(super) fn referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Arc<Links>>> {
-        let mut all = Vec::new();
+    /// The manifests of a repository whose subject this is, of those that are wanted; in the order of their digests. Their content
+    /// is not kept: each may have some megabytes, and an index room for ten thousand of them.
+    pub(super) fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        wanted: impl Fn(&Links) -> bool,
+    ) -> Result<BTreeSet<Digest>> {
+        let mut all = BTreeSet::new();
         self.walk::<()>(&self.store.index()?, repository, |listed, _| {
             let links = self.read.get(&self.store, &listed.digest)?;
-            all.extend(links.filter(|links| links.subject == Some(*subject)));
+            let links = links.filter(|links| links.subject == Some(*subject) && wanted(links));
+            all.extend(links.map(|links| links.digest));
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(all)

@@ -10,6 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use subtle::ConstantTimeEq;
 
@@ -32,6 +33,8 @@ const USERS_MAX: usize = 10_000;
 const BCRYPT_MAX: usize = 72;
 /// A check takes twice as long with each step: 14 is a second and more.
 const COST_MAX: u32 = 14;
+/// So many checks may wait for one another: some seconds, with most files.
+const WAITING_MAX: usize = 16;
 
 #[derive(Clone)]
 enum Proof {
@@ -100,9 +103,13 @@ pub(super) struct Door {
     /// All that anybody may.
     most: Access,
     salt: String,
-    /// One check at a time, so that who guesses has one processor and not all; and what was found to be right, salted and
-    /// hashed: a client sends its password with each request.
+    /// What was found to be right, salted and hashed: a client sends its password with each request. Never held while a hash of
+    /// bcrypt's is computed, so that who is known waits for nobody who guesses.
     checked: Mutex<BTreeMap<String, [u8; 32]>>,
+    /// One such check at a time, so that who guesses has one processor and not all.
+    turn: Mutex<()>,
+    /// How many wait for their turn, or have it.
+    waiting: AtomicUsize,
     /// Compared with where there is no such user, so that it takes the same time.
     nobody: Option<String>,
 }
@@ -120,6 +127,8 @@ impl Door {
             most,
             salt: random_hex(32)?,
             checked: Mutex::default(),
+            turn: Mutex::default(),
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -132,7 +141,7 @@ impl Door {
     pub(super) fn admit(&self, head: &Head, needed: Access) -> Result<(), Fault> {
         let has = match head.header("authorization") {
             None => self.anonymous,
-            Some(text) => match self.access_of(text) {
+            Some(text) => match self.access_of(text)? {
                 Some(access) => access,
                 // Who gives a wrong password is told so, also where none is needed.
                 None => return Err(self.refuse()),
@@ -157,37 +166,74 @@ impl Door {
     }
 
     /// What the user of an Authorization header may; `None` where it is nobody's.
-    fn access_of(&self, header: &str) -> Option<Access> {
-        let (scheme, credentials) = header.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("basic") || credentials.len() > PASSWORD_MAX {
-            return None;
-        }
-        let text = String::from_utf8(BASE64_STANDARD.decode(credentials.trim()).ok()?).ok()?;
-        let (name, password) = text.split_once(':')?;
+    fn access_of(&self, header: &str) -> Result<Option<Access>, Fault> {
+        let Some(text) = credentials(header) else { return Ok(None) };
+        let Some((name, password)) = text.split_once(':') else { return Ok(None) };
         let known = self.users.known.get(name);
         let sent = self.digest(name, password);
-        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(right) = checked.get(name)
-            && bool::from(right.ct_eq(&sent))
-        {
-            return known.map(|(_, access)| *access);
+        if self.is_checked(name, &sent) {
+            return Ok(known.map(|(_, access)| *access));
         }
         let is_right = match known {
             Some((Proof::Password(right), _)) => bool::from(self.digest(name, right).ct_eq(&sent)),
-            Some((Proof::Hash(hash), _)) => is_hashed(password, hash),
+            Some((Proof::Hash(hash), _)) => self.is_hashed(name, password, &sent, hash)?,
             None => {
                 if let Some(hash) = &self.nobody {
-                    is_hashed(password, hash);
+                    self.is_hashed(name, password, &sent, hash)?;
                 }
                 false
             }
         };
         if !is_right {
-            return None;
+            return Ok(None);
         }
-        checked.insert(name.to_owned(), sent);
-        known.map(|(_, access)| *access)
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), sent);
+        Ok(known.map(|(_, access)| *access))
     }
+
+    fn is_checked(&self, name: &str, sent: &[u8; 32]) -> bool {
+        let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        checked.get(name).is_some_and(|right| bool::from(right.ct_eq(sent)))
+    }
+
+    /// Compares with a hash of bcrypt's, when it is its turn.
+    fn is_hashed(&self, name: &str, password: &str, sent: &[u8; 32], hash: &str) -> Result<bool, Fault> {
+        let waits = Waits::of(&self.waiting)?;
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // The same client may have been let in by another of its connections meanwhile.
+        let is_right = self.is_checked(name, sent) || is_hashed(password, hash);
+        drop((turn, waits));
+        Ok(is_right)
+    }
+}
+
+/// One of those who wait.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn of(waiting: &'a AtomicUsize) -> Result<Self, Fault> {
+        let waits = Self(waiting);
+        if waiting.fetch_add(1, Ordering::SeqCst) < WAITING_MAX {
+            return Ok(waits);
+        }
+        let fault = Fault::new(429, code::TOO_MANY, "as many passwords are being checked as may be");
+        Err(fault.with("Retry-After", "5"))
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// NAME:PASSWORD of an Authorization header.
+fn credentials(header: &str) -> Option<String> {
+    let (scheme, credentials) = header.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") || credentials.len() > PASSWORD_MAX {
+        return None;
+    }
+    String::from_utf8(BASE64_STANDARD.decode(credentials.trim()).ok()?).ok()
 }
 
 fn is_hashed(password: &str, hash: &str) -> bool {
@@ -207,30 +253,57 @@ mod tests {
         format!("Basic {}", BASE64_STANDARD.encode(text))
     }
 
-    #[test]
-    fn who_has_the_password_is_let_in() {
+    /// With the users `me`, whose password is hashed, and `plain`.
+    fn door() -> Door {
         let hash = bcrypt::hash_with_salt("secret-word", 4, [7; 16]).unwrap();
         let mut users = Users::default();
-        users
-            .add_htpasswd(
-                &format!("# users\n\nme:{}\n", hash.format_for_version(bcrypt::Version::TwoY)),
-                Access::Write,
-            )
-            .unwrap();
+        let file = format!("# users\n\nme:{}\n", hash.format_for_version(bcrypt::Version::TwoY));
+        users.add_htpasswd(&file, Access::Write).unwrap();
         users.add("plain", "word", Access::Read);
-        let door = Door::new(users, Access::None, Access::Write).unwrap();
+        Door::new(users, Access::None, Access::Write).unwrap()
+    }
+
+    #[test]
+    fn who_has_the_password_is_let_in() {
+        let door = door();
+        let access_of = |text: &str| door.access_of(text).unwrap();
         for _ in 0..2 {
-            assert_eq!(door.access_of(&header("me:secret-word")), Some(Access::Write));
-            assert_eq!(door.access_of(&header("plain:word")), Some(Access::Read));
+            assert_eq!(access_of(&header("me:secret-word")), Some(Access::Write));
+            assert_eq!(access_of(&header("plain:word")), Some(Access::Read));
             for wrong in
                 ["me:secret", "me:", "plain:word2", "you:secret-word", "me", ":", "plain:secret-word"]
             {
-                assert_eq!(door.access_of(&header(wrong)), None, "{wrong}");
+                assert_eq!(access_of(&header(wrong)), None, "{wrong}");
             }
         }
         for wrong in ["Basic", "Basic !!", "Bearer bWU6c2VjcmV0LXdvcmQ=", ""] {
-            assert_eq!(door.access_of(wrong), None, "{wrong}");
+            assert_eq!(access_of(wrong), None, "{wrong}");
         }
+        assert_eq!(door.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn who_is_known_waits_for_nobody_who_guesses() {
+        let door = door();
+        let (known, wrong) = (header("me:secret-word"), header("me:guessed"));
+        door.access_of(&known).unwrap();
+        // As long as a hash takes, whatever its cost.
+        let turn = door.turn.lock().unwrap();
+        std::thread::scope(|scope| {
+            let guess = || scope.spawn(|| assert_eq!(door.access_of(&wrong).unwrap(), None));
+            (0..WAITING_MAX).for_each(|_| drop(guess()));
+            while door.waiting.load(Ordering::SeqCst) < WAITING_MAX {
+                std::thread::yield_now();
+            }
+            assert_eq!(door.access_of(&known).unwrap(), Some(Access::Write));
+            assert_eq!(door.access_of(&header("plain:word")).unwrap(), Some(Access::Read));
+            // And no connection more waits.
+            for wrong in [&wrong, &header("nobody:guessed")] {
+                assert!(matches!(door.access_of(wrong), Err(Fault::Answer { status: 429, .. })));
+            }
+            drop(turn);
+        });
+        assert_eq!(door.access_of(&wrong).unwrap(), None);
     }
 
     #[test]
