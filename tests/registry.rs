@@ -27,8 +27,12 @@ mod push_cli;
 mod push_lies;
 #[path = "registry/push_peers.rs"]
 mod push_peers;
+#[path = "registry/secrets.rs"]
+mod secrets;
 #[path = "registry/server.rs"]
 mod server;
+#[path = "registry/strangers.rs"]
+mod strangers;
 #[path = "registry/tls.rs"]
 mod tls;
 #[path = "registry/writable.rs"]

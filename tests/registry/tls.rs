@@ -69,7 +69,8 @@ pub fn certificates(dir: &Path) {
     };
     make("ca", &["-addext", "basicConstraints=critical,CA:TRUE"]);
     make("stranger", &["-addext", "basicConstraints=critical,CA:TRUE"]);
-    let (ca, ca_key, name) = (at("ca.pem"), at("ca.key"), format!("subjectAltName=DNS:{HOST},IP:127.0.0.1"));
+    let (ca, ca_key, name) =
+        (at("ca.pem"), at("ca.key"), format!("subjectAltName=DNS:{HOST},DNS:localhost,IP:127.0.0.1"));
     let signed = ["-CA", &ca, "-CAkey", &ca_key, "-addext", "basicConstraints=critical,CA:FALSE"];
     make("server", &[&signed[..], &["-addext", &name]].concat());
     make("client", &[&signed[..], &["-addext", "extendedKeyUsage=clientAuth"]].concat());
