@@ -10,8 +10,9 @@
 //! a pull that is killed leaves whole layers, which the next one finds, and nothing else; one that fails for what came leaves nothing.
 //!
 //! What lets one in (passwords, tokens, the query of a presigned address) is in no error and no trace of this crate, and goes to
-//! no other host. The HTTP library below logs each byte that it sends where a program turns on its target `ureq_proto` at the
-//! level TRACE: leave that off where others read the log.
+//! no other host; but a registry with TLS may name another with TLS as its token service. The HTTP library below logs each byte
+//! where a program turns on its targets `ureq` and `ureq_proto` at the level TRACE: leave those at DEBUG, in whose records there
+//! is none of it, with a filter (`trace,ureq=debug,ureq_proto=debug`) or `log`'s feature `release_max_level_debug`.
 //!
 //! Other hosts than this machine are reached through the proxy of the environment: the first that is set of `ALL_PROXY`,
 //! `HTTPS_PROXY` and `HTTP_PROXY`, but for the hosts of `NO_PROXY`.

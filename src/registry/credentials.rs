@@ -27,6 +27,10 @@ const SECRET_MAX: usize = 256 << 10;
 
 /// Who a program is to a registry. Its `Debug` shows no password and no token.
 ///
+/// They go to the registry that they are for, and with no redirect to another host. For a token they go to the service that the
+/// registry names: over TLS to any host, as docker.io has it, so who gives a registry a password trusts it to name the right one. A
+/// registry without TLS may only name itself.
+///
 /// ```
 /// use coracle::Credentials;
 /// let me = Credentials::basic("me", "secret");
