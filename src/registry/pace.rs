@@ -71,7 +71,7 @@ impl<R: Read> Read for Steady<R> {
         // Who was slow and has nothing more to send was not slow.
         if n > 0 && self.waited >= self.window {
             if (self.came as f64) < LEAST as f64 * self.waited.as_secs_f64() {
-                let what = format!("{} bytes in {} s", self.came, self.waited.as_secs());
+                let what = format!("too slow, {} bytes in {:.1} s", self.came, self.waited.as_secs_f64());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, what));
             }
             (self.waited, self.came) = (Duration::ZERO, 0);
