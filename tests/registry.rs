@@ -5,6 +5,8 @@ mod common;
 
 #[path = "registry/auth.rs"]
 mod auth;
+#[path = "registry/bombs.rs"]
+mod bombs;
 #[path = "registry/catalog.rs"]
 mod catalog;
 #[path = "registry/cli.rs"]
@@ -31,6 +33,8 @@ mod push_peers;
 mod secrets;
 #[path = "registry/server.rs"]
 mod server;
+#[path = "registry/statuses.rs"]
+mod statuses;
 #[path = "registry/strangers.rs"]
 mod strangers;
 #[path = "registry/tls.rs"]

@@ -2,6 +2,8 @@
 //! `#[ignore = "needs …: run with --include-ignored"]`; run without the peer, it fails.
 #![allow(dead_code)] // each test program uses its part
 
+pub mod certificates;
+
 use coracle::Digest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@ fn lie(kind: ErrorKind, says: &str, lie: impl Fn(&Request, Reply) -> Reply + Sen
 }
 
 #[track_caller]
-fn lie_with(
+pub fn lie_with(
     content: &Content,
     kind: ErrorKind,
     says: &str,
@@ -24,7 +24,7 @@ fn lie_with(
         _ => lie(request, reply),
     });
     let store = Store::temp().unwrap();
-    let pull = Pull::new(server.name(NAME)).retries(1);
+    let pull = Pull::new(server.name(NAME)).retries(1).credentials(Credentials::anonymous());
     let error = pull.run(&store).unwrap_err();
     let text = error.to_string();
     assert_eq!(error.kind(), kind, "{text}");
@@ -42,11 +42,11 @@ fn lie_with(
 }
 
 /// Whether it asks for a layer: they are the blobs that are gzip.
-fn is_layer(request: &Request, reply: &Reply) -> bool {
+pub fn is_layer(request: &Request, reply: &Reply) -> bool {
     request.is_blob() && reply.body.starts_with(&[0x1f, 0x8b])
 }
 
-fn is_tag(request: &Request) -> bool {
+pub fn is_tag(request: &Request) -> bool {
     request.path.ends_with("/manifests/1")
 }
 
@@ -174,14 +174,7 @@ fn a_manifest_under_the_type_of_an_index() {
 #[test]
 fn a_manifest_that_is_also_an_index() {
     lie(ErrorKind::InvalidData, "both a manifest and an index", |request, reply| {
-        if !is_tag(request) {
-            return reply;
-        }
-        let mut both: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
-        both["manifests"] = json!([]);
-        let both = both.to_string();
-        let digest = Digest::of(both.as_bytes()).to_string();
-        reply.body(both).with("Docker-Content-Digest", digest)
+        instead(request, reply, |both| both["manifests"] = json!([]))
     });
 }
 
@@ -268,45 +261,129 @@ fn a_range_that_was_not_asked_for() {
     );
 }
 
-/// Each step has the errors of all: for which request, with which status.
-#[track_caller]
-fn status(is: fn(&Request) -> bool, status: u16, kind: ErrorKind) {
-    lie(kind, &format!(": {status} "), move |request, reply| match is(request) {
-        true => Reply::new(status, r#"{"errors":[{"code":"SOME_CODE","message":"so it is"}]}"#),
+/// Answers with another manifest, made of the one that is there.
+fn instead(request: &Request, reply: Reply, change: impl Fn(&mut serde_json::Value)) -> Reply {
+    if !is_tag(request) {
+        return reply;
+    }
+    let mut manifest: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    change(&mut manifest);
+    let manifest = manifest.to_string();
+    let digest = Digest::of(manifest.as_bytes()).to_string();
+    reply.body(manifest).with("Docker-Content-Digest", digest)
+}
+
+#[test]
+fn a_manifest_of_an_unknown_schema() {
+    for version in [0, 1, 3] {
+        let says = format!("schema version {version}");
+        lie(ErrorKind::Unsupported, &says, move |request, reply| {
+            instead(request, reply, |manifest| manifest["schemaVersion"] = version.into())
+        });
+    }
+    lie(ErrorKind::InvalidData, "image manifest", |request, reply| {
+        instead(request, reply, |manifest| manifest["schemaVersion"] = json!("2"))
+    });
+}
+
+/// An index that says so is no other.
+#[test]
+fn an_index_of_an_unknown_schema() {
+    lie(ErrorKind::Unsupported, "schema version 3", |request, reply| match is_tag(request) {
+        true => {
+            let index = json!({"schemaVersion": 3, "mediaType": INDEX, "manifests": []}).to_string();
+            let digest = Digest::of(index.as_bytes()).to_string();
+            reply.body(index).with("Content-Type", INDEX).with("Docker-Content-Digest", digest)
+        }
         false => reply,
     });
 }
 
-const STATUSES: [(u16, ErrorKind); 7] = [
-    (401, ErrorKind::PermissionDenied),
-    (403, ErrorKind::PermissionDenied),
-    (404, ErrorKind::NotFound),
-    (418, ErrorKind::Network),
-    (429, ErrorKind::Network),
-    (500, ErrorKind::Network),
-    (503, ErrorKind::Network),
-];
-
+/// More layers than any image has, each of which the manifest and the configuration name.
 #[test]
-fn no_manifest_for_one_reason_or_another() {
-    STATUSES.into_iter().for_each(|(code, kind)| status(is_tag, code, kind));
+fn thousands_of_layers() {
+    for layers in [1000, 5000] {
+        let ids: Vec<_> = (0..layers).map(|n| Digest::of(format!("{n}").as_bytes())).collect();
+        let config =
+            json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ids}});
+        let config = config.to_string();
+        let path = format!("/v2/me/app/blobs/{}", Digest::of(config.as_bytes()));
+        lie(ErrorKind::TooLarge, "layers", move |request, reply| {
+            assert!(!is_layer(request, &reply), "a layer is asked for");
+            if request.path == path {
+                return Reply::new(200, config.clone());
+            }
+            instead(request, reply, |manifest| {
+                let layer = manifest["layers"][0].clone();
+                manifest["config"]["digest"] = json!(Digest::of(config.as_bytes()));
+                manifest["config"]["size"] = config.len().into();
+                manifest["layers"] = ids
+                    .iter()
+                    .map(|id| {
+                        let mut layer = layer.clone();
+                        layer["digest"] = json!(id);
+                        layer
+                    })
+                    .collect();
+            })
+        });
+    }
+}
+
+/// The other way about: only the configuration has them.
+#[test]
+fn a_configuration_of_more_layers_than_any_image_has() {
+    let ids: Vec<_> = (0..5000).map(|n| Digest::of(format!("{n}").as_bytes())).collect();
+    let config =
+        json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ids}});
+    let config = config.to_string();
+    let path = format!("/v2/me/app/blobs/{}", Digest::of(config.as_bytes()));
+    lie(ErrorKind::TooLarge, "layers", move |request, reply| match request.path == path {
+        true => Reply::new(200, config.clone()),
+        false => instead(request, reply, |manifest| {
+            manifest["config"]["digest"] = json!(Digest::of(config.as_bytes()));
+            manifest["config"]["size"] = config.len().into();
+        }),
+    });
 }
 
 #[test]
-fn no_blobs_for_one_reason_or_another() {
-    STATUSES.into_iter().for_each(|(code, kind)| status(Request::is_blob, code, kind));
+fn a_layer_of_a_type_that_is_none() {
+    for media_type in
+        ["application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "application/x-tar", "text/plain", ""]
+    {
+        lie(ErrorKind::Unsupported, &format!("{media_type:?}"), move |request, reply| {
+            assert!(!request.is_blob(), "it is known before anything else is asked for");
+            instead(request, reply, |manifest| manifest["layers"][1]["mediaType"] = media_type.into())
+        });
+    }
 }
 
+/// Layers that a registry need not have, as their publisher alone may hand them out.
 #[test]
-fn more_layers_than_any_image_has() {
-    let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers",
-        "diff_ids": (0..5000).map(|n| Digest::of(format!("{n}").as_bytes())).collect::<Vec<_>>()}});
-    let image = Fixture { layers: Vec::new(), config: config.to_string().into_bytes() };
-    let server = Server::honest(Content::of(REPOSITORY, "1", &image));
-    let store = Store::temp().unwrap();
-    let error = Image::pull(&store, &server.name(NAME)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
-    assert_no_image(&store);
+fn a_layer_that_is_kept_elsewhere() {
+    for media_type in [
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    ] {
+        lie(ErrorKind::Unsupported, "https://elsewhere.test/layer", move |request, reply| {
+            if is_layer(request, &reply) {
+                return Reply::new(404, "");
+            }
+            instead(request, reply, |manifest| {
+                for layer in manifest["layers"].as_array_mut().unwrap() {
+                    layer["mediaType"] = media_type.into();
+                    layer["urls"] = json!(["https://elsewhere.test/layer"]);
+                }
+            })
+        });
+        // Where the registry has them all the same, they are layers.
+        let mut content = content(&["one"]);
+        let mut manifest = content.json("/v2/me/app/manifests/1");
+        manifest["layers"][0]["mediaType"] = media_type.into();
+        content.manifest(REPOSITORY, "1", MANIFEST, manifest.to_string().into_bytes());
+        Image::pull(&Store::temp().unwrap(), &Server::honest(content).name(NAME)).unwrap();
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Pushes to Debian's docker-registry, and what skopeo and podman find there.
 
 use super::auth::set;
+use super::common::certificates::{HOST, certificates};
 use super::peers::{Distribution, archive, push as skopeo_push, skopeo};
 use super::push::loaded;
-use super::tls::{HOST, Proxy, certificates, certs_d, through, with_tls};
+use super::tls::{Proxy, certs_d, through, with_tls};
 use super::*;
 use coracle::Push;
 use std::path::Path;

@@ -4,10 +4,15 @@ use super::common::*;
 use coracle::Digest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Of a body, what is written at once.
+const CHUNK: usize = 16 << 10;
 
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -41,12 +46,17 @@ pub struct Reply {
     pub length: Option<u64>,
     /// The body again and again, until nobody listens.
     pub endless: bool,
+    /// What happens before each further piece of the body, told how much of it is written.
+    pub before: Option<Arc<dyn Fn(usize) + Send + Sync>>,
+    /// A connection that is not ended but broken (RST) after what was written.
+    pub reset: bool,
 }
 
 impl Reply {
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
-        Self { status, headers: Vec::new(), length: Some(body.len() as u64), body, endless: false }
+        let length = Some(body.len() as u64);
+        Self { status, headers: Vec::new(), length, body, endless: false, before: None, reset: false }
     }
 
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -58,6 +68,15 @@ impl Reply {
     /// The connection ends instead.
     pub fn none() -> Self {
         Self::new(0, "")
+    }
+
+    /// The connection is broken instead.
+    pub fn reset() -> Self {
+        Self { reset: true, ..Self::none() }
+    }
+
+    pub fn before(self, piece: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        Self { before: Some(Arc::new(piece)), ..self }
     }
 
     /// Of a HEAD: without the length of what there is.
@@ -151,6 +170,28 @@ pub struct Server {
 
 impl Server {
     pub fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(None, handler)
+    }
+
+    /// One that speaks TLS, with the certificate of [`certificates`]: for all their names, which a request tells by its Host.
+    pub fn with_tls(dir: &Path, handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        let chain = vec![CertificateDer::from_pem_file(dir.join("server.pem")).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(dir.join("server.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key);
+        Self::listen(Some(Arc::new(config.unwrap())), handler)
+    }
+
+    fn listen(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, log) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
@@ -161,7 +202,15 @@ impl Server {
                     return;
                 }
                 let (connection, handler, log) = (connection.unwrap(), handler.clone(), logged.clone());
-                std::thread::spawn(move || serve(&connection, &*handler, &log));
+                let tls = tls.clone();
+                std::thread::spawn(move || match tls {
+                    Some(tls) => {
+                        let session = rustls::ServerConnection::new(tls).unwrap();
+                        let stream = rustls::StreamOwned::new(session, &connection);
+                        serve(stream, &connection, &*handler, &log);
+                    }
+                    None => serve(&connection, &connection, &*handler, &log),
+                });
             }
         });
         Self { address, stop, log }
@@ -197,7 +246,7 @@ impl Drop for Server {
     }
 }
 
-fn read_request(input: &mut impl BufRead, mut output: &TcpStream) -> Option<Request> {
+fn read_request<S: Read + Write>(input: &mut BufReader<S>) -> Option<Request> {
     let mut line = String::new();
     input.read_line(&mut line).ok().filter(|n| *n > 0)?;
     let mut words = line.split_whitespace();
@@ -211,7 +260,7 @@ fn read_request(input: &mut impl BufRead, mut output: &TcpStream) -> Option<Requ
     }
     let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
     if headers.get("expect").is_some_and(|expect| expect == "100-continue") {
-        output.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+        input.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
     }
     let mut bytes = vec![0; length];
     input.read_exact(&mut bytes).ok()?;
@@ -219,38 +268,59 @@ fn read_request(input: &mut impl BufRead, mut output: &TcpStream) -> Option<Requ
     Some(Request { method, path, headers, body, bytes })
 }
 
-fn serve(connection: &TcpStream, handler: &dyn Fn(&Request) -> Reply, log: &Mutex<Vec<Request>>) {
-    let mut input = BufReader::new(connection);
-    while let Some(request) = read_request(&mut input, connection) {
+fn serve<S: Read + Write>(
+    stream: S,
+    connection: &TcpStream,
+    handler: &dyn Fn(&Request) -> Reply,
+    log: &Mutex<Vec<Request>>,
+) {
+    let mut input = BufReader::new(stream);
+    while let Some(request) = read_request(&mut input) {
         log.lock().unwrap().push(request.clone());
         let reply = handler(&request);
-        if reply.status == 0 {
-            let _ = connection.shutdown(std::net::Shutdown::Both);
-            return;
-        }
-        let mut head = format!("HTTP/1.1 {} Said\r\n", reply.status);
-        for (name, value) in &reply.headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        match reply.length {
-            Some(length) => head += &format!("Content-Length: {length}\r\n\r\n"),
-            None => head += "Connection: close\r\n\r\n",
-        }
-        let mut output = connection;
-        if output.write_all(head.as_bytes()).is_err() {
-            return;
-        }
-        if request.method == "HEAD" {
-            continue;
-        }
-        let mut sent = output.write_all(&reply.body);
-        while reply.endless && sent.is_ok() {
-            sent = output.write_all(&reply.body);
-        }
         // What was announced and does not come ends the connection.
-        if sent.is_err() || reply.length != Some(reply.body.len() as u64) {
-            let _ = connection.shutdown(std::net::Shutdown::Both);
+        if answer(input.get_mut(), &request, &reply).is_err() {
+            if reply.reset {
+                // With nothing to linger for, what closes it breaks it (socket(7), SO_LINGER).
+                rustix::net::sockopt::set_socket_linger(connection, Some(Duration::ZERO)).unwrap();
+            } else {
+                let _ = connection.shutdown(std::net::Shutdown::Both);
+            }
             return;
         }
     }
+}
+
+/// Writes an answer; an error where nothing can follow it on this connection.
+fn answer(output: &mut impl Write, request: &Request, reply: &Reply) -> std::io::Result<()> {
+    let end = || Err(std::io::ErrorKind::ConnectionAborted.into());
+    if reply.status == 0 {
+        return end();
+    }
+    let mut head = format!("HTTP/1.1 {} Said\r\n", reply.status);
+    for (name, value) in &reply.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    match reply.length {
+        Some(length) => head += &format!("Content-Length: {length}\r\n\r\n"),
+        None => head += "Connection: close\r\n\r\n",
+    }
+    output.write_all(head.as_bytes())?;
+    output.flush()?;
+    if request.method == "HEAD" {
+        return Ok(());
+    }
+    loop {
+        for (at, piece) in reply.body.chunks(CHUNK).enumerate() {
+            if let Some(before) = &reply.before {
+                before(at * CHUNK);
+            }
+            output.write_all(piece)?;
+            output.flush()?;
+        }
+        if !reply.endless {
+            break;
+        }
+    }
+    if reply.reset || reply.length != Some(reply.body.len() as u64) { end() } else { Ok(()) }
 }

@@ -1,13 +1,13 @@
 //! TLS with a name that only the test's own authority vouches for, through a proxy that knows where the name leads.
 
 use super::cli::*;
+use super::common::certificates::{HOST, certificates};
 use super::peers::*;
 use super::*;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-pub const HOST: &str = "registry.test";
 const TOLD: &str = "CORACLE_TEST_THROUGH_PROXY";
 
 /// A proxy (RFC 9110, 9.3.6: CONNECT) that brings everybody to one address, and says what for it was asked.
@@ -55,25 +55,6 @@ fn relay(client: TcpStream, target: &str, log: &Mutex<Vec<String>>) {
     });
     let _ = std::io::copy(&mut &server, &mut output);
     let _ = output.shutdown(Shutdown::Both);
-}
-
-/// An authority, a server's certificate for [`HOST`], and a client's: `NAME.pem` and `NAME.key`.
-pub fn certificates(dir: &Path) {
-    let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
-    let make = |name: &str, more: &[&str]| {
-        let (pem, secret, subject) =
-            (at(&format!("{name}.pem")), at(&format!("{name}.key")), format!("/CN={name}"));
-        let files = ["-keyout", &secret, "-out", &pem, "-subj", &subject];
-        peer("openssl", [&["req", "-x509"], &key[..], &files, more].concat());
-    };
-    make("ca", &["-addext", "basicConstraints=critical,CA:TRUE"]);
-    make("stranger", &["-addext", "basicConstraints=critical,CA:TRUE"]);
-    let (ca, ca_key, name) =
-        (at("ca.pem"), at("ca.key"), format!("subjectAltName=DNS:{HOST},DNS:localhost,IP:127.0.0.1"));
-    let signed = ["-CA", &ca, "-CAkey", &ca_key, "-addext", "basicConstraints=critical,CA:FALSE"];
-    make("server", &[&signed[..], &["-addext", &name]].concat());
-    make("client", &[&signed[..], &["-addext", "extendedKeyUsage=clientAuth"]].concat());
 }
 
 /// Has a registry speak TLS with these, and with `strict` to those alone who show one of them.

@@ -1,5 +1,6 @@
 //! docker, podman and skopeo as clients: what they push and pull, byte for byte.
 
+use super::common::certificates::certificates;
 use super::*;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -64,29 +65,7 @@ struct Authority {
 impl Authority {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
-        let make = |name: &str, more: &[&str]| {
-            let (pem, secret, subject) =
-                (at(&format!("{name}.pem")), at(&format!("{name}.key")), format!("/CN={name}"));
-            let files = ["-keyout", &secret, "-out", &pem, "-subj", &subject];
-            peer("openssl", [&["req", "-x509"], &key[..], &files, more].concat());
-        };
-        make("ca", &["-addext", "basicConstraints=critical,CA:TRUE"]);
-        let (ca, ca_key) = (at("ca.pem"), at("ca.key"));
-        make(
-            "server",
-            &[
-                "-CA",
-                &ca,
-                "-CAkey",
-                &ca_key,
-                "-addext",
-                "basicConstraints=critical,CA:FALSE",
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-            ],
-        );
+        certificates(dir.path());
         Self { dir }
     }
 

@@ -1,0 +1,118 @@
+//! What a registry refuses, at each step of a pull: a typed error that names registry, repository and step, nothing of it
+//! stays, and the next pull works.
+
+use super::auth::asks;
+use super::lies::{is_layer, is_tag, lie_with};
+use super::*;
+
+const STATUSES: [(u16, ErrorKind); 7] = [
+    (401, ErrorKind::PermissionDenied),
+    (403, ErrorKind::PermissionDenied),
+    (404, ErrorKind::NotFound),
+    (418, ErrorKind::Network),
+    (429, ErrorKind::Network),
+    (500, ErrorKind::Network),
+    (503, ErrorKind::Network),
+];
+
+fn refusal(status: u16) -> Reply {
+    Reply::new(status, r#"{"errors":[{"code":"SOME_CODE","message":"so it is"}]}"#)
+}
+
+/// Refuses with each status what is asked for; the error has `says` and the status in it.
+#[track_caller]
+fn refused(
+    content: &Content,
+    says: &str,
+    is: impl Fn(&Request, &Reply) -> bool + Clone + Send + Sync + 'static,
+) {
+    for (status, kind) in STATUSES {
+        let is = is.clone();
+        // An error names its step, then the status.
+        lie_with(content, kind, &format!("{says}: {status} "), move |request, reply| {
+            if is(request, &reply) { refusal(status) } else { reply }
+        });
+    }
+}
+
+#[test]
+fn a_manifest() {
+    refused(&content(&["one", "two"]), "/v2/me/app/manifests/1", |request, _| is_tag(request));
+}
+
+#[test]
+fn a_manifest_of_an_index() {
+    let mut content = content(&["one"]);
+    let raw = content.json("/v2/me/app/manifests/1").to_string().into_bytes();
+    let child = content.manifest(REPOSITORY, "child", MANIFEST, raw.clone());
+    let listed = json!([{"mediaType": MANIFEST, "digest": child, "size": raw.len()}]);
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).to_string();
+    content.manifest(REPOSITORY, "1", INDEX, index.into_bytes());
+    let path = format!("/v2/me/app/manifests/{child}");
+    refused(&content, &path.clone(), move |request, _| request.path == path);
+}
+
+#[test]
+fn a_configuration() {
+    let content = content(&["one", "two"]);
+    let manifest = content.json("/v2/me/app/manifests/1");
+    let path = format!("/v2/me/app/blobs/{}", manifest["config"]["digest"].as_str().unwrap());
+    refused(&content, &path.clone(), move |request, _| request.path == path);
+}
+
+#[test]
+fn a_layer() {
+    let content = content(&["one", "two"]);
+    for at in 0..2 {
+        let layer = content.json("/v2/me/app/manifests/1")["layers"][at]["digest"].clone();
+        let path = format!("/v2/me/app/blobs/{}", layer.as_str().unwrap());
+        refused(&content, &path.clone(), move |request, reply| {
+            assert!(request.path != path || is_layer(request, reply));
+            request.path == path
+        });
+    }
+}
+
+/// Whether an image that is there is still the registry's: what is there stays as it is.
+#[test]
+fn whether_anything_has_changed() {
+    let refuses = Arc::new(AtomicUsize::new(0));
+    let status = refuses.clone();
+    let server = Server::lying(content(&["one", "two"]), move |request, reply| {
+        match (request.method.as_str(), status.load(Ordering::SeqCst)) {
+            ("HEAD", status) if status != 0 => refusal(status as u16),
+            _ => reply,
+        }
+    });
+    let store = Store::temp().unwrap();
+    let pull = Pull::new(server.name(NAME)).retries(1).credentials(Credentials::anonymous());
+    let image = pull.run(&store).unwrap();
+    for (status, kind) in STATUSES {
+        refuses.store(usize::from(status), Ordering::SeqCst);
+        let error = pull.run(&store).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.kind(), kind, "{text}");
+        let step = format!("HEAD http://{}/v2/me/app/manifests/1: {status} ", server.authority());
+        for part in ["pulling me/app:1", &server.authority(), &step] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(store.image(&server.name(NAME)).unwrap().digest(), image.digest());
+        assert_eq!((count(store.path().join("tmp")), count(store.path().join("layers"))), (0, 2));
+        assert!(store.verify().unwrap().is_sound());
+        refuses.store(0, Ordering::SeqCst);
+        assert_eq!(pull.run(&store).unwrap().digest(), image.digest());
+    }
+}
+
+/// The error has the address of the token service without its query.
+#[test]
+fn a_token() {
+    for (status, kind) in STATUSES {
+        lie_with(&content(&["one", "two"]), kind, &format!("/token: {status} "), move |request, _| {
+            match request.path.starts_with("/token?") {
+                true => refusal(status),
+                false => asks(&format!(r#"Bearer realm="http://{}/token""#, request.header("host").unwrap())),
+            }
+        });
+    }
+}
