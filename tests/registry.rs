@@ -13,6 +13,8 @@ mod catalog;
 mod cli;
 #[path = "registry/guards.rs"]
 mod guards;
+#[path = "registry/killed.rs"]
+mod killed;
 #[path = "registry/lies.rs"]
 mod lies;
 #[path = "registry/login.rs"]
@@ -331,63 +333,12 @@ fn a_layer_that_came_before_the_line_broke_is_not_asked_for_again() {
     assert_eq!(blobs, 2, "the configuration and the upper layer");
 }
 
-const KILLED: &str = "CORACLE_TEST_KILLED_PULL";
-
-/// A program that pulls is killed again and again, a bit further each time: no image is broken, and at last one is there.
-#[test]
-fn a_pull_that_is_killed_anywhere_leaves_nothing_broken() {
-    if let Some(told) = std::env::var_os(KILLED) {
-        // The program that is killed.
-        let told = told.into_string().unwrap();
-        let (store, name) = told.split_once(' ').unwrap();
-        Image::pull(&Store::open(store).unwrap(), name).unwrap();
-        return;
-    }
-    let texts: Vec<_> = (0..6).map(|n| format!("layer {n}").repeat(2000)).collect();
-    let texts: Vec<_> = texts.iter().map(String::as_str).collect();
-    let image = Fixture::new(&texts);
-    // At each request the next one of the programs is killed: in all, at every step.
-    let kill = Arc::new(Mutex::new((0, None::<rustix::process::Pid>)));
-    let killer = kill.clone();
-    let server = Server::lying(Content::of(REPOSITORY, "1", &image), move |_, reply| {
-        let mut kill = killer.lock().unwrap();
-        match &mut *kill {
-            (0, pid) => {
-                if let Some(pid) = pid.take() {
-                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
-            }
-            (left, _) => *left -= 1,
-        }
-        reply
-    });
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store");
-    let told = format!("{} {}", path.display(), server.name(NAME));
-    for round in 0..50 {
-        *kill.lock().unwrap() = (usize::MAX, None);
-        let mut command =
-            child("a_pull_that_is_killed_anywhere_leaves_nothing_broken", &[(KILLED, told.as_ref())]);
-        let mut running = command.stdout(std::process::Stdio::null()).spawn().unwrap();
-        // Not reaped before it is waited for here, so its number is its own.
-        *kill.lock().unwrap() = (round % 9, rustix::process::Pid::from_raw(running.id() as i32));
-        running.wait().unwrap();
-        kill.lock().unwrap().1 = None;
-        // What is there is whole, or nothing is.
-        let store = Store::open(&path).unwrap();
-        assert_eq!(count(path.join("tmp")), 0, "{round}");
-        assert!(store.broken_images().unwrap().is_empty(), "{round}");
-        assert!(store.verify().unwrap().is_sound(), "{round}");
-    }
-    *kill.lock().unwrap() = (usize::MAX, None);
-    let store = Store::open(&path).unwrap();
-    assert_eq!(*Image::pull(&store, &server.name(NAME)).unwrap().id(), image.id());
-}
+const PULLS: &str = "CORACLE_TEST_RUNNING_PULL";
 
 /// What the pull of another program has brought, or has found and relies on, stays when its image is removed meanwhile.
 #[test]
 fn what_a_running_pull_needs_is_not_collected() {
-    if let Ok(told) = std::env::var(KILLED) {
+    if let Ok(told) = std::env::var(PULLS) {
         let (store, name) = told.split_once(' ').unwrap();
         let pull = Pull::new(name).parallel(1).observe(|event| {
             if let PullEvent::Ready { travelled, .. } = event {
@@ -418,7 +369,7 @@ fn what_a_running_pull_needs_is_not_collected() {
     let base_name = server.name("me/app:base");
     let size = Image::pull(&store, &base_name).unwrap().size();
     let told = format!("{} {}", path.display(), server.name(NAME));
-    let mut command = child("what_a_running_pull_needs_is_not_collected", &[(KILLED, told.as_ref())]);
+    let mut command = child("what_a_running_pull_needs_is_not_collected", &[(PULLS, told.as_ref())]);
     let mut running = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(running.stdout.take().unwrap()).lines().map(|line| line.unwrap());
     let mut ready = || lines.find(|line| line.starts_with("ready"));

@@ -125,7 +125,12 @@ fn what_skopeo_pushed_is_pulled_with_its_digests() {
         assert_eq!(*pulled.id() == image.id(), tag == "docker");
         assert!(store.verify().unwrap().is_sound());
         if tag == "docker" {
-            // skopeo knows only OCI's own types in a layout.
+            // skopeo knows only OCI's own types in a layout. It reads what is saved of it.
+            let saved = dir.path().join("saved.tar");
+            pulled.save(fs::File::create(&saved).unwrap()).unwrap();
+            let source = format!("docker-archive:{}:{name}", saved.display());
+            let stored = skopeo(&["inspect", "--config", "--raw", &source]);
+            assert_eq!(Digest::of(stored.as_bytes()), image.id());
             continue;
         }
         // And it is the same to skopeo when it reads the store.
