@@ -13,6 +13,8 @@ mod catalog;
 mod cli;
 #[path = "registry/guards.rs"]
 mod guards;
+#[path = "registry/environment.rs"]
+mod environment;
 #[path = "registry/killed.rs"]
 mod killed;
 #[path = "registry/lies.rs"]

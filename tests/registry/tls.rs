@@ -32,7 +32,11 @@ impl Proxy {
         Self { authority, asked }
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub fn url(&self) -> String {
+        format!("http://{}", self.authority)
+    }
+
+    pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 }
@@ -65,7 +69,7 @@ pub fn with_tls(dir: &Path, strict: bool) -> String {
 }
 
 /// In a process of its own, as a proxy is in the environment: pulls with the certificates of a directory.
-fn pull_as_told(told: &str) {
+pub fn pull_as_told(told: &str) {
     let [dir, ca, client, name] = told.split(' ').collect::<Vec<_>>()[..] else { panic!("{told}") };
     let read = |name: String| fs::read(PathBuf::from(dir).join(name)).unwrap();
     let mut pull = Pull::new(name).retries(0);
@@ -90,12 +94,20 @@ fn pulled(test: &str, proxy: &Proxy, told: &str) -> String {
 
 #[track_caller]
 pub fn through(test: &str, proxy: &Proxy, var: &str, told: &str) -> String {
-    let url = format!("http://{}", proxy.authority);
-    let mut command = child(test, &[(var, told.as_ref()), ("ALL_PROXY", url.as_ref())]);
-    for other in ["NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
-        command.env_remove(other);
+    with_environment(test, &[(var, told), ("ALL_PROXY", &proxy.url())])
+}
+
+/// What a test says in a process of its own, in which nothing else says which way to go, whom to trust and who one is.
+#[track_caller]
+pub fn with_environment(test: &str, vars: &[(&str, &str)]) -> String {
+    let mut command = child(test, &[]);
+    for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
     }
-    let out = command.output().unwrap();
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG"] {
+        command.env_remove(name);
+    }
+    let out = command.envs(vars.iter().copied()).output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
     let said = text.lines().find_map(|line| {
         ["pulled ", "pushed ", "failed "].iter().find_map(|word| line.find(word)).map(|at| &line[at..])
@@ -111,13 +123,12 @@ fn a_proxy_that_is_not_spoken_with_is_not_gone_past() {
     }
     let test = "tls::a_proxy_that_is_not_spoken_with_is_not_gone_past";
     for (without, expected) in [("", "failed Unsupported"), ("registry.invalid", "failed Network")] {
-        let mut command = child(test, &[(TOLD, "/ - - registry.invalid/one:1".as_ref())]);
-        for other in ["no_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "all_proxy"] {
-            command.env_remove(other);
-        }
-        command.env("ALL_PROXY", "socks5://127.0.0.1:9").env("NO_PROXY", without);
-        let out = command.output().unwrap();
-        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let vars = [
+            (TOLD, "/ - - registry.invalid/one:1"),
+            ("ALL_PROXY", "socks5://127.0.0.1:9"),
+            ("NO_PROXY", without),
+        ];
+        let said = with_environment(test, &vars);
         assert!(said.contains(expected), "{without:?}: {said}");
         assert_eq!(said.contains("SOCKS5 proxy"), without.is_empty(), "{said}");
     }
