@@ -21,6 +21,8 @@ mod killed;
 mod lies;
 #[path = "registry/login.rs"]
 mod login;
+#[path = "registry/matrix.rs"]
+mod matrix;
 #[path = "registry/mirrors.rs"]
 mod mirrors;
 #[path = "registry/peers.rs"]

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test program uses its part
 
 pub mod certificates;
+pub mod podman;
 
 use coracle::Digest;
 use serde_json::{Value, json};

@@ -1,5 +1,6 @@
 //! What other tools write and read.
 
+use super::common::podman::Podman;
 use super::*;
 
 #[test]
@@ -50,30 +51,20 @@ fn podman_reads_the_store() {
     let docker = docker_archive(&[(&image, &names)]);
     // Plain layers and compressed ones.
     let loaded = [load(&store, &docker).unwrap().remove(0), load(&store, &archive).unwrap().remove(0)];
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    // An ordinary user's podman leaves a process that holds its user namespace, for the next one: here our own.
-    let runtime = format!("XDG_RUNTIME_DIR={}", dir.path().display());
-    let (root, run) = (at("root"), at("run"));
-    let podman = |args: &[&str]| {
-        let own = [&runtime, "podman", "--root", &root, "--runroot", &run, "--storage-driver", "vfs"];
-        peer("env", own.iter().chain(args))
-    };
+    let podman = Podman::new();
+    let whole = tempfile::NamedTempFile::new().unwrap();
+    let whole = whole.path().to_str().unwrap();
     for (name, image) in [(names[0], &loaded[0]), (names[1], &loaded[0]), ("app:1", &loaded[1])] {
-        let pulled = podman(&["pull", "--quiet", &format!("oci:{}:{name}", store.path().display())]);
+        let pulled = podman.run(&["pull", "--quiet", &format!("oci:{}:{name}", store.path().display())]);
         let pulled = pulled.trim();
         assert_eq!(pulled, image.id().hex(), "{name}");
-        let digest = podman(&["image", "inspect", "--format", "{{.Digest}}", pulled]);
-        assert_eq!(digest.trim(), image.digest().to_string(), "{name}");
+        assert_eq!(podman.inspect("{{.Digest}}", pulled), image.digest().to_string(), "{name}");
         // The files too, as podman itself has unpacked them.
-        let whole = at("whole.tar");
-        podman(&["save", "--quiet", "--output", &whole, pulled]);
-        let back = Image::load(&Store::temp().unwrap(), &whole).unwrap().remove(0);
-        assert_eq!(back.config().diff_ids(), image.config().diff_ids(), "{name}");
         fs::remove_file(whole).unwrap();
-        podman(&["rmi", "--all", "--force"]);
-        // Ends that process.
-        podman(&["system", "migrate"]);
+        podman.run(&["save", "--quiet", "--output", whole, pulled]);
+        let back = Image::load(&Store::temp().unwrap(), whole).unwrap().remove(0);
+        assert_eq!(back.config().diff_ids(), image.config().diff_ids(), "{name}");
+        podman.clear();
     }
 }
 

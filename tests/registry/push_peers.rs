@@ -2,6 +2,7 @@
 
 use super::auth::set;
 use super::common::certificates::{HOST, certificates};
+use super::common::podman::Podman;
 use super::peers::{Distribution, archive, push as skopeo_push, skopeo};
 use super::push::loaded;
 use super::tls::{Proxy, certs_d, through, with_tls};
@@ -58,15 +59,7 @@ fn podman_pulls_what_was_pushed() {
     let fixture = Fixture::new(&["one", "two"]);
     let plain = docker_archive(&[(&fixture, &["plain:1"])]);
     let plain = Image::load_reader(&Store::temp().unwrap(), &plain[..]).unwrap().remove(0);
-    let dir = tempfile::tempdir().unwrap();
-    let (root, run) = (dir.path().join("root"), dir.path().join("run"));
-    // An ordinary user's podman leaves a process that holds its user namespace, for the next one: here our own.
-    let runtime = format!("XDG_RUNTIME_DIR={}", dir.path().display());
-    let (root, run) = (root.to_str().unwrap(), run.to_str().unwrap());
-    let podman = |args: &[&str]| {
-        let own = [&runtime, "podman", "--root", root, "--runroot", run, "--storage-driver", "vfs"];
-        peer("env", own.iter().chain(args))
-    };
+    let podman = Podman::new();
     let name = |tag: &str| format!("{}/me/app:{tag}", registry.authority);
     let image = loaded(&store, &fixture, "app:1");
     image.push(&name("gzip")).unwrap();
@@ -79,14 +72,11 @@ fn podman_pulls_what_was_pushed() {
         #[cfg(feature = "zstd")]
         "zstd",
     ] {
-        podman(&["pull", "--quiet", "--tls-verify=false", &name(tag)]);
-        let id = podman(&["image", "inspect", "--format", "{{.Id}}", &name(tag)]);
-        assert_eq!(id.trim(), image.id().hex(), "{tag}");
-        let digest = podman(&["image", "inspect", "--format", "{{.Digest}}", &name(tag)]);
-        assert_eq!(digest.trim(), Digest::of(raw(&name(tag)).as_bytes()).to_string(), "{tag}");
-        podman(&["rmi", "--all", "--force"]);
-        // Ends that process.
-        podman(&["system", "migrate"]);
+        podman.run(&["pull", "--quiet", "--tls-verify=false", &name(tag)]);
+        assert_eq!(podman.inspect("{{.Id}}", &name(tag)), image.id().hex(), "{tag}");
+        let digest = Digest::of(raw(&name(tag)).as_bytes()).to_string();
+        assert_eq!(podman.inspect("{{.Digest}}", &name(tag)), digest, "{tag}");
+        podman.clear();
     }
 }
 
