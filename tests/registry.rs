@@ -37,12 +37,16 @@ mod push_lies;
 mod push_peers;
 #[path = "registry/secrets.rs"]
 mod secrets;
+#[path = "registry/retries.rs"]
+mod retries;
 #[path = "registry/server.rs"]
 mod server;
 #[path = "registry/statuses.rs"]
 mod statuses;
 #[path = "registry/strangers.rs"]
 mod strangers;
+#[path = "registry/streaming.rs"]
+mod streaming;
 #[path = "registry/tls.rs"]
 mod tls;
 #[path = "registry/writable.rs"]
@@ -292,28 +296,6 @@ fn a_broken_download_goes_on_where_it_was() {
         assert_eq!(asked[0], "bytes=400000-", "{ranges}");
         assert_eq!(asked.len(), if ranges { 3 } else { 1 }, "{asked:?}");
     }
-}
-
-#[test]
-fn what_may_pass_is_tried_again() {
-    for (status, headers) in [(429, &[("Retry-After", "0")][..]), (500, &[]), (503, &[])] {
-        let count = AtomicUsize::new(0);
-        let server =
-            Server::lying(content(&["x"]), move |_, reply| match count.fetch_add(1, Ordering::SeqCst) {
-                // Each request fails once.
-                n if n % 2 == 0 => headers
-                    .iter()
-                    .fold(Reply::new(status, ""), |reply, (name, value)| reply.with(name, *value)),
-                _ => reply,
-            });
-        Image::pull(&Store::temp().unwrap(), &server.name(NAME)).unwrap();
-        assert_eq!(server.take_log().len(), 6, "{status}");
-    }
-    // Who says to come back in an hour is told on.
-    let server = Server::start(|_| Reply::new(429, "").with("Retry-After", "3600"));
-    let error = Image::pull(&Store::temp().unwrap(), &server.name(NAME)).unwrap_err();
-    assert_eq!((error.kind(), server.take_log().len()), (ErrorKind::Network, 1), "{error}");
-    assert!(error.remedy().unwrap().contains("3600"), "{error}");
 }
 
 #[test]

@@ -9,10 +9,10 @@ use super::PullEvent;
 use super::http::stopped;
 use super::session::Session;
 use crate::digest::Digest;
-use crate::error::{Call, Error, ErrorKind, Result};
+use crate::error::{Call, Error, Result};
 use crate::image::ensure_layer;
 use crate::layer::{Lowers, Owners, for_caller};
-use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
+use crate::manifest::{Descriptor, ImageConfig, Manifest};
 use crate::store::{Store, UnpackedLayer};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -141,8 +141,7 @@ impl Work<'_> {
         let below = || self.wait(0..at);
         let parent = at.checked_sub(1).map(|below| self.chain_ids[below]);
         let (diff_id, lowers) = (&self.diff_ids[at], Lowers::Later(&below));
-        let made = ensure_layer(self.store, owners, descriptor, diff_id, lowers, parent, open)
-            .map_err(|error| elsewhere(descriptor, error))?;
+        let made = ensure_layer(self.store, owners, descriptor, diff_id, lowers, parent, open)?;
         (self.tell)(&PullEvent::Ready { layer, travelled: travelled.load(Ordering::Relaxed) });
         Ok(made)
     }
@@ -160,19 +159,4 @@ impl Work<'_> {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
-}
-
-/// What became of a layer that a registry need not have, as only its publisher may hand it out.
-fn elsewhere(descriptor: &Descriptor, error: Error) -> Error {
-    if error.kind() != ErrorKind::NotFound || !media::is_elsewhere(&descriptor.media_type) {
-        return error;
-    }
-    let urls = descriptor
-        .extra
-        .get("urls")
-        .map_or_else(|| "nowhere that it says".to_owned(), |urls| urls.to_string());
-    let what = format!("a layer of type {} that is kept elsewhere: {urls:.300}", descriptor.media_type);
-    Error::new(ErrorKind::Unsupported, what)
-        .with_source(error)
-        .with_remedy("push it there with it, where its licence allows that (podman does; docker when its daemon is told so)")
 }

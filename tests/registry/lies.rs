@@ -359,33 +359,6 @@ fn a_layer_of_a_type_that_is_none() {
     }
 }
 
-/// Layers that a registry need not have, as their publisher alone may hand them out.
-#[test]
-fn a_layer_that_is_kept_elsewhere() {
-    for media_type in [
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-    ] {
-        lie(ErrorKind::Unsupported, "https://elsewhere.test/layer", move |request, reply| {
-            if is_layer(request, &reply) {
-                return Reply::new(404, "");
-            }
-            instead(request, reply, |manifest| {
-                for layer in manifest["layers"].as_array_mut().unwrap() {
-                    layer["mediaType"] = media_type.into();
-                    layer["urls"] = json!(["https://elsewhere.test/layer"]);
-                }
-            })
-        });
-        // Where the registry has them all the same, they are layers.
-        let mut content = content(&["one"]);
-        let mut manifest = content.json("/v2/me/app/manifests/1");
-        manifest["layers"][0]["mediaType"] = media_type.into();
-        content.manifest(REPOSITORY, "1", MANIFEST, manifest.to_string().into_bytes());
-        Image::pull(&Store::temp().unwrap(), &Server::honest(content).name(NAME)).unwrap();
-    }
-}
-
 #[test]
 fn an_artifact_is_no_image() {
     let mut content = Content::default();
