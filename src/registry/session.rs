@@ -245,3 +245,6 @@ fn check_says(step: &str, media_type: &str, raw: &[u8]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
