@@ -4,38 +4,37 @@
 use crate::containers::short;
 use crate::format::size;
 use coracle::{Digest, PullEvent, PushEvent, Reference, Sent};
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use std::fmt;
+use std::io::{self, Write};
 
-/// No eye sees more.
-const REDRAW: Duration = Duration::from_millis(80);
-const BAR: u64 = 25;
-
-/// A layer on its way: bytes that came or went, of so many.
-struct Flight {
-    layer: Digest,
-    done: u64,
-    size: u64,
-    /// What is done with it, and what is when all bytes are there.
-    words: (&'static str, &'static str),
-}
-
-pub struct Progress<W> {
-    out: W,
-    bars: bool,
-    flights: Vec<Flight>,
-    /// Lines of bars that stand below everything else.
-    drawn: usize,
-    last: Option<Instant>,
+pub struct Progress {
+    /// For lines where there is no terminal.
+    out: Box<dyn Write + Send>,
+    /// Draws nothing where there is none.
+    bars: MultiProgress,
+    /// Layers on their way.
+    flights: Vec<(Digest, ProgressBar)>,
     found: bool,
     failed: Option<io::Error>,
 }
 
-impl<W: Write + AsFd + IsTerminal> Progress<W> {
-    pub fn new(out: W) -> Self {
-        let bars = out.is_terminal();
-        Self { out, bars, flights: Vec::new(), drawn: 0, last: None, found: false, failed: None }
+impl From<io::Stdout> for Progress {
+    fn from(out: io::Stdout) -> Self {
+        Self::new(Box::new(out), ProgressDrawTarget::stdout())
+    }
+}
+
+impl From<io::Stderr> for Progress {
+    fn from(out: io::Stderr) -> Self {
+        Self::new(Box::new(out), ProgressDrawTarget::stderr())
+    }
+}
+
+impl Progress {
+    fn new(out: Box<dyn Write + Send>, target: ProgressDrawTarget) -> Self {
+        let bars = MultiProgress::with_draw_target(target);
+        Self { out, bars, flights: Vec::new(), found: false, failed: None }
     }
 
     /// Whether there was anything that the store did not have under this name.
@@ -88,76 +87,66 @@ impl<W: Write + AsFd + IsTerminal> Progress<W> {
         }
     }
 
+    /// Bytes that came or went, of so many, with the words for what is done with them and for what is when they are all there.
     fn fly(&mut self, layer: Digest, done: u64, size: u64, words: (&'static str, &'static str)) {
-        match self.flights.iter_mut().find(|flight| flight.layer == layer) {
-            Some(flight) => *flight = Flight { layer, done, size, words },
-            None => {
-                self.flights.push(Flight { layer, done, size, words });
-                self.last = None;
-            }
+        if self.bars.is_hidden() {
+            return;
         }
-        if self.last.is_none_or(|last| last.elapsed() >= REDRAW) {
-            self.redraw("");
+        let at = self.flights.iter().position(|(other, _)| *other == layer).unwrap_or_else(|| {
+            let bar = ProgressBar::new(size).with_prefix(short(&layer.hex()).to_owned());
+            self.flights.push((layer, self.bars.add(bar)));
+            self.flights.len() - 1
+        });
+        let bar = &self.flights[at].1;
+        let word = if done < size { words.0 } else { words.1 };
+        if bar.message() != word {
+            bar.set_style(style(done < size));
+            bar.set_message(word);
+            bar.set_length(size);
         }
+        bar.set_position(done);
     }
 
     fn land(&mut self, layer: &Digest, what: &str) {
-        self.flights.retain(|flight| flight.layer != *layer);
+        self.clear(|other| other == layer);
         self.say(&format!("{}: {what}", short(&layer.hex())));
     }
 
-    /// A line that stays.
+    /// A line that stays, above the bars.
     pub fn say(&mut self, line: &str) {
-        self.redraw(&format!("{line}\n"));
+        let said = match self.flights.is_empty() {
+            true => writeln!(self.out, "{line}").and_then(|()| self.out.flush()),
+            false => self.bars.println(line),
+        };
+        if let Err(error) = said {
+            self.failed.get_or_insert(error);
+        }
     }
 
     /// Takes the bars away.
     pub fn end(&mut self) {
-        self.flights.clear();
-        self.redraw("");
+        self.clear(|_| true);
     }
 
-    /// Writes lines where the bars stood, and the bars below them; all in one write, so that nothing flickers.
-    fn redraw(&mut self, lines: &str) {
-        let mut text = String::new();
-        if self.drawn > 0 {
-            text = format!("\x1b[{}A\x1b[J", self.drawn);
-        }
-        text.push_str(lines);
-        self.drawn = 0;
-        if self.bars {
-            // A line that the terminal breaks would be two.
-            let columns =
-                rustix::termios::tcgetwinsize(&self.out).map_or(80, |size| usize::from(size.ws_col));
-            for flight in &self.flights {
-                text.extend(flight.bar().chars().take(columns.max(2) - 1));
-                text.push('\n');
-            }
-            self.drawn = self.flights.len();
-            self.last = Some(Instant::now());
-        }
-        if let Err(error) = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
-            self.failed.get_or_insert(error);
+    fn clear(&mut self, which: impl Fn(&Digest) -> bool) {
+        for (_, bar) in self.flights.extract_if(.., |(layer, _)| which(layer)) {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
         }
     }
 }
 
-impl Flight {
-    fn bar(&self) -> String {
-        let Self { layer, done, size: whole, words: (doing, after) } = self;
-        let layer = layer.hex();
-        let layer = short(&layer);
-        if done >= whole {
-            return format!("{layer}: {after}");
+fn style(moves: bool) -> ProgressStyle {
+    let template = if moves { "{prefix}: {msg} [{bar:25}] {done}/{whole}" } else { "{prefix}: {msg}" };
+    // What can't be read of a template would be shown as bars are by default.
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let write = |number: fn(&ProgressState) -> u64| {
+        move |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{}", size(number(state)));
         }
-        let full = usize::try_from(done.saturating_mul(BAR) / whole.max(&1)).unwrap_or_default();
-        let rest = BAR as usize - full.min(BAR as usize);
-        format!(
-            "{layer}: {doing} [{}>{}] {}/{}",
-            "=".repeat(full),
-            " ".repeat(rest),
-            size(*done),
-            size(*whole)
-        )
-    }
+    };
+    style
+        .progress_chars("=> ")
+        .with_key("done", write(ProgressState::pos))
+        .with_key("whole", write(|state| state.len().unwrap_or_default()))
 }

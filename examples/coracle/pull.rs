@@ -94,8 +94,6 @@ mod registries {
     use crate::format::line;
     use crate::progress::Progress;
     use coracle::{Pull, PullEvent, PullPolicy, Reference, RegistryClient};
-    use std::io::{IsTerminal, Write};
-    use std::os::fd::AsFd;
     use std::sync::{Arc, Mutex, PoisonError};
 
     pub const THERE: bool = true;
@@ -170,16 +168,19 @@ mod registries {
         Ok(pull)
     }
 
-    pub fn get<W>(store: &Store, args: &Args, name: &str, policy: &str, out: W) -> Result<Image>
-    where
-        W: Write + AsFd + IsTerminal + Send + 'static,
-    {
+    pub fn get(
+        store: &Store,
+        args: &Args,
+        name: &str,
+        policy: &str,
+        out: impl Into<Progress>,
+    ) -> Result<Image> {
         let pull = of(args, name, policy)?;
         if args.has("quiet") {
             return Ok(pull.run(store)?);
         }
         let reference = name.parse::<Reference>()?;
-        let progress = Arc::new(Mutex::new(Progress::new(out)));
+        let progress: Arc<Mutex<Progress>> = Arc::new(Mutex::new(out.into()));
         let told = progress.clone();
         let pull = pull.observe(move |event: &PullEvent| {
             told.lock().unwrap_or_else(PoisonError::into_inner).tell(&reference, event);

@@ -102,7 +102,7 @@ mod registries {
             }
             return Ok(0);
         }
-        let progress = Arc::new(Mutex::new(Progress::new(stdout())));
+        let progress = Arc::new(Mutex::new(Progress::from(stdout())));
         let shown = || progress.lock().unwrap_or_else(PoisonError::into_inner);
         if !args.has("all-tags") && !has_tag(text) && name.digest().is_none() {
             shown().say("Using default tag: latest");

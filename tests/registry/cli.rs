@@ -109,23 +109,89 @@ pub fn terminal(columns: u16) -> (File, File) {
     (master.into(), slave.into())
 }
 
+/// The lines that a terminal of so many columns shows in the end (console_codes(4)).
+pub fn screen(columns: usize, shown: &str) -> Vec<String> {
+    let (mut rows, mut row, mut column) = (vec![vec![' '; columns]], 0usize, 0usize);
+    let mut chars = shown.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\r' => column = 0,
+            '\n' => row += 1,
+            '\x1b' => {
+                assert_eq!(chars.next(), Some('['), "{shown:?}");
+                let mut number = String::new();
+                let verb = chars.by_ref().find(|c| match c {
+                    '0'..='9' | '?' => {
+                        number.push(*c);
+                        false
+                    }
+                    _ => true,
+                });
+                let times = number.parse().unwrap_or(1);
+                match verb {
+                    Some('A') => row = row.saturating_sub(times),
+                    Some('B') => row += times,
+                    Some('C') => column += times,
+                    Some('D') => column = column.saturating_sub(times),
+                    Some('J') => {
+                        rows.truncate(row + 1);
+                        rows[row][column.min(columns)..].fill(' ');
+                    }
+                    Some('K') => rows[row][if number == "2" { 0 } else { column.min(columns) }..].fill(' '),
+                    other => panic!("{other:?} {number}: {shown:?}"),
+                }
+            }
+            c => {
+                if column >= columns {
+                    (row, column) = (row + 1, 0);
+                }
+                while rows.len() <= row {
+                    rows.push(vec![' '; columns]);
+                }
+                rows[row][column] = c;
+                column += 1;
+            }
+        }
+        while rows.len() <= row {
+            rows.push(vec![' '; columns]);
+        }
+    }
+    let lines = rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned());
+    let mut lines: Vec<_> = lines.collect();
+    while lines.last().is_some_and(String::is_empty) {
+        lines.pop();
+    }
+    lines
+}
+
 #[test]
 fn on_a_terminal_each_layer_on_its_way_has_a_bar() {
     let content = Content::of(REPOSITORY, "1", &noise(600_000));
     let layer = short(&content, 0);
     let server = Server::honest(content);
-    let w = World::new();
-    let (mut master, slave) = terminal(40);
-    let mut child = w.command(&["pull", &server.name(NAME)]).stdout(slave).spawn().unwrap();
-    let mut shown = Vec::new();
-    // The end is an error: nobody has the other side any more.
-    let _ = master.read_to_end(&mut shown);
-    assert!(child.wait().unwrap().success());
-    let shown = String::from_utf8(shown).unwrap();
-    let bar = format!("{layer}: Downloading [>                         ] 0B/");
-    // No longer than the terminal is wide, or it would be two lines.
-    assert!(shown.contains(&format!("{}\r\n", &bar[..39])), "{shown:?}");
-    assert!(shown.contains(&format!("\x1b[1A\x1b[J{layer}: Pull complete\r\nDigest: ")), "{shown:?}");
+    // Narrower than a bar, and wide enough.
+    for columns in [40, 132] {
+        let (w, name) = (World::new(), server.name(NAME));
+        let (mut master, slave) = terminal(columns);
+        let mut child = w.command(&["pull", &name]).stdout(slave).spawn().unwrap();
+        let mut shown = Vec::new();
+        // The end is an error: nobody has the other side any more.
+        let _ = master.read_to_end(&mut shown);
+        assert!(child.wait().unwrap().success());
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(
+            shown.contains(&format!("{layer}: Downloading [                         ] 0B/")),
+            "{shown:?}"
+        );
+        // Of the bars nothing stays: the lines are those that are there without a terminal.
+        let lines = screen(columns.into(), &shown).concat();
+        let digest = w.ok(&["images", "--digests", "--format", "{{.Digest}}"]);
+        let plain = format!(
+            "1: Pulling from me/app{layer}: Pull completeDigest: {}Status: Downloaded newer image for {name}{name}",
+            digest.trim()
+        );
+        assert_eq!(lines, plain, "{shown:?}");
+    }
 }
 
 #[test]
