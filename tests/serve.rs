@@ -17,6 +17,8 @@ mod peers;
 mod rules;
 #[path = "serve/stored.rs"]
 mod stored;
+#[path = "serve/tls.rs"]
+mod tls;
 #[path = "serve/users.rs"]
 mod users;
 

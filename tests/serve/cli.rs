@@ -125,6 +125,91 @@ fn a_server_that_is_killed_leaves_no_image_and_its_uploads_are_swept() {
     ask(again.addr, "GET", "/v2/", &[], b"").expect(200);
 }
 
+/// Who may do what: nothing, pull, push.
+fn rights(name: &str, ca: Option<&[u8]>, credentials: coracle::Credentials, image: &Image) -> [bool; 2] {
+    let mut pull = Pull::new(name).retries(0).credentials(credentials.clone());
+    let mut push = coracle::Push::new(name).retries(0).credentials(credentials);
+    if let Some(ca) = ca {
+        (pull, push) = (pull.root_certificates(ca), push.root_certificates(ca));
+    }
+    let allowed = |result: coracle::Result<()>| match result {
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+            false
+        }
+        Ok(()) => true,
+    };
+    // First the push, so that there is what may be pulled.
+    let may_push = allowed(push.run(image).map(drop));
+    [allowed(pull.run(&Store::temp().unwrap()).map(drop)), may_push]
+}
+
+#[test]
+#[ignore = "needs htpasswd and openssl: run with --include-ignored"]
+fn who_may_do_what_is_said_on_the_command_line() {
+    use coracle::Credentials;
+    let dir = directory();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    common::certificates::certificates(dir.path());
+    std::fs::write(at("users"), peer("htpasswd", ["-nbB", "me", "secret-word"])).unwrap();
+    let ca = std::fs::read(at("ca.pem")).unwrap();
+    let store = Store::open(at("image")).unwrap();
+    let archive = docker_archive(&[(&Fixture::new(&["one"]), &["app:1"])]);
+    let image = Image::load_reader(&store, &archive[..]).unwrap().remove(0);
+    let (users, cert, key) = (at("users"), at("server.pem"), at("server.key"));
+    let with_users = ["--htpasswd", &users];
+    let with_tls = ["--tls-cert", &cert, "--tls-key", &key];
+    // Who has the password, a wrong one, and none; each may pull, and push. Where nobody asks for it, a wrong one is not told.
+    for (args, me, other, nobody) in [
+        (&[][..], [true, true], [true, true], [true, true]),
+        (&with_users, [true, true], [false, false], [false, false]),
+        (&[&with_users[..], &["--anonymous", "none"]].concat(), [true, true], [false, false], [false, false]),
+        (&[&with_users[..], &["--anonymous", "read"]].concat(), [true, true], [true, false], [true, false]),
+        (&[&with_users[..], &["--anonymous", "write"]].concat(), [true, true], [true, true], [true, true]),
+        (&["--anonymous", "write"], [true, true], [true, true], [true, true]),
+    ] {
+        for tls in [false, true] {
+            let args = if tls { [args, &with_tls].concat() } else { args.to_vec() };
+            let serving = Serving::start(Path::new(&at("served")), &args);
+            assert_eq!(serving.url.starts_with("https://"), tls, "{}", serving.url);
+            let name = format!("{}/me/app:1", serving.addr);
+            let ca = tls.then_some(&ca[..]);
+            let who = |credentials| rights(&name, ca, credentials, &image);
+            assert_eq!(who(Credentials::basic("me", "secret-word")), me, "{args:?}");
+            let has_users = args.contains(&"--htpasswd");
+            if has_users {
+                assert_eq!(who(Credentials::basic("me", "another-word")), other, "{args:?}");
+            }
+            assert_eq!(who(Credentials::anonymous()), nobody, "{args:?}");
+        }
+    }
+}
+
+/// In a network of its own, where nobody else is: passwords of other machines are taken without TLS only where that is said.
+#[test]
+#[ignore = "needs htpasswd: run with --include-ignored"]
+fn passwords_of_other_machines_come_by_tls_unless_it_is_said_otherwise() {
+    let dir = directory();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("users"), peer("htpasswd", ["-nbB", "me", "secret-word"])).unwrap();
+    let start = |more: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--net", "--kill-child", "--fork"]).arg(program());
+        command.args(["--root", &at("store"), "serve", "--listen", "0.0.0.0:0", "--htpasswd", &at("users")]);
+        command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let refused = start(&[]).wait_with_output().unwrap();
+    let says = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && says.contains("would travel in the clear"), "{says}");
+    let mut serving = start(&["--plain-http"]);
+    let mut line = String::new();
+    BufReader::new(serving.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // It and what it has started.
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+    assert!(line.contains("http://0.0.0.0:"), "{line:?}");
+}
+
 #[test]
 fn what_can_t_be_served_is_said() {
     let dir = directory();
