@@ -208,3 +208,23 @@ fn docker_registrys_catalogue_and_tags() {
     tags.sort_unstable();
     assert_eq!(tags, [format!("{host}/me/app:1"), format!("{host}/me/app:2")]);
 }
+
+/// More than docker-registry gives at once.
+#[test]
+#[ignore = "needs docker-registry: run with --include-ignored"]
+fn docker_registrys_catalogue_is_read_to_its_end() {
+    let registry = Distribution::start("");
+    // As it keeps them itself; pushing so many takes longer.
+    let repositories = registry.storage().join("docker/registry/v2/repositories");
+    let mut names: Vec<_> = (0..2500).map(|n| format!("team{}/app{n}", n % 7)).collect();
+    for name in &names {
+        fs::create_dir_all(repositories.join(name).join("_layers")).unwrap();
+    }
+    names.sort();
+    let client = RegistryClient::new(&registry.authority).unwrap();
+    let mut found = client.repositories().unwrap();
+    found.sort();
+    assert_eq!(found, names);
+    let pages = registry.take_access("/v2/_catalog");
+    assert!(pages.iter().filter(|line| line.contains("/v2/_catalog")).count() >= 3, "{pages:#?}");
+}

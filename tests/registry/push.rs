@@ -242,8 +242,8 @@ fn plain_layers_are_compressed_on_their_way_and_always_to_the_same() {
     }
 }
 
-#[test]
-fn an_index_is_pushed_when_all_of_it_is_there() {
+/// A store as another tool leaves it, with an index of this machine's image and another one: the index, and that one.
+pub fn for_two_machines(path: &std::path::Path) -> (String, Fixture) {
     let host = Fixture::new(&["host"]);
     let other = Fixture::of_machine(vec![tar([("x", Node::File(b"other"))])], "riscv64");
     let mut members = std::collections::BTreeMap::new();
@@ -265,10 +265,16 @@ fn an_index_is_pushed_when_all_of_it_is_there() {
     let named = json!({"org.opencontainers.image.ref.name": "app:1"});
     let top = json!({"schemaVersion": 2, "manifests": [{"mediaType": INDEX, "digest": digest, "size": index.len(), "annotations": named}]});
     members.insert("index.json".into(), top.to_string().into_bytes());
-    // As another tool leaves it.
+    write_layout(path, &members.into_iter().collect::<Vec<_>>());
+    (index, other)
+}
+
+#[test]
+fn an_index_is_pushed_when_all_of_it_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    write_layout(&path, &members.into_iter().collect::<Vec<_>>());
+    let (index, other) = for_two_machines(&path);
+    let digest = Digest::of(index.as_bytes());
     let store = Store::open(&path).unwrap();
     let image = store.image("app:1").unwrap();
 

@@ -4,7 +4,7 @@ use super::auth::set;
 use super::common::certificates::{HOST, certificates};
 use super::common::podman::Podman;
 use super::peers::{Distribution, archive, push as skopeo_push, skopeo};
-use super::push::loaded;
+use super::push::{for_two_machines, loaded};
 use super::tls::{Proxy, certs_d, through, with_tls};
 use super::*;
 use coracle::Push;
@@ -114,6 +114,37 @@ fn what_was_pulled_is_pushed_as_it_came() {
         let from = format!("docker://{elsewhere}");
         skopeo(&["copy", "--quiet", "--insecure-policy", "--src-tls-verify=false", &from, &to]);
     }
+}
+
+#[test]
+#[ignore = "needs docker-registry and skopeo: run with --include-ignored"]
+fn an_index_comes_with_all_its_images() {
+    let registry = Distribution::start("");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let (index, other) = for_two_machines(&path);
+    let name = format!("{}/{NAME}", registry.authority);
+    let pushed = Store::open(&path).unwrap().image("app:1").unwrap().push(&name).unwrap();
+    assert_eq!((raw(&name), pushed.digest), (index.clone(), Digest::of(index.as_bytes())));
+    // All of it, byte for byte, as skopeo copies it.
+    let copy = dir.path().join("copy");
+    let to = format!("oci:{}:1", copy.display());
+    let args =
+        ["copy", "--all", "--preserve-digests", "--quiet", "--insecure-policy", "--src-tls-verify=false"];
+    skopeo(&[&args[..], &[&format!("docker://{name}"), &to]].concat());
+    let blobs = |of: &Path| {
+        let names = fs::read_dir(of.join("blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+        let mut blobs: Vec<_> = names.map(|path| Digest::of(&fs::read(path).unwrap())).collect();
+        blobs.sort_by_key(Digest::hex);
+        blobs
+    };
+    assert_eq!(
+        (blobs(&copy), blobs(&copy).len()),
+        (blobs(&path), 7),
+        "an index, and two images of one layer"
+    );
+    let pull = Pull::new(&name).platform("linux/riscv64".parse().unwrap());
+    assert_eq!(*pull.run(&Store::temp().unwrap()).unwrap().id(), other.id());
 }
 
 #[test]
