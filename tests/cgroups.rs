@@ -164,13 +164,24 @@ fn too_many_processes_are_refused() {
 #[test]
 #[ignore = "needs root and writable cgroups: measures processor time under a quota"]
 fn a_quota_throttles() {
-    let group = Cgroup::create(&name("quota"), &Limits::new().cpus(0.1)).unwrap();
-    // Half a second of work at most; a loop that counts, so it ends whatever the machine's load.
-    let out = output(&group, "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done");
-    assert!(out.status.success());
-    let stats = group.stats().unwrap();
-    assert!(stats.throttled.is_some_and(|periods| periods > 0), "{stats:?}");
-    assert!(stats.throttled_time.is_some_and(|time| time > Duration::ZERO), "{stats:?}");
+    // A millisecond of each tenth of a second, which is little work on any machine.
+    let group = Cgroup::create(&name("quota"), &Limits::new().cpus(0.01)).unwrap();
+    assert!(["1000", "1000 100000"].contains(&file(&group, &["cpu.cfs_quota_us", "cpu.max"]).as_str()));
+    let mut child = Reaped(shell(&group, "while :; do :; done").spawn().unwrap());
+    let deadline = Instant::now() + 6 * SOON;
+    loop {
+        let stats = group.stats().unwrap();
+        if stats.throttled.unwrap() > 0 && stats.throttled_time.unwrap() > Duration::ZERO {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{stats:?}");
+        assert!(child.0.try_wait().unwrap().is_none(), "it could not join");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    group.kill().unwrap();
+    assert_eq!(child.0.wait().unwrap().signal(), Some(9));
+    emptied(&group);
+    group.remove().unwrap();
 }
 
 #[test]

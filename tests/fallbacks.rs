@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use coracle::{
-    ContainerBuilder, ErrorKind, Host, LimitKind, Namespaces, Overlay, Profile, Protection, Store,
+    ContainerBuilder, ErrorKind, Feature, Host, LimitKind, Namespaces, Overlay, Profile, Protection, Store,
 };
 use nix::libc;
 use std::fs;
@@ -196,13 +196,19 @@ fn where_filters_are_refused() {
         assert!(matches!(line.outcome(), coracle::Outcome::NotEnforced(_)), "{line}");
         assert!(!report.is_complete());
     }
-    assert_eq!(sh(&host(), "true").run().unwrap_err().protection(), Some("seccomp"));
+    let error = sh(&host(), "true").run().unwrap_err();
+    assert_eq!((error.kind(), error.protection()), (ErrorKind::Unsupported, Some("seccomp")), "{error}");
+    // In the words of the probe; those of a further command, too.
+    let probed = Host::probe();
+    let missing = probed.get(Feature::Seccomp).unwrap().missing();
+    assert!(missing.is_some_and(|missing| missing.reason().contains("refuses seccomp")), "{probed}");
+    assert_eq!(error.missing(), missing, "{error}");
     // Nor is it passed over by the strictest set: what else can't be had here is let off first. Its user is one that there is
     // without a range of ids, too: an ordinary user's filter takes no_new_privs, and with it newuidmap.
     let rest = [Protection::IdRange, Protection::Landlock, LimitKind::MemoryMax.into()];
     let rest = rest.into_iter().chain([LimitKind::MemorySwapMax.into(), LimitKind::CpuMax.into()]);
     let untrusted = sh(&host(), "true").profile(Profile::untrusted()).user("0:0");
     let error = rest.fold(untrusted, ContainerBuilder::best_effort).run().unwrap_err();
-    let kind = if errno == libc::EPERM { ErrorKind::PermissionDenied } else { ErrorKind::Unsupported };
-    assert_eq!((error.kind(), error.protection()), (kind, Some("seccomp")), "{error}");
+    assert_eq!((error.kind(), error.protection()), (ErrorKind::Unsupported, Some("seccomp")), "{error}");
+    assert_eq!(error.missing(), missing, "{error}");
 }

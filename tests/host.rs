@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use coracle::{ErrorKind, Feature, Host, Missing, Namespaces};
+use coracle::{CgroupVersion, ErrorKind, Feature, Host, Landlock, Missing, NamespaceKind, Namespaces};
 use nix::libc;
 use std::collections::BTreeSet;
 use std::fs;
@@ -103,7 +103,19 @@ fn what_this_machine_has() {
     );
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let mounted = |kind: &str| mounts.lines().any(|line| line.split(' ').nth(2) == Some(kind));
-    assert_eq!(host.cgroups() != coracle::CgroupVersion::None, mounted("cgroup") || mounted("cgroup2"));
+    let version = match (mounted("cgroup"), mounted("cgroup2")) {
+        (false, false) => CgroupVersion::None,
+        (true, false) => CgroupVersion::V1,
+        (false, true) => CgroupVersion::V2,
+        (true, true) => CgroupVersion::Hybrid,
+    };
+    assert_eq!(host.cgroups(), version, "{mounts}");
+    // What the emulated machines are for.
+    let lane = std::env::var("CORACLE_LANE").unwrap_or_default();
+    if lane.starts_with("vm-") {
+        let said = if lane == "vm-v1" { CgroupVersion::V1 } else { CgroupVersion::V2 };
+        assert_eq!(host.cgroups(), said, "{lane}: {mounts}");
+    }
     assert_eq!(host.has(Feature::Privileges), is_root());
     if !is_root() {
         let layers = coracle::Overlay::new().lower("/etc").id_map(coracle::IdMap::range(100_000, 1));
@@ -143,11 +155,21 @@ fn what_this_machine_has_of_groups_a_start_uses() {
     }
 }
 
+/// A disk whose node /dev has.
+fn disk() -> Option<std::path::PathBuf> {
+    use std::os::unix::fs::FileTypeExt;
+    let disks = fs::read_dir("/sys/block").unwrap().map(|disk| disk.unwrap().file_name());
+    let mut nodes: Vec<_> = disks.map(|name| Path::new("/dev").join(name)).collect();
+    // One in memory or of a file comes last, as it may not be there in a moment.
+    nodes.sort_by_key(|node| (node.to_string_lossy().contains("/dev/loop"), node.clone()));
+    nodes.into_iter().find(|node| node.metadata().is_ok_and(|meta| meta.file_type().is_block_device()))
+}
+
 /// What the probe says of each limit and of Landlock, a start finds in the same words.
 #[test]
 fn what_this_machine_has_not_a_start_says_in_the_same_words() {
-    let host = Host::probe();
     let image = common::host();
+    let host = Host::probe_at(image.store().path());
     let limits = coracle::Limits::new;
     let of = |limits: coracle::Limits| sh(&image, "true").limits(limits);
     let all = [
@@ -166,14 +188,66 @@ fn what_this_machine_has_not_a_start_says_in_the_same_words() {
         (Feature::IoWeight, of(limits().io_weight(100))),
         (Feature::HugetlbLimit, of(limits().hugetlb_max(2 << 20, 2 << 20))),
         (Feature::DeviceRules, of(limits().devices([coracle::DeviceRule::char(1, 3)]))),
-        (Feature::LandlockScopes, sh(&image, "true").landlock(coracle::Landlock::new())),
+        (Feature::LandlockScopes, sh(&image, "true").landlock(Landlock::new())),
+        (Feature::ProjectQuota, sh(&image, "true").disk_max(64 << 20)),
     ];
-    for (feature, builder) in all {
+    let disk = disk().map(|disk| coracle::IoMax::new(disk).read_bps(1 << 40));
+    // Where none can be named, none is.
+    assert!(
+        disk.is_some() || missing(&host, Feature::IoLimit).reason().contains("its node in /dev"),
+        "{host}"
+    );
+    let disk = disk.map(|disk| (Feature::IoLimit, of(limits().io_max(disk))));
+    for (feature, builder) in all.into_iter().chain(disk) {
         match builder.start() {
             Ok(_) => assert!(host.has(feature), "{feature}: {host}"),
             Err(error) => assert_eq!(error.missing(), Some(missing(&host, feature)), "{feature}: {error}"),
         }
     }
+}
+
+/// Likewise of pausing.
+#[test]
+fn what_this_machine_has_of_pausing_a_container_says_in_the_same_words() {
+    let host = Host::probe();
+    let container = ready(&sh(&common::host(), "echo ready; exec sleep 1000"));
+    match container.pause() {
+        Ok(()) => assert!(host.has(Feature::Freeze), "{host}"),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert_eq!(error.missing(), Some(missing(&host, Feature::Freeze)), "{error}");
+        }
+    }
+}
+
+/// A kernel that has Landlock may be booted without it: what lsm= lists is all that counts.
+#[test]
+fn what_this_machine_has_of_landlock() {
+    let list = fs::read_to_string("/sys/kernel/security/lsm");
+    let host = Host::probe();
+    let is_off = list.is_ok_and(|list| !list.trim().split(',').any(|module| module == "landlock"));
+    if std::env::var("CORACLE_LANE").is_ok_and(|lane| lane.starts_with("vm-")) {
+        let is_v1 = host.cgroups() == CgroupVersion::V1;
+        assert_eq!(is_off, is_v1, "the machine with v1 is the one that is booted without");
+    }
+    let image = common::host();
+    let error = sh(&image, "true").landlock(Landlock::new()).run();
+    if !is_off {
+        assert_eq!(error.is_ok(), host.has(Feature::LandlockScopes), "{host}");
+        return;
+    }
+    for feature in [Feature::Landlock, Feature::LandlockScopes] {
+        let why = missing(&host, feature);
+        assert!(why.reason().contains("switched off at boot") && why.remedy().contains("lsm="), "{why}");
+    }
+    let error = error.unwrap_err();
+    assert_eq!((error.kind(), error.protection()), (ErrorKind::Unsupported, Some("landlock")), "{error}");
+    assert_eq!(error.missing(), Some(missing(&host, error.missing().unwrap().feature())), "{error}");
+    let chosen = sh(&image, "echo ran").landlock(Landlock::new()).best_effort(coracle::Protection::Landlock);
+    let out = chosen.run().unwrap();
+    assert_eq!(out.stdout_text(), "ran\n");
+    let line = out.report.get("landlock").unwrap();
+    assert!(line.to_string().contains("switched off at boot"), "{line}");
 }
 
 /// The limit is one of each user namespace, and holds for those below it.
@@ -189,6 +263,55 @@ fn without_user_namespaces() {
         assert!(why.remedy().contains("sysctl -w user.max_user_namespaces="), "{why}");
         assert_same_words(&host, Feature::UserNamespace);
         assert!(host.container().is_some());
+    }
+}
+
+const LIMITED: &str = "CORACLE_TEST_LIMITED";
+
+/// Each kind of namespace by itself: the limits are counted for each user namespace and those above it.
+#[test]
+fn without_one_kind_of_namespace() {
+    const TEST: &str = "without_one_kind_of_namespace";
+    let features = [
+        ("pid", Feature::PidNamespace, Some(NamespaceKind::Pid)),
+        ("mnt", Feature::MountNamespace, Some(NamespaceKind::Mount)),
+        ("net", Feature::NetNamespace, Some(NamespaceKind::Net)),
+        ("ipc", Feature::IpcNamespace, Some(NamespaceKind::Ipc)),
+        ("uts", Feature::UtsNamespace, Some(NamespaceKind::Uts)),
+        ("cgroup", Feature::CgroupNamespace, Some(NamespaceKind::Cgroup)),
+        // No container has one.
+        ("time", Feature::TimeNamespace, None),
+    ];
+    let Some(name) = std::env::var_os(LIMITED) else {
+        let (_dir, program) = own_copy();
+        for (name, ..) in features {
+            let script = format!("echo 0 >/proc/sys/user/max_{name}_namespaces && exec \"$@\"");
+            let unshare = ["unshare", "--user", "--map-root-user", "sh", "-c", &script, "sh"];
+            again_from(&program, TEST, &unshare, &[(LIMITED, Path::new(name))]);
+        }
+        return;
+    };
+    let (name, feature, kind) = features.into_iter().find(|(kind, ..)| name == *kind).unwrap();
+    let host = Host::probe();
+    sound(&host);
+    let why = missing(&host, feature);
+    assert!(why.reason().contains(&format!("user.max_{name}_namespaces=0")), "{why}");
+    assert!(why.remedy().contains(&format!("sysctl -w user.max_{name}_namespaces=")), "{why}");
+    let image = common::host();
+    let started = sh(&image, "echo ran").run();
+    let Some(kind) = kind else {
+        assert_eq!(started.unwrap().stdout_text(), "ran\n");
+        return;
+    };
+    let entered = Namespaces::new().user().with(kind).command(["true"]).status();
+    for error in [entered.unwrap_err(), started.unwrap_err()] {
+        assert_eq!((error.kind(), error.missing()), (ErrorKind::Unsupported, Some(why)), "{error}");
+    }
+    // The others are there all the same, but for a container's processes nothing is without these.
+    if !matches!(kind, NamespaceKind::Pid | NamespaceKind::Mount) {
+        for (_, other, _) in features {
+            assert_eq!(host.has(other), other != feature, "without {name}: {host}");
+        }
     }
 }
 
@@ -289,8 +412,8 @@ fn refuse(calls: &[u32], errno: i32) {
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// The numbers of these calls are the same on every architecture.
-const CALLS: [(&str, u32, Feature); 9] = [
+/// The numbers of those without a name here are the same on every architecture.
+const CALLS: [(&str, u32, Feature); 10] = [
     ("move_mount", 429, Feature::MountApi),
     ("fsopen", 430, Feature::MountApi),
     ("pidfd_open", 434, Feature::Pidfd),
@@ -299,6 +422,7 @@ const CALLS: [(&str, u32, Feature); 9] = [
     ("openat2", 437, Feature::Openat2),
     ("mount_setattr", 442, Feature::MountSetattr),
     ("landlock_create_ruleset", 444, Feature::Landlock),
+    ("seccomp", libc::SYS_seccomp as u32, Feature::Seccomp),
     ("memfd_create", libc::SYS_memfd_create as u32, Feature::ExecutableMemfd),
 ];
 
@@ -329,6 +453,15 @@ fn under_a_filter() {
     let why = missing(&host, feature);
     assert!(why.reason().contains("seccomp filter") && why.reason().contains(name), "{feature}: {why}");
     assert!(why.remedy().contains("seccomp=unconfined"), "{why}");
+    // A start says the same of what it is asked for; of the rest tests/fallbacks.rs.
+    let image = common::host();
+    let builder = match feature {
+        Feature::Landlock => sh(&image, "true").landlock(Landlock::new()),
+        Feature::Seccomp => sh(&image, "true"),
+        _ => return,
+    };
+    let error = builder.run().unwrap_err();
+    assert_eq!((error.kind(), error.missing()), (ErrorKind::Unsupported, Some(why)), "{error}");
 }
 
 #[test]

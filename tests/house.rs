@@ -431,15 +431,23 @@ mod lane {
     /// Another kernel than that of the machine that built this program, with control groups v2 and no others.
     pub fn stock_machine() {
         assert_eq!(hierarchies(), [("cgroup2".into(), "/sys/fs/cgroup".into())]);
+        assert!(has_landlock());
     }
 
-    /// Likewise, with a hierarchy of v1 for each controller and none of v2.
+    /// Likewise, with a hierarchy of v1 for each controller and none of v2; and without Landlock.
     pub fn machine_with_v1() {
         let listed = fs::read_to_string("/proc/cgroups").unwrap();
         let enabled = listed.lines().filter(|line| !line.starts_with('#') && line.ends_with("\t1"));
         let controllers = enabled.map(|line| line.split('\t').next().unwrap());
         let expected = controllers.map(|name| ("cgroup".into(), format!("/sys/fs/cgroup/{name}")));
         assert_eq!(hierarchies(), expected.collect::<Vec<(String, String)>>());
+        assert!(!has_landlock());
+    }
+
+    /// Whether it was booted with it.
+    fn has_landlock() -> bool {
+        let list = fs::read_to_string("/sys/kernel/security/lsm").unwrap();
+        list.trim().split(',').any(|module| module == "landlock")
     }
 
     /// The kind and the place of each, on a kernel that is not the build machine's.

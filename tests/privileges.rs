@@ -169,8 +169,14 @@ fn a_user_with_one_id_reads_what_others_own_in_an_image() {
 /// Runs `test` again as root of a user namespace that has sub-ids in /etc/subuid which do not exist in it, with these
 /// newuidmap and newgidmap, scripts, instead of the machine's.
 fn is_refused(test: &str, tools: &[(&str, &str)]) -> bool {
-    const SCRIPT: &str =
-        "mount --bind $1 /etc/subuid; mount --bind $1 /etc/subgid; PATH=$2:$PATH; shift 2; exec \"$@\"";
+    is_in_path(test, tools, "$2:$PATH")
+}
+
+/// Likewise, with this PATH, where `$2` is the directory with the tools.
+fn is_in_path(test: &str, tools: &[(&str, &str)], path: &str) -> bool {
+    let script = format!(
+        "mount --bind $1 /etc/subuid; mount --bind $1 /etc/subgid; PATH={path}; shift 2; exec \"$@\""
+    );
     if std::env::var_os(ROLE).is_some() {
         return true;
     }
@@ -181,7 +187,7 @@ fn is_refused(test: &str, tools: &[(&str, &str)]) -> bool {
         fs::write(at(name), script).unwrap();
         fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", SCRIPT, "sh"];
+    let unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", &script, "sh"];
     again(test, &[&unshare[..], &[&at("ids"), dir.path().to_str().unwrap()]].concat(), &[]);
     false
 }
@@ -200,7 +206,24 @@ fn assert_refused(why: &str) {
     let builder = sh(&image, "true").require(Protection::IdRange);
     let error = builder.run().unwrap_err();
     assert_eq!((error.kind(), error.protection()), (ErrorKind::Unsupported, Some("id_range")), "{error}");
+    assert_eq!(error.missing(), Some(missing), "{error}");
     assert!(error.to_string().contains(why), "{error}");
+}
+
+#[test]
+fn without_newuidmap_there_is_one_id() {
+    if is_in_path("without_newuidmap_there_is_one_id", &[], "$2") {
+        assert_refused("newuidmap is not installed");
+        assert!(Host::probe().get(Feature::SubIds).unwrap().to_string().contains("Debian's package: uidmap"));
+    }
+}
+
+#[test]
+fn without_newgidmap_there_is_one_id() {
+    let tools = [("newuidmap", "#!/bin/sh\nexit 0\n")];
+    if is_in_path("without_newgidmap_there_is_one_id", &tools, "$2") {
+        assert_refused("newgidmap is not installed");
+    }
 }
 
 #[test]

@@ -152,10 +152,16 @@ fn without_quotas_it_is_an_error_that_says_what_to_do() {
     let image = Image::host(&store).unwrap();
     let error = sh(&image, "true").disk_max(MIB).run().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-    assert!(
-        error.to_string().contains("disk_max") && error.remedy().unwrap().contains("prjquota"),
-        "{error}"
-    );
+    let (reason, remedy) = match is_root() {
+        true => ("no project quotas", "prjquota"),
+        false => ("CAP_SYS_ADMIN", "run as root"),
+    };
+    let missing = error.missing().unwrap();
+    assert!(missing.reason().contains(reason) && missing.remedy().contains(remedy), "{error}");
+    assert!(error.remedy().unwrap().contains("writable_in_memory"), "{error}");
+    // In the words of the probe.
+    let probed = coracle::Host::probe_at(store.path());
+    assert_eq!(Some(missing), probed.get(coracle::Feature::ProjectQuota).unwrap().missing(), "{error}");
     assert!(store.containers().unwrap().is_empty());
     assert_eq!(say(&sh(&image, "echo on").disk_max(16 * MIB).writable_in_memory(true)), "on");
 }

@@ -56,7 +56,15 @@ impl Cgroup {
     }
 
     fn write_freeze(&self, frozen: bool) -> Result<&Unified> {
-        let unified = self.unified()?;
+        let unified = match &self.unified {
+            Ok(unified) => unified,
+            Err(why) => {
+                let lack = why.clone().of(Feature::Freeze);
+                return Err(
+                    Error::new(ErrorKind::Unsupported, "pausing without control groups v2").lacks(lack)
+                );
+            }
+        };
         let path = || unified.path.join("cgroup.freeze");
         let Some(fd) = &unified.freeze else {
             let error = Error::new(ErrorKind::Unsupported, "pausing").with_path(path());

@@ -271,7 +271,8 @@ pub(super) fn execute(s: &mut Script<'_>, command: &Command<'_>, stdio: [Cell; 3
         let args = [1.into(), flags.into(), fprog.into()];
         if !command.seccomp_best_effort {
             s.op(n::__NR_seccomp, "seccomp(SECCOMP_SET_MODE_FILTER)", args)
-                .protection(Protection::Seccomp.name());
+                .protection(Protection::Seccomp.name())
+                .needs(Feature::Seccomp);
             return;
         }
         let (without, done) = (s.label(), s.label());

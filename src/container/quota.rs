@@ -13,6 +13,7 @@ use crate::cgroup::{Outcome, Report};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, words};
 use crate::store::Store;
+use crate::sys::idmap::is_privileged;
 use crate::sys::quota;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -46,6 +47,10 @@ fn refused(store: &Store, call: &'static str, errno: Errno) -> Error {
 /// Bounds the container's project, which it notes in the record first, so that whoever sweeps knows it. Gives the
 /// project's number.
 pub(super) fn bound(store: &Store, held: &mut Held, bytes: u64) -> Result<u32> {
+    // Whatever the filesystem has.
+    if !is_privileged() {
+        return Err(refused(store, "quotactl_fd(Q_SETQUOTA)", Errno::PERM));
+    }
     if !quota::enforced(store.containers_dir())
         .map_err(|errno| refused(store, "quotactl_fd(Q_XGETQSTAT)", errno))?
     {

@@ -6,6 +6,7 @@ use super::lock;
 use super::script::{CWD, Script};
 use crate::cgroup::{Cgroup, CgroupParent};
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::Feature;
 use crate::namespace::{self, Birth, Cloned, Heard, NamespaceKind, Namespaces};
 use crate::sys::courier::Letter;
 use crate::sys::idmap::IdMap;
@@ -254,7 +255,7 @@ impl Beginning {
 /// A mount namespace for A, and the sockets by which it reaches B.
 fn mounts_of_its_own(s: &mut Script<'_>) -> Cell {
     s.during("entering a mount namespace");
-    s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
+    s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]).needs(Feature::MountNamespace);
     let sockets = s.space(8);
     const AF_UNIX: u32 = 1;
     const SOCK_SEQPACKET_CLOEXEC: u32 = 5 | 0o2000000;
@@ -325,7 +326,8 @@ impl Stages<'_> {
                 s.during("entering the mount namespace");
                 let mount = s.take(from);
                 s.op(n::__NR_fchdir, "fchdir", [mount.into()]);
-                s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
+                s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()])
+                    .needs(Feature::MountNamespace);
                 let left = mounts(s);
                 s.op(n::__NR_close, "close", [from.into()]);
                 command(s, left);

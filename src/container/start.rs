@@ -20,6 +20,7 @@ use super::users;
 use super::{ExitStatus, Held, Inner, lock, removed, volumes};
 use crate::cgroup::{Cgroup, Report};
 use crate::error::{Error, ErrorKind, Result};
+use crate::feature::Feature;
 use crate::image::{Image, Source as ImageSource};
 use crate::namespace::{Birth, Fence, NamespaceKind, Namespaces};
 use crate::security::landlock::Entering;
@@ -377,7 +378,8 @@ impl<'a> Parts<'a> {
                 s.write(*join, b"0", Path::new("tasks"));
             }
             if groups.is_late {
-                s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()]);
+                s.op(n::__NR_unshare, "unshare(CLONE_NEWCGROUP)", [n::CLONE_NEWCGROUP.into()])
+                    .needs(Feature::CgroupNamespace);
             }
             inside::become_root(s, command.groups_allowed);
             inside::bound(s, command.capabilities);

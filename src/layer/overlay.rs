@@ -129,10 +129,8 @@ fn attached(s: &mut Script<'_>, stack: &Stack<'_>, lowers: &[(Cell, &Path)]) -> 
     s.op(n::__NR_mkdirat, "mkdirat", [tmpfs.into(), name.into(), 0o700.into()]).path(path);
     s.op(n::__NR_fchdir, "fchdir", [tmpfs.into()]);
     let args = [kind.into(), name.into(), kind.into(), n::MS_NODEV.into(), options.into()];
-    let op = s.op(n::__NR_mount, "mount(\"overlay\")", args).path(path);
-    if stack.userns.is_some() {
-        op.needs(Feature::OverlayIdMapped);
-    }
+    let feature = if stack.userns.is_some() { Feature::OverlayIdMapped } else { Feature::Overlay };
+    s.op(n::__NR_mount, "mount(\"overlay\")", args).path(path).needs(feature);
     let mount = s.copy_mount(Path::new("overlay"));
     // It has its own copies of all of them.
     let dot = s.c_str(c".");
@@ -280,7 +278,8 @@ impl Overlay {
         s.during("mounting an overlay");
         let detached = warden.features().detached_lowers;
         if !detached {
-            s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]);
+            s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()])
+                .needs(Feature::MountNamespace);
             s.private_mounts();
         }
         let userns = userns.as_ref().map(|fd| s.fd(fd.as_fd()));

@@ -67,7 +67,12 @@ pub(crate) fn missing(feature: Feature, call: &str, errno: i32) -> Option<Missin
             Some(words::too_old(feature, &release()))
         }
         (F::IdMappedMounts, e::EINVAL) => Some(words::NOT_ID_MAPPED.of(feature)),
-        (F::Overlay, e::ENODEV) => Some(words::NO_OVERLAY.of(feature)),
+        // Whatever it was to be made of.
+        (F::Overlay | F::OverlayIdMapped | F::OverlayAppend | F::OverlayDetached, e::ENODEV) => {
+            Some(words::NO_OVERLAY.of(F::Overlay))
+        }
+        // A layer that this user may not enter.
+        (F::Overlay, e::EACCES) if profile().is_none() => None,
         // Before that version only root could mount one.
         (F::Overlay | F::OverlayAppend | F::OverlayDetached, e::EPERM) if older(feature) => {
             Some(words::too_old(feature, &release()))
@@ -75,7 +80,10 @@ pub(crate) fn missing(feature: Feature, call: &str, errno: i32) -> Option<Missin
         (F::ExecutableMemfd, e::EACCES) if sysctl("vm/memfd_noexec").as_deref() == Some("2") => {
             Some(words::MEMFD_NOEXEC.of(feature))
         }
-        (F::Seccomp, e::EINVAL) => Some(words::not_built(feature, "CONFIG_SECCOMP_FILTER")),
+        // Else it is something in that filter.
+        (F::Seccomp, e::EINVAL) if idmap::field(&idmap::status(), "Seccomp_filters:").is_none() => {
+            Some(words::not_built(feature, "CONFIG_SECCOMP_FILTER"))
+        }
         (F::LandlockScopes, e::EINVAL | e::E2BIG) => Some(words::landlock_scopes(&release())),
         (F::Landlock | F::LandlockScopes, e::EOPNOTSUPP) => Some(words::LANDLOCK_OFF.of(feature)),
         (F::Clone3 | F::CloneIntoCgroup, e::EINVAL | e::E2BIG)
@@ -155,7 +163,8 @@ fn absent(feature: Feature, call: &str) -> Missing {
 fn confined(feature: Feature, call: &str) -> Missing {
     // Capabilities are no question: without them the warden has a user namespace, where it has all.
     if is_filtered() {
-        return words::filtered(feature, call);
+        // With whatever it was asked.
+        return words::filtered(feature, call.split('(').next().unwrap_or(call));
     }
     match profile() {
         Some(profile) if profile.ends_with("(enforce)") => words::PROFILE.of(feature),

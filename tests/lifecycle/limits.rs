@@ -71,7 +71,7 @@ fn statistics_have_figures_or_say_what_to_do() {
 
 /// What is killed in it for its memory is counted while it runs, and the time for which it waited, where the kernel measures.
 #[test]
-#[ignore = "needs root: a process is killed for its memory"]
+#[ignore = "needs root and writable cgroups: a process is killed for its memory"]
 fn what_runs_out_of_memory_is_counted_while_the_container_runs() {
     let script = "tail /dev/zero; echo ready; exec sleep 1000";
     let container = ready(&sh(&host(), script).memory_max(32 << 20).memory_swap_max(32 << 20));
@@ -105,7 +105,7 @@ fn limits_that_can_not_be_are_refused_before_there_is_a_container() {
 /// Where something is left in a group when its container goes, it goes as soon as it is empty: with no opening of the store,
 /// and its container's directory, by which a sweep would know it, has gone.
 #[test]
-#[ignore = "needs root: moves another process into the group"]
+#[ignore = "needs root and writable cgroups: moves another process into the group"]
 fn a_group_that_was_not_empty_goes_later() {
     let image = host();
     let container = ready(&sh(&image, "echo ready; exec sleep 1000").memory_max(64 << 20));

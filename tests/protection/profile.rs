@@ -3,8 +3,8 @@
 use super::common::*;
 use super::{as_far_as_the_kernel, has_landlock};
 use coracle::{
-    Container, ContainerBuilder, ErrorKind, Landlock, LimitKind, Network, Outcome, Profile, Protection,
-    Seccomp, Ulimit,
+    Container, ContainerBuilder, ErrorKind, Feature, Host, Landlock, LimitKind, Network, Outcome, Profile,
+    Protection, Seccomp, Ulimit,
 };
 
 fn untrusted(script: &str) -> ContainerBuilder {
@@ -191,6 +191,8 @@ fn where_landlock_is_refused() {
         missing.reason().contains("landlock_create_ruleset") && missing.remedy().contains("seccomp"),
         "{error}"
     );
+    // In the words of the probe.
+    assert_eq!(Some(missing), Host::probe().get(Feature::Landlock).unwrap().missing(), "{error}");
     // By explicit choice it goes on, and the report says so; exec as well.
     let builder = sh(&host(), "echo; exec sleep 1000").best_effort(Protection::Landlock);
     let container = ready(&builder);
