@@ -251,7 +251,7 @@ fn users_are_found_where_the_images_links_lead() {
     ];
     let container = Container::builder(&image).command(words).user("www");
     if is_single(&Container::builder(&image).command(words).start().unwrap()) {
-        return;
+        return assert!(container.start().unwrap_err().remedy().is_some());
     }
     let container = container.start().unwrap();
     // Who it is to be has been decided by then.
