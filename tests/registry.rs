@@ -11,10 +11,10 @@ mod bombs;
 mod catalog;
 #[path = "registry/cli.rs"]
 mod cli;
-#[path = "registry/guards.rs"]
-mod guards;
 #[path = "registry/environment.rs"]
 mod environment;
+#[path = "registry/guards.rs"]
+mod guards;
 #[path = "registry/killed.rs"]
 mod killed;
 #[path = "registry/lies.rs"]
@@ -35,10 +35,10 @@ mod push_cli;
 mod push_lies;
 #[path = "registry/push_peers.rs"]
 mod push_peers;
-#[path = "registry/secrets.rs"]
-mod secrets;
 #[path = "registry/retries.rs"]
 mod retries;
+#[path = "registry/secrets.rs"]
+mod secrets;
 #[path = "registry/server.rs"]
 mod server;
 #[path = "registry/statuses.rs"]

@@ -22,7 +22,7 @@ pub fn certificates(dir: &Path) {
     make("ca", &["-addext", "basicConstraints=critical,CA:TRUE"]);
     make("stranger", &["-addext", "basicConstraints=critical,CA:TRUE"]);
     let names: String = DOCKER_HUB.iter().map(|name| format!(",DNS:{name}")).collect();
-    let names = format!("subjectAltName=DNS:{HOST},IP:127.0.0.1{names}");
+    let names = format!("subjectAltName=DNS:{HOST},DNS:localhost,IP:127.0.0.1{names}");
     let (ca, ca_key) = (at("ca.pem"), at("ca.key"));
     let signed = ["-CA", &ca, "-CAkey", &ca_key, "-addext", "basicConstraints=critical,CA:FALSE"];
     make("server", &[&signed[..], &["-addext", &names]].concat());

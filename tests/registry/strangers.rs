@@ -1,6 +1,7 @@
 //! Who one is to a registry is shown to its host alone, and who vouches for that vouches for nobody else.
 
-use super::tls::{certificates, certs_d};
+use super::common::certificates::certificates;
+use super::tls::certs_d;
 use super::*;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
