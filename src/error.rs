@@ -104,6 +104,8 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
     /// stdout and stderr, of a command that was ended.
     output: Option<Arc<[Vec<u8>; 2]>>,
+    /// Line and column of a text, and what is there.
+    place: Option<Arc<(usize, usize, String)>>,
 }
 
 impl fmt::Display for Inner {
@@ -125,6 +127,9 @@ impl fmt::Display for Inner {
         }
         if let Some(remedy) = self.remedy() {
             write!(f, "; help: {remedy}")?;
+        }
+        if let Some(place) = &self.place {
+            write!(f, "\n{}", place.2)?;
         }
         Ok(())
     }
@@ -165,6 +170,7 @@ impl Error {
             during: Vec::new(),
             source: None,
             output: None,
+            place: None,
         }))
     }
 
@@ -260,6 +266,13 @@ impl Error {
         self
     }
 
+    /// Where in a text it is, and the line with a caret, which the error ends with.
+    #[cfg(feature = "build")]
+    pub(crate) fn at_place(mut self, line: usize, column: usize, excerpt: String) -> Self {
+        self.0.place = Some(Arc::new((line, column, excerpt)));
+        self
+    }
+
     /// What was being done, in the form "loading the archive x".
     pub(crate) fn during(mut self, what: impl Into<Cow<'static, str>>) -> Self {
         self.0.during.push(bounded(what.into()));
@@ -296,6 +309,11 @@ impl Error {
     /// The path it failed on, where there is one.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
+    }
+
+    /// Line and column, from 1, where a text is what is wrong: a Dockerfile.
+    pub fn position(&self) -> Option<(usize, usize)> {
+        self.0.place.as_ref().map(|place| (place.0, place.1))
     }
 
     /// The kernel's errno, where a system call failed.

@@ -35,6 +35,8 @@ compile_error!(
 mod cgroup;
 mod container;
 mod digest;
+#[cfg(feature = "build")]
+pub mod dockerfile;
 mod error;
 mod feature;
 mod host;

@@ -12,6 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("sys", &["error", "feature"]),
     ("digest", &["error"]),
     ("reference", &["error", "digest"]),
+    ("dockerfile", &["error"]),
     ("manifest", &["error", "digest"]),
     ("security", &["error", "feature", "sys"]),
     ("namespace", &["error", "feature", "sys", "security"]),
