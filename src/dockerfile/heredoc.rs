@@ -107,7 +107,8 @@ mod tests {
         for (line, expected) in [
             ("RUN <<EOF", vec![("EOF", 0)]),
             ("RUN <<-EOF", vec![("EOF", 0)]),
-            ("RUN <<- EOF", vec![("EOF", 0)]),
+            // In a line the dash is a word of its own; BuildKit's table has a name here, and does not look at it.
+            ("RUN <<- EOF", vec![]),
             ("RUN << -EOF", vec![("-EOF", 0)]),
             ("RUN <<'EOF'", vec![("EOF", 0)]),
             ("RUN 4<<EOF", vec![("EOF", 4)]),

@@ -178,17 +178,20 @@ pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
     distances.filter(|(far, other)| *far <= 3 && *far * 2 < other.len()).min_by_key(|(far, _)| *far).map(|(_, other)| other)
 }
 
-/// How many characters are to be changed, added or left out.
+/// How many characters are to be changed, added, left out, or to change places with the next one.
 fn distance(word: &[char], other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=word.len()).collect();
-    for (line, c) in other.chars().enumerate() {
-        let mut above = row[0];
-        row[0] = line + 1;
+    let other: Vec<char> = other.chars().collect();
+    let (mut before, mut row) = (Vec::new(), (0..=word.len()).collect::<Vec<_>>());
+    for (line, c) in other.iter().enumerate() {
+        let mut next = vec![line + 1; word.len() + 1];
         for at in 0..word.len() {
-            let changed = above + usize::from(word[at] != c);
-            above = row[at + 1];
-            row[at + 1] = changed.min(above + 1).min(row[at] + 1);
+            let changed = row[at] + usize::from(word[at] != *c);
+            next[at + 1] = changed.min(row[at + 1] + 1).min(next[at] + 1);
+            if line > 0 && at > 0 && word[at] == other[line - 1] && word[at - 1] == *c {
+                next[at + 1] = next[at + 1].min(before[at - 1] + 1);
+            }
         }
+        before = std::mem::replace(&mut row, next);
     }
     row[word.len()]
 }

@@ -430,7 +430,8 @@ impl Lexer<'_> {
                 let replacement = self.part('}', true, from)?;
                 let value = self.value(name);
                 if value.is_none() && self.options.keep_unset {
-                    return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
+                    let sign = if all { "//" } else { "/" };
+                    return Ok(format!("${{{name}{sign}{pattern}/{replacement}}}"));
                 }
                 let pattern = self.pattern(from, &pattern)?;
                 let replaced = pattern.replace(&value.unwrap_or_default(), &replacement, all, LENGTH_MAX);

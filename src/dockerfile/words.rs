@@ -194,10 +194,9 @@ mod tests {
     /// What the two tables of BuildKit's json_test.go say.
     #[test]
     fn a_list_is_json_or_it_is_not() {
-        let strings = |text: &str| match json_list(text, 0) {
-            List::Strings(words) => words.into_iter().map(|word| word.text).collect(),
-            List::Other(_) => panic!("{text:?} has something else than strings"),
-            List::None => panic!("{text:?} is no list"),
+        let strings = |text: &str| -> Vec<String> {
+            let List::Strings(words) = json_list(text, 0) else { panic!("{text:?} is no list of strings") };
+            words.into_iter().map(|word| word.text).collect()
         };
         assert_eq!(strings("[]"), Vec::<String>::new());
         assert_eq!(strings(r#"[""]"#), [""]);

@@ -1,0 +1,97 @@
+//! What the fuzz targets do, with the same random inputs each time: pieces of the language in any order, and bytes of none.
+
+#[path = "dockerfile/entries.rs"]
+mod entries;
+
+/// A generator of numbers; the same for the same seed (xorshift64*).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+
+    fn text(&mut self, pieces: &[&str]) -> Vec<u8> {
+        let mut text = Vec::new();
+        for _ in 0..self.below(24) {
+            match self.below(12) {
+                0 => text.push(self.below(256) as u8),
+                _ => text.extend(pieces[self.below(pieces.len())].bytes()),
+            }
+        }
+        text
+    }
+}
+
+const FILE: &[&str] = &[
+    "FROM a\n", "FROM ", "AS b\n", "RUN ", "COPY ", "ADD ", "ENV ", "ARG ", "LABEL ", "ONBUILD ", "HEALTHCHECK CMD ",
+    "SHELL ", "EXPOSE 80\n", "VOLUME ", "USER ", "# escape=`\n", "# x\n", "\\\n", "`\n", "\n", "\r\n", " ", "\t", "<<E",
+    "<<-'E'", "E\n", "[\"a\", \"b\"]", "[", "{}]", "--mount=type=cache,target=/x ", "--from=", "--link ", "--", "=",
+    "$A", "${A:-b}", "\"", "'", "\\", "é", "안", "\u{feff}", "a", "b c", "\0",
+];
+const WORDS: &[&str] = &[
+    "$", "${", "}", "A", "B", ":", "-", "+", "?", "#", "##", "%", "%%", "/", "//", "*", "\\", "`", "'", "\"", "<<", " ",
+    "\t", "안녕", "é", "\n", "x", "${A#*}", "${B//x/y}", "1", "@",
+];
+const GLOBS: &[&str] = &[
+    "*", "**", "**/", "/", "?", "[", "]", "[a-z]", "[^b]", "-", "!", "\\", "a", "b", ".", "..", "#", "\n", "\r\n", " ",
+    "é", "[[:alpha:]]", "a/b", "x.y", "$", "^", "(", ")",
+];
+
+#[test]
+fn no_dockerfile_panics_and_every_place_exists() {
+    let mut numbers = Numbers(1);
+    let mut good = 0;
+    for _ in 0..20_000 {
+        let mut text = numbers.text(FILE);
+        if numbers.below(2) == 0 {
+            text.splice(0..0, *b"FROM a\n");
+        }
+        good += usize::from(entries::dockerfile(&text));
+    }
+    // Of both there are many.
+    assert!((1_000..19_000).contains(&good), "{good}");
+}
+
+#[test]
+fn no_word_panics_and_plain_text_stays() {
+    let mut numbers = Numbers(2);
+    let mut good = 0;
+    for _ in 0..20_000 {
+        good += usize::from(entries::expansion(&numbers.text(WORDS)));
+    }
+    assert!((1_000..19_000).contains(&good), "{good}");
+}
+
+#[test]
+fn no_pattern_panics_and_a_walk_says_the_same() {
+    let mut numbers = Numbers(3);
+    let mut good = 0;
+    for _ in 0..20_000 {
+        good += usize::from(entries::ignore(&numbers.text(GLOBS)));
+    }
+    assert!((1_000..19_500).contains(&good), "{good}");
+}
+
+/// Twice as much takes about twice as long: a hundred times the steps would not end here.
+#[test]
+fn large_inputs_are_linear() {
+    for text in [
+        "FROM a\n".repeat(100_000),
+        format!("FROM a\nRUN {}", "a \\\n".repeat(1_000_000)),
+        format!("FROM a\nENV {}", "a=b \\\n".repeat(500_000)),
+        format!("FROM a\nCOPY <<E /x\n{}E\n", "line\n".repeat(1_000_000)),
+        format!("FROM a\nRUN {}", "<<E ".repeat(10_000)),
+        format!("FROM a\nCMD [{}\"x\"]", "\"a\", \\\n".repeat(300_000)),
+        format!("FROM a\nCMD [{}", "[\\\n".repeat(500_000)),
+        format!("FROM a\n{}", "# comment\n".repeat(500_000)),
+        format!("FROM a\nRUN {}", "--mount=type=cache,target=/x \\\n".repeat(100_000)),
+        "#\n".repeat(1_000_000),
+        "\\\n".repeat(1_000_000),
+    ] {
+        entries::dockerfile(text.as_bytes());
+    }
+}
