@@ -218,7 +218,8 @@ impl Dockerfile {
                     let describe = |name: &str| read::description(&statement.comments, name);
                     let description = name.as_deref().and_then(describe);
                     let (steps, keyword) = (Vec::new(), keyword.text);
-                    let stage = Stage { base, name, platform, description, steps, span, text, keyword, origin };
+                    let stage =
+                        Stage { base, name, platform, description, steps, span, text, keyword, origin };
                     stages.push(stage);
                     continue;
                 }
@@ -236,7 +237,9 @@ impl Dockerfile {
             steps.push(Step { instruction, span, text, keyword, comments, origin });
         }
         if stages.is_empty() {
-            return Err(Fault::new(last..last, "there is no FROM in it").with_remedy("FROM scratch has no base"));
+            return Err(
+                Fault::new(last..last, "there is no FROM in it").with_remedy("FROM scratch has no base")
+            );
         }
         Ok(Self { directives, globals, stages, gaps })
     }

@@ -121,8 +121,14 @@ mod tests {
     #[test]
     fn a_frontend_is_found_in_the_head_alone() {
         for (text, expected) in [
-            ("# syntax = dockerfile:experimental // opts\nFROM busybox\n", Some(("dockerfile:experimental", 1))),
-            ("#!/bin/sh\n# syntax = dockerfile:experimental\nFROM busybox\n", Some(("dockerfile:experimental", 2))),
+            (
+                "# syntax = dockerfile:experimental // opts\nFROM busybox\n",
+                Some(("dockerfile:experimental", 1)),
+            ),
+            (
+                "#!/bin/sh\n# syntax = dockerfile:experimental\nFROM busybox\n",
+                Some(("dockerfile:experimental", 2)),
+            ),
             ("#!/bin/sh\n\n# syntax = dockerfile:experimental\n", None),
             ("FROM busybox\nRUN ls\n", None),
             ("//syntax=foo\n//key=value", Some(("foo", 1))),

@@ -125,9 +125,8 @@ impl<'a> Replacer<'a> {
                 Instruction::Expose(split?.concat())
             }
             Instruction::Run(run) => {
-                let replace = |mount: &RunMount| {
-                    mount.expand(&mut |value| self.text(value)).map(RunMount::Read)
-                };
+                let replace =
+                    |mount: &RunMount| mount.expand(&mut |value| self.text(value)).map(RunMount::Read);
                 let mounts = run.mounts.iter().map(replace).collect::<Found<_>>()?;
                 Instruction::Run(Run { mounts, ..run.clone() })
             }

@@ -81,9 +81,17 @@ mod tests {
     /// What BuildKit's parser_heredoc_test.go says of single words.
     #[test]
     fn a_word_is_a_here_document_or_is_not() {
-        for good in
-            ["<<EOF", "<<'EOF'", "<<\"EOF\"", "<<-EOF", "<<-'EOF'", "<<-\"EOF\"", "<<EO\"F\"", "<< EOF", "<<- EOF"]
-        {
+        for good in [
+            "<<EOF",
+            "<<'EOF'",
+            "<<\"EOF\"",
+            "<<-EOF",
+            "<<-'EOF'",
+            "<<-\"EOF\"",
+            "<<EO\"F\"",
+            "<< EOF",
+            "<<- EOF",
+        ] {
             let found = Heredoc::parse(good).unwrap().unwrap();
             assert_eq!(found.name, "EOF", "{good}");
             assert_eq!(found.strip_tabs, good.contains('-'), "{good}");
@@ -103,7 +111,8 @@ mod tests {
             let all = Heredoc::all_of(line).unwrap();
             all.into_iter().map(|found| (found.name, found.descriptor)).collect::<Vec<_>>()
         };
-        let named = |names: &[(&str, u32)]| names.iter().map(|(n, d)| (n.to_string(), *d)).collect::<Vec<_>>();
+        let named =
+            |names: &[(&str, u32)]| names.iter().map(|(n, d)| (n.to_string(), *d)).collect::<Vec<_>>();
         for (line, expected) in [
             ("RUN <<EOF", vec![("EOF", 0)]),
             ("RUN <<-EOF", vec![("EOF", 0)]),

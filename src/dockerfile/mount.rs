@@ -86,8 +86,25 @@ const KINDS: [(&str, MountKind); 5] = [
 const SHARINGS: [(&str, Sharing); 3] =
     [("shared", Sharing::Shared), ("private", Sharing::Private), ("locked", Sharing::Locked)];
 const KEYS: [&str; 19] = [
-    "type", "from", "source", "src", "target", "dst", "destination", "readonly", "ro", "readwrite", "rw", "size",
-    "id", "sharing", "required", "env", "mode", "uid", "gid",
+    "type",
+    "from",
+    "source",
+    "src",
+    "target",
+    "dst",
+    "destination",
+    "readonly",
+    "ro",
+    "readwrite",
+    "rw",
+    "size",
+    "id",
+    "sharing",
+    "required",
+    "env",
+    "mode",
+    "uid",
+    "gid",
 ];
 
 impl RunMount {
@@ -207,7 +224,9 @@ impl Mount {
             return Err(fault("a secret is not from a stage"));
         }
         if !given(&self.source) && !given(&self.target) && !given(&self.id) {
-            return Err(fault("a secret needs a name").with_remedy("id=NAME, as in --secret id=NAME of the build"));
+            return Err(
+                fault("a secret needs a name").with_remedy("id=NAME, as in --secret id=NAME of the build")
+            );
         }
         if given(&self.source) && given(&self.id) {
             return Err(fault("a secret's name is given twice, as source and as id"));
@@ -236,7 +255,13 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(
             read("from=base,src=/a,TARGET=/b"),
-            Mount { from: some("base"), source: some("/a"), target: some("/b"), read_only: true, ..Mount::default() }
+            Mount {
+                from: some("base"),
+                source: some("/a"),
+                target: some("/b"),
+                read_only: true,
+                ..Mount::default()
+            }
         );
         assert_eq!(
             read("type=cache,id=apt,dst=/c,sharing=Locked,mode=0755,uid=1,gid=2,ro"),

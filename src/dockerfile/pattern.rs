@@ -74,11 +74,7 @@ impl Pattern {
         Ok(ends)
     }
 
-    pub(super) fn without_prefix<'a>(
-        &self,
-        value: &'a str,
-        longest: bool,
-    ) -> Result<&'a str, &'static str> {
+    pub(super) fn without_prefix<'a>(&self, value: &'a str, longest: bool) -> Result<&'a str, &'static str> {
         let chars: Vec<char> = value.chars().collect();
         Ok(match self.ends(&chars, longest)?[0] {
             NOTHING => value,
@@ -86,11 +82,7 @@ impl Pattern {
         })
     }
 
-    pub(super) fn without_suffix<'a>(
-        &self,
-        value: &'a str,
-        longest: bool,
-    ) -> Result<&'a str, &'static str> {
+    pub(super) fn without_suffix<'a>(&self, value: &'a str, longest: bool) -> Result<&'a str, &'static str> {
         let chars: Vec<char> = value.chars().rev().collect();
         let reversed = Self(self.0.iter().rev().copied().collect());
         Ok(match reversed.ends(&chars, longest)?[0] {

@@ -143,7 +143,8 @@ impl Source {
         }
         let before = gap.chars().count() + column - 1 - skipped;
         let room = SHOWN_MAX.saturating_sub(column - 1 - skipped);
-        let _ = write!(excerpt, "\n      | {}{}", " ".repeat(before), "^".repeat(marked.clamp(1, room.max(1))));
+        let _ =
+            write!(excerpt, "\n      | {}{}", " ".repeat(before), "^".repeat(marked.clamp(1, room.max(1))));
         excerpt
     }
 }
@@ -175,7 +176,10 @@ impl Joined {
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word: Vec<char> = word.chars().take(64).flat_map(char::to_lowercase).collect();
     let distances = known.map(|other| (distance(&word, &other.to_lowercase()), other));
-    distances.filter(|(far, other)| *far <= 3 && *far * 2 < other.len()).min_by_key(|(far, _)| *far).map(|(_, other)| other)
+    distances
+        .filter(|(far, other)| *far <= 3 && *far * 2 < other.len())
+        .min_by_key(|(far, _)| *far)
+        .map(|(_, other)| other)
 }
 
 /// How many characters are to be changed, added, left out, or to change places with the next one.

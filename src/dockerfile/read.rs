@@ -87,7 +87,8 @@ pub(super) fn item(statement: &Statement, escape: char) -> Found<Item> {
         "WORKDIR" => Instruction::Workdir(one(statement)?),
         _ => {
             let written = &statement.keyword;
-            let fault = Fault::new(written.place(), format!("unknown instruction {}", shortened(&written.text)));
+            let fault =
+                Fault::new(written.place(), format!("unknown instruction {}", shortened(&written.text)));
             return Err(match nearest(&written.text, Instruction::NAMES.into_iter()) {
                 Some(near) => fault.with_remedy(format!("did you mean {near}?")),
                 None => fault.with_remedy("a line that goes on below ends with a backslash"),
@@ -182,11 +183,7 @@ fn variables(statement: &Statement) -> Found<Vec<Variable>> {
             let at = pair.name.at..pair.value.at + pair.value.length;
             return Err(Fault::new(at, "a name is missing before the '='"));
         }
-        Ok(Variable {
-            name: pair.name.text.clone(),
-            value: pair.value.text.clone(),
-            equals: pair.equals,
-        })
+        Ok(Variable { name: pair.name.text.clone(), value: pair.value.text.clone(), equals: pair.equals })
     };
     pairs.iter().map(variable).collect()
 }
@@ -324,7 +321,8 @@ fn device((word, value): (&Word, &str)) -> Found<RunDevice> {
     };
     let mut device = RunDevice { name: String::new(), required: false };
     for field in &fields {
-        let (key, value) = field.split_once('=').map_or((&field[..], None), |(key, value)| (key, Some(value)));
+        let (key, value) =
+            field.split_once('=').map_or((&field[..], None), |(key, value)| (key, Some(value)));
         match (key.to_ascii_lowercase().as_str(), value) {
             ("required", None) => device.required = true,
             ("required", Some(value)) => {
@@ -345,7 +343,9 @@ fn device((word, value): (&Word, &str)) -> Found<RunDevice> {
 
 fn healthcheck(statement: &Statement) -> Found<Healthcheck> {
     let [kind, words @ ..] = statement.words() else {
-        return Err(at_keyword(statement, "needs an argument at least").with_remedy("CMD and a command, or NONE"));
+        return Err(
+            at_keyword(statement, "needs an argument at least").with_remedy("CMD and a command, or NONE")
+        );
     };
     if kind.text.eq_ignore_ascii_case("none") {
         return match words {
@@ -384,7 +384,9 @@ fn healthcheck(statement: &Statement) -> Found<Healthcheck> {
         None => None,
         Some((word, value)) => match value.parse::<u32>() {
             Ok(count) if count <= i32::MAX as u32 => Some(count).filter(|count| *count > 0),
-            _ => return Err(Fault::new(word.place(), format!("{} is no count of retries", shortened(value)))),
+            _ => {
+                return Err(Fault::new(word.place(), format!("{} is no count of retries", shortened(value))));
+            }
         },
     };
     Ok(Healthcheck::Test(HealthTest {

@@ -168,7 +168,8 @@ fn pairs(keyword: &str, text: &str, at: usize, escape: char) -> Found<Vec<Pair>>
         }),
         None => {
             let why = format!("{} has no '='", shortened(&word.text));
-            let remedy = format!("write name=value; a value with spaces in it is quoted: {keyword} name=\"a b\"");
+            let remedy =
+                format!("write name=value; a value with spaces in it is quoted: {keyword} name=\"a b\"");
             Err(Fault::new(word.place(), why).with_remedy(remedy))
         }
     };

@@ -79,7 +79,8 @@ pub(super) fn fields(line: &str) -> Option<Vec<String>> {
     let (mut fields, mut rest) = (Vec::new(), line);
     loop {
         let Some(quoted) = rest.strip_prefix('"') else {
-            let (field, next) = rest.split_once(',').map_or((rest, None), |(field, next)| (field, Some(next)));
+            let (field, next) =
+                rest.split_once(',').map_or((rest, None), |(field, next)| (field, Some(next)));
             if field.contains('"') {
                 return None;
             }

@@ -90,9 +90,7 @@ impl Glob {
             Self::Exact(text) => path == text,
             Self::Prefix(text) => path.starts_with(text),
             // `**/x` matches x itself.
-            Self::Suffix(text) => {
-                path.ends_with(text) || text.first() == Some(&'/') && path == &text[1..]
-            }
+            Self::Suffix(text) => path.ends_with(text) || text.first() == Some(&'/') && path == &text[1..],
             Self::Tokens(tokens) => matches(tokens, path),
         }
     }

@@ -171,7 +171,10 @@ fn the_tables_of_patternmatcher() {
 fn patterns_are_cleaned() {
     let patterns = |given: &[&str]| {
         let ignore = Ignore::new(given).unwrap();
-        ignore.patterns().map(|(text, not)| format!("{}{text}", if not { "!" } else { "" })).collect::<Vec<_>>()
+        ignore
+            .patterns()
+            .map(|(text, not)| format!("{}{text}", if not { "!" } else { "" }))
+            .collect::<Vec<_>>()
     };
     assert_eq!(patterns(&["docs", "config", ""]), ["docs", "config"]);
     assert_eq!(patterns(&["docs", "  !docs/README.md"]), ["docs", "!docs/README.md"]);
@@ -211,7 +214,9 @@ fn lines_of_the_file() {
 #[test]
 fn classes_have_names_and_are_no_wildcards() {
     let excludes = |pattern: &str, path: &str| Ignore::new([pattern]).unwrap().excludes(path);
-    assert!(excludes("[[:digit:]_]*", "1.log") && excludes("[[:digit:]_]*", "_") && !excludes("[[:digit:]]", "a"));
+    assert!(
+        excludes("[[:digit:]_]*", "1.log") && excludes("[[:digit:]_]*", "_") && !excludes("[[:digit:]]", "a")
+    );
     assert!(Ignore::new(["[[:digits:]]"]).is_err());
     assert!(excludes("[*?]", "*") && excludes("[*?]", "?") && !excludes("[*?]", "a"));
     assert!(excludes("[[a]", "[") && excludes("a]", "a]"));
@@ -224,9 +229,14 @@ fn who_walks_knows_where_to_look() {
     let ignore = Ignore::parse("**\n!src/*.rs\n!docs/api/index.md\n!**/keep\n").unwrap();
     assert!(ignore.may_include_below("anything"), "**/keep may be everywhere");
     let ignore = Ignore::parse("**\n!src/*.rs\n!docs/api/index.md\n").unwrap();
-    for (directory, may) in
-        [("src", true), ("docs", true), ("docs/api", true), ("docs/other", false), ("do", false), ("target", false)]
-    {
+    for (directory, may) in [
+        ("src", true),
+        ("docs", true),
+        ("docs/api", true),
+        ("docs/other", false),
+        ("do", false),
+        ("target", false),
+    ] {
         assert_eq!(ignore.may_include_below(directory), may, "{directory}");
     }
     assert!(!Ignore::parse("**").unwrap().may_include_below("src"));

@@ -33,11 +33,17 @@ fn what_is_wrong_is_said_at_its_place() {
         assert_eq!(why(keyword), format!("line 1, column 1: {keyword} needs an argument"));
     }
     for keyword in ["ENV", "LABEL", "HEALTHCHECK", "EXPOSE", "VOLUME", "ARG", "SHELL"] {
-        assert!(why(keyword).starts_with(&format!("line 1, column 1: {keyword} needs an argument at least")), "{keyword}");
+        assert!(
+            why(keyword).starts_with(&format!("line 1, column 1: {keyword} needs an argument at least")),
+            "{keyword}"
+        );
     }
     assert_eq!(why("ONBUILD"), "line 1, column 1: ONBUILD needs an instruction");
     for (text, expected) in [
-        ("ADD x", "1, column 1: ADD needs a source and a destination; help: the last argument is the destination"),
+        (
+            "ADD x",
+            "1, column 1: ADD needs a source and a destination; help: the last argument is the destination",
+        ),
         ("COPY\t\n\t\tquux \\\n      bar", "1, column 1: COPY needs a source and a destination"),
         ("ENV =x", "1, column 5: a name is missing before the '='"),
         ("LABEL a=b =x", "1, column 11: a name is missing before the '='"),
@@ -46,39 +52,90 @@ fn what_is_wrong_is_said_at_its_place() {
         ("ONBUILD ONBUILD RUN touch x", "1, column 9: ONBUILD can't follow ONBUILD"),
         ("onbuild maintainer x", "1, column 9: MAINTAINER can't follow ONBUILD"),
         ("ONBUILD RUNN x", "1, column 9: unknown instruction \"RUNN\"; help: did you mean RUN?"),
-        ("MAINTAINER --boo me", "1, column 12: MAINTAINER has no flag \"--boo\"; help: MAINTAINER has no flags at all"),
-        ("FOO bar", "1, column 1: unknown instruction \"FOO\"; help: a line that goes on below ends with a backslash"),
-        ("  foo bar", "1, column 3: unknown instruction \"foo\"; help: a line that goes on below ends with a backslash"),
+        (
+            "MAINTAINER --boo me",
+            "1, column 12: MAINTAINER has no flag \"--boo\"; help: MAINTAINER has no flags at all",
+        ),
+        (
+            "FOO bar",
+            "1, column 1: unknown instruction \"FOO\"; help: a line that goes on below ends with a backslash",
+        ),
+        (
+            "  foo bar",
+            "1, column 3: unknown instruction \"foo\"; help: a line that goes on below ends with a backslash",
+        ),
         ("FORM x", "1, column 1: unknown instruction \"FORM\"; help: did you mean FROM?"),
-        ("COPY /foo <<EOF\nEOF", "1, column 11: a here-document is a source, and the last argument is the destination"),
-        ("FROM", "1, column 1: FROM needs an image, and after it nothing or AS and a name; help: FROM image AS name"),
-        ("FROM a AS", "1, column 1: FROM needs an image, and after it nothing or AS and a name; help: FROM image AS name"),
+        (
+            "COPY /foo <<EOF\nEOF",
+            "1, column 11: a here-document is a source, and the last argument is the destination",
+        ),
+        (
+            "FROM",
+            "1, column 1: FROM needs an image, and after it nothing or AS and a name; help: FROM image AS name",
+        ),
+        (
+            "FROM a AS",
+            "1, column 1: FROM needs an image, and after it nothing or AS and a name; help: FROM image AS name",
+        ),
         ("FROM a ass b", "1, column 8: \"ass\", where AS and a name may be"),
-        ("FROM a AS 1b", "1, column 11: \"1b\" is no name of a stage; help: it begins with a letter, and has letters, digits, '-', '_' and '.'"),
+        (
+            "FROM a AS 1b",
+            "1, column 11: \"1b\" is no name of a stage; help: it begins with a letter, and has letters, digits, '-', '_' and '.'",
+        ),
         ("RUN x\nFROM a", "1, column 1: RUN before the first FROM; help: only ARG may be before it"),
         ("ARG a\nARG b", "2, column 1: there is no FROM in it; help: FROM scratch has no base"),
-        ("FROM a\nSHELL bash -c", "2, column 7: SHELL needs a list of JSON; help: as in SHELL [\"/bin/bash\", \"-c\"]"),
+        (
+            "FROM a\nSHELL bash -c",
+            "2, column 7: SHELL needs a list of JSON; help: as in SHELL [\"/bin/bash\", \"-c\"]",
+        ),
         ("FROM a\nSHELL []", "2, column 1: SHELL needs an argument at least"),
         ("FROM a\nVOLUME [\" \"]", "2, column 9: a volume needs a path"),
         ("FROM a\nHEALTHCHECK NONE x", "2, column 18: HEALTHCHECK NONE takes no arguments"),
         ("FROM a\nHEALTHCHECK CMD", "2, column 13: a command is missing after HEALTHCHECK CMD"),
-        ("FROM a\nHEALTHCHECK GET x", "2, column 13: HEALTHCHECK has no \"GET\"; help: CMD and a command, or NONE"),
-        ("FROM a\nHEALTHCHECK --interval=50ns CMD x", "2, column 13: --interval is a millisecond at least; help: as in 30s, 1m30s or 500ms"),
-        ("FROM a\nHEALTHCHECK --interval=5 CMD x", "2, column 13: \"5\" is no duration; help: as in 30s, 1m30s or 500ms"),
+        (
+            "FROM a\nHEALTHCHECK GET x",
+            "2, column 13: HEALTHCHECK has no \"GET\"; help: CMD and a command, or NONE",
+        ),
+        (
+            "FROM a\nHEALTHCHECK --interval=50ns CMD x",
+            "2, column 13: --interval is a millisecond at least; help: as in 30s, 1m30s or 500ms",
+        ),
+        (
+            "FROM a\nHEALTHCHECK --interval=5 CMD x",
+            "2, column 13: \"5\" is no duration; help: as in 30s, 1m30s or 500ms",
+        ),
         ("FROM a\nHEALTHCHECK --retries=-1 CMD x", "2, column 13: \"-1\" is no count of retries"),
         ("FROM a\nCOPY --link=maybe a b", "2, column 6: --link is true or false, not \"maybe\""),
         ("FROM a\nCOPY --link= a b", "2, column 6: --link is true or false, not \"\""),
         ("FROM a\nCOPY --from=a --from=b c d", "2, column 15: --from is given twice"),
         ("FROM a\nCOPY --chown a b", "2, column 6: --chown needs a value; help: --chown=…"),
-        ("FROM a\nCOPY --from=$X a b", "2, column 6: --from can't have variables; help: give the image a stage of its own: FROM $IMAGE AS name, and --from=name here"),
-        ("FROM a\nRUN --mount=type=tmpfs \\\n  --network=lan x", "3, column 3: \"lan\" is no network of RUN; help: there are default, none and host"),
-        ("FROM a\nRUN --security=no x", "2, column 5: \"no\" is no security of RUN; help: there are sandbox and insecure"),
-        ("FROM a\nRUN --mount=type=cahce,target=/x y", "2, column 5: \"cahce\" is no type of a mount; help: did you mean cache?"),
+        (
+            "FROM a\nCOPY --from=$X a b",
+            "2, column 6: --from can't have variables; help: give the image a stage of its own: FROM $IMAGE AS name, and --from=name here",
+        ),
+        (
+            "FROM a\nRUN --mount=type=tmpfs \\\n  --network=lan x",
+            "3, column 3: \"lan\" is no network of RUN; help: there are default, none and host",
+        ),
+        (
+            "FROM a\nRUN --security=no x",
+            "2, column 5: \"no\" is no security of RUN; help: there are sandbox and insecure",
+        ),
+        (
+            "FROM a\nRUN --mount=type=cahce,target=/x y",
+            "2, column 5: \"cahce\" is no type of a mount; help: did you mean cache?",
+        ),
         ("FROM a\nRUN --mont=x y", "2, column 5: RUN has no flag \"--mont\"; help: did you mean --mount?"),
-        ("FROM a\nADD --parents a b", "2, column 5: ADD has no flag \"--parents\"; help: it has --chown, --chmod, --link, --keep-git-dir, --checksum, --unpack, --exclude"),
+        (
+            "FROM a\nADD --parents a b",
+            "2, column 5: ADD has no flag \"--parents\"; help: it has --chown, --chmod, --link, --keep-git-dir, --checksum, --unpack, --exclude",
+        ),
         ("FROM a\nRUN --device=a,name=b x", "2, column 5: the device has a name already: \"a\""),
         ("FROM a\nCMD [\"a\\u0000\"]", "2, column 6: a NUL byte, which no argument can have"),
-        ("FROM a\nRUN [\"a\", 1]", "2, column 11: a list of JSON has strings only, and \"1\" is none; help: put it in double quotes"),
+        (
+            "FROM a\nRUN [\"a\", 1]",
+            "2, column 11: a list of JSON has strings only, and \"1\" is none; help: put it in double quotes",
+        ),
     ] {
         let found = why(text);
         assert!(found.starts_with(&format!("line {expected}")), "{text:?}\n{found}\nline {expected}");
@@ -90,7 +147,10 @@ fn stages_have_bases_names_and_platforms() {
     let text = "# V says which\nARG V=12 W\nfrom --platform=$BUILDPLATFORM debian:${V}-slim as Base-1\n# base_2 is second\n# base_2 really\nFROM base-1 AS base_2\nUSER me\nFROM 1\nFROM x AS base-1\n";
     let file = Dockerfile::parse(text).unwrap();
     let Instruction::Arg(args) = &file.globals()[0].instruction else { panic!() };
-    assert_eq!((args[0].name.as_str(), args[0].value.as_deref(), args[0].description.as_deref()), ("V", Some("12"), Some("says which")));
+    assert_eq!(
+        (args[0].name.as_str(), args[0].value.as_deref(), args[0].description.as_deref()),
+        ("V", Some("12"), Some("says which"))
+    );
     assert_eq!((args[1].name.as_str(), args[1].value.as_deref()), ("W", None));
     let stages = file.stages();
     let names: Vec<_> = stages.iter().map(|stage| stage.name.as_deref()).collect();
@@ -122,7 +182,9 @@ fn descriptions_are_the_comments_right_before() {
     let text = "# foo sets foo\nARG foo=bar\n\n# base defines first stage\nFROM busybox AS base\n# this is irrelevant\nARG foo\n# bar defines bar\n# baz is something else\nARG bar baz=123\n";
     let file = Dockerfile::parse(text).unwrap();
     let described = |step: &Step| match &step.instruction {
-        Instruction::Arg(args) => args.iter().map(|arg| arg.description.clone().unwrap_or_default()).collect::<Vec<_>>(),
+        Instruction::Arg(args) => {
+            args.iter().map(|arg| arg.description.clone().unwrap_or_default()).collect::<Vec<_>>()
+        }
         other => panic!("{other:?}"),
     };
     assert_eq!(described(&file.globals()[0]), ["sets foo"]);
@@ -139,11 +201,20 @@ fn commands_have_two_forms() {
     assert_eq!(instruction("CMD"), Instruction::Cmd(shell("")));
     assert_eq!(instruction("ENTRYPOINT []"), Instruction::Entrypoint(exec(&[])));
     assert_eq!(instruction("ENTRYPOINT ['a']"), Instruction::Entrypoint(shell("['a']")));
-    let Instruction::Run(run) = instruction("RUN --network=none --security=insecure --device=v.com/d=f,required --mount=type=cache,target=/c --mount=target=$X <<-E cat\n\tx\nE") else { panic!() };
-    assert_eq!((run.command, run.network, run.security), (shell("<<-E cat"), RunNetwork::None, RunSecurity::Insecure));
+    let Instruction::Run(run) = instruction(
+        "RUN --network=none --security=insecure --device=v.com/d=f,required --mount=type=cache,target=/c --mount=target=$X <<-E cat\n\tx\nE",
+    ) else {
+        panic!()
+    };
+    assert_eq!(
+        (run.command, run.network, run.security),
+        (shell("<<-E cat"), RunNetwork::None, RunSecurity::Insecure)
+    );
     assert_eq!((run.heredocs[0].content.as_str(), run.heredocs[0].strip_tabs), ("\tx\n", true));
     assert_eq!((run.devices[0].name.as_str(), run.devices[0].required), ("v.com/d=f", true));
-    assert!(matches!(run.mounts.as_slice(), [RunMount::Read(_), RunMount::Written(text)] if text == "target=$X"));
+    assert!(
+        matches!(run.mounts.as_slice(), [RunMount::Read(_), RunMount::Written(text)] if text == "target=$X")
+    );
     // What TestParseDevice says.
     for (text, name, required) in [
         ("v.com/d", "v.com/d", false),
@@ -167,14 +238,25 @@ fn commands_have_two_forms() {
 /// What BuildKit's TestCopyHeredoc and TestRunHeredoc say, and flags.
 #[test]
 fn copies_have_sources_flags_and_a_destination() {
-    let Instruction::Copy(copy) = instruction("COPY --from=0 --chown=a:b --chmod=u+x --link --parents --exclude=*.x --exclude=!y a ./b* /d/") else { panic!() };
+    let Instruction::Copy(copy) = instruction(
+        "COPY --from=0 --chown=a:b --chmod=u+x --link --parents --exclude=*.x --exclude=!y a ./b* /d/",
+    ) else {
+        panic!()
+    };
     let some = |text: &str| Some(text.to_owned());
     assert_eq!((copy.from, copy.chown, copy.chmod), (some("0"), some("a:b"), some("u+x")));
     assert_eq!((copy.link, copy.parents, copy.exclude), (true, true, vec!["*.x".into(), "!y".into()]));
     assert_eq!(copy.sources, [Source::Path("a".into()), Source::Path("./b*".into())]);
     assert_eq!(copy.destination, "/d/");
-    let Instruction::Add(add) = instruction("ADD --keep-git-dir=FALSE --unpack --checksum=sha256:0 --link=false [\"a b\", \"<<E\", \"c\"]") else { panic!() };
-    assert_eq!((add.keep_git_dir, add.unpack, add.checksum, add.link), (Some(false), Some(true), some("sha256:0"), false));
+    let Instruction::Add(add) = instruction(
+        "ADD --keep-git-dir=FALSE --unpack --checksum=sha256:0 --link=false [\"a b\", \"<<E\", \"c\"]",
+    ) else {
+        panic!()
+    };
+    assert_eq!(
+        (add.keep_git_dir, add.unpack, add.checksum, add.link),
+        (Some(false), Some(true), some("sha256:0"), false)
+    );
     assert_eq!(add.sources, [Source::Path("a b".into()), Source::Path("<<E".into())]);
     for (text, expected) in [
         ("COPY <<EOF /bar\nEOF", vec![("EOF", "", true)]),
@@ -213,7 +295,9 @@ fn triggers_keep_their_text() {
     assert_eq!(run.heredocs[0].content, "x\n");
     let again = Dockerfile::parse_trigger(&onbuild.text).unwrap();
     assert_eq!(again.instruction, *onbuild.instruction);
-    assert!(Dockerfile::parse_trigger("RUN a\nRUN b").is_err() && Dockerfile::parse_trigger("FROM a").is_err());
+    assert!(
+        Dockerfile::parse_trigger("RUN a\nRUN b").is_err() && Dockerfile::parse_trigger("FROM a").is_err()
+    );
     let Instruction::Onbuild(onbuild) = instruction("ONBUILD COPY --from=x $A /b") else { panic!() };
     let expanded = step("ONBUILD COPY $A /b").expand(&|_: &str| Some("1".into())).unwrap();
     assert!(matches!(&expanded.instruction, Instruction::Onbuild(same) if same.text == "COPY $A /b"));
@@ -243,10 +327,14 @@ fn each_instruction_expands_what_it_does_in_buildkit() {
         let expanded = step(line).expand(&env).unwrap();
         assert_eq!(format!("{:?}", expanded.instruction), expected, "{line}");
     }
-    let Instruction::Env(variables) = step("ENV x=$A $A=\"$Q\"'$Q'").expand(&env).unwrap().instruction else { panic!() };
+    let Instruction::Env(variables) = step("ENV x=$A $A=\"$Q\"'$Q'").expand(&env).unwrap().instruction else {
+        panic!()
+    };
     let pairs: Vec<_> = variables.iter().map(|one| (one.name.as_str(), one.value.as_str())).collect();
     assert_eq!(pairs, [("x", "a b"), ("a b", "\"q\"$Q")]);
-    let Instruction::Label(labels) = step("LABEL old \"$A\" x").expand(&env).unwrap().instruction else { panic!() };
+    let Instruction::Label(labels) = step("LABEL old \"$A\" x").expand(&env).unwrap().instruction else {
+        panic!()
+    };
     assert_eq!((labels[0].value.as_str(), labels[0].equals), ("a b x", false));
     let Instruction::Arg(args) = step("ARG x=$A y").expand(&env).unwrap().instruction else { panic!() };
     assert_eq!((args[0].value.as_deref(), args[1].value.as_deref()), (Some("a b"), None));
@@ -259,12 +347,17 @@ fn each_instruction_expands_what_it_does_in_buildkit() {
         Source::Heredoc(one) => one.stripped(),
     });
     assert_eq!(texts.collect::<Vec<_>>(), ["a b", "\"a b\" $A\n", "$A\n"]);
-    let run = step("RUN --mount=type=secret,id=$A,env=$X --mount=from=b,target='/x y' echo $A").expand(&env).unwrap();
+    let run = step("RUN --mount=type=secret,id=$A,env=$X --mount=from=b,target='/x y' echo $A")
+        .expand(&env)
+        .unwrap();
     assert_eq!(run.used.into_iter().collect::<Vec<_>>(), ["A"]);
     assert_eq!(run.unset.into_iter().collect::<Vec<_>>(), ["X"]);
     let Instruction::Run(run) = run.instruction else { panic!() };
     let [RunMount::Read(secret), RunMount::Read(bind)] = run.mounts.as_slice() else { panic!() };
-    assert_eq!((secret.id.as_deref(), secret.env.as_deref(), bind.target.as_deref()), (Some("a b"), Some(""), Some("/x y")));
+    assert_eq!(
+        (secret.id.as_deref(), secret.env.as_deref(), bind.target.as_deref()),
+        (Some("a b"), Some(""), Some("/x y"))
+    );
     assert_eq!(run.command, shell("echo $A"));
 }
 
@@ -276,7 +369,12 @@ fn what_can_not_be_expanded_is_shown_in_its_line() {
         let error = step.expand(&|_: &str| None).unwrap_err();
         (error.position().unwrap(), error.step().split(": ").nth(1).unwrap().to_owned())
     });
-    let expected = [((3, 7), "X"), ((5, 6), "a double quote is not closed"), ((8, 1), "a '}' is missing"), ((10, 1), "\"\" is no type of a mount")];
+    let expected = [
+        ((3, 7), "X"),
+        ((5, 6), "a double quote is not closed"),
+        ((8, 1), "\"\\n\" is no modifier of a variable"),
+        ((10, 18), "\"\" is no type of a mount"),
+    ];
     assert_eq!(places.collect::<Vec<_>>(), expected.map(|(place, text)| (place, text.to_owned())));
     let error = file.stages()[0].steps[0].error(crate::ErrorKind::NotFound, "no d", "d=e");
     assert_eq!((error.position(), error.kind()), (Some((4, 5)), crate::ErrorKind::NotFound));

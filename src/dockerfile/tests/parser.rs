@@ -258,7 +258,10 @@ fn here_documents_are_those_of_buildkit() {
         ("RUN <<COPY\necho a\necho b\nCOPY\n", &[("COPY", 0, "echo a\necho b\n", true, false)]),
         ("RUN <<C\n# inner\necho # more\nC\n", &[("C", 0, "# inner\necho # more\n", true, false)]),
         ("RUN --mount=type=cache,target=/f <<M\na\nM\n", &[("M", 0, "a\n", true, false)]),
-        ("COPY <<F1 <<F2 /d\n1\nF1\n2\nF2\n", &[("F1", 0, "1\n", true, false), ("F2", 0, "2\n", true, false)]),
+        (
+            "COPY <<F1 <<F2 /d\n1\nF1\n2\nF2\n",
+            &[("F1", 0, "1\n", true, false), ("F2", 0, "2\n", true, false)],
+        ),
         ("COPY <<EOF /q\n\"foo\"\n'bar'\nEOF\n", &[("EOF", 0, "\"foo\"\n'bar'\n", true, false)]),
         ("COPY <<X <<Y /d\nY\nX\nX\nY\n", &[("X", 0, "Y\n", true, false), ("Y", 0, "X\n", true, false)]),
         ("RUN <<C python3\nprint('x')\nC\n", &[("C", 0, "print('x')\n", true, false)]),

@@ -47,14 +47,7 @@ const TWICE: &[(&str, &str)] = &[
     (r"@${XXX:-\${PWD}z}xx", "@${PWDz}xx"),
 ];
 
-const TWICE_WRONG: &[&str] = &[
-    "@${}",
-    "@${}xx",
-    "@${.}",
-    "@${XXX:YYY}",
-    "@${PWD",
-    "@${PWD:=000}xx",
-];
+const TWICE_WRONG: &[&str] = &["@${}", "@${}xx", "@${.}", "@${XXX:YYY}", "@${PWD", "@${PWD:=000}xx"];
 
 const ONCE: &[(&str, &str)] = &[
     ("hello", "hello"),
@@ -130,9 +123,8 @@ const WRONG: &[&str] = &[
 ];
 
 /// Parameters by number and special ones are never set; of these three something follows, too.
-const UNSET: &[&str] = &[
-    "1", "2", "3", "4", "5", "6", "7", "8", "9", "999", "001", "@", "*", "#", "?", "-", "$", "!", "0",
-];
+const UNSET: &[&str] =
+    &["1", "2", "3", "4", "5", "6", "7", "8", "9", "999", "001", "@", "*", "#", "?", "-", "$", "!", "0"];
 const FOLLOWED: &[&str] = &["999", "001", "@"];
 
 #[test]
@@ -267,8 +259,20 @@ const MATCHES: &[Case] = &[
     ("${FOO/$BAR/ww}", &[("FOO", "xxyy"), ("BAR", "")], "wwxxyy", "BAR FOO", ""),
     ("${FOO///}", &[("FOO", "xxyy")], "xxyy", "FOO", ""),
     ("${FOO///}", &[], "", "", "FOO"),
-    (RELEASE, &[("VERSION", "v1"), ("ARCH", "arm"), ("VARIANT", "v7")], "x-v1-arm-v7.tar", "ARCH VARIANT VERSION", ""),
-    (RELEASE, &[("VERSION", "v1"), ("ARCH", "arm"), ("VARIANT", "")], "x-v1-arm.tar", "ARCH VARIANT VERSION", ""),
+    (
+        RELEASE,
+        &[("VERSION", "v1"), ("ARCH", "arm"), ("VARIANT", "v7")],
+        "x-v1-arm-v7.tar",
+        "ARCH VARIANT VERSION",
+        "",
+    ),
+    (
+        RELEASE,
+        &[("VERSION", "v1"), ("ARCH", "arm"), ("VARIANT", "")],
+        "x-v1-arm.tar",
+        "ARCH VARIANT VERSION",
+        "",
+    ),
     (RELEASE, &[("VERSION", "v1"), ("ARCH", "arm")], "x-v1-arm.tar", "ARCH VERSION", "VARIANT"),
 ];
 const SET: &[(&str, &str)] = &[("FOO", "xxx"), ("BAR", "")];
@@ -294,7 +298,8 @@ const MATCHES_WRONG: &[&str] = &[
 fn modifiers_and_the_names_they_look_at() {
     for (text, pairs, expected, used, unset) in MATCHES {
         let expansion = Expander::new('\\').word(text, &env(pairs)).unwrap();
-        let joined = |names: &std::collections::BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
+        let joined =
+            |names: &std::collections::BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
         let found = (expansion.text.as_str(), joined(&expansion.used), joined(&expansion.unset));
         assert_eq!(found, (*expected, used.to_string(), unset.to_string()), "{text}");
     }
@@ -309,7 +314,8 @@ fn what_has_to_be_set_says_so_in_its_own_words() {
         Ok(expansion) => expansion.text,
         Err(error) => error.to_string().lines().next().unwrap().to_owned(),
     };
-    let (plain, empty, unset) = (&[("VAR", "plain"), ("ARG", "x")][..], &[("VAR", ""), ("ARG", "x")][..], &[("ARG", "x")][..]);
+    let (plain, empty, unset) =
+        (&[("VAR", "plain"), ("ARG", "x")][..], &[("VAR", ""), ("ARG", "x")][..], &[("ARG", "x")][..]);
     let wrong = "line 1, column 1: VAR: message herex";
     for (text, expected) in [
         ("${VAR:?message here$ARG}", ["plain", wrong, wrong]),
@@ -326,10 +332,16 @@ fn quotes_escapes_and_what_is_not_set_can_stay() {
     let env = env(&[("A", "a'b")]);
     let text = |expander: &Expander, text: &str| expander.word(text, &env).unwrap().text;
     let kept = Expander::new('\\').raw_quotes(true).keep_unset(true);
-    assert_eq!(text(&kept, r#"'$A' "$A" $B ${B} ${B:-$A} ${B#x} ${B//x/y}"#), r#"'$A' "a'b" $B ${B} ${B:-a'b} ${B#x} ${B//x/y}"#);
+    assert_eq!(
+        text(&kept, r#"'$A' "$A" $B ${B} ${B:-$A} ${B#x} ${B//x/y}"#),
+        r#"'$A' "a'b" $B ${B} ${B:-a'b} ${B#x} ${B//x/y}"#
+    );
     assert_eq!(text(&Expander::new('\\').raw_escapes(true), r#"\$A "\$A" \x"#), r"\$A \$A \x");
     // As in the content of a here-document.
-    assert_eq!(text(&Expander::new('\\').plain_quotes(true), "it's \"$A\" '$A' \\$A"), "it's \"a'b\" 'a'b' $A");
+    assert_eq!(
+        text(&Expander::new('\\').plain_quotes(true), "it's \"$A\" '$A' \\$A"),
+        "it's \"a'b\" 'a'b' $A"
+    );
     assert_eq!(text(&Expander::new('`'), "C:\\dir `$A $A"), "C:\\dir $A a'b");
     // Text before a modifier is a part of its word.
     assert_eq!(Expander::new('\\').words("80${B:-80}/tcp x", &env).unwrap(), ["8080/tcp", "x"]);
@@ -346,7 +358,8 @@ fn what_would_take_too_much_is_an_error() {
     assert!(word(&"$A".repeat(15), &long).is_some());
     let error = Expander::new('\\').word(&"$A".repeat(17), &long).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::TooLarge);
-    let error = Expander::new('\\').word("${A##*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*y}", &long);
+    let error = Expander::new('\\')
+        .word("${A##*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*y}", &long);
     assert_eq!(error.unwrap_err().kind(), crate::ErrorKind::TooLarge);
     let error = Expander::new('\\').word("${A//x/0123456789012345678}", &long).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::TooLarge);
