@@ -36,6 +36,7 @@
 //! Whatever the input is, time and memory are linear in its size, which is bounded (16 MiB, 65535 bytes a line).
 #![forbid(unsafe_code)]
 
+mod check;
 mod directive;
 mod expand;
 mod flags;
@@ -58,6 +59,7 @@ use crate::error::{Error, ErrorKind, Result};
 use place::{Fault, Found};
 use read::Item;
 
+pub use check::{CheckOptions, Rule, Warning};
 pub use directive::{Directive, Directives, frontend};
 pub use expand::Expanded;
 pub use heredoc::Heredoc;
@@ -99,6 +101,8 @@ pub struct Stage {
     pub text: String,
     /// The word FROM itself, as it is written.
     pub keyword: String,
+    /// The comments right before it.
+    pub comments: Vec<String>,
     origin: Origin,
 }
 
@@ -218,9 +222,19 @@ impl Dockerfile {
                     let describe = |name: &str| read::description(&statement.comments, name);
                     let description = name.as_deref().and_then(describe);
                     let (steps, keyword) = (Vec::new(), keyword.text);
-                    let stage =
-                        Stage { base, name, platform, description, steps, span, text, keyword, origin };
-                    stages.push(stage);
+                    let comments = statement.comments;
+                    stages.push(Stage {
+                        base,
+                        name,
+                        platform,
+                        description,
+                        steps,
+                        span,
+                        text,
+                        keyword,
+                        comments,
+                        origin,
+                    });
                     continue;
                 }
                 Item::Instruction(instruction) => instruction,

@@ -156,10 +156,10 @@ fn no_dockerfile_panics_and_every_place_exists() {
 fn no_word_panics_and_plain_text_stays() {
     let mut numbers = Numbers(2);
     let mut good = 0;
-    for _ in 0..20_000 {
+    for _ in 0..5_000 {
         good += usize::from(entries::expansion(&numbers.text(WORDS)));
     }
-    assert!((1_000..19_000).contains(&good), "{good}");
+    assert!((500..4_500).contains(&good), "{good}");
 }
 
 #[test]

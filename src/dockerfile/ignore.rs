@@ -172,7 +172,7 @@ fn cleaned_line(line: &str) -> Option<String> {
 }
 
 /// The shortest path that means the same: no double slashes, no `.`, and no `..` but at the beginning.
-fn cleaned(path: &str) -> String {
+pub(super) fn cleaned(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
