@@ -163,7 +163,7 @@ fn the_tables_of_patternmatcher() {
     assert_eq!(count, 120);
     for pattern in WRONG {
         let error = Ignore::new([pattern]).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::InvalidData, "{pattern}");
+        assert_eq!(error.kind(), crate::error::ErrorKind::InvalidData, "{pattern}");
     }
 }
 
@@ -204,7 +204,7 @@ fn lines_of_the_file() {
         let error = Ignore::parse(text).unwrap_err();
         assert_eq!(error.position().map(|(line, _)| line), Some(line), "{error}");
     }
-    assert_eq!(Ignore::parse("x".repeat(5000)).unwrap_err().kind(), crate::ErrorKind::TooLarge);
+    assert_eq!(Ignore::parse("x".repeat(5000)).unwrap_err().kind(), crate::error::ErrorKind::TooLarge);
     // Not UTF-8 on either side.
     let ignore = Ignore::parse(b"na\xefve\n").unwrap();
     use std::os::unix::ffi::OsStrExt;

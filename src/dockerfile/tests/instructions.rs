@@ -172,7 +172,7 @@ fn stages_have_bases_names_and_platforms() {
     assert_eq!(file.stage("1", 3), Some(1));
     assert_eq!(file.stage("3", 3), None);
     assert_eq!(file.stage("one", 4), None);
-    let error = stages[1].error(crate::ErrorKind::NotFound, "no such stage", "base-1");
+    let error = stages[1].error(crate::error::ErrorKind::NotFound, "no such stage", "base-1");
     assert_eq!(error.position(), Some((6, 6)));
 }
 
@@ -376,7 +376,7 @@ fn what_can_not_be_expanded_is_shown_in_its_line() {
         ((10, 18), "\"\" is no type of a mount"),
     ];
     assert_eq!(places.collect::<Vec<_>>(), expected.map(|(place, text)| (place, text.to_owned())));
-    let error = file.stages()[0].steps[0].error(crate::ErrorKind::NotFound, "no d", "d=e");
-    assert_eq!((error.position(), error.kind()), (Some((4, 5)), crate::ErrorKind::NotFound));
+    let error = file.stages()[0].steps[0].error(crate::error::ErrorKind::NotFound, "no d", "d=e");
+    assert_eq!((error.position(), error.kind()), (Some((4, 5)), crate::error::ErrorKind::NotFound));
     assert!(error.to_string().ends_with("    4 |     d=e\n      |     ^^^"), "{error}");
 }

@@ -43,7 +43,7 @@ pub(super) fn dump(statement: &Statement) -> String {
     format!("({text})")
 }
 
-pub(super) fn parse(text: &str) -> crate::Result<(Read, Source)> {
+pub(super) fn parse(text: &str) -> crate::error::Result<(Read, Source)> {
     let source = source(text.as_bytes())?;
     match read(&source) {
         Ok(read) => Ok((read, source)),
@@ -297,10 +297,10 @@ fn long_lines_and_long_files_are_errors() {
     let line = |length: usize| format!("FROM image\nLABEL test={}\n", "a".repeat(length));
     assert!(parse(&line(65535 - 11)).is_ok());
     let error = parse(&line(65536 - 11)).err().unwrap();
-    assert_eq!((error.position(), error.kind()), (Some((2, 1)), crate::ErrorKind::TooLarge));
+    assert_eq!((error.position(), error.kind()), (Some((2, 1)), crate::error::ErrorKind::TooLarge));
     let error = parse(&line(10 << 20)).err().unwrap();
     assert!(error.to_string().len() < 600, "{error}");
-    assert_eq!(source(&vec![b'#'; 17 << 20]).unwrap_err().kind(), crate::ErrorKind::TooLarge);
+    assert_eq!(source(&vec![b'#'; 17 << 20]).unwrap_err().kind(), crate::error::ErrorKind::TooLarge);
     let error = source(b"FROM a\nRUN \xffb").unwrap_err();
     assert_eq!(error.position(), Some((2, 5)));
 }

@@ -352,15 +352,15 @@ fn what_would_take_too_much_is_an_error() {
     let deep = |depth: usize| format!("{}x{}", "${A:-".repeat(depth), "}".repeat(depth));
     assert_eq!(word(&deep(64), &env(&[])).as_deref(), Some("x"));
     let error = Expander::new('\\').word(&deep(10_000), &env(&[])).unwrap_err();
-    assert_eq!(error.kind(), crate::ErrorKind::TooLarge);
+    assert_eq!(error.kind(), crate::error::ErrorKind::TooLarge);
     assert!(error.to_string().contains("more than 64"), "{error}");
     let long = |_: &str| Some("x".repeat(1 << 20));
     assert!(word(&"$A".repeat(15), &long).is_some());
     let error = Expander::new('\\').word(&"$A".repeat(17), &long).unwrap_err();
-    assert_eq!(error.kind(), crate::ErrorKind::TooLarge);
+    assert_eq!(error.kind(), crate::error::ErrorKind::TooLarge);
     let error = Expander::new('\\')
         .word("${A##*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*y}", &long);
-    assert_eq!(error.unwrap_err().kind(), crate::ErrorKind::TooLarge);
+    assert_eq!(error.unwrap_err().kind(), crate::error::ErrorKind::TooLarge);
     let error = Expander::new('\\').word("${A//x/0123456789012345678}", &long).unwrap_err();
-    assert_eq!(error.kind(), crate::ErrorKind::TooLarge);
+    assert_eq!(error.kind(), crate::error::ErrorKind::TooLarge);
 }
