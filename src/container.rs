@@ -170,8 +170,7 @@ impl Container {
         };
         let named = if record.spec.name.is_some() { take_name(store, &record) } else { Ok(()) };
         // Only now it is known whose control group it is, and that it is not to be swept.
-        let prepared =
-            prepared.and_then(|prepared| prepared.enter(|warden| start::bounds(store, &record, warden)));
+        let prepared = prepared.and_then(|prepared| prepared.enter(store, &record));
         let held = Held { dir: Arc::new(dir), record, range, kept: false, prepared };
         // From here on its Drop removes what was made.
         let container =

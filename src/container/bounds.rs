@@ -53,7 +53,10 @@ pub(super) fn bounds(
             let report = cgroup.report().clone();
             (Some(cgroup), report)
         }
-        Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+        // Neither says what can be had here.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::AlreadyExists) => {
+            return Err(error);
+        }
         Err(error) if asked => {
             let first = limits.kinds().find(|kind| is_asked(&limits, *kind));
             return Err(match first {

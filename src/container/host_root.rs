@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::record::{Dir, Record};
-use super::rootfs::{Base, Part};
+use super::rootfs::{Base, MADE, Part};
 use crate::error::{Call, Error, Result};
 use crate::image::host::{What, steps};
 use crate::store::Store;
@@ -65,6 +65,8 @@ struct Planner<'a> {
     dir: &'a Dir,
     owner: Option<(u32, u32)>,
     in_memory: bool,
+    /// Nobody has run in it.
+    is_fresh: bool,
     mounted: BTreeMap<PathBuf, String>,
     hidden: BTreeSet<PathBuf>,
     parts: Vec<Part>,
@@ -83,14 +85,17 @@ pub(super) fn prepare(
     let hidden = steps.iter().filter(|step| step.what == What::Hide).map(|step| step.path.clone()).collect();
     // Where, and of what type; what is on top there comes last.
     let mounted = mountinfo::read()?.into_iter().map(|mount| (mount.point, mount.kind)).collect();
-    let mut planner = Planner { dir, owner, in_memory, mounted, hidden, parts: Vec::new(), overlays: 0 };
+    let is_fresh = in_memory || !dir.has(MADE);
+    let mut planner =
+        Planner { dir, owner, in_memory, is_fresh, mounted, hidden, parts: Vec::new(), overlays: 0 };
     let layers = if owner.is_some() {
         planner.filesystems()?;
         vec![PathBuf::from("/")]
     } else {
-        // The first thing that a start makes there.
-        let is_new = in_memory || !dir.has("parts");
-        planner.directory(Path::new("/"), is_new)?;
+        planner.directory(Path::new("/"), planner.is_fresh)?;
+        if planner.is_fresh && planner.overlays > 0 && !in_memory {
+            planner.parts.push(Part::Made);
+        }
         Vec::new()
     };
     for step in &steps {
@@ -136,7 +141,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// A directory that can't be taken whole: its entries one by one. `is_new`: nobody has run in it.
+    /// A directory that can't be taken whole: its entries one by one. `is_new`: no container has been in it.
     fn directory(&mut self, path: &Path, is_new: bool) -> Result<()> {
         let entries = fs::read_dir(path).call_at("open", path)?;
         let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -148,7 +153,8 @@ impl Planner<'_> {
                 self.link(&entry, &target)?;
             } else if meta.is_dir() {
                 // Below what was there already, a link of the container's may lead anywhere.
-                let is_new = is_new && (self.in_memory || !self.dir.has(Self::relative(&entry)));
+                let is_above_new = is_new || path == Path::new("/");
+                let is_new = self.is_fresh || (is_above_new && !self.dir.has(Self::relative(&entry)));
                 self.skeleton(&entry, meta.permissions().mode() & 0o7777, (meta.uid(), meta.gid()))?;
                 if OWN.iter().any(|own| entry == Path::new(own)) || self.hidden.contains(&entry) {
                     continue;

@@ -87,8 +87,10 @@ pub(super) enum Part {
     MakeDir { path: PathBuf, mode: u32, owner: Option<(u32, u32)> },
     /// A symbolic link likewise.
     MakeLink { path: PathBuf, target: PathBuf, owner: Option<(u32, u32)> },
-    /// A small file of a directory that can't be taken whole, in the writable layer.
+    /// A small file of a directory that can't be taken whole, in the writable layer. Nobody has run there.
     MakeFile { path: PathBuf, mode: u32, bytes: Vec<u8>, owner: Option<(u32, u32)> },
+    /// All of those are made: from now on they are the container's.
+    Made,
     /// An overlay over this directory, with `parts/N` as its writable layer.
     Overlay { path: PathBuf, number: usize },
     /// A larger one: the host's, read-only.
@@ -100,6 +102,9 @@ pub(super) enum Part {
     /// In something covered, and given back.
     Return { path: PathBuf, is_dir: bool },
 }
+
+/// What says so, in the container's directory.
+pub(super) const MADE: &str = "parts/made";
 
 /// How stage A names the container's ids.
 #[derive(Clone, Copy)]
@@ -330,7 +335,8 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
         }
         Part::MakeFile { path, mode, bytes, owner } => {
             let at = s.string(path);
-            let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
+            // A start that failed may have made it.
+            let flags = n::O_CREAT | n::O_TRUNC | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
             let open = [writable.into(), at.into(), flags.into(), (*mode).into()];
             let fd = s.op(n::__NR_openat, "openat(O_CREAT)", open).path(path).result();
             if !bytes.is_empty() {
@@ -341,6 +347,11 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             }
             s.op(n::__NR_fchmod, "fchmod", [fd.into(), (*mode).into()]).path(path);
             s.op(n::__NR_close, "close", [fd.into()]);
+            None
+        }
+        Part::Made => {
+            let at = s.string(Path::new(MADE));
+            s.op(n::__NR_mkdirat, "mkdirat", [writable.into(), at.into(), 0o700.into()]).path(MADE);
             None
         }
         Part::Overlay { path, number } => {

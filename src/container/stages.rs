@@ -1,13 +1,15 @@
 //! The two stages of a start, and what is heard of them.
 #![forbid(unsafe_code)]
 
-use super::bounds::Bounds;
+use super::bounds::{Bounds, bounds};
 use super::lock;
+use super::record::Record;
 use super::script::{CWD, Script};
 use crate::cgroup::{Cgroup, CgroupParent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::feature::Feature;
 use crate::namespace::{self, Birth, Cloned, Heard, NamespaceKind, Namespaces};
+use crate::store::Store;
 use crate::sys::courier::Letter;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::format::Status;
@@ -116,9 +118,9 @@ pub(super) struct Beginning {
     plan: warden::Begun,
 }
 
-/// A start that was begun when its container was made, as OCI's `create` does it: a process in a mount namespace of its own
-/// waits for the control group, and with it another in the namespaces of the container for what it is to be. They end with
-/// this.
+/// A start that was begun when its container was made, as OCI's `create` does it: A waits for what root filesystem to build, and
+/// B, in the container's namespaces and its control group, for what to be. Before there is that group, A waits for it alone.
+/// They end with this.
 pub(super) struct Prepared {
     warden: Arc<Warden>,
     script: Script<'static>,
@@ -128,7 +130,7 @@ pub(super) struct Prepared {
     _place: Place,
 }
 
-/// One of the few that may wait at once: each is a process and two descriptors here.
+/// One of the few that may wait at once: each is two processes, and here two sockets and what its control group has open.
 struct Place;
 
 static PREPARED: AtomicUsize = AtomicUsize::new(0);
@@ -165,8 +167,14 @@ impl Prepared {
 
     /// Goes on into the control group of its container. `None` where it can't, which says nothing about the start either: a
     /// bound that can't be had is the start's to tell.
-    pub fn enter(mut self, bounds: impl FnOnce(&Warden) -> Result<Bounds>) -> Option<Self> {
-        let Ok(bounds) = bounds(&self.warden) else { return Some(self) };
+    ///
+    /// Not where a device is given: who is allowed to open it goes by the number that it has at the start.
+    pub fn enter(mut self, store: &Store, record: &Record) -> Option<Self> {
+        if !record.spec.devices.is_empty() {
+            return Some(self);
+        }
+        let bounds = bounds(store, &record.id, &record.spec, &[], &self.warden);
+        let Ok(bounds) = bounds else { return Some(self) };
         // A fence has to be around all of it.
         if bounds.fence.is_some() {
             return None;
@@ -178,11 +186,15 @@ impl Prepared {
 
     /// The start that goes on by this warden; `None` where it has to be begun again.
     pub fn start<'fd>(mut self, warden: &Arc<Warden>) -> Option<(Script<'fd>, Beginning, Option<Bounds>)> {
-        if !Arc::ptr_eq(&self.warden, warden) || !self.beginning.plan.is_there() {
+        if !Arc::ptr_eq(&self.warden, warden) {
             return None;
         }
+        // Only then: of one that ends between the two it would not be told.
         self.beginning.plan.wake();
-        Some((self.script, self.beginning, self.bounds))
+        match self.beginning.plan.is_there() {
+            true => Some((self.script, self.beginning, self.bounds)),
+            false => None,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a record to a running command: checks, plans, and the conversation with the warden.
 #![forbid(unsafe_code)]
 
-use super::bounds::{self, Bounds, DiskBound};
+use super::bounds::{Bounds, DiskBound, bounds};
 use super::dev::Dev;
 use super::devices;
 use super::ground::{Ground, etc, planned_mounts};
@@ -285,12 +285,6 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     }))
 }
 
-/// What holds a container to its limits when it starts.
-pub(super) fn bounds(store: &Store, record: &Record, warden: &Warden) -> Result<Bounds> {
-    let devices = devices::plan(&record.spec.devices)?;
-    bounds::bounds(store, &record.id, &record.spec, &devices, warden)
-}
-
 /// The start on its way, where it can begin early, and what holds the container to its limits. To be dropped in the reverse
 /// order: what has begun may have a process in the group.
 fn begin<'fd>(
@@ -307,7 +301,7 @@ fn begin<'fd>(
         None => stages::begun(warden, inner.store.cgroups()?, namespaces)?,
     };
     let may_be_in_vain = begun.is_some();
-    let bounds = bounds::bounds(&inner.store, &record.id, &record.spec, devices, warden)?;
+    let bounds = bounds(&inner.store, &record.id, &record.spec, devices, warden)?;
     // A fence has to be around all of it.
     if let Some((s, begun)) = begun.filter(|_| bounds.fence.is_none())
         && let Some(begun) = begun.goes_into(v2_of(bounds.cgroup.as_ref(), warden))?

@@ -164,6 +164,8 @@ fn authorize(
     let answer = match &credentials.0 {
         Kind::Refresh(token) => {
             client.hide(token);
+            // As it is sent, too.
+            client.hide(&Secret::new(escape(token.reveal())));
             let service = service.as_deref().unwrap_or(&registry.host);
             let mut form = format!(
                 "grant_type=refresh_token&refresh_token={}&client_id={CLIENT_ID}&service={}",

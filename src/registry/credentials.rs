@@ -194,7 +194,8 @@ impl Config {
     /// Who keeps a registry's credentials in place of the file, and under which key.
     fn helper(&self, registry: &str) -> Option<(String, String)> {
         if let Some((key, helper)) = self.helpers.iter().find(|(key, _)| host_of(key) == registry) {
-            return Some((helper.clone(), key.clone()));
+            // One without a name is the file, whoever keeps all others.
+            return (!helper.is_empty()).then(|| (helper.clone(), key.clone()));
         }
         (!self.store.is_empty()).then(|| (self.store.clone(), key_of(registry).to_owned()))
     }
@@ -328,10 +329,16 @@ mod tests {
 
     #[test]
     fn names_of_helpers_are_names() {
-        for helper in ["../../bin/sh", "", "a b"] {
+        for helper in ["../../bin/sh", "a b"] {
             let config = json!({"credHelpers": {"r.example": helper}});
             assert_eq!(find(&config, "r.example/x").unwrap_err().kind(), ErrorKind::InvalidData);
         }
+        // None: the file, in place of who keeps all others.
+        let store = "coracle-has-none-of-this-name";
+        let auths = json!({"r.example": {"auth": "bWU6cHc="}});
+        let config = json!({"credHelpers": {"r.example": ""}, "credsStore": store, "auths": auths});
+        assert!(find(&config, "r.example/x").is_ok());
+        assert!(find(&config, "other.example/x").is_err());
         let config = json!({"credsStore": "coracle-has-none-of-this-name"});
         let error = find(&config, "r.example/x").unwrap_err();
         assert!(error.kind() == ErrorKind::NotFound && error.remedy().is_some(), "{error}");

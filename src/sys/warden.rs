@@ -443,7 +443,8 @@ impl Warden {
         let (second, seconds) = message::pair()?;
         let mut all: Vec<BorrowedFd<'_>> = vec![memfd.as_fd(), theirs.as_fd(), seconds.as_fd()];
         all.extend(fds);
-        Ok(Begun { started: Some(self.send(size, &all, Compiled::default(), status)?), second })
+        let started = Some(self.send(size, &all, Compiled::default(), status)?);
+        Ok(Begun { started, second, given: AtomicBool::new(false) })
     }
 
     fn send(

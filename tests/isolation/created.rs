@@ -61,6 +61,8 @@ fn it_ends_with_a_container_that_is_never_started() {
         for container in &created {
             container.start().unwrap();
             assert!(container.wait().unwrap().success());
+            // Where there was a group for what waited, there is one for this.
+            assert!(begun.is_empty() || container.report().is_complete(), "{:?}", container.report());
         }
     }
     let created = create();
@@ -91,6 +93,34 @@ fn each_of_many_can_be_started() {
             container.start().unwrap();
             assert_eq!(container.wait().unwrap().code(), Some(n as i32));
         }
+    }
+}
+
+/// The group of what waits is in nobody's way, and nobody takes it away.
+#[test]
+#[ignore = "needs root and writable cgroups: limits that are required"]
+fn its_group_is_the_one_of_the_start() {
+    let image = host();
+    assert_eq!(say(&sh(&image, "echo up")), "up");
+    let limited = sh(&image, "exit 3").memory_max(64 << 20).pids_max(32);
+    let starts = |container: &coracle::Container| {
+        container.start().unwrap();
+        assert_eq!(container.wait().unwrap().code(), Some(3));
+        assert!(container.report().is_complete(), "{:?}", container.report());
+    };
+    let created = limited.create().unwrap();
+    // Whoever opens a store sweeps the groups of those that are gone.
+    drop(coracle::Store::open(image.store().path()).unwrap());
+    starts(&created);
+    starts(&created);
+    for _ in 0..10 {
+        let kept = limited.create().unwrap();
+        let id = kept.id().to_owned();
+        kept.keep().unwrap();
+        let kept = image.store().container(&id).unwrap();
+        starts(&kept);
+        kept.remove().unwrap();
+        assert_eq!(common::cgroups_with(&id), Vec::<std::path::PathBuf>::new());
     }
 }
 

@@ -150,3 +150,29 @@ fn the_hosts_files_stay_as_they_are() {
         assert!(!Path::new(path).exists(), "{path}");
     }
 }
+
+/// Also where the first start went wrong on its way.
+#[test]
+fn files_directly_in_the_root_are_there() {
+    let files = fs::read_dir("/").unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        files.filter(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_file())).collect();
+    files.sort();
+    let dir = tempfile::tempdir().unwrap();
+    let given = dir.path().join("given");
+    fs::create_dir(&given).unwrap();
+    let image = host();
+    let script = "find / -maxdepth 1 -type f | LC_ALL=C sort";
+    let builder = sh(&image, script).bind(&given, "/mnt").stdout(coracle::Stdio::piped());
+    let container = builder.create().unwrap();
+    fs::remove_dir(&given).unwrap();
+    assert_eq!(container.start().unwrap_err().kind(), ErrorKind::NotFound);
+    fs::create_dir(&given).unwrap();
+    for _ in 0..2 {
+        container.start().unwrap();
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut container.take_stdout().unwrap(), &mut said).unwrap();
+        assert!(container.wait().unwrap().success());
+        assert_eq!(said.lines().map(PathBuf::from).collect::<Vec<_>>(), files);
+    }
+}

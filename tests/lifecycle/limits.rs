@@ -69,12 +69,20 @@ fn statistics_have_figures_or_say_what_to_do() {
     }
 }
 
-/// What is killed in it for its memory is counted while it runs, and the time for which it waited, where the kernel measures.
+/// What is killed in it for its memory is told and counted while it runs, and the time for which it waited, where the kernel
+/// measures.
 #[test]
 #[ignore = "needs root and writable cgroups: a process is killed for its memory"]
 fn what_runs_out_of_memory_is_counted_while_the_container_runs() {
-    let script = "tail /dev/zero; echo ready; exec sleep 1000";
-    let container = ready(&sh(&host(), script).memory_max(32 << 20).memory_swap_max(32 << 20));
+    let script = "echo ready; read line; tail /dev/zero; echo killed; exec sleep 1000";
+    let limited = sh(&host(), script).memory_max(32 << 20).memory_swap_max(32 << 20);
+    let container = limited.stdin(coracle::Stdio::piped()).start().unwrap();
+    container.wait_until(coracle::Ready::log("ready"), LONG).unwrap();
+    let mut events = container.oom_events().unwrap();
+    assert!(!events.wait(Duration::ZERO).unwrap());
+    std::io::Write::write_all(&mut container.take_stdin().unwrap(), b"go on\n").unwrap();
+    assert!(events.wait(LONG).unwrap());
+    container.wait_until(coracle::Ready::log("killed"), LONG).unwrap();
     let stats = container.stats().unwrap();
     assert_eq!(stats.oom_kills, Some(1), "{stats:?}");
     let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
@@ -87,6 +95,12 @@ fn what_runs_out_of_memory_is_counted_while_the_container_runs() {
             stats.memory_pressure.map(|pressure| pressure.full.is_some_and(|full| !full.total.is_zero()));
         assert_eq!(waited, measured.then_some(true), "{stats:?}");
     }
+    container.kill(coracle::Signal::SIGKILL).unwrap();
+    assert_eq!(container.wait().unwrap().signal(), Some(9));
+    // Whoever waits for what can't come any more is not left waiting.
+    let error = (0..3).find_map(|_| events.wait(LONG).err()).expect("an error");
+    assert_eq!(error.kind(), ErrorKind::State, "{error}");
+    assert_eq!(container.oom_events().unwrap_err().kind(), ErrorKind::State);
 }
 
 /// A record that nobody could read again is not written.

@@ -9,6 +9,7 @@ use crate::sys::plan::{Compiled, Label, Plan};
 use nix::sys::signal::Signal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Every plan tells something, if it is executed at all.
@@ -37,6 +38,8 @@ pub(crate) struct Begun {
     pub(super) started: Option<Started>,
     /// Where the second process takes the rest; shut down for all who have it when it is not to come.
     pub(super) second: OwnedFd,
+    /// The first process has been given something: the second may be in a control group.
+    pub(super) given: AtomicBool,
 }
 
 impl Begun {
@@ -78,6 +81,7 @@ impl Begun {
 
     /// Sends a descriptor for the first process to take.
     pub fn send(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        self.given.store(true, Ordering::Relaxed);
         message::send_to_some(self.status()?, &[&[0; size_of::<Status>()]], &[fd])
     }
 
@@ -102,8 +106,8 @@ impl Drop for Begun {
         for socket in [&started.status, &self.second] {
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
         }
-        // One that rests is waited for by whoever removes the control group, if it is in one.
-        if started.since.is_some() {
+        // One that rests and was given no control group need not be gone for that to be removed.
+        if started.since.is_some() || self.given.load(Ordering::Relaxed) {
             let _ = message::hung_up(&started.status, Some(Instant::now() + END_TIME));
         }
     }
