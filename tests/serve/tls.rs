@@ -48,7 +48,7 @@ impl Tls {
     /// One that has shaken hands, and was answered once.
     fn connected(&self) -> StreamOwned<ClientConnection, TcpStream> {
         let mut stream = StreamOwned::new(self.client(), self.tcp());
-        stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         while !answer.ends_with(b"{}") {
             let mut byte = [0];
@@ -80,7 +80,7 @@ fn who_does_not_shake_hands_is_shown_out() {
     let record = |length: u16| [&[0x16, 3, 1][..], &length.to_be_bytes()].concat();
     for (what, bytes) in [
         ("nothing", Vec::new()),
-        ("HTTP", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
+        ("HTTP", b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
         ("SSH", b"SSH-2.0-x\r\n".to_vec()),
         ("zeros", vec![0; 4096]),
         ("a record longer than any is", record(u16::MAX)),
@@ -88,7 +88,7 @@ fn who_does_not_shake_hands_is_shown_out() {
         ("a record that does not come", record(200)),
         ("half of a greeting", hello[..hello.len() / 2].to_vec()),
         ("a greeting, and then nothing", hello.clone()),
-        ("a greeting, and then HTTP", [&hello[..], b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"].concat()),
+        ("a greeting, and then HTTP", [&hello[..], b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n"].concat()),
         ("two greetings", hello.repeat(2)),
         ("a hundred greetings", hello.repeat(100)),
     ] {
@@ -120,7 +120,7 @@ fn who_breaks_off_in_a_record_is_forgotten() {
     let content = vec![7; 100_000];
     let digest = Digest::of(&content);
     let put = format!(
-        "POST /v2/me/app/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        "POST /v2/me/app/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
         content.len()
     );
     // The beginning of a record, without the rest; bytes that are none; a body that lacks its end, each as it is or with an end.
@@ -146,7 +146,7 @@ fn who_breaks_off_in_a_record_is_forgotten() {
     }
     // Nothing of what was cut off is there, and nothing is held.
     let mut stream = tls.connected();
-    write!(stream, "HEAD /v2/me/app/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    write!(stream, "HEAD /v2/me/app/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 404");
