@@ -33,9 +33,13 @@
 //! here-documents), statements (`syntax`: keyword, flags, arguments), instructions (`read`: what each may have), and
 //! expansion, which needs to know what came before and is therefore left to whoever runs the steps.
 //!
-//! Whatever the input is, time and memory are linear in its size, which is bounded (16 MiB, 65535 bytes a line).
+//! Whatever the input is, the time and memory of reading it are linear in its size, which is bounded (16 MiB, 65535 bytes a
+//! line), but for the logarithm of look-ups; those of [`Dockerfile::check`] are, too, times the patterns of the `.dockerignore` that
+//! it is given. An expansion is no longer linear, as values are in it any number of times: what one instruction may come to has
+//! bounds of its own, in bytes and in steps, and each is an error.
 #![forbid(unsafe_code)]
 
+mod bounds;
 mod check;
 mod directive;
 mod expand;
@@ -49,6 +53,7 @@ mod place;
 mod read;
 mod reader;
 mod shell;
+mod stages;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -71,6 +76,7 @@ pub use instruction::{
 pub use mount::{Mount, MountKind, RunMount, Sharing};
 pub use place::Span;
 pub use shell::{Expander, Expansion, Lookup};
+pub use stages::Base;
 
 /// A Dockerfile that was read: at least one stage, and every instruction in it is known and complete.
 #[derive(Clone, Debug)]
@@ -78,6 +84,7 @@ pub struct Dockerfile {
     directives: Directives,
     globals: Vec<Step>,
     stages: Vec<Stage>,
+    names: stages::Names,
     gaps: Vec<Span>,
 }
 
@@ -146,7 +153,7 @@ impl Origin {
     }
 
     fn expand(&self, span: Span, text: &str, env: &Lookup) -> Result<Expansion> {
-        let expanded = Expander::new(self.escape).expand(text, env);
+        let expanded = Expander::new(self.escape).expand(text, env, &mut bounds::Left::new());
         expanded.map(|(expansion, _)| expansion).map_err(|fault| self.error(span, text, fault))
     }
 }
@@ -156,11 +163,33 @@ impl Step {
     ///
     /// # Errors
     /// `InvalidData` for a quote or a brace that is not closed, for a modifier that does not exist, where `${name:?}` says
-    /// so, and for a mount that can't be; `TooLarge` for more than 16 MiB. With the line.
+    /// so, and for a mount that can't be. `TooLarge`, for all of the instruction together: beyond 16 MiB, where the values that
+    /// were looked up have more than 64 MiB, and where patterns would take more than 2²⁶ steps. With the line.
     pub fn expand(&self, env: &Lookup) -> Result<Expanded> {
         let mut replacer = expand::Replacer::new(self.origin.escape, env);
         let expanded = replacer.expand(&self.instruction);
         expanded.map_err(|fault| self.origin.error(self.span, &replacer.last, fault))
+    }
+
+    /// The default of an [`Arg`] with its variables replaced. It is for who runs the steps to ask for it, one after the other and
+    /// only where no build argument takes its place: `${name:?}` in one that does not count is no error, and of
+    /// `ARG A=1 B=$A` the second sees the first.
+    ///
+    /// ```
+    /// use coracle::dockerfile::{Dockerfile, Instruction};
+    /// let file = Dockerfile::parse("ARG A=${B:?is needed}\nFROM scratch")?;
+    /// let step = &file.globals()[0];
+    /// let Instruction::Arg(args) = &step.instruction else { panic!() };
+    /// let default = args[0].value.as_deref().unwrap();
+    /// assert_eq!(step.expand_default(default, &|_: &str| Some("b".into()))?.text, "b");
+    /// assert_eq!(step.expand_default(default, &|_: &str| None).unwrap_err().position(), Some((1, 7)));
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`expand`](Self::expand).
+    pub fn expand_default(&self, default: &str, env: &Lookup) -> Result<Expansion> {
+        self.origin.expand(self.span, default, env)
     }
 
     /// An error of the caller's about this step: `what`, with the line of `about`, which is something that is written in it.
@@ -219,8 +248,9 @@ impl Dockerfile {
             let (span, text) = (statement.span, statement.text);
             let instruction = match item {
                 Item::From(read::From { base, name, platform }) => {
-                    let describe = |name: &str| read::description(&statement.comments, name);
-                    let description = name.as_deref().and_then(describe);
+                    let described = read::descriptions(&statement.comments);
+                    let description = name.as_deref().and_then(|name| described.get(name));
+                    let description = description.map(|text| (*text).to_owned());
                     let (steps, keyword) = (Vec::new(), keyword.text);
                     let comments = statement.comments;
                     stages.push(Stage {
@@ -255,7 +285,8 @@ impl Dockerfile {
                 Fault::new(last..last, "there is no FROM in it").with_remedy("FROM scratch has no base")
             );
         }
-        Ok(Self { directives, globals, stages, gaps })
+        let names = stages::Names::new(&stages);
+        Ok(Self { directives, globals, stages, names, gaps })
     }
 
     /// What its head says of it.
@@ -271,15 +302,6 @@ impl Dockerfile {
     /// One at least, in their order.
     pub fn stages(&self) -> &[Stage] {
         &self.stages
-    }
-
-    /// The stage with this name, in any case, or this number from 0, of those before `limit`: what FROM and `--from` of
-    /// the stage with that number mean, or, with the count of all, a target. Of several with the name it is the last.
-    pub fn stage(&self, name: &str, limit: usize) -> Option<usize> {
-        let before = &self.stages[..limit.min(self.stages.len())];
-        let is_named = |stage: &Stage| stage.name.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name));
-        let numbered = || name.parse().ok().filter(|number| *number < before.len());
-        before.iter().rposition(is_named).or_else(numbered)
     }
 
     /// Instructions with an empty line amid them, which a backslash leads over: they will be errors, says BuildKit.

@@ -2,6 +2,8 @@
 
 #[path = "dockerfile/entries.rs"]
 mod entries;
+#[path = "dockerfile/growth.rs"]
+mod growth;
 
 /// A generator of numbers; the same for the same seed (xorshift64*).
 struct Numbers(u64);
@@ -58,6 +60,10 @@ const FILE: &[&str] = &[
     "{}]",
     "--mount=type=cache,target=/x ",
     "--from=",
+    "--from=0 ",
+    "--from=b ",
+    "--mount=from=b ",
+    "WORKDIR ",
     "--link ",
     "--",
     "=",
@@ -149,7 +155,7 @@ fn no_dockerfile_panics_and_every_place_exists() {
         good += usize::from(entries::dockerfile(&text));
     }
     // Of both there are many.
-    assert!((1_000..19_000).contains(&good), "{good}");
+    assert!((500..19_000).contains(&good), "{good}");
 }
 
 #[test]
@@ -170,24 +176,4 @@ fn no_pattern_panics_and_a_walk_says_the_same() {
         good += usize::from(entries::ignore(&numbers.text(GLOBS)));
     }
     assert!((1_000..19_500).contains(&good), "{good}");
-}
-
-/// Twice as much takes twice as long: if it took four times, this would not end.
-#[test]
-fn large_inputs_are_linear() {
-    for text in [
-        "FROM a\n".repeat(20_000),
-        format!("FROM a\nRUN {}", "a \\\n".repeat(100_000)),
-        format!("FROM a\nENV {}", "a=b \\\n".repeat(50_000)),
-        format!("FROM a\nCOPY <<E /x\n{}E\n", "line\n".repeat(100_000)),
-        format!("FROM a\nRUN {}", "<<E ".repeat(1_000)),
-        format!("FROM a\nCMD [{}\"x\"]", "\"a\", \\\n".repeat(30_000)),
-        format!("FROM a\nCMD [{}", "[\\\n".repeat(50_000)),
-        format!("FROM a\n{}", "# comment\n".repeat(50_000)),
-        format!("FROM a\nRUN {}", "--mount=type=cache,target=/x \\\n".repeat(20_000)),
-        "#\n".repeat(100_000),
-        "\\\n".repeat(100_000),
-    ] {
-        entries::dockerfile(text.as_bytes());
-    }
 }

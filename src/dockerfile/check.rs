@@ -3,12 +3,17 @@
 #![forbid(unsafe_code)]
 
 mod rule;
+mod scope;
+mod steps;
 mod variables;
 
-use super::instruction::{Command, Instruction, Source};
+use super::instruction::Instruction;
 use super::{Dockerfile, Ignore, Span, Stage, Step};
 use crate::error::{Error, ErrorKind, Result};
 pub use rule::Rule;
+
+/// How many names are looked at, all in all, for one that was meant.
+const SUGGESTIONS_MAX: usize = 1 << 16;
 
 /// What a rule says of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,41 +73,64 @@ impl std::str::FromStr for CheckOptions {
     }
 }
 
-impl CheckOptions {
-    fn applies(&self, rule: Rule) -> bool {
-        let is_in = |names: &[String]| names.iter().any(|name| name == rule.name());
+/// The options as sets of rules, a bit each.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    skip: u32,
+    experimental: u32,
+}
+
+impl Rules {
+    fn new(options: &CheckOptions) -> Self {
+        let of = |all: bool, names: &[String]| {
+            let named = Rule::ALL.iter().filter(|rule| all || names.iter().any(|name| name == rule.name()));
+            named.fold(0, |bits, rule| bits | Self::bit(*rule))
+        };
+        let skip = of(options.skip_all, &options.skip);
+        Self { skip, experimental: of(options.experimental_all, &options.experimental) }
+    }
+
+    fn bit(rule: Rule) -> u32 {
+        1 << rule as u32
+    }
+
+    fn applies(self, rule: Rule) -> bool {
         match rule.is_experimental() {
-            true => self.experimental_all || is_in(&self.experimental),
-            false => !self.skip_all && !is_in(&self.skip),
+            true => self.experimental & Self::bit(rule) != 0,
+            false => self.skip & Self::bit(rule) == 0,
         }
     }
 
     /// With what a comment before an instruction adds: `# check=skip=Rule`.
-    fn with(&self, comments: &[String]) -> Self {
+    fn with(self, comments: &[String]) -> Self {
         let own = comments.iter().find_map(|comment| match super::directive::directive(comment) {
-            Some(("check", value)) => value.split(' ').next()?.parse::<Self>().ok(),
+            Some(("check", value)) => value.split(' ').next()?.parse().ok(),
             _ => None,
         });
-        let Some(own) = own else { return self.clone() };
-        Self {
-            skip_all: self.skip_all || own.skip_all,
-            skip: [&self.skip[..], &own.skip].concat(),
-            experimental_all: self.experimental_all || own.experimental_all,
-            experimental: [&self.experimental[..], &own.experimental].concat(),
-            error: self.error,
-        }
+        let Some(own) = own.as_ref().map(Self::new) else { return self };
+        Self { skip: self.skip | own.skip, experimental: self.experimental | own.experimental }
     }
 }
 
-pub(super) struct Checker<'a> {
+struct Checker<'a> {
     file: &'a Dockerfile,
-    options: CheckOptions,
+    ignore: Option<&'a Ignore>,
+    rules: Rules,
+    /// Those of the instruction that was warned about last, by its place.
+    own: Option<(Span, Rules)>,
+    /// How many more names may be looked at for one that was meant.
+    suggestions: usize,
     warnings: Vec<Warning>,
 }
 
 impl Checker<'_> {
     fn warn(&mut self, rule: Rule, span: Span, comments: &[String], message: String) {
-        if self.options.with(comments).applies(rule) {
+        let rules = match self.own {
+            Some((at, rules)) if at == span => rules,
+            _ => self.rules.with(comments),
+        };
+        self.own = Some((span, rules));
+        if rules.applies(rule) {
             self.warnings.push(Warning { rule, message, span });
         }
     }
@@ -127,17 +155,19 @@ impl Dockerfile {
         ignore: Option<&Ignore>,
         base_env: &dyn Fn(&str) -> Option<Vec<String>>,
     ) -> Result<Vec<Warning>> {
-        let mut checker = Checker { file: self, options: self.check_options()?, warnings: Vec::new() };
-        for gap in &self.gaps {
-            let what = "there is an empty line in this instruction, which will be an error".to_owned();
-            checker.warn(Rule::NoEmptyContinuation, *gap, &[], what);
+        let rules = Rules::new(&self.check_options()?);
+        let (own, suggestions, warnings) = (None, SUGGESTIONS_MAX, Vec::new());
+        let mut checker = Checker { file: self, ignore, rules, own, suggestions, warnings };
+        for gap in self.gaps.iter().filter(|_| rules.applies(Rule::NoEmptyContinuation)) {
+            let message = "there is an empty line in this instruction, which will be an error".to_owned();
+            checker.warnings.push(Warning { rule: Rule::NoEmptyContinuation, message, span: *gap });
         }
         checker.casing();
-        checker.globals();
-        let mut names: Vec<&str> = Vec::new();
-        for stage in &self.stages {
-            checker.names(stage, &mut names);
-            checker.steps(stage, ignore);
+        for step in &self.globals {
+            checker.described(step);
+        }
+        for (at, stage) in self.stages.iter().enumerate() {
+            checker.names(stage, at);
         }
         checker.variables(base_env);
         let mut warnings = checker.warnings;
@@ -181,13 +211,6 @@ impl Checker<'_> {
         }
     }
 
-    fn globals(&mut self) {
-        let file = self.file;
-        for step in &file.globals {
-            self.described(step);
-        }
-    }
-
     /// Whether a comment right before names what it stands before.
     fn definition(&mut self, keyword: &str, names: &[&str], span: Span, comments: &[String]) {
         let Some(last) = comments.last() else { return };
@@ -206,7 +229,7 @@ impl Checker<'_> {
         }
     }
 
-    fn names<'s>(&mut self, stage: &'s Stage, names: &mut Vec<&'s str>) {
+    fn names(&mut self, stage: &Stage, at: usize) {
         let Some(name) = stage.name.as_deref() else { return };
         let (span, comments) = (stage.span, &stage.comments[..]);
         self.definition("FROM", &[name], span, comments);
@@ -228,124 +251,9 @@ impl Checker<'_> {
             let what = format!("{name:?} means something else already");
             self.warn(Rule::ReservedStageName, span, comments, what);
         }
-        if names.contains(&name) {
+        if self.file.names.is_again(name, at) {
             let what = format!("there is a stage {name:?} already");
             self.warn(Rule::DuplicateStageName, span, comments, what);
         }
-        names.push(name);
     }
-
-    fn steps(&mut self, stage: &Stage, ignore: Option<&Ignore>) {
-        let (mut has_shell, mut has_workdir) = (false, false);
-        let mut once: [Option<&Step>; 3] = [None; 3];
-        for step in &stage.steps {
-            let name = step.instruction.name();
-            let warn = |this: &mut Self, rule, what: String| this.warn(rule, step.span, &step.comments, what);
-            self.described(step);
-            if let Some(at) = ["CMD", "ENTRYPOINT", "HEALTHCHECK"].iter().position(|once| *once == name)
-                && let Some(before) = once[at].replace(step)
-            {
-                let what = format!("of several {name} in a stage only the last one counts");
-                self.warn(Rule::MultipleInstructionsDisallowed, before.span, &before.comments, what);
-            }
-            match &step.instruction {
-                Instruction::Cmd(Command::Shell(_)) | Instruction::Entrypoint(Command::Shell(_))
-                    if !has_shell =>
-                {
-                    let what = format!("{name} in shell form: signals reach the shell, not the program");
-                    warn(self, Rule::JsonArgsRecommended, what);
-                }
-                Instruction::Shell(_) => has_shell = true,
-                Instruction::Maintainer(_) => {
-                    let what =
-                        "MAINTAINER is a label now: LABEL org.opencontainers.image.authors=…".to_owned();
-                    warn(self, Rule::MaintainerDeprecated, what);
-                }
-                Instruction::Workdir(path) => {
-                    if !has_workdir && !path.starts_with(['/', '$']) {
-                        let what = format!("{path:?} is below whatever the base has as its directory");
-                        warn(self, Rule::WorkdirRelativePath, what);
-                    }
-                    has_workdir = true;
-                }
-                Instruction::Env(variables) | Instruction::Label(variables) => {
-                    for variable in variables {
-                        if !variable.equals {
-                            let what = format!("{name} {0} … is the old form of {name} {0}=…", variable.name);
-                            warn(self, Rule::LegacyKeyValueFormat, what);
-                        }
-                        if name == "ENV" && is_secret(&variable.name) {
-                            let what = format!("{:?} of ENV is in the image for everybody", variable.name);
-                            warn(self, Rule::SecretsUsedInArgOrEnv, what);
-                        }
-                    }
-                }
-                Instruction::Arg(args) => {
-                    for arg in args.iter().filter(|arg| is_secret(&arg.name)) {
-                        let what = format!("{:?} of ARG is in the image's history for everybody", arg.name);
-                        warn(self, Rule::SecretsUsedInArgOrEnv, what);
-                    }
-                }
-                Instruction::Expose(ports) => {
-                    for port in ports {
-                        if port.split_once('/').is_some_and(|(_, proto)| proto.contains(char::is_uppercase)) {
-                            warn(
-                                self,
-                                Rule::ExposeProtoCasing,
-                                format!("the protocol of {port:?} is not in lowercase"),
-                            );
-                        }
-                        if port.contains(':') && !port.contains('$') {
-                            let what =
-                                format!("{port:?} has more than a port, which is left to who runs the image");
-                            warn(self, Rule::ExposeInvalidFormat, what);
-                        }
-                    }
-                }
-                Instruction::Copy(copy) if copy.from.is_none() => self.ignored(step, &copy.sources, ignore),
-                Instruction::Add(add) => self.ignored(step, &add.sources, ignore),
-                _ => {}
-            }
-        }
-    }
-
-    fn ignored(&mut self, step: &Step, sources: &[Source], ignore: Option<&Ignore>) {
-        // With exceptions there is no saying without the files.
-        let Some(ignore) = ignore.filter(|ignore| !ignore.has_exceptions()) else { return };
-        for source in sources {
-            let Source::Path(path) = source else { continue };
-            if path.contains(['$', '*', '?', '[']) || path.contains("://") {
-                continue;
-            }
-            let cleaned = super::ignore::cleaned(path);
-            let relative = cleaned.trim_start_matches('/');
-            let is_ignored = match relative {
-                "" | "." => ignore.patterns().any(|(pattern, _)| ["*", "**", "**/*"].contains(&pattern)),
-                path => ignore.excludes(path),
-            };
-            if is_ignored {
-                let what = format!("{path:?} is left out of the context by .dockerignore");
-                self.warn(Rule::CopyIgnoredFile, step.span, &step.comments, what);
-            }
-        }
-    }
-}
-
-/// A name that says password, and not that it is a file's, or public.
-fn is_secret(name: &str) -> bool {
-    const WORDS: [&str; 10] = [
-        "apikey",
-        "auth",
-        "credential",
-        "credentials",
-        "key",
-        "password",
-        "pword",
-        "passwd",
-        "secret",
-        "token",
-    ];
-    let lower = name.to_ascii_lowercase();
-    let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
-    has(&WORDS) && !has(&["public", "file", "version"])
 }

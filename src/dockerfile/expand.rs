@@ -1,7 +1,8 @@
 //! Which fields of which instruction are expanded, and how.
 #![forbid(unsafe_code)]
 
-use super::instruction::{Add, Arg, Copy, Instruction, Run, Source, Variable};
+use super::bounds::Left;
+use super::instruction::{Add, Copy, Instruction, Run, Source, Variable};
 use super::mount::RunMount;
 use super::place::Found;
 use super::shell::{Expander, Lookup};
@@ -24,6 +25,7 @@ pub(super) struct Replacer<'a> {
     word: Expander,
     content: Expander,
     env: &'a Lookup<'a>,
+    left: Left,
     used: BTreeSet<String>,
     unset: BTreeSet<String>,
     /// What was expanded last.
@@ -37,6 +39,7 @@ impl<'a> Replacer<'a> {
             // Whatever the file's escape character is, as in BuildKit.
             content: Expander::new('\\').plain_quotes(true),
             env,
+            left: Left::new(),
             used: BTreeSet::new(),
             unset: BTreeSet::new(),
             last: String::new(),
@@ -47,7 +50,7 @@ impl<'a> Replacer<'a> {
         self.last.clear();
         self.last.push_str(text);
         let expander = if content { &self.content } else { &self.word };
-        let (expansion, words) = expander.expand(text, self.env)?;
+        let (expansion, words) = expander.expand(text, self.env, &mut self.left)?;
         self.used.extend(expansion.used);
         self.unset.extend(expansion.unset);
         Ok((expansion.text, words))
@@ -79,11 +82,17 @@ impl<'a> Replacer<'a> {
                 Source::Path(path) => Source::Path(self.text(path)?),
                 Source::Heredoc(heredoc) => {
                     let mut heredoc = heredoc.clone();
+                    if heredoc.strip_tabs || heredoc.expand {
+                        // Each source that names it has its own now.
+                        self.left.grow(0..0, heredoc.content.len())?;
+                    }
                     // Tabs of the file go, those of a variable do not.
-                    heredoc.content = heredoc.stripped();
-                    heredoc.strip_tabs = false;
+                    if heredoc.strip_tabs {
+                        heredoc.content = heredoc.stripped().into();
+                        heredoc.strip_tabs = false;
+                    }
                     if heredoc.expand {
-                        heredoc.content = self.with(true, &heredoc.content)?.0;
+                        heredoc.content = self.with(true, &heredoc.content)?.0.into();
                         heredoc.expand = false;
                     }
                     Source::Heredoc(heredoc)
@@ -110,13 +119,6 @@ impl<'a> Replacer<'a> {
                 destination: self.text(&copy.destination)?,
                 ..copy.clone()
             }),
-            Instruction::Arg(args) => {
-                let replace = |arg: &Arg| {
-                    let (name, value) = (self.text(&arg.name)?, self.optional(&arg.value)?);
-                    Ok(Arg { name, value, description: arg.description.clone() })
-                };
-                Instruction::Arg(args.iter().map(replace).collect::<Found<_>>()?)
-            }
             Instruction::Env(variables) => Instruction::Env(self.variables(variables)?),
             Instruction::Label(variables) => Instruction::Label(self.variables(variables)?),
             Instruction::Expose(ports) => {
@@ -134,7 +136,8 @@ impl<'a> Replacer<'a> {
             Instruction::User(text) => Instruction::User(self.text(text)?),
             Instruction::Workdir(text) => Instruction::Workdir(self.text(text)?),
             Instruction::Volume(paths) => Instruction::Volume(self.texts(paths)?),
-            Instruction::Cmd(_)
+            Instruction::Arg(_)
+            | Instruction::Cmd(_)
             | Instruction::Entrypoint(_)
             | Instruction::Healthcheck(_)
             | Instruction::Maintainer(_)

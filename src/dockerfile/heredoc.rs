@@ -1,8 +1,10 @@
 //! Here-documents ("Here-Documents" of the Dockerfile reference): `<<NAME` in a line, and lines up to `NAME`.
 #![forbid(unsafe_code)]
 
+use super::bounds::Left;
 use super::place::{Fault, Found};
 use super::shell::Expander;
+use std::sync::Arc;
 
 /// A here-document of RUN, COPY or ADD.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -16,15 +18,15 @@ pub struct Heredoc {
     pub expand: bool,
     /// Whether tabs at the beginning of each line are no part of it: `<<-EOF`.
     pub strip_tabs: bool,
-    /// Its lines as they are in the file, with tabs and line ends.
-    pub content: String,
+    /// Its lines as they are in the file, with tabs and line ends. Shared by all sources of a COPY that name it.
+    pub content: Arc<str>,
 }
 
 impl Heredoc {
     /// What is to be in the file: without the tabs, where it has `<<-`.
     pub fn stripped(&self) -> String {
         if !self.strip_tabs {
-            return self.content.clone();
+            return self.content.to_string();
         }
         self.content.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
     }
@@ -42,20 +44,21 @@ impl Heredoc {
         let lexer = Expander::new('\\').keep_unset(true);
         let at = word.len() - rest.len();
         let moved = |fault: Fault| fault.moved(|range| range.start + at..range.end + at);
-        let (_, plain) = lexer.expand(rest, &nothing).map_err(moved)?;
+        let (_, plain) = lexer.expand(rest, &nothing, &mut Left::new()).map_err(moved)?;
         let [name] = plain.as_slice() else { return Ok(None) };
-        let (_, raw) = lexer.raw_quotes(true).expand(rest, &nothing).map_err(moved)?;
+        let (_, raw) = lexer.raw_quotes(true).expand(rest, &nothing, &mut Left::new()).map_err(moved)?;
         let quotes = |text: &str| text.matches(['\'', '"']).count();
         let expand = raw.first().is_some_and(|raw| quotes(raw) == quotes(name));
         let descriptor = word[..digits].parse().unwrap_or(0);
-        Ok(Some(Self { name: name.clone(), descriptor, expand, strip_tabs, content: String::new() }))
+        Ok(Some(Self { name: name.clone(), descriptor, expand, strip_tabs, content: Arc::default() }))
     }
 
     /// All that a line announces.
     pub(super) fn all_of(line: &str) -> Found<Vec<Self>> {
         let lexer = Expander::new('\\').raw_quotes(true).raw_escapes(true).keep_unset(true);
         // What can't be read as words has none: a shell will say what is wrong.
-        let Ok((_, words)) = lexer.expand(line, &|_: &str| None) else { return Ok(Vec::new()) };
+        let read = lexer.expand(line, &|_: &str| None, &mut Left::new());
+        let Ok((_, words)) = read else { return Ok(Vec::new()) };
         let mut all = Vec::new();
         for word in words {
             let found = Self::parse(&word).map_err(|fault| {
@@ -138,7 +141,7 @@ mod tests {
         assert_eq!(found.stripped(), "hello\nworld\n a\tb\n");
         assert!(found.ends_with("\t\tEOF\r\n") && !found.ends_with(" EOF\n"));
         found.strip_tabs = false;
-        assert_eq!(found.stripped(), found.content);
+        assert_eq!(*found.stripped(), *found.content);
         assert!(found.ends_with("EOF\n") && !found.ends_with("\tEOF\n"));
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub enum Instruction {
     /// ADD: files from the context, from archives, from URLs and git repositories.
     Add(Add),
-    /// ARG: names and values are replaced.
+    /// ARG: nothing is replaced, as a default may not be needed: see [`Step::expand_default`](super::Step::expand_default).
     Arg(Vec<Arg>),
     /// CMD: nothing is replaced.
     Cmd(Command),
@@ -122,7 +122,7 @@ pub struct Variable {
 pub struct Arg {
     /// The name; never empty.
     pub name: String,
-    /// The default, where there is one.
+    /// The default, where there is one, as it is written.
     pub value: Option<String>,
     /// What the comment before it says of it: `# NAME description`.
     pub description: Option<String>,

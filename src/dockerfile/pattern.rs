@@ -3,9 +3,7 @@
 //! Neither `*` nor `?` matches a newline, as in the regular expressions that BuildKit makes of them.
 #![forbid(unsafe_code)]
 
-/// How many steps a match may take: characters of the text times characters of the pattern.
-const STEPS_MAX: usize = 1 << 26;
-const TOO_LONG: &str = "a pattern and a value this long take too many steps to compare";
+const TOO_LONG: &str = "patterns and values this long take too many steps to compare";
 const NOTHING: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +35,11 @@ impl Pattern {
         Ok(Self(tokens))
     }
 
-    /// For each place in `text`, where the match that begins there ends; the longest or the shortest.
-    fn ends(&self, text: &[char], longest: bool) -> Result<Vec<u32>, &'static str> {
-        let steps = (text.len() + 1).saturating_mul(self.0.len() + 1);
-        if steps > STEPS_MAX || text.len() >= NOTHING as usize {
-            return Err(TOO_LONG);
-        }
+    /// For each place in `text`, where the match that begins there ends; the longest or the shortest. It takes characters
+    /// of the text times characters of the pattern, of the `steps` that are left.
+    fn ends(&self, text: &[char], longest: bool, steps: &mut usize) -> Result<Vec<u32>, &'static str> {
+        let taken = (text.len() + 1).saturating_mul(self.0.len() + 1);
+        *steps = steps.checked_sub(taken).filter(|_| text.len() < NOTHING as usize).ok_or(TOO_LONG)?;
         let better = |a: u32, b: u32| match (a, b) {
             (NOTHING, other) | (other, NOTHING) => other,
             (a, b) if longest => a.max(b),
@@ -74,18 +71,28 @@ impl Pattern {
         Ok(ends)
     }
 
-    pub(super) fn without_prefix<'a>(&self, value: &'a str, longest: bool) -> Result<&'a str, &'static str> {
+    pub(super) fn without_prefix<'a>(
+        &self,
+        value: &'a str,
+        longest: bool,
+        steps: &mut usize,
+    ) -> Result<&'a str, &'static str> {
         let chars: Vec<char> = value.chars().collect();
-        Ok(match self.ends(&chars, longest)?[0] {
+        Ok(match self.ends(&chars, longest, steps)?[0] {
             NOTHING => value,
             end => &value[chars[..end as usize].iter().map(|c| c.len_utf8()).sum()..],
         })
     }
 
-    pub(super) fn without_suffix<'a>(&self, value: &'a str, longest: bool) -> Result<&'a str, &'static str> {
+    pub(super) fn without_suffix<'a>(
+        &self,
+        value: &'a str,
+        longest: bool,
+        steps: &mut usize,
+    ) -> Result<&'a str, &'static str> {
         let chars: Vec<char> = value.chars().rev().collect();
         let reversed = Self(self.0.iter().rev().copied().collect());
-        Ok(match reversed.ends(&chars, longest)?[0] {
+        Ok(match reversed.ends(&chars, longest, steps)?[0] {
             NOTHING => value,
             end => {
                 let cut: usize = chars[..end as usize].iter().map(|c| c.len_utf8()).sum();
@@ -101,9 +108,10 @@ impl Pattern {
         by: &str,
         all: bool,
         max: usize,
+        steps: &mut usize,
     ) -> Result<String, &'static str> {
         let chars: Vec<char> = value.chars().collect();
-        let ends = self.ends(&chars, true)?;
+        let ends = self.ends(&chars, true, steps)?;
         let (mut result, mut at, mut after) = (String::new(), 0, None);
         while at <= chars.len() {
             if result.len() > max {
@@ -148,8 +156,8 @@ mod tests {
     fn shortest_and_longest_at_both_ends() {
         let cut = |pattern: &str, value: &'static str| {
             let pattern = Pattern::new(pattern).unwrap();
-            let prefix = |longest| pattern.without_prefix(value, longest).unwrap();
-            let suffix = |longest| pattern.without_suffix(value, longest).unwrap();
+            let prefix = |longest| pattern.without_prefix(value, longest, &mut 1_000).unwrap();
+            let suffix = |longest| pattern.without_suffix(value, longest, &mut 1_000).unwrap();
             [prefix(false), prefix(true), suffix(false), suffix(true)]
         };
         assert_eq!(cut("*.", "a.b.c"), ["b.c", "c", "a.b.c", "a.b.c"]);
@@ -164,7 +172,7 @@ mod tests {
     #[test]
     fn nothing_is_found_between_characters_but_not_after_a_match() {
         let replace = |pattern: &str, value: &str, by: &str| {
-            Pattern::new(pattern).unwrap().replace(value, by, true, 100).unwrap()
+            Pattern::new(pattern).unwrap().replace(value, by, true, 100, &mut 1_000).unwrap()
         };
         assert_eq!(replace("", "ab", "-"), "-a-b-");
         assert_eq!(replace("*", "ab", "-"), "-");
@@ -175,8 +183,16 @@ mod tests {
 
     #[test]
     fn a_value_that_is_too_long_is_an_error() {
-        let many = Pattern::new(&"*a".repeat(20_000)).unwrap();
-        assert!(many.without_prefix(&"a".repeat(20_000), true).is_err());
-        assert!(Pattern::new("a").unwrap().replace("aaaa", "bbbb", true, 8).is_err());
+        assert!(Pattern::new("a").unwrap().replace("aaaa", "bbbb", true, 8, &mut 1_000).is_err());
+    }
+
+    #[test]
+    fn steps_are_characters_times_characters() {
+        let (pattern, mut steps) = (Pattern::new("*a").unwrap(), 40);
+        for left in [25, 10] {
+            assert_eq!(pattern.without_prefix("aaaa", false, &mut steps), Ok("aaa"));
+            assert_eq!(steps, left);
+        }
+        assert!(pattern.without_prefix("aaaa", false, &mut steps).is_err());
     }
 }

@@ -175,10 +175,12 @@ impl Joined {
 /// The word that is meant, where one is nearly what was written.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word: Vec<char> = word.chars().take(64).flat_map(char::to_lowercase).collect();
-    let distances = known.map(|other| (distance(&word, &other.to_lowercase()), other));
+    // What is longer or shorter by more than that is further away.
+    let is_alike = |other: &&str| other.chars().take(word.len() + 4).count().abs_diff(word.len()) <= 3;
+    let distances = known.filter(is_alike).map(|other| (distance(&word, &other.to_lowercase()), other));
     distances
         .filter(|(far, other)| *far <= 3 && *far * 2 < other.len())
-        .min_by_key(|(far, _)| *far)
+        .min_by_key(|(far, other)| (*far, *other))
         .map(|(_, other)| other)
 }
 

@@ -1,6 +1,7 @@
 //! From statements to instructions: what each may have, and must have.
 #![forbid(unsafe_code)]
 
+use super::bounds::Left;
 use super::flags::{Flags, Kind};
 use super::heredoc::Heredoc;
 use super::instruction::{
@@ -13,6 +14,7 @@ use super::shell::Expander;
 use super::syntax::{Arguments, Statement, shortened};
 use super::values::{boolean, duration, fields};
 use super::words::Word;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use Kind::{Many, Switch, Text};
@@ -43,7 +45,8 @@ pub(super) fn item(statement: &Statement, escape: char) -> Found<Item> {
         "ARG" => {
             without_flags()?;
             at_least_one(statement)?;
-            Instruction::Arg(words.iter().map(|word| arg(word, &statement.comments)).collect::<Found<_>>()?)
+            let described = descriptions(&statement.comments);
+            Instruction::Arg(words.iter().map(|word| arg(word, &described)).collect::<Found<_>>()?)
         }
         "CMD" => {
             without_flags()?;
@@ -155,13 +158,12 @@ fn command(statement: &Statement, words: &[Word]) -> Command {
     Command::Shell(texts(words).join(" "))
 }
 
-/// What a comment before it says of a name: `# NAME description`.
-pub(super) fn description(comments: &[String], name: &str) -> Option<String> {
-    let after = |line: &String| Some(line.strip_prefix(name)?.strip_prefix(' ')?.to_owned());
-    comments.iter().find_map(after)
+/// What the comments before it say of names: `# NAME description`. The first of a name counts.
+pub(super) fn descriptions(comments: &[String]) -> HashMap<&str, &str> {
+    comments.iter().rev().filter_map(|line| line.split_once(' ')).collect()
 }
 
-fn arg(word: &Word, comments: &[String]) -> Found<Arg> {
+fn arg(word: &Word, described: &HashMap<&str, &str>) -> Found<Arg> {
     let (name, value) = match word.text.split_once('=') {
         Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
         None => (word.text.clone(), None),
@@ -169,7 +171,7 @@ fn arg(word: &Word, comments: &[String]) -> Found<Arg> {
     if name.is_empty() {
         return Err(Fault::new(word.place(), "a name is missing before the '='"));
     }
-    Ok(Arg { description: description(comments, &name), name, value })
+    Ok(Arg { description: described.get(&name[..]).map(|text| (*text).to_owned()), name, value })
 }
 
 fn variables(statement: &Statement) -> Found<Vec<Variable>> {
@@ -205,10 +207,12 @@ fn sources(statement: &Statement) -> Found<(Vec<Source>, String)> {
         let why = "a here-document is a source, and the last argument is the destination";
         return Err(Fault::new(destination.place(), why));
     }
+    // The last of those that have the same name, as in BuildKit.
+    let named: HashMap<_, _> =
+        statement.heredocs.iter().map(|heredoc| (heredoc.name.as_str(), heredoc)).collect();
     let source = |word: &Word| {
         let Some(announced) = parse(word)? else { return Ok(Source::Path(word.text.clone())) };
-        // The last of those that have the same name, as in BuildKit.
-        match statement.heredocs.iter().rev().find(|heredoc| heredoc.name == announced.name) {
+        match named.get(announced.name.as_str()).copied() {
             Some(heredoc) => {
                 let (expand, strip_tabs) = (announced.expand, announced.strip_tabs);
                 Ok(Source::Heredoc(Heredoc { expand, strip_tabs, ..heredoc.clone() }))
@@ -265,7 +269,7 @@ fn copy(statement: &Statement, escape: char) -> Found<Instruction> {
         ],
     )?;
     if let Some((word, from)) = flags.placed("from") {
-        let same = Expander::new(escape).expand(from, &|_: &str| None);
+        let same = Expander::new(escape).expand(from, &|_: &str| None, &mut Left::new());
         if same.is_ok_and(|(expansion, _)| expansion.text != from) {
             let remedy = "give the image a stage of its own: FROM $IMAGE AS name, and --from=name here";
             return Err(Fault::new(word.place(), "--from can't have variables").with_remedy(remedy));

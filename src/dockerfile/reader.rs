@@ -174,11 +174,12 @@ pub(super) fn read(source: &Source) -> Found<Read> {
 }
 
 fn content(heredoc: &mut Heredoc, lines: &mut Lines, announced: std::ops::Range<usize>) -> Found<()> {
-    for line in lines.by_ref() {
+    let begin = lines.at;
+    while let Some(line) = lines.next() {
         if heredoc.ends_with(line.whole) {
+            heredoc.content = lines.text[begin..line.at].into();
             return Ok(());
         }
-        heredoc.content.push_str(line.whole);
     }
     let remedy = format!("end it by a line with {} alone", shortened(&heredoc.name));
     Err(Fault::new(announced, "a here-document does not end").with_remedy(remedy))

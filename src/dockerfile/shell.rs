@@ -6,18 +6,19 @@
 //!
 //! Three things are not as in BuildKit, on purpose. A `$` in the replacement of `//` is a dollar sign, as it is in that of
 //! `/`; there it would be read once more, as a reference to a group of a regular expression. Text before a modifier stays
-//! a part of its word when words are split. And there are bounds, each with an error: on depth, size and steps.
+//! a part of its word when words are split. And there are [bounds](super::bounds), each with an error: on depth, on the size of
+//! results and values, and on steps.
 #![forbid(unsafe_code)]
 
+use super::bounds::{LENGTH_MAX, Left, too_large};
 use super::pattern::Pattern;
 use super::place::{Fault, Found};
-use crate::error::{ErrorKind, Result};
+use super::syntax::shortened;
+use crate::error::Result;
 use std::collections::BTreeSet;
 
 /// How deep `${a:-${b:-…}}` may go.
 const DEPTH_MAX: usize = 64;
-/// How long the result may be, in bytes: what refers to itself doubles with each line.
-const LENGTH_MAX: usize = 16 << 20;
 
 /// What the value of a variable is: of ARG and ENV, or of whatever the caller has. `None` where it is not set.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -91,9 +92,11 @@ impl Expander {
     ///
     /// # Errors
     /// `InvalidData` for a quote or a brace that is not closed, for a modifier that does not exist, and where `${name:?}`
-    /// says so; `TooLarge` beyond 16 MiB, and where a pattern would take too many steps.
+    /// says so; `TooLarge` beyond 16 MiB, where all values that were looked up have more than 64 MiB, and where patterns
+    /// would take more than 2²⁶ steps: characters of values times characters of patterns.
     pub fn word(&self, text: &str, env: &Lookup) -> Result<Expansion> {
-        self.expand(text, env).map(|(expansion, _)| expansion).map_err(|fault| fault.into_error(text))
+        let expanded = self.expand(text, env, &mut Left::new());
+        expanded.map(|(expansion, _)| expansion).map_err(|fault| fault.into_error(text))
     }
 
     /// The text as words: split at spaces that are not quoted, after variables were replaced.
@@ -101,10 +104,16 @@ impl Expander {
     /// # Errors
     /// As [`word`](Self::word).
     pub fn words(&self, text: &str, env: &Lookup) -> Result<Vec<String>> {
-        self.expand(text, env).map(|(_, words)| words).map_err(|fault| fault.into_error(text))
+        let expanded = self.expand(text, env, &mut Left::new());
+        expanded.map(|(_, words)| words).map_err(|fault| fault.into_error(text))
     }
 
-    pub(super) fn expand(&self, text: &str, env: &Lookup) -> Found<(Expansion, Vec<String>)> {
+    pub(super) fn expand(
+        &self,
+        text: &str,
+        env: &Lookup,
+        left: &mut Left,
+    ) -> Found<(Expansion, Vec<String>)> {
         let mut lexer = Lexer {
             options: self,
             text,
@@ -112,7 +121,7 @@ impl Expander {
             raw_escapes: self.raw_escapes,
             env,
             depth: 0,
-            length: 0,
+            left,
             expansion: Expansion::default(),
         };
         let (text, words) = lexer.until(None, self.raw_escapes)?;
@@ -153,7 +162,7 @@ struct Lexer<'a> {
     raw_escapes: bool,
     env: &'a Lookup<'a>,
     depth: usize,
-    length: usize,
+    left: &'a mut Left,
     expansion: Expansion,
 }
 
@@ -170,15 +179,6 @@ impl Lexer<'_> {
 
     fn fault<T>(&self, from: usize, message: impl Into<String>) -> Found<T> {
         Err(Fault::new(from..self.at, message))
-    }
-
-    fn grown(&mut self, from: usize, by: usize) -> Found<()> {
-        self.length = self.length.saturating_add(by);
-        if self.length > LENGTH_MAX {
-            let why = format!("it becomes longer than {LENGTH_MAX} bytes with its variables replaced");
-            return Err(Fault::new(from..self.at, why).with_kind(ErrorKind::TooLarge));
-        }
-        Ok(())
     }
 
     /// Up to the end, or up to and with `stop`.
@@ -202,7 +202,7 @@ impl Lexer<'_> {
                 }
                 '$' => {
                     let value = self.dollar()?;
-                    self.grown(from, value.len())?;
+                    self.left.grow(from..self.at, value.len())?;
                     words.text.push_str(&value);
                     value.chars().for_each(|c| words.split(c));
                 }
@@ -269,7 +269,7 @@ impl Lexer<'_> {
                 }
                 '$' => {
                     let value = self.dollar()?;
-                    self.grown(from, value.len())?;
+                    self.left.grow(from..self.at, value.len())?;
                     result.push_str(&value);
                 }
                 _ => {
@@ -329,13 +329,14 @@ impl Lexer<'_> {
         self.text[from..self.at].to_owned()
     }
 
-    fn value(&mut self, name: &str) -> Option<String> {
+    fn value(&mut self, from: usize, name: &str) -> Found<Option<String>> {
         let value = (self.env)(name);
+        self.left.look_up(from..self.at, value.as_ref().map_or(0, String::len))?;
         let names = if value.is_some() { &mut self.expansion.used } else { &mut self.expansion.unset };
         if !names.contains(name) {
             names.insert(name.to_owned());
         }
-        value
+        Ok(value)
     }
 
     fn dollar(&mut self) -> Found<String> {
@@ -346,7 +347,7 @@ impl Lexer<'_> {
             if name.is_empty() {
                 return Ok("$".into());
             }
-            let value = self.value(&name);
+            let value = self.value(from, &name)?;
             return Ok(match value {
                 None if self.options.keep_unset => format!("${name}"),
                 value => value.unwrap_or_default(),
@@ -361,7 +362,7 @@ impl Lexer<'_> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             let why = format!("more than {DEPTH_MAX} variables are inside each other");
-            return Err(Fault::new(from..self.at, why).with_kind(ErrorKind::TooLarge));
+            return Err(too_large(from..self.at, why));
         }
         let name = self.name();
         let value = self.braced(from, &name)?;
@@ -380,7 +381,7 @@ impl Lexer<'_> {
         let sign = if colon { format!(":{modifier}") } else { modifier.to_string() };
         match modifier {
             '}' if !colon => {
-                let value = self.value(name);
+                let value = self.value(from, name)?;
                 Ok(match value {
                     None if self.options.keep_unset => format!("${{{name}}}"),
                     value => value.unwrap_or_default(),
@@ -388,7 +389,7 @@ impl Lexer<'_> {
             }
             '-' | '+' | '?' => {
                 let word = self.part('}', false, from)?;
-                let value = self.value(name);
+                let value = self.value(from, name)?;
                 if value.is_none() && self.options.keep_unset {
                     return Ok(format!("${{{name}{sign}{word}}}"));
                 }
@@ -406,7 +407,7 @@ impl Lexer<'_> {
             }
             '#' | '%' if !colon => {
                 let word = self.part('}', true, from)?;
-                let value = self.value(name);
+                let value = self.value(from, name)?;
                 let Some(value) = value else {
                     let kept = format!("${{{name}{sign}{word}}}");
                     // The pattern has to be right, whatever it is held against.
@@ -416,10 +417,10 @@ impl Lexer<'_> {
                 let longest = word.starts_with(modifier);
                 let pattern = self.pattern(from, word.strip_prefix(modifier).unwrap_or(&word))?;
                 let cut = match modifier {
-                    '#' => pattern.without_prefix(&value, longest),
-                    _ => pattern.without_suffix(&value, longest),
+                    '#' => pattern.without_prefix(&value, longest, &mut self.left.steps),
+                    _ => pattern.without_suffix(&value, longest, &mut self.left.steps),
                 };
-                cut.map(str::to_owned).map_err(|why| self.too_long(from, why))
+                cut.map(str::to_owned).map_err(|why| too_large(from..self.at, why))
             }
             '/' if !colon => {
                 let all = self.peek() == Some('/');
@@ -428,14 +429,15 @@ impl Lexer<'_> {
                 }
                 let pattern = self.part('/', true, from)?;
                 let replacement = self.part('}', true, from)?;
-                let value = self.value(name);
+                let value = self.value(from, name)?;
                 if value.is_none() && self.options.keep_unset {
                     let sign = if all { "//" } else { "/" };
                     return Ok(format!("${{{name}{sign}{pattern}/{replacement}}}"));
                 }
                 let pattern = self.pattern(from, &pattern)?;
-                let replaced = pattern.replace(&value.unwrap_or_default(), &replacement, all, LENGTH_MAX);
-                replaced.map_err(|why| self.too_long(from, why))
+                let (value, steps) = (value.unwrap_or_default(), &mut self.left.steps);
+                let replaced = pattern.replace(&value, &replacement, all, LENGTH_MAX, steps);
+                replaced.map_err(|why| too_large(from..self.at, why))
             }
             _ => self.fault(from, format!("{sign:?} is no modifier of a variable")),
         }
@@ -452,10 +454,6 @@ impl Lexer<'_> {
     }
 
     fn pattern(&self, from: usize, text: &str) -> Found<Pattern> {
-        Pattern::new(text).or_else(|why| self.fault(from, format!("the pattern {text:?}: {why}")))
-    }
-
-    fn too_long(&self, from: usize, why: &'static str) -> Fault {
-        Fault::new(from..self.at, why).with_kind(ErrorKind::TooLarge)
+        Pattern::new(text).or_else(|why| self.fault(from, format!("the pattern {}: {why}", shortened(text))))
     }
 }

@@ -41,7 +41,7 @@ impl Statement {
     /// Of a line that was put together.
     pub(super) fn parse(line: &Joined, escape: char, span: Span) -> Found<Self> {
         let moved = |fault: Fault| fault.moved(|at| line.place(at));
-        let mut statement = Self::of(&line.text, 0, escape, span).map_err(moved)?;
+        let mut statement = Self::of(&line.text, 0, escape, span, false).map_err(moved)?;
         if statement.takes_heredocs() && line.text.contains("<<") {
             statement.heredocs = Heredoc::all_of(&line.text).map_err(moved)?;
         }
@@ -49,7 +49,8 @@ impl Statement {
         Ok(statement)
     }
 
-    fn of(text: &str, offset: usize, escape: char, span: Span) -> Found<Self> {
+    /// `inside` ONBUILD there is no other one, so this calls itself once at most.
+    fn of(text: &str, offset: usize, escape: char, span: Span, inside: bool) -> Found<Self> {
         let at = offset + text.len() - text.trim_start().len();
         let text = text.trim();
         let (keyword, rest) = split_first(text);
@@ -60,12 +61,13 @@ impl Statement {
         let arguments_at = at + by + begin + arguments.len() - arguments.trim_start().len();
         let arguments = arguments.trim();
         let keyword = Word::new(keyword, at);
-        let (arguments, json) =
-            read(&keyword, arguments, arguments_at, escape, span).map_err(|fault| match arguments {
+        let (arguments, json) = read(&keyword, arguments, arguments_at, escape, span, inside).map_err(
+            |fault| match arguments {
                 // Where there is nothing to point at.
                 "" => fault.moved(|_| keyword.place()),
                 _ => fault,
-            })?;
+            },
+        )?;
         let text = text.to_owned();
         let (heredocs, comments) = (Vec::new(), Vec::new());
         Ok(Self { keyword, flags, arguments, json, heredocs, text, span, comments })
@@ -107,7 +109,14 @@ impl Statement {
 }
 
 /// The arguments as the keyword has them, and whether they are JSON.
-fn read(keyword: &Word, text: &str, at: usize, escape: char, span: Span) -> Found<(Arguments, bool)> {
+fn read(
+    keyword: &Word,
+    text: &str,
+    at: usize,
+    escape: char,
+    span: Span,
+    inside: bool,
+) -> Found<(Arguments, bool)> {
     let whole = || match text {
         "" => Vec::new(),
         text => vec![Word::new(text, at)],
@@ -128,8 +137,8 @@ fn read(keyword: &Word, text: &str, at: usize, escape: char, span: Span) -> Foun
         "MAINTAINER" | "STOPSIGNAL" | "USER" | "WORKDIR" => (whole(), false),
         "ARG" => (quoted_words(text, at, escape), false),
         "ENV" | "LABEL" => return Ok((Arguments::Pairs(pairs(&name, text, at, escape)?), false)),
-        "ONBUILD" if !text.is_empty() => {
-            let inner = Statement::of(text, at, escape, span)?;
+        "ONBUILD" if !text.is_empty() && !inside => {
+            let inner = Statement::of(text, at, escape, span, true)?;
             return Ok((Arguments::Statement(Box::new(inner)), false));
         }
         "HEALTHCHECK" if !text.is_empty() => {

@@ -5,3 +5,4 @@ mod ignore;
 mod instructions;
 mod parser;
 mod shell;
+mod stages;

@@ -1,7 +1,9 @@
 //! What the fuzz targets (`fuzz/`) and the tests run on any bytes: nothing may panic, and what is said has to hold.
 //! Each says whether the input was a right one.
 
-use coracle::dockerfile::{Dockerfile, Expander, Ignore, Parents};
+use coracle::dockerfile::{
+    Base, Dockerfile, Expander, Ignore, Instruction, Parents, RunMount, Step, frontend,
+};
 use coracle::{Error, ErrorKind};
 
 fn check(error: &Error) {
@@ -9,8 +11,11 @@ fn check(error: &Error) {
     assert!(error.to_string().len() < 20_000);
 }
 
-/// A Dockerfile is read, and all of it expanded.
+/// A Dockerfile is read, and all of it expanded, checked, and asked for its stages.
 pub fn dockerfile(bytes: &[u8]) -> bool {
+    if let Some(found) = str::from_utf8(bytes).ok().and_then(frontend) {
+        assert!(!found.word().is_empty() || found.value.is_empty() || found.value.starts_with(' '));
+    }
     let file = match Dockerfile::parse(bytes) {
         Ok(file) => file,
         Err(error) => {
@@ -33,15 +38,76 @@ pub fn dockerfile(bytes: &[u8]) -> bool {
                 assert!((step.span.first..=step.span.last).contains(&line), "{error}");
             }
         }
-    }
-    for stage in file.stages() {
-        assert!(last < stage.span.first);
-        last = stage.span.last;
-        if let Err(error) = stage.expand_base(&env) {
-            check(&error);
+        match &step.instruction {
+            Instruction::Arg(args) => {
+                for default in args.iter().filter_map(|arg| arg.value.as_deref()) {
+                    step.expand_default(default, &env).err().iter().for_each(check);
+                }
+            }
+            Instruction::Onbuild(trigger) => {
+                Dockerfile::parse_trigger(&trigger.text).err().iter().for_each(check);
+            }
+            _ => {}
         }
     }
+    for (at, stage) in file.stages().iter().enumerate() {
+        assert!(last < stage.span.first);
+        last = stage.span.last;
+        match stage.expand_base(&env) {
+            Ok(base) => match file.base(at, &base.text) {
+                Ok(Base::Stage(base)) => assert!(base < at),
+                Ok(_) => assert!(!base.text.is_empty()),
+                Err(error) => check(&error),
+            },
+            Err(error) => check(&error),
+        }
+        stage.expand_platform(&env).err().iter().for_each(check);
+        if let Some(name) = &stage.name {
+            assert!(file.target(name).unwrap() >= at);
+        }
+        for step in &stage.steps {
+            sources(&file, at, step);
+        }
+    }
+    assert_eq!(file.target("").unwrap(), file.stages().len() - 1);
+    assert!(file.target("0").is_err());
+    match file.check(None, &|base| (base == "a").then(Vec::new)) {
+        Ok(warnings) => {
+            assert!(warnings.is_sorted_by_key(|one| one.span));
+            assert!(warnings.iter().all(|one| !one.message.contains('\0')));
+        }
+        Err(error) => check(&error),
+    }
     true
+}
+
+/// What is taken from an image is no stage's, by name or number.
+fn sources(file: &Dockerfile, at: usize, step: &Step) {
+    let held = |name: &str, found: coracle::Result<Base>, numbers: bool| match found {
+        Ok(Base::Stage(stage)) => assert!(stage < at),
+        Ok(_) => assert!(file.target(name).is_err() || name.is_empty(), "{name:?}"),
+        Err(error) => {
+            check(&error);
+            assert!(numbers && name.parse::<i128>().is_ok() || file.target(name).is_ok(), "{error}");
+        }
+    };
+    match &step.instruction {
+        Instruction::Copy(copy) => {
+            if let Some(name) = &copy.from {
+                held(name, file.copy_from(at, step, name), true);
+            }
+        }
+        Instruction::Run(run) => {
+            for mount in &run.mounts {
+                if let RunMount::Read(mount) = mount
+                    && let Some(name) = &mount.from
+                {
+                    held(name, file.mount_from(at, step, name), false);
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// A text is expanded in each way.

@@ -11,6 +11,8 @@ macro_rules! rules {
         }
 
         impl Rule {
+            pub(super) const ALL: &[Self] = &[$(Self::$rule,)*];
+
             /// Its name, as in `# check=skip=NAME`.
             pub fn name(self) -> &'static str {
                 match self {

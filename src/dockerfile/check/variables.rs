@@ -1,13 +1,14 @@
 //! The rules that look at variables.
 #![forbid(unsafe_code)]
 
-use super::super::Stage;
-use super::super::instruction::Instruction;
+use super::super::instruction::{Arg, Instruction};
 use super::super::place::nearest;
 use super::super::shell::Expansion;
-use super::Checker;
-use super::Rule;
-use std::collections::{BTreeMap, BTreeSet};
+use super::super::{Base, Stage, Step};
+use super::scope::{Scope, UNKNOWN, VALUE_MAX};
+use super::steps::Traits;
+use super::{Checker, Rule};
+use std::collections::{BTreeSet, HashMap};
 
 /// What every build has for its FROMs.
 const PLATFORM: [&str; 9] = [
@@ -22,40 +23,89 @@ const PLATFORM: [&str; 9] = [
     "TARGETSTAGE",
 ];
 
+/// The ARGs before the first FROM. One without a value is a name all the same.
+pub(super) type Globals = HashMap<String, Option<String>>;
+
 impl Checker<'_> {
     pub(super) fn variables(&mut self, base_env: &dyn Fn(&str) -> Option<Vec<String>>) {
         let file = self.file;
-        let mut defaults: BTreeMap<String, Option<String>> = BTreeMap::new();
-        for name in PLATFORM {
-            // Whatever they are, they are something.
-            defaults.insert(name.into(), Some(format!("<{name}>")));
-        }
-        for step in &file.globals {
-            let known = defaults.clone();
-            let env = |name: &str| known.get(name).cloned().flatten();
-            let Ok(expanded) = step.expand(&env) else { return };
-            let Instruction::Arg(args) = expanded.instruction else { continue };
-            defaults.extend(args.into_iter().map(|arg| (arg.name, arg.value)));
-        }
-        let mut defined: Vec<Option<BTreeSet<String>>> = Vec::new();
+        let globals = self.globals();
+        // The stages that begin with each, and those that begin with none.
+        let (mut above, mut roots) = (vec![Vec::new(); file.stages.len()], Vec::new());
         for (at, stage) in file.stages.iter().enumerate() {
-            let env = |name: &str| defaults.get(name).cloned().flatten();
-            let Ok(base) = stage.expand_base(&env) else { return };
-            self.from(stage, &base, &defaults);
-            if let Ok(Some(platform)) = stage.expand_platform(&env) {
-                self.platform(stage, &platform, &defaults);
+            let base = self.base(at, stage, &globals);
+            match base {
+                Some(Base::Stage(base)) => above[base].push(at),
+                base => roots.push((at, base)),
             }
-            let begins = match file.stage(&base.text, at) {
-                Some(stage) => defined.get(stage).cloned().flatten(),
-                None if base.text == "scratch" => Some(BTreeSet::new()),
-                None => base_env(&base.text).map(|names| names.into_iter().collect()),
+        }
+        // From each root up, with what is below in the scope, and out of it again on the way back.
+        let mut traits = vec![Traits::default(); file.stages.len()];
+        let mut scope = Scope::default();
+        for (root, base) in roots {
+            let known = match base {
+                Some(Base::Scratch) => Some(Vec::new()),
+                Some(Base::Image(name)) => base_env(&name),
+                _ => None,
             };
-            let after = begins.map(|names| self.uses(stage, names));
-            defined.push(after);
+            traits[root].complete = known.is_some();
+            known.iter().flatten().for_each(|name| scope.set(name, UNKNOWN));
+            scope.set("PATH", UNKNOWN);
+            let mut path = vec![(root, 0, None)];
+            while let Some((at, next, place)) = path.last_mut() {
+                if place.is_none() {
+                    *place = Some(scope.place());
+                    self.steps(&file.stages[*at], &mut traits[*at], &globals, &mut scope);
+                }
+                match above[*at].get(*next).copied() {
+                    Some(child) => {
+                        *next += 1;
+                        traits[child] = traits[*at];
+                        path.push((child, 0, None));
+                    }
+                    None => {
+                        scope.undo(place.unwrap_or_default());
+                        path.pop();
+                    }
+                }
+            }
+            scope.undo(0);
         }
     }
 
-    fn from(&mut self, stage: &Stage, base: &Expansion, defaults: &BTreeMap<String, Option<String>>) {
+    /// With their defaults; what each build has is something, whatever it is.
+    fn globals(&self) -> Globals {
+        let mut globals: Globals =
+            PLATFORM.into_iter().map(|name| (name.into(), Some(format!("<{name}>")))).collect();
+        for step in &self.file.globals {
+            let Instruction::Arg(args) = &step.instruction else { continue };
+            for arg in args {
+                let env = |name: &str| globals.get(name).cloned().flatten();
+                let value = arg.value.as_deref().map(|default| match step.expand_default(default, &env) {
+                    Ok(expansion) if expansion.text.len() <= VALUE_MAX => expansion.text,
+                    _ => UNKNOWN.to_owned(),
+                });
+                globals.insert(arg.name.clone(), value);
+            }
+        }
+        globals
+    }
+
+    /// What it begins with, as far as that is known.
+    fn base(&mut self, at: usize, stage: &Stage, globals: &Globals) -> Option<Base> {
+        let env = |name: &str| globals.get(name).cloned().flatten();
+        let base = stage.expand_base(&env).ok();
+        let is_known = |text: &Expansion| !text.text.contains(UNKNOWN);
+        if let Some(base) = &base {
+            self.from(stage, base, globals);
+        }
+        if let Ok(Some(platform)) = stage.expand_platform(&env) {
+            self.platform(stage, &platform, globals);
+        }
+        base.filter(is_known).and_then(|base| self.file.base(at, &base.text).ok())
+    }
+
+    fn from(&mut self, stage: &Stage, base: &Expansion, defaults: &Globals) {
         self.undeclared(stage, base, defaults);
         let text = &base.text;
         let is_edge = |c: char| matches!(c, '/' | ':' | '@' | '-' | '.' | '_');
@@ -64,7 +114,7 @@ impl Checker<'_> {
             || text.ends_with(is_edge)
             || text.contains(char::is_whitespace)
             || text.contains("//");
-        if is_wrong && !(base.used.is_empty() && base.unset.is_empty()) {
+        if is_wrong && !text.contains(UNKNOWN) && !(base.used.is_empty() && base.unset.is_empty()) {
             let what = format!(
                 "with the defaults of its ARGs, {:?} is {text:?}, which is no image's name",
                 stage.base
@@ -73,14 +123,17 @@ impl Checker<'_> {
         }
     }
 
-    fn undeclared(&mut self, stage: &Stage, found: &Expansion, defaults: &BTreeMap<String, Option<String>>) {
+    fn undeclared(&mut self, stage: &Stage, found: &Expansion, defaults: &Globals) {
         for name in found.unset.iter().filter(|name| !defaults.contains_key(*name)) {
-            let what = format!("{name} of FROM is not an ARG before it{}", meant(name, defaults.keys()));
+            let what = format!(
+                "{name} of FROM is not an ARG before it{}",
+                self.meant(name, defaults.keys().map(String::as_str))
+            );
             self.warn(Rule::UndefinedArgInFrom, stage.span, &stage.comments, what);
         }
     }
 
-    fn platform(&mut self, stage: &Stage, found: &Expansion, defaults: &BTreeMap<String, Option<String>>) {
+    fn platform(&mut self, stage: &Stage, found: &Expansion, defaults: &Globals) {
         self.undeclared(stage, found, defaults);
         let written = stage.platform.as_deref().unwrap_or_default();
         let is_target =
@@ -102,29 +155,77 @@ impl Checker<'_> {
         }
     }
 
-    /// What is used and not defined, and what is defined at the end.
-    fn uses(&mut self, stage: &Stage, mut names: BTreeSet<String>) -> BTreeSet<String> {
-        names.insert("PATH".into());
-        for step in &stage.steps {
-            let env = |name: &str| names.contains(name).then(|| "x".to_owned());
-            let Ok(expanded) = step.expand(&env) else { continue };
-            for name in &expanded.unset {
-                let what = format!("${name} is used and not defined{}", meant(name, names.iter()));
-                self.warn(Rule::UndefinedVar, step.span, &step.comments, what);
+    /// The instruction with its variables replaced, if they can be; what is used and not defined; and what it defines.
+    pub(super) fn uses(
+        &mut self,
+        step: &Step,
+        complete: bool,
+        globals: &Globals,
+        scope: &mut Scope,
+    ) -> Option<Instruction> {
+        if let Instruction::Arg(args) = &step.instruction {
+            let mut unset = BTreeSet::new();
+            for arg in args {
+                let value = default(step, arg, complete, scope, &mut unset);
+                let global = || globals.get(&arg.name).cloned().flatten();
+                scope.set(&arg.name, &value.or_else(global).unwrap_or_else(|| UNKNOWN.to_owned()));
             }
-            match &expanded.instruction {
-                Instruction::Arg(args) => names.extend(args.iter().map(|arg| arg.name.clone())),
-                Instruction::Env(variables) => names.extend(variables.iter().map(|one| one.name.clone())),
-                _ => {}
-            }
+            self.undefined(step, &unset, scope);
+            return None;
         }
-        names
+        let expanded = step.expand(&|name: &str| value(scope, complete, name)).ok();
+        if let Some(expanded) = &expanded {
+            self.undefined(step, &expanded.unset, scope);
+        }
+        let instruction = expanded.map(|expanded| expanded.instruction);
+        match (&step.instruction, &instruction) {
+            (_, Some(Instruction::Env(variables))) => {
+                variables.iter().for_each(|one| scope.set(&one.name, &one.value));
+            }
+            (Instruction::Env(variables), None) => {
+                variables.iter().for_each(|one| scope.set(&one.name, UNKNOWN));
+            }
+            _ => {}
+        }
+        instruction
+    }
+
+    fn undefined(&mut self, step: &Step, unset: &BTreeSet<String>, scope: &Scope) {
+        for name in unset {
+            let what = format!("${name} is used and not defined{}", self.meant(name, scope.names()));
+            self.warn(Rule::UndefinedVar, step.span, &step.comments, what);
+        }
+    }
+
+    fn meant<'a>(&mut self, name: &str, known: impl ExactSizeIterator<Item = &'a str>) -> String {
+        let Some(left) = self.suggestions.checked_sub(known.len()) else { return String::new() };
+        self.suggestions = left;
+        match nearest(name, known) {
+            Some(near) => format!(" (did you mean {near}?)"),
+            None => String::new(),
+        }
     }
 }
 
-fn meant<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> String {
-    match nearest(name, known.map(String::as_str)) {
-        Some(near) => format!(" (did you mean {near}?)"),
-        None => String::new(),
-    }
+/// What a variable has. Where not all are known, any may have something.
+fn value(scope: &Scope, complete: bool, name: &str) -> Option<String> {
+    scope.get(name).or((!complete).then_some(UNKNOWN)).map(str::to_owned)
+}
+
+/// The default of an ARG, if it has one.
+fn default(
+    step: &Step,
+    arg: &Arg,
+    complete: bool,
+    scope: &Scope,
+    unset: &mut BTreeSet<String>,
+) -> Option<String> {
+    let env = |name: &str| value(scope, complete, name);
+    Some(match step.expand_default(arg.value.as_deref()?, &env) {
+        Ok(expansion) => {
+            unset.extend(expansion.unset);
+            expansion.text
+        }
+        Err(_) => UNKNOWN.to_owned(),
+    })
 }

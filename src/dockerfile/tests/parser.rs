@@ -286,7 +286,7 @@ fn here_documents_are_those_of_buildkit() {
         let found: Vec<_> = statement.heredocs.iter().collect();
         let found: Vec<_> = found
             .iter()
-            .map(|one| (one.name.as_str(), one.descriptor, one.content.as_str(), one.expand, one.strip_tabs))
+            .map(|one| (one.name.as_str(), one.descriptor, &*one.content, one.expand, one.strip_tabs))
             .collect();
         assert_eq!(found, *expected, "{text:?}");
     }

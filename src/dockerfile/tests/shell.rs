@@ -361,6 +361,13 @@ fn what_would_take_too_much_is_an_error() {
     let error = Expander::new('\\')
         .word("${A##*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*x*y}", &long);
     assert_eq!(error.unwrap_err().kind(), crate::error::ErrorKind::TooLarge);
+    // Together it is too much, whether or not it is in the result.
+    let short = |_: &str| Some("x".repeat(1 << 16));
+    for (text, good, bad) in [("${A##*xxxxxxxxxxxxxxy}", 60, 66), ("${A:+}", 1_000, 1_100)] {
+        assert!(word(&text.repeat(good), &short).is_some(), "{text}");
+        let error = Expander::new('\\').word(&text.repeat(bad), &short).unwrap_err();
+        assert_eq!(error.kind(), crate::error::ErrorKind::TooLarge);
+    }
     let error = Expander::new('\\').word("${A//x/0123456789012345678}", &long).unwrap_err();
     assert_eq!(error.kind(), crate::error::ErrorKind::TooLarge);
 }
