@@ -153,8 +153,13 @@ impl Origin {
     }
 
     fn expand(&self, span: Span, text: &str, env: &Lookup) -> Result<Expansion> {
+        self.expanded(text, env).map_err(|fault| self.error(span, text, fault))
+    }
+
+    /// Without looking for the place of what is wrong, which takes the length of the lines.
+    fn expanded(&self, text: &str, env: &Lookup) -> Found<Expansion> {
         let expanded = Expander::new(self.escape).expand(text, env, &mut bounds::Left::new());
-        expanded.map(|(expansion, _)| expansion).map_err(|fault| self.error(span, text, fault))
+        expanded.map(|(expansion, _)| expansion)
     }
 }
 

@@ -81,7 +81,7 @@ impl Checker<'_> {
             let Instruction::Arg(args) = &step.instruction else { continue };
             for arg in args {
                 let env = |name: &str| globals.get(name).cloned().flatten();
-                let value = arg.value.as_deref().map(|default| match step.expand_default(default, &env) {
+                let value = arg.value.as_deref().map(|default| match step.origin.expanded(default, &env) {
                     Ok(expansion) if expansion.text.len() <= VALUE_MAX => expansion.text,
                     _ => UNKNOWN.to_owned(),
                 });
@@ -221,7 +221,7 @@ fn default(
     unset: &mut BTreeSet<String>,
 ) -> Option<String> {
     let env = |name: &str| value(scope, complete, name);
-    Some(match step.expand_default(arg.value.as_deref()?, &env) {
+    Some(match step.origin.expanded(arg.value.as_deref()?, &env) {
         Ok(expansion) => {
             unset.extend(expansion.unset);
             expansion.text
