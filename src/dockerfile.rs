@@ -182,7 +182,7 @@ impl Step {
     ///
     /// ```
     /// use coracle::dockerfile::{Dockerfile, Instruction};
-    /// let file = Dockerfile::parse("ARG A=${B:?is needed}\nFROM scratch")?;
+    /// let file = Dockerfile::parse("ARG A=${B:?needed}\nFROM scratch")?;
     /// let step = &file.globals()[0];
     /// let Instruction::Arg(args) = &step.instruction else { panic!() };
     /// let default = args[0].value.as_deref().unwrap();

@@ -107,11 +107,11 @@ fn onbuild_in_onbuild_is_an_error_however_often() {
 
 #[test]
 fn a_default_that_does_not_count_is_no_error() {
-    let file = Dockerfile::parse("ARG A=${B:?is needed} C=$A\nFROM scratch").unwrap();
+    let file = Dockerfile::parse("ARG A=${B:?needed} C=$A\nFROM scratch").unwrap();
     let step = &file.globals()[0];
     // It goes through, as it is for who runs it to ask for a default.
     assert_eq!(step.expand(&|_: &str| None).unwrap().instruction, step.instruction);
-    let error = step.expand_default("${B:?is needed}", &|_: &str| None).unwrap_err();
+    let error = step.expand_default("${B:?needed}", &|_: &str| None).unwrap_err();
     assert_eq!(error.position(), Some((1, 7)));
     let given = |name: &str| (name == "A").then(|| "given".to_owned());
     assert_eq!(step.expand_default("$A", &given).unwrap().text, "given");
