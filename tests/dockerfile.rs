@@ -2,8 +2,6 @@
 
 #[path = "dockerfile/entries.rs"]
 mod entries;
-#[path = "dockerfile/growth.rs"]
-mod growth;
 
 /// A generator of numbers; the same for the same seed (xorshift64*).
 struct Numbers(u64);
