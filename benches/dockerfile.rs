@@ -58,7 +58,10 @@ fn main() {
         let same = lines.iter().filter(|line| lines.iter().filter(|other| other == line).count() > 1);
         assert_eq!(same.count(), 0);
     };
-    report("each line with each, to compare with", ratio(&|count| lines(count, |at| format!("{at}\n")), &pairs));
+    report(
+        "each line with each, to compare with",
+        ratio(&|count| lines(count, |at| format!("{at}\n")), &pairs),
+    );
     type Make = fn(usize) -> String;
     let cases: &[(&str, Make)] = &[
         ("stages", |n| "FROM a\n".repeat(n)),

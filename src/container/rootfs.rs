@@ -367,12 +367,18 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
         }
         Part::File { path } | Part::Return { path, .. } => {
             let is_dir = matches!(part, Part::Return { is_dir: true, .. });
-            let source = s.open_path(path);
+            let gone = s.label();
+            let source = match part {
+                Part::File { .. } => s.open_path_if_there(path, gone),
+                // Somebody asked for it.
+                _ => s.open_path(path),
+            };
             let copy = s.clone_mount(source, false, path);
             let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_RDONLY;
             s.set_attributes(copy, flags, root.userns, false, path);
             let target = s.mountpoint(mount, path, is_dir, owner);
             s.attach(copy, target, path);
+            s.place(gone);
             None
         }
         Part::HideDir { path, mode, writable } => {

@@ -136,6 +136,18 @@ impl<'fd> Script<'fd> {
             .result()
     }
 
+    /// The same of what may have gone since it was found: it goes on at `missing`.
+    pub fn open_path_if_there(&mut self, path: &Path, missing: Label) -> Cell {
+        let (at, found) = (self.string(path), self.cell(-1));
+        let flags = n::O_PATH | n::O_CLOEXEC | n::O_NOFOLLOW;
+        self.op(n::__NR_openat, "openat(O_PATH)", [CWD.into(), at.into(), flags.into(), 0.into()])
+            .path(path)
+            .tolerate(&[ENOENT])
+            .otherwise(missing)
+            .store(found);
+        found
+    }
+
     pub fn open_dir_at(&mut self, dir: Cell, name: &CStr) -> Cell {
         let at = self.c_str(name);
         let flags = n::O_PATH | n::O_CLOEXEC | n::O_NOFOLLOW | n::O_DIRECTORY;
