@@ -44,7 +44,10 @@ fn skopeo_and_umoci_read_the_store() {
 #[test]
 #[ignore = "needs podman: run with --include-ignored"]
 fn podman_reads_the_store() {
-    let store = Store::temp().unwrap();
+    // podman makes a name of the path, and has none with capital letters.
+    let name = format!("coracle-podman-{}", std::process::id());
+    let dir = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in("/var/tmp").unwrap();
+    let store = Store::open(dir.path()).unwrap();
     let image = Fixture::new(&["one", "two"]);
     let archive = pack(&oci_members(&image, Some("app:1"), "+gzip", gzip));
     let names = ["debian:12", "localhost:5000/me/app:1.0"];

@@ -173,7 +173,7 @@ fn on_a_terminal_each_layer_on_its_way_has_a_bar() {
     for columns in [40, 132] {
         let (w, name) = (World::new(), server.name(NAME));
         let (mut master, slave) = terminal(columns);
-        let mut child = w.command(&["pull", &name]).stdout(slave).spawn().unwrap();
+        let mut child = w.command(&["pull", &name]).env("TERM", "xterm").stdout(slave).spawn().unwrap();
         let mut shown = Vec::new();
         // The end is an error: nobody has the other side any more.
         let _ = master.read_to_end(&mut shown);

@@ -91,7 +91,7 @@ fn on_a_terminal_a_layer_that_is_pushed_has_a_bar() {
     let (image, name) = (noise(600_000), server.name(NAME));
     load(&w, dir.path(), &image, &name, true);
     let (mut master, slave) = terminal(60);
-    let mut child = w.command(&["push", &name]).stdout(slave).spawn().unwrap();
+    let mut child = w.command(&["push", &name]).env("TERM", "xterm").stdout(slave).spawn().unwrap();
     let mut shown = Vec::new();
     // The end is an error: nobody has the other side any more.
     let _ = master.read_to_end(&mut shown);
