@@ -276,7 +276,7 @@ fn supervisor() {
 fn two_hundred_ends() {
     // In an emulated machine one takes some seconds.
     let number = match std::env::var("CORACLE_LANE") {
-        Ok(lane) if lane.starts_with("vm-") => 12,
+        Ok(lane) if lane.starts_with("vm-") => 8,
         _ => 200,
     };
     let seed = std::env::var(SEED).map_or_else(
