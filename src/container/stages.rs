@@ -7,7 +7,6 @@ use super::record::Record;
 use super::script::{CWD, Script};
 use crate::cgroup::{Cgroup, CgroupParent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::feature::Feature;
 use crate::namespace::{self, Birth, Cloned, Heard, NamespaceKind, Namespaces};
 use crate::store::Store;
 use crate::sys::courier::Letter;
@@ -250,7 +249,7 @@ fn begin<'fd>(
 
 impl Beginning {
     /// Hands A the group; `None` where there is none against all expectation, or one.
-    pub fn goes_into(self, group: Option<BorrowedFd<'_>>) -> Result<Option<Self>> {
+    pub fn goes_into(mut self, group: Option<BorrowedFd<'_>>) -> Result<Option<Self>> {
         if self.grouped != group.is_some() {
             return Ok(None);
         }
@@ -267,7 +266,7 @@ impl Beginning {
 /// A mount namespace for A, and the sockets by which it reaches B.
 fn mounts_of_its_own(s: &mut Script<'_>) -> Cell {
     s.during("entering a mount namespace");
-    s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()]).needs(Feature::MountNamespace);
+    s.unshare_mounts();
     let sockets = s.space(8);
     const AF_UNIX: u32 = 1;
     const SOCK_SEQPACKET_CLOEXEC: u32 = 5 | 0o2000000;
@@ -338,8 +337,7 @@ impl Stages<'_> {
                 s.during("entering the mount namespace");
                 let mount = s.take(from);
                 s.op(n::__NR_fchdir, "fchdir", [mount.into()]);
-                s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()])
-                    .needs(Feature::MountNamespace);
+                s.unshare_mounts();
                 let left = mounts(s);
                 s.op(n::__NR_close, "close", [from.into()]);
                 command(s, left);

@@ -278,8 +278,7 @@ impl Overlay {
         s.during("mounting an overlay");
         let detached = warden.features().detached_lowers;
         if !detached {
-            s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()])
-                .needs(Feature::MountNamespace);
+            s.unshare_mounts();
             s.private_mounts();
         }
         let userns = userns.as_ref().map(|fd| s.fd(fd.as_fd()));

@@ -3,7 +3,6 @@
 
 use super::{Birth, Heard, KILL_TIME, NamespaceKind, Namespaces, READY, clone_into, open};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::feature::Feature;
 use crate::sys::fork::Witness;
 use crate::sys::output::{Log, OUTPUT_MAX, Ours, Pipes, Stdio, Stopped, Stream, Streams};
 use crate::sys::plan::Cell;
@@ -198,8 +197,7 @@ impl<'a> Enter<'a> {
         if !namespaces.has(NamespaceKind::Mount) && !namespaces.joins(NamespaceKind::Mount) {
             // Never the warden's own: what the command mounts would be in the way of all that comes later.
             s.during("leaving the warden's mount namespace");
-            s.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()])
-                .needs(Feature::MountNamespace);
+            s.unshare_mounts();
         }
         namespaces.join_all(&mut s, &joined);
         let birth = Birth { outer: warden.map(), proc: Some(proc), ..Birth::default() };

@@ -129,23 +129,20 @@ impl<'fd> Script<'fd> {
 
     /// A descriptor of a path of the process's own mount namespace, without following a last link.
     pub fn open_path(&mut self, path: &Path) -> Cell {
-        let at = self.string(path);
-        let flags = n::O_PATH | n::O_CLOEXEC | n::O_NOFOLLOW;
-        self.op(n::__NR_openat, "openat(O_PATH)", [CWD.into(), at.into(), flags.into(), 0.into()])
-            .path(path)
-            .result()
+        self.opening(path).result()
     }
 
     /// The same of what may have gone since it was found: it goes on at `missing`.
     pub fn open_path_if_there(&mut self, path: &Path, missing: Label) -> Cell {
-        let (at, found) = (self.string(path), self.cell(-1));
-        let flags = n::O_PATH | n::O_CLOEXEC | n::O_NOFOLLOW;
-        self.op(n::__NR_openat, "openat(O_PATH)", [CWD.into(), at.into(), flags.into(), 0.into()])
-            .path(path)
-            .tolerate(&[ENOENT])
-            .otherwise(missing)
-            .store(found);
+        let found = self.cell(-1);
+        self.opening(path).tolerate(&[ENOENT]).otherwise(missing).store(found);
         found
+    }
+
+    fn opening(&mut self, path: &Path) -> Added<'_, 'fd> {
+        let at = self.string(path);
+        let flags = n::O_PATH | n::O_CLOEXEC | n::O_NOFOLLOW;
+        self.op(n::__NR_openat, "openat(O_PATH)", [CWD.into(), at.into(), flags.into(), 0.into()]).path(path)
     }
 
     pub fn open_dir_at(&mut self, dir: Cell, name: &CStr) -> Cell {
@@ -507,6 +504,12 @@ impl<'fd> Script<'fd> {
             self.op(n::__NR_close, "close", [fd.into()]);
         }
         self.op(n::__NR_read, "read(sync)", [read.into(), both.into(), 1.into()]);
+    }
+
+    /// Enters a mount namespace of its own, a copy of the one that it is in.
+    pub fn unshare_mounts(&mut self) {
+        self.op(n::__NR_unshare, "unshare(CLONE_NEWNS)", [n::CLONE_NEWNS.into()])
+            .needs(Feature::MountNamespace);
     }
 
     /// In a new mount namespace: nothing comes in or goes out any more.

@@ -444,7 +444,7 @@ impl Warden {
         let mut all: Vec<BorrowedFd<'_>> = vec![memfd.as_fd(), theirs.as_fd(), seconds.as_fd()];
         all.extend(fds);
         let started = Some(self.send(size, &all, Compiled::default(), status)?);
-        Ok(Begun { started, second, given: AtomicBool::new(false) })
+        Ok(Begun { started, second, given: false })
     }
 
     fn send(

@@ -9,7 +9,6 @@ use crate::sys::plan::{Compiled, Label, Plan};
 use nix::sys::signal::Signal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Every plan tells something, if it is executed at all.
@@ -39,7 +38,7 @@ pub(crate) struct Begun {
     /// Where the second process takes the rest; shut down for all who have it when it is not to come.
     pub(super) second: OwnedFd,
     /// The first process has been given something: the second may be in a control group.
-    pub(super) given: AtomicBool,
+    pub(super) given: bool,
 }
 
 impl Begun {
@@ -80,8 +79,8 @@ impl Begun {
     }
 
     /// Sends a descriptor for the first process to take.
-    pub fn send(&self, fd: BorrowedFd<'_>) -> Result<()> {
-        self.given.store(true, Ordering::Relaxed);
+    pub fn send(&mut self, fd: BorrowedFd<'_>) -> Result<()> {
+        self.given = true;
         message::send_to_some(self.status()?, &[&[0; size_of::<Status>()]], &[fd])
     }
 
@@ -107,7 +106,7 @@ impl Drop for Begun {
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
         }
         // One that rests and was given no control group need not be gone for that to be removed.
-        if started.since.is_some() || self.given.load(Ordering::Relaxed) {
+        if started.since.is_some() || self.given {
             let _ = message::hung_up(&started.status, Some(Instant::now() + END_TIME));
         }
     }
