@@ -22,7 +22,7 @@ mod registries;
 use coracle::{Image, Layer, Store};
 use flate2::bufread::GzDecoder;
 use measure::{Result, tool};
-use registries::{Daemon, TOLD, configure, coracle, debian, hash, run, tell_memory};
+use registries::{Daemon, TOLD, configure, coracle, debian, hash, run, settle, tell_memory};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -34,11 +34,6 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 3;
 const NAME: &str = "bench/debian:1";
-
-/// What is still to be written belongs to nobody's measurement.
-fn settle() -> Result<()> {
-    run(&mut Command::new("sync")).map(drop)
-}
 
 /// Cuts a root filesystem into layers, in docker's archive form.
 fn layers(archive: &Path, dir: &Path) -> Result<Vec<PathBuf>> {

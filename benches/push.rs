@@ -17,7 +17,7 @@ mod registries;
 
 use coracle::{Image, Store};
 use measure::{Result, tool};
-use registries::{Daemon, TOLD, configure, coracle, debian, hash, run, tell_memory};
+use registries::{Daemon, TOLD, configure, coracle, debian, hash, run, settle, tell_memory};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
@@ -93,7 +93,7 @@ fn round(
     let _ = fs::remove_dir_all(storage);
     let registry = Daemon::start(Command::new("docker-registry").arg("serve").arg(config), "listening on")?;
     push("below")?;
-    run(&mut Command::new("sync"))?;
+    settle()?;
     let took = push("new")?;
     let again = push("new")?;
     drop(registry);

@@ -134,12 +134,13 @@ fn cut(
 }
 
 fn work(jobs: &Mutex<Receiver<Job>>, compression: Compression) -> Result<()> {
-    let mut packer = Packer::new(compression)?;
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { block, before, answer }) = job else { return Ok(()) };
         let before = before.as_ref().map_or(&[][..], |before| &before[..]);
-        if answer.send(packer.pack(&block, before)).is_err() {
+        // A new one for each: what a used one makes of a block can differ by what it had before, also after its reset.
+        let packed = Packer::new(compression).and_then(|mut packer| packer.pack(&block, before));
+        if answer.send(packed).is_err() {
             return Ok(());
         }
     }
@@ -164,7 +165,6 @@ impl Packer {
         match self {
             Self::Gzip(deflate) => {
                 let failed = |error| Error::new(ErrorKind::State, "deflate").with_source(error);
-                deflate.reset();
                 if !before.is_empty() {
                     deflate
                         .set_dictionary(&before[before.len().saturating_sub(GZIP_WINDOW)..])
@@ -229,7 +229,10 @@ mod tests {
                 self.0.read(&mut buffer[..n])
             }
         }
-        let data = data(5 << 20);
+        // A program has more kinds of bytes than text and noise, and shows what is left in a compressor of a block before.
+        let mut data = data(3 << 20);
+        let program = std::fs::File::open("/proc/self/exe").unwrap();
+        program.take(9 << 20).read_to_end(&mut data).unwrap();
         for &compression in ALL {
             for size in [0, 1, GZIP_BLOCK - 1, GZIP_BLOCK, GZIP_BLOCK + 1, 2 * GZIP_BLOCK, data.len()] {
                 let data = &data[..size];
