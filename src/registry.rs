@@ -110,6 +110,9 @@ type Observer = dyn Fn(&PullEvent) + Send + Sync;
 
 /// How an image is pulled; [`Image::pull`] is this with nothing set.
 ///
+/// A connection that breaks is taken up where it was, within the same pull. When the program itself is killed, layers that had
+/// come whole stay in the store, and the next pull gets the others from their beginning.
+///
 /// ```no_run
 /// use coracle::{Pull, PullEvent, PullPolicy, Store};
 /// let store = Store::open_default()?;

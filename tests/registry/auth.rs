@@ -64,7 +64,11 @@ fn wrong_credentials_say_so_and_are_not_shown() {
         let pull = Pull::new(server.name(NAME)).credentials(credentials);
         let error = pull.run(&Store::temp().unwrap()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-        assert!(error.to_string().contains("/token: 401") && error.remedy().is_some(), "{error}");
+        let text = error.to_string();
+        for part in ["/token: 401", "pulling me/app:1", &server.authority()] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(error.remedy().is_some(), "{error}");
         assert!(!format!("{error} {error:?} {pull:?}").contains("wrong-password"), "{error:?}");
     }
 }
@@ -161,7 +165,11 @@ fn a_host_after_a_redirect_can_ask_for_nothing() {
     });
     let error = Pull::new(server.name(NAME)).credentials(me()).run(&Store::temp().unwrap()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-    assert!(!error.to_string().contains("signed-in"), "{error}");
+    let text = error.to_string();
+    for part in ["pulling me/app:1", "reading the configuration", &server.authority()] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("signed-in"), "{text}");
     let log = elsewhere.take_log();
     assert!(
         log.iter().all(|request| request.path.starts_with("/x") && request.header("authorization").is_none())
@@ -177,7 +185,10 @@ fn a_realm_elsewhere_gets_no_password() {
         let server = with_tokens(Some(realm));
         let error = Pull::new(server.name(NAME)).credentials(me()).run(&Store::temp().unwrap()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
-        assert!(error.to_string().contains("token service"), "{error}");
+        let text = error.to_string();
+        for part in ["token service", "pulling me/app:1", &server.authority()] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
     assert_eq!(thief.take_log().len(), 0);
 }

@@ -68,9 +68,41 @@ fn refuses(status: u16, kind: ErrorKind) {
         let says = if method == "HEAD" { &says[..3] } else { &says[..] };
         lie_saying(kind, says, move |request, honest| {
             match request.method == method && request.path.contains(path) {
-                true => Reply::new(status, r#"{"errors":[{"code":"NO","message":"not today"}]}"#),
+                true => no(status),
                 false => honest(),
             }
+        });
+    }
+    // Of blobs the configuration alone is text.
+    let says = ["pushing the configuration", "PUT http://", &status.to_string(), "not today"];
+    lie_saying(kind, &says, move |request, honest| {
+        match is_upload(request) && request.body.starts_with('{') {
+            true => no(status),
+            false => honest(),
+        }
+    });
+}
+
+fn no(status: u16) -> Reply {
+    Reply::new(status, r#"{"errors":[{"code":"NO","message":"not today"}]}"#)
+}
+
+#[test]
+fn it_gives_no_token() {
+    for (status, kind) in [
+        (401, ErrorKind::PermissionDenied),
+        (403, ErrorKind::PermissionDenied),
+        (404, ErrorKind::NotFound),
+        (429, ErrorKind::Network),
+        (500, ErrorKind::Network),
+    ] {
+        let says = ["pushing the layer", "/token", &status.to_string()];
+        lie_saying(kind, &says, move |request, _| match request.path.starts_with("/token") {
+            true => no(status),
+            false => Reply::new(401, "").with(
+                "WWW-Authenticate",
+                format!(r#"Bearer realm="http://{}/token",service=s"#, request.header("host").unwrap()),
+            ),
         });
     }
 }
