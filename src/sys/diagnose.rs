@@ -277,6 +277,33 @@ mod tests {
         assert_eq!(version("next"), None);
     }
 
+    /// A program can have the kernel say that it is an old one (personality(2), UNAME26).
+    #[test]
+    fn what_an_older_kernel_lacks_is_told_with_the_version() {
+        const OLD: &str = "CORACLE_TEST_OLD_KERNEL";
+        if std::env::var_os(OLD).is_none() {
+            let name = "sys::diagnose::tests::what_an_older_kernel_lacks_is_told_with_the_version";
+            let out = std::process::Command::new("setarch")
+                .arg("--uname-2.6")
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", name])
+                .env(OLD, "1")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&out.stdout);
+            assert!(out.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        for (feature, errno, since) in
+            [(Feature::OverlayIdMapped, e::EINVAL, "5.19"), (Feature::Overlay, e::EPERM, "5.11")]
+        {
+            let missing = missing(feature, "fsconfig", errno as i32).unwrap();
+            assert_eq!(missing.feature(), feature);
+            assert!(missing.reason().contains(since) && missing.reason().contains("2.6."), "{missing}");
+            assert!(missing.remedy().len() > 10, "{missing}");
+        }
+    }
+
     #[test]
     fn what_is_no_lack_is_none() {
         for errno in [e::ENOMEM, e::EMFILE, e::EAGAIN, e::EINTR, e::ENOENT, e::EIO] {
