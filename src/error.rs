@@ -52,6 +52,8 @@ pub enum ErrorKind {
     OutOfMemory,
     /// The program to run does not exist in the container, or can't be executed.
     Exec,
+    /// A command of a build (RUN) ended with another code than 0, or by a signal.
+    Command,
     /// A step of a container's set-up failed.
     Setup,
     /// The operation does not fit the container's state: started twice, waited for before its start.

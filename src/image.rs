@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod edit;
 mod files;
 pub(crate) mod host;
 mod import;
@@ -16,6 +17,7 @@ mod save;
 mod tree;
 mod unpack;
 
+pub(crate) use edit::{HistoryLine, Revision};
 pub use files::{Change, ChangeKind};
 pub use import::Import;
 pub use list::{BrokenImage, Removed};

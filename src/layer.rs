@@ -143,6 +143,15 @@ impl Layer {
         })))
     }
 
+    /// The store it is in.
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(crate) fn descriptor(&self) -> Descriptor {
+        Descriptor::new(&self.0.media_type, self.0.digest, self.0.size)
+    }
+
     /// The digest of the blob, compressed as it is.
     pub fn digest(&self) -> Digest {
         self.0.digest

@@ -32,6 +32,8 @@ compile_error!(
     "coracle needs Linux: its containers are made of Linux namespaces, control groups and overlay mounts"
 );
 
+#[cfg(feature = "build")]
+mod build;
 mod cgroup;
 mod container;
 mod digest;
@@ -53,6 +55,8 @@ mod store;
 mod sys;
 mod volume;
 
+#[cfg(feature = "build")]
+pub use build::{Build, BuildContext, BuildEvent, BuildSecret, BuildStep};
 pub use cgroup::{
     Cgroup, CgroupParent, DeviceRule, IoMax, IoStats, LimitKind, Limits, OomEvents, Outcome, Pressure,
     Report, ReportEntry, Requirement, Stall, Stats,

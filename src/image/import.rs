@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::Image;
-use super::load::publish_one;
+use super::edit::Draft;
+use super::load::{publish_one, transaction};
 use super::unpack;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::Layer;
-use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
+use crate::manifest::{Descriptor, ImageConfig};
 use crate::reference::Reference;
 use crate::store::{Store, clock};
 use serde_json::{Value, json};
@@ -170,22 +171,11 @@ impl Import {
             }
             name => name,
         };
-        let writing = store.writing()?;
-        let imported = layer().and_then(|(descriptor, diff_id)| {
-            let config = self.config(&diff_id)?;
-            let digest = store.put_blob(config.raw())?;
-            let config = Descriptor::new(media::CONFIG, digest, config.raw().len() as u64);
-            let manifest = Manifest::new(config, vec![descriptor])?;
-            store.put_blob(manifest.raw())?;
-            publish_one(store, manifest, name)
-        });
-        drop(writing);
-        if imported.is_err()
-            && let Err(error) = store.collect_garbage()
-        {
-            tracing::warn!(%error, store = ?store.path(), "what a failed import left stays until the next collection");
-        }
-        imported
+        transaction(store, "import", || {
+            let (descriptor, diff_id) = layer()?;
+            let draft = Draft { config: self.config(&diff_id)?, layers: vec![descriptor] };
+            publish_one(store, draft.write(store)?, name)
+        })
     }
 
     fn config(&self, diff_id: &crate::digest::Digest) -> Result<ImageConfig> {
@@ -222,6 +212,7 @@ impl Import {
             if !self.ports.is_empty() {
                 set("ExposedPorts", json!(keys(&self.ports)));
             }
+            Ok(())
         })
     }
 }
