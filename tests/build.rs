@@ -1,0 +1,21 @@
+//! Builds: what comes out of a Dockerfile, beside what buildah makes of it; what is done again and what is not; what is refused.
+#![cfg(feature = "build")]
+
+#[path = "build/bases.rs"]
+mod bases;
+#[path = "build/buildah.rs"]
+mod buildah;
+#[path = "build/case.rs"]
+mod case;
+mod common;
+#[path = "build/dockerfiles.rs"]
+mod dockerfiles;
+#[path = "build/seen.rs"]
+mod seen;
+
+use common::*;
+use coracle::{Build, Image, Store};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
