@@ -10,6 +10,7 @@
 
 mod args;
 mod attach;
+mod build;
 mod containers;
 mod fail;
 mod flags;
@@ -141,6 +142,22 @@ const VERBS: &[Verb] = &[
         (0, ANY),
         containers::stats,
     ),
+    verb(
+        "build",
+        "PATH|-",
+        "Build an image from a Dockerfile and the files beside it",
+        &[build::BUILD, pull::REACH],
+        (1, 1),
+        build::build,
+    ),
+    verb(
+        "builder prune",
+        "",
+        "Remove what builds have left to be used again",
+        &[build::PRUNE],
+        (0, 0),
+        build::prune,
+    ),
     verb("images", "[NAME[:TAG]]", "List images", &[images::IMAGES], (0, 1), images::images),
     verb(
         "import",
@@ -261,13 +278,16 @@ const VERBS: &[Verb] = &[
 
 /// What comes with a second word.
 const GROUPS: &[(&str, &str)] = &[
-    ("image", "ls, rm, inspect, history, diff, import, load, pull, push, save, tag or prune"),
+    ("builder", "build or prune"),
+    ("image", "build, ls, rm, inspect, history, diff, import, load, pull, push, save, tag or prune"),
     ("system", "verify"),
     ("volume", "create, ls, rm, inspect or prune"),
 ];
 
 /// Other names of verbs.
 const ALIASES: &[(&str, &str)] = &[
+    ("builder build", "build"),
+    ("image build", "build"),
     ("image history", "history"),
     ("image import", "import"),
     ("image list", "images"),
