@@ -22,7 +22,10 @@
 //! `run`. What is made is an image at each step: a layer at most, and a configuration.
 #![forbid(unsafe_code)]
 
+mod args;
 mod event;
+mod graph;
+mod history;
 
 pub use event::{BuildEvent, BuildStep};
 

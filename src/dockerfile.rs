@@ -197,6 +197,14 @@ impl Step {
         self.origin.expand(self.span, default, env)
     }
 
+    /// An error of anything else that was met in this step, with its line, unless it has a place already.
+    pub(crate) fn place(&self, error: Error) -> Error {
+        if error.position().is_some() {
+            return error;
+        }
+        error.at_place_of(&self.error(ErrorKind::InvalidData, "", ""))
+    }
+
     /// An error of the caller's about this step: `what`, with the line of `about`, which is something that is written in it.
     pub fn error(&self, kind: ErrorKind, what: &str, about: &str) -> Error {
         let fault = Fault::new(0..about.len(), what).with_kind(kind);
@@ -220,6 +228,11 @@ impl Stage {
     pub fn expand_platform(&self, env: &Lookup) -> Result<Option<Expansion>> {
         let platform = self.platform.as_deref();
         platform.map(|platform| self.origin.expand(self.span, platform, env)).transpose()
+    }
+
+    /// An error of anything else that was met at its FROM, whatever place it has.
+    pub(crate) fn place(&self, error: Error) -> Error {
+        error.at_place_of(&self.error(ErrorKind::InvalidData, "", ""))
     }
 
     /// An error of the caller's about its FROM, as [`Step::error`].

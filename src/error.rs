@@ -275,6 +275,13 @@ impl Error {
         self
     }
 
+    /// At the same place as another one.
+    #[cfg(feature = "build")]
+    pub(crate) fn at_place_of(mut self, other: &Self) -> Self {
+        self.0.place = other.0.place.clone();
+        self
+    }
+
     /// What was being done, in the form "loading the archive x".
     pub(crate) fn during(mut self, what: impl Into<Cow<'static, str>>) -> Self {
         self.0.during.push(bounded(what.into()));

@@ -91,7 +91,7 @@ pub use security::landlock::Landlock;
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
 pub use store::clock::rfc3339;
-pub use store::{Problem, Store, StorePart, Verification};
+pub use store::{Problem, PrunedCache, Store, StorePart, Verification};
 pub use sys::idmap::{Extent, IdMap};
 pub use volume::{Volume, VolumeBuilder};
 

@@ -348,7 +348,7 @@ impl Document {
     }
 }
 
-fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
+pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value)
         .map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
 }
