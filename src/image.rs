@@ -10,10 +10,13 @@ mod edit;
 mod files;
 pub(crate) mod host;
 mod import;
+#[cfg(feature = "build")]
+pub(crate) mod instruction;
 mod list;
 mod load;
 mod prune;
 mod save;
+mod settings;
 mod tree;
 mod unpack;
 
