@@ -56,9 +56,9 @@ use crate::sys::fork::Witness;
 // The modules below name them through here.
 use crate::sys::time::after;
 use crate::sys::{output, script};
+pub(crate) use given::Given;
 #[cfg(feature = "build")]
-pub(crate) use given::MemoryFile;
-pub(crate) use given::{Given, Tree};
+pub(crate) use given::{MemoryFile, Tree};
 use ids::Range;
 use nix::sys::signal::Signal;
 use output::Streams;
@@ -640,4 +640,18 @@ fn take_name(store: &Store, record: &Record) -> Result<()> {
     }
     Err(Error::new(ErrorKind::AlreadyExists, format!("a container is called {:?}", record.name))
         .with_remedy("remove it first, or choose another name"))
+}
+
+#[cfg(feature = "build")]
+impl Container {
+    /// Stand-in.
+    pub(crate) fn difference(&self, _: Option<SystemTime>) -> Result<Option<crate::layer::Layer>> {
+        let dir = self.0.store.path().join("containers").join(&self.0.id).join("upper");
+        let layer = crate::layer::Layer::builder()
+            .dir(dir)
+            .compression(crate::layer::Compression::None)
+            .owner(0, 0)
+            .build(&self.0.store)?;
+        Ok(Some(layer))
+    }
 }

@@ -275,6 +275,16 @@ impl Error {
         self
     }
 
+    /// What a command has written last, below the line of the text.
+    #[cfg(feature = "build")]
+    pub(crate) fn with_last_words(mut self, words: &str) -> Self {
+        self.0.place = self.0.place.map(|place| {
+            let (line, column, excerpt) = &*place;
+            Arc::new((*line, *column, format!("{excerpt}{words}")))
+        });
+        self
+    }
+
     /// At the same place as another one.
     #[cfg(feature = "build")]
     pub(crate) fn at_place_of(mut self, other: &Self) -> Self {

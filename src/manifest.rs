@@ -117,7 +117,7 @@ impl Platform {
     }
 
     /// Whether an image for this machine runs on `wanted`.
-    #[cfg(feature = "registry")]
+    #[cfg(any(feature = "registry", feature = "build"))]
     pub(crate) fn is_for(&self, wanted: &Self) -> bool {
         self.rank_for(wanted).is_some()
     }

@@ -101,7 +101,6 @@ fn from_of(mount: &RunMount) -> Option<String> {
             let (key, value) = field.split_once('=')?;
             key.trim().eq_ignore_ascii_case("from").then(|| value.to_owned())
         }),
-        _ => None,
     }
 }
 

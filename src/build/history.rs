@@ -149,7 +149,6 @@ fn files(
         let _ = match source {
             Source::Path(path) => write!(line, "{} ", word(path)),
             Source::Heredoc(heredoc) => write!(line, "<<{} ", heredoc.name),
-            _ => Ok(()),
         };
     }
     let _ = write!(line, "{} # {copied}", word(destination));
@@ -164,7 +163,6 @@ pub(super) fn of_setting(instruction: &Instruction, text: &str) -> String {
     let command = |command: &Command| match command {
         Command::Exec(words) => json!(words).to_string(),
         Command::Shell(text) => text.clone(),
-        _ => text.to_owned(),
     };
     let rest = match instruction {
         Instruction::Env(all) | Instruction::Label(all) => variables(all),

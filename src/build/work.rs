@@ -118,7 +118,9 @@ pub(super) fn read(build: &Build, store: &Store) -> Result<Read> {
 fn name_in_context(build: &Build, path: &Path) -> Result<Option<String>> {
     let name = |path: &Path| match path.to_str() {
         Some(name) => Ok(Some(name.to_owned())),
-        None => Err(Error::new(ErrorKind::InvalidInput, "a Dockerfile's name that is not UTF-8").with_path(path)),
+        None => {
+            Err(Error::new(ErrorKind::InvalidInput, "a Dockerfile's name that is not UTF-8").with_path(path))
+        }
     };
     if !path.is_absolute() {
         return name(path);
@@ -278,6 +280,10 @@ impl Work<'_> {
         self.stages.get(at, || self.run_stage(at))
     }
 
+    pub(super) fn plan_target(&self) -> usize {
+        self.plan.target
+    }
+
     pub(super) fn permits(&self) -> &Permits {
         &self.permits
     }
@@ -301,7 +307,14 @@ impl Work<'_> {
     }
 
     /// `number`: that of the step in its stage, 0 for FROM.
-    pub(super) fn step(&self, at: usize, number: usize, line: usize, text: &str, is_trigger: bool) -> Arc<BuildStep> {
+    pub(super) fn step(
+        &self,
+        at: usize,
+        number: usize,
+        line: usize,
+        text: &str,
+        is_trigger: bool,
+    ) -> Arc<BuildStep> {
         let stage: &Stage = &self.file.stages()[at];
         Arc::new(BuildStep {
             stage: at,
