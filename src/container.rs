@@ -641,17 +641,3 @@ fn take_name(store: &Store, record: &Record) -> Result<()> {
     Err(Error::new(ErrorKind::AlreadyExists, format!("a container is called {:?}", record.name))
         .with_remedy("remove it first, or choose another name"))
 }
-
-#[cfg(feature = "build")]
-impl Container {
-    /// Stand-in.
-    pub(crate) fn difference(&self, _: Option<SystemTime>) -> Result<Option<crate::layer::Layer>> {
-        let dir = self.0.store.path().join("containers").join(&self.0.id).join("upper");
-        let layer = crate::layer::Layer::builder()
-            .dir(dir)
-            .compression(crate::layer::Compression::None)
-            .owner(0, 0)
-            .build(&self.0.store)?;
-        Ok(Some(layer))
-    }
-}
