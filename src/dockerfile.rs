@@ -321,19 +321,32 @@ impl Dockerfile {
     pub fn parse_trigger(text: &str) -> Result<Step> {
         let source = reader::source(text.as_bytes())?;
         let read = || {
-            let mut statements = reader::read(&source)?.statements.into_iter();
-            let (Some(statement), None) = (statements.next(), statements.next()) else {
-                return Err(Fault::new(0..text.len(), "a trigger is one instruction"));
-            };
-            let Item::Instruction(instruction) = read::item(&statement, '\\')? else {
-                return Err(Fault::new(statement.keyword.place(), "FROM is no trigger"));
-            };
-            let origin = Origin { source: source.clone(), at: statement.keyword.at, escape: '\\' };
-            let (span, text, comments) = (statement.span, statement.text, statement.comments);
-            Ok(Step { instruction, span, text, keyword: statement.keyword.text, comments, origin })
+            let mut steps = steps(&source)?.into_iter();
+            match (steps.next(), steps.next()) {
+                (Some(step), None) => Ok(step),
+                _ => Err(Fault::new(0..text.len(), "a trigger is one instruction")),
+            }
         };
         read().map_err(|fault| source.error(fault))
     }
+
+    /// Instructions without a stage that they would be of.
+    pub(crate) fn parse_steps(text: &str) -> Result<Vec<Step>> {
+        let source = reader::source(text.as_bytes())?;
+        steps(&source).map_err(|fault| source.error(fault))
+    }
+}
+
+fn steps(source: &place::Source) -> Found<Vec<Step>> {
+    let step = |statement: syntax::Statement| {
+        let Item::Instruction(instruction) = read::item(&statement, '\\')? else {
+            return Err(Fault::new(statement.keyword.place(), "FROM, where there is no stage to begin"));
+        };
+        let origin = Origin { source: source.clone(), at: statement.keyword.at, escape: '\\' };
+        let (span, text, comments) = (statement.span, statement.text, statement.comments);
+        Ok(Step { instruction, span, text, keyword: statement.keyword.text, comments, origin })
+    };
+    reader::read(source)?.statements.into_iter().map(step).collect()
 }
 
 impl std::str::FromStr for Dockerfile {

@@ -11,10 +11,13 @@ mod export;
 mod files;
 pub(crate) mod host;
 mod import;
+#[cfg(feature = "build")]
+pub(crate) mod instruction;
 mod list;
 mod load;
 mod prune;
 mod save;
+mod settings;
 mod tree;
 mod unpack;
 
