@@ -22,7 +22,19 @@
 //! `run`. What is made is an image at each step: a layer at most, and a configuration.
 #![forbid(unsafe_code)]
 
+mod args;
+mod base;
+mod cache;
+mod context;
 mod event;
+mod graph;
+mod history;
+mod mounts;
+mod run;
+mod secrets;
+mod stage;
+mod transfer;
+mod work;
 
 pub use event::{BuildEvent, BuildStep};
 
@@ -427,7 +439,7 @@ impl Build {
     /// # Errors
     /// As [`run`](Self::run), as far as it is about the Dockerfile and the context.
     pub fn check(&self) -> Result<Vec<Warning>> {
-        todo!()
+        self.warnings()
     }
 
     /// Builds it.
@@ -441,8 +453,7 @@ impl Build {
     /// [`Error::stderr`](crate::Error::stderr); `PermissionDenied` for what is not allowed, and for a secret in a layer; `TimedOut`; and
     /// those of [`Container`](crate::Container), [`Pull`](crate::Image::load) and the file system.
     pub fn run(&self, store: &Store) -> Result<Image> {
-        let _ = store;
-        todo!()
+        self.work(store)
     }
 }
 

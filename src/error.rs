@@ -275,6 +275,23 @@ impl Error {
         self
     }
 
+    /// What a command has written last, below the line of the text.
+    #[cfg(feature = "build")]
+    pub(crate) fn with_last_words(mut self, words: &str) -> Self {
+        self.0.place = self.0.place.map(|place| {
+            let (line, column, excerpt) = &*place;
+            Arc::new((*line, *column, format!("{excerpt}{words}")))
+        });
+        self
+    }
+
+    /// At the same place as another one.
+    #[cfg(feature = "build")]
+    pub(crate) fn at_place_of(mut self, other: &Self) -> Self {
+        self.0.place = other.0.place.clone();
+        self
+    }
+
     /// What was being done, in the form "loading the archive x".
     pub(crate) fn during(mut self, what: impl Into<Cow<'static, str>>) -> Self {
         self.0.during.push(bounded(what.into()));

@@ -7,13 +7,17 @@
 
 mod archive;
 mod edit;
+mod export;
 mod files;
 pub(crate) mod host;
 mod import;
+#[cfg(feature = "build")]
+pub(crate) mod instruction;
 mod list;
 mod load;
 mod prune;
 mod save;
+mod settings;
 mod tree;
 mod unpack;
 
@@ -292,7 +296,7 @@ impl Image {
     }
 
     /// Whether the store has all its blobs, by their sizes.
-    #[cfg(feature = "registry")]
+    #[cfg(any(feature = "registry", feature = "build"))]
     pub(crate) fn is_whole(&self) -> bool {
         let all = self.0.manifest.layers().iter().chain([self.0.manifest.config()]);
         let mut sizes = all.map(|blob| (self.0.store.blob_size(&blob.digest), blob.size));

@@ -62,7 +62,7 @@ pub use cgroup::{
     Report, ReportEntry, Requirement, Stall, Stats,
 };
 pub use container::{
-    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Profile,
+    Commit, Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Profile,
     Protection, Ready, State, Stdio, Stream,
 };
 pub use digest::Digest;
@@ -91,7 +91,7 @@ pub use security::landlock::Landlock;
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
 pub use store::clock::rfc3339;
-pub use store::{Problem, Store, StorePart, Verification};
+pub use store::{Problem, PrunedCache, Store, StorePart, Verification};
 pub use sys::idmap::{Extent, IdMap};
 pub use volume::{Volume, VolumeBuilder};
 

@@ -11,6 +11,7 @@
 //! ├── containers/ID/          records and writable layers (written by the container room)
 //! ├── volumes/NAME/           data/ and volume.json (written by the volume room)
 //! ├── names/                  names of containers that were asked for (written by the container room)
+//! ├── cache/                  what builds have made: records of steps, directories of cache mounts
 //! ├── mountpoints/            the lowest layer of every container: places to mount on
 //! ├── ids/                    ranges of user ids that containers have
 //! ├── locks/                  files that are only locked, never read
@@ -41,6 +42,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod blob;
+mod cache;
 pub(crate) mod clock;
 pub(crate) mod containers;
 mod gc;
@@ -60,6 +62,9 @@ mod tenants;
 mod verify;
 
 pub(crate) use blob::BlobWriter;
+#[cfg(feature = "build")]
+pub(crate) use cache::Cached;
+pub use cache::PrunedCache;
 pub(crate) use containers::ANONYMOUS;
 #[cfg(feature = "registry")]
 pub(crate) use inbox::Inbox;

@@ -11,6 +11,7 @@
 mod args;
 mod attach;
 mod build;
+mod commit;
 mod containers;
 mod fail;
 mod flags;
@@ -124,6 +125,30 @@ const VERBS: &[Verb] = &[
         run::exec,
     )
     .command(),
+    verb(
+        "commit",
+        "CONTAINER [NAME[:TAG]]",
+        "Make an image of a container",
+        &[commit::COMMIT],
+        (1, 2),
+        commit::commit,
+    ),
+    verb(
+        "diff",
+        "CONTAINER",
+        "Show the files that a container has added (A), changed (C) and deleted (D)",
+        &[commit::DIFF],
+        (1, 1),
+        commit::diff,
+    ),
+    verb(
+        "export",
+        "CONTAINER",
+        "Write the root filesystem of a container into an archive",
+        &[commit::EXPORT],
+        (1, 1),
+        commit::export,
+    ),
     verb("ps", "", "List containers", &[containers::PS], (0, 0), containers::ps),
     verb(
         "port",
@@ -233,7 +258,7 @@ const VERBS: &[Verb] = &[
         "image diff",
         "IMAGE OTHER",
         "Show the files that the other image adds (A), changes (C) and deletes (D)",
-        &[tree::DIFF],
+        &[commit::DIFF],
         (2, 2),
         tree::diff,
     ),

@@ -3,7 +3,7 @@
 
 use crate::digest::Digest;
 use crate::sys::output::Stream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A step of a build: an instruction of a Dockerfile, or one that ONBUILD has in its base.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,4 +78,33 @@ pub enum BuildEvent {
         /// What.
         text: String,
     },
+}
+
+type Observer = dyn Fn(&BuildEvent) + Send + Sync;
+
+/// Who is told; never from two threads at once.
+pub(super) struct Teller {
+    observer: Option<Arc<Observer>>,
+    turn: Mutex<()>,
+}
+
+impl Teller {
+    pub(super) fn new(observer: Option<Arc<Observer>>) -> Self {
+        Self { observer, turn: Mutex::new(()) }
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.observer.is_some()
+    }
+
+    pub(super) fn tell(&self, event: BuildEvent) {
+        if let Some(observer) = &self.observer {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            observer(&event);
+        }
+    }
+
+    pub(super) fn warn(&self, line: Option<usize>, text: impl Into<String>) {
+        self.tell(BuildEvent::Warning { line, text: text.into() });
+    }
 }

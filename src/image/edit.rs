@@ -85,6 +85,53 @@ impl Image {
         })
     }
 
+    /// The same, but neither listed nor named: for who keeps it in another way. It is there as long as the handle is.
+    #[cfg(feature = "build")]
+    pub(crate) fn derive_unlisted(
+        &self,
+        revision: Revision<'_>,
+        edit: impl FnOnce(&mut Value) -> Result<()>,
+    ) -> Result<Self> {
+        self.draft(revision, edit)?.put(&self.0.store)
+    }
+
+    /// The same image with a configuration that is changed and nothing more: no line of history, no other time.
+    #[cfg(feature = "build")]
+    pub(crate) fn retouched(&self, edit: impl FnOnce(&mut Value) -> Result<()>) -> Result<Self> {
+        self.refuse_host()?;
+        let config = self.0.config.edit(edit)?;
+        Draft { config, layers: self.oci_layers() }.put(&self.0.store)
+    }
+
+    /// An image of nothing, for a build `FROM scratch`; neither listed nor named.
+    #[cfg(feature = "build")]
+    pub(crate) fn blank(store: &Store, config: Value) -> Result<Self> {
+        let config = ImageConfig::parse(crate::manifest::encode(&config)?)?;
+        Draft { config, layers: Vec::new() }.put(store)
+    }
+
+    /// Lists it in the store under these names, or without any. What is so already costs nothing.
+    #[cfg(feature = "build")]
+    pub(crate) fn list(&self, names: &[Reference]) -> Result<()> {
+        use crate::store::index::{name_of, set_name};
+        let entries = self.0.store.index()?.manifests;
+        let mine = |name: Option<&Reference>| {
+            let is = |entry: &&Descriptor| entry.digest == self.0.listed.digest;
+            entries.iter().filter(is).any(|entry| name.is_none() || name_of(entry).as_ref() == name)
+        };
+        if mine(None) && names.iter().all(|name| mine(Some(name))) {
+            return Ok(());
+        }
+        self.0.store.sync()?;
+        self.0.store.update_index(|index| {
+            names.iter().for_each(|name| set_name(index, &self.0.listed, Some(name)));
+            if names.is_empty() {
+                set_name(index, &self.0.listed, None);
+            }
+            Ok(())
+        })
+    }
+
     fn draft(&self, revision: Revision<'_>, edit: impl FnOnce(&mut Value) -> Result<()>) -> Result<Draft> {
         self.refuse_host()?;
         let Revision { layer, history, created } = revision;
@@ -134,6 +181,15 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// Stores its documents, and gives the image that they are.
+    #[cfg(feature = "build")]
+    fn put(self, store: &Store) -> Result<Image> {
+        let _writing = store.writing()?;
+        let manifest = self.write(store)?;
+        Image::by_digest(store, manifest.digest())?
+            .ok_or_else(|| Error::new(ErrorKind::State, "an image was written and is not there"))
+    }
+
     /// Stores its documents. The caller is [writing](Store::writing).
     pub(super) fn write(self, store: &Store) -> Result<Manifest> {
         let digest = store.put_blob(self.config.raw())?;

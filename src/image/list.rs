@@ -52,13 +52,29 @@ impl BrokenImage {
 }
 
 impl Store {
-    /// Opens an image by name (`debian`, `debian:12`, `debian@sha256:…`), by id, or by the beginning of its id.
+    /// Opens an image by name (`debian`, `debian:12`, `debian@sha256:…`), by id, or by the beginning of its id; by
+    /// id also what a step of a build has given, which [`images`](Self::images) doesn't list.
     ///
     /// # Errors
     /// `NotFound` when there is none, `InvalidInput` when several ids begin so or the text can't be a name.
     pub fn image(&self, name: &str) -> Result<Image> {
         let index = self.index()?;
-        Ok(self.find(&index, name)?.0)
+        match self.find(&index, name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => self.of_step(name)?.ok_or(error),
+            other => Ok(other?.0),
+        }
+    }
+
+    /// What a step of a build has given, by its id or the beginning of it.
+    fn of_step(&self, name: &str) -> Result<Option<Image>> {
+        let Some(hex) = is_id(name) else { return Ok(None) };
+        let mut found = self.all_cached()?;
+        found.retain(|cached| cached.id.hex().starts_with(hex) || cached.manifest.hex().starts_with(hex));
+        let Some(first) = found.first() else { return Ok(None) };
+        if found.iter().any(|other| other.id != first.id) {
+            return Err(several(name));
+        }
+        Image::by_digest(self, &first.manifest)
     }
 
     /// All images, in the order in which they came. One that can't be read is in

@@ -155,7 +155,7 @@ impl ImageConfig {
         self.0.parts.variant.as_deref()
     }
 
-    #[cfg(feature = "registry")]
+    #[cfg(any(feature = "registry", feature = "build"))]
     pub(crate) fn platform(&self) -> super::Platform {
         let Parts { architecture, os, variant, .. } = &self.0.parts;
         let (architecture, os, variant) = (architecture.clone(), os.clone(), variant.clone());
