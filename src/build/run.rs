@@ -271,6 +271,8 @@ impl Work<'_> {
         if !status.success() {
             return Err(output.into_error(failed(at, &status)));
         }
+        // Until the image with it is leased.
+        let _writing = self.store.writing()?;
         let layer = container.difference(self.epoch)?;
         if let Some(layer) = &layer {
             self.refuse_secrets(layer, &mounted)?;

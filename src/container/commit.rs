@@ -73,7 +73,7 @@ impl Container {
     /// What the container has changed as a layer of its image's store, `None` where that is nothing; times later than `latest`
     /// are `latest`. The layer is unpacked already, so that an image with it can be used at once. It has to be stopped, or
     /// is read while it goes on. The caller is [writing](crate::store::Store::writing).
-    #[allow(dead_code)] // For builds.
+    #[cfg(feature = "build")]
     pub(crate) fn difference(&self, latest: Option<SystemTime>) -> Result<Option<Layer>> {
         let written = self.written(Pause::No)?;
         let layer = written.layer(latest, true).map_err(during)?;

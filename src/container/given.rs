@@ -83,6 +83,11 @@ impl Given {
         Ok(all)
     }
 
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Path> {
+        let files = self.files.iter().map(|file| &*file.target);
+        files.chain(self.trees.iter().map(|tree| &*tree.target))
+    }
+
     /// The bytes and the files that are in memory.
     pub(super) fn room(&self) -> (u64, u64) {
         let bytes = |file: &MemoryFile| (file.bytes.len() as u64).next_multiple_of(4096);

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::exec::root_of;
+use super::given::Given;
 use super::host_root::ETC_FILES;
 use super::ids;
 use super::record::{Record, UPPER, living};
@@ -49,6 +50,7 @@ enum Still {
 pub(super) struct Written<'a> {
     pub image: &'a Image,
     pub record: Record,
+    given: Arc<Given>,
     /// The image's layers, the topmost first.
     pub layers: Vec<UnpackedLayer>,
     /// The writable layer, or the root as it is seen.
@@ -91,7 +93,8 @@ impl Inner {
             0 => warden::ids_of_caller().0,
             base => IdMap::range(base, ids::COUNT),
         };
-        Ok(Written { image, record, layers, root, view, ids, owners: for_caller(), still })
+        let given = self.given.clone();
+        Ok(Written { image, record, given, layers, root, view, ids, owners: for_caller(), still })
     }
 
     fn running_now(&self) -> Result<Option<Arc<Running>>> {
@@ -251,11 +254,16 @@ impl Written<'_> {
         let spec = &self.record.spec;
         let mounts: Vec<_> = spec.mounts.iter().filter(|mount| mount.shm_size().is_none()).collect();
         let is_own = |path: &Path| {
-            mounts.iter().all(|mount| mount.target != path) && spec.files.iter().all(|file| file.path != path)
+            mounts.iter().all(|mount| mount.target != path)
+                && self.given.targets().all(|target| target != path)
+                && spec.files.iter().all(|file| file.path != path)
         };
         let mut places: BTreeSet<Vec<u8>> = ["proc", "sys", "dev"].into_iter().map(Into::into).collect();
         let etc = ETC_FILES.into_iter().map(|name| Path::new("/etc").join(name)).filter(|path| is_own(path));
-        let targets: Vec<_> = etc.chain(mounts.iter().map(|mount| mount.target.clone())).collect();
+        let targets: Vec<_> = etc
+            .chain(mounts.iter().map(|mount| mount.target.clone()))
+            .chain(self.given.targets().map(Path::to_owned))
+            .collect();
         // Where the links of the container's root lead.
         let layers =
             std::iter::once(self.tree()).filter(|_| self.view == View::Writable).chain(self.lowers());
