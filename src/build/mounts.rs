@@ -82,7 +82,9 @@ impl Work<'_> {
             match mount.kind {
                 MountKind::Cache => self.cache(at, mount, state, &mut mounted)?,
                 MountKind::Tmpfs => {
-                    let tmpfs = Bind::tmpfs(target(mount, state)?).exec().size(tmpfs_size(mount));
+                    let size = tmpfs_size(mount);
+                    // As many files as pages, as the kernel has it.
+                    let tmpfs = Bind::tmpfs(target(mount, state)?).exec().size(size).inodes(size / 4096);
                     mounted.binds.push(if mount.read_only { tmpfs.read_only() } else { tmpfs });
                 }
                 MountKind::Secret => self.secret(mount, state, &mut mounted)?,
@@ -345,7 +347,7 @@ fn files_at(mount: &Mount) -> Result<(Transfer, String)> {
 fn tmpfs_size(mount: &Mount) -> u64 {
     let info = rustix::system::sysinfo();
     let memory = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit).max(1));
-    mount.size.filter(|size| *size > 0).unwrap_or(memory / 2).max(4096)
+    mount.size.filter(|size| *size > 0).unwrap_or(memory / 2).max(64 << 10)
 }
 
 /// The name of a cache's directory: its id, with all but letters, digits, `.`, `_` and `-` as `%XX`.

@@ -118,7 +118,9 @@ pub(super) fn memory_file(
     let copy = s.clone_mount(fd, false, path);
     s.op(n::__NR_close, "close", [fd.into()]).path(path);
     let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_RDONLY;
-    s.set_attributes(copy, flags, None, false, path);
+    // The tmpfs's own says that nothing in it is executed.
+    let clear = if mode & 0o111 != 0 { n::MOUNT_ATTR_NOEXEC } else { 0 };
+    s.change_attributes(copy, (flags, clear), None, false, path);
     copy
 }
 
