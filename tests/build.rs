@@ -5,14 +5,25 @@
 mod bases;
 #[path = "build/buildah.rs"]
 mod buildah;
+#[path = "build/cache.rs"]
+mod cache;
 #[path = "build/case.rs"]
 mod case;
 mod common;
 #[path = "build/dockerfiles.rs"]
 mod dockerfiles;
+#[path = "build/killed.rs"]
+mod killed;
+#[path = "build/progress.rs"]
+mod progress;
+#[path = "build/same.rs"]
+mod same;
 #[path = "build/seen.rs"]
 mod seen;
+#[path = "build/told.rs"]
+mod told;
 
+use bases::{context, write};
 use common::*;
 use coracle::{Build, Image, Store};
 use serde_json::{Value, json};

@@ -23,7 +23,11 @@ pub const BUILD: &[Flag] = &[
         "NAME=DIR|docker-image://IMAGE",
         "A further place to copy from, or instead of a base of that name",
     ),
-    flag("cache-dir", "DIR", "Where cache mounts are, each a directory; to be kept and restored by whoever likes"),
+    flag(
+        "cache-dir",
+        "DIR",
+        "Where cache mounts are, each a directory; to be kept and restored by whoever likes",
+    ),
     switch("check", "Say what is not good in the Dockerfile, and build nothing"),
     flag("cpu-period", "USEC", "Period of --cpu-quota (default 100000)"),
     flag("cpu-quota", "USEC", "Processor time in each period"),
@@ -78,7 +82,9 @@ pub fn prune(store: &Store, args: &Args) -> Result<u8> {
     let mut age = None;
     for (key, value) in crate::containers::filters(args)? {
         let time = (key == "until" || key == "unused-for").then(|| moment::duration(value)).flatten();
-        age = Some(time.ok_or_else(|| usage(format!("invalid filter {:?}: until=24h", format!("{key}={value}"))))?);
+        age = Some(
+            time.ok_or_else(|| usage(format!("invalid filter {:?}: until=24h", format!("{key}={value}"))))?,
+        );
     }
     let keep = args.get("keep-storage")?.map(|text| bytes("keep-storage", text)).transpose()?;
     let pruned = store.prune_cache(age, keep)?;

@@ -420,11 +420,12 @@ fn network(mut b: ContainerBuilder, image: &ImageConfig, args: &Args) -> Result<
 
 /// The lines of --add-host.
 pub fn hosts(args: &Args) -> Result<Vec<(&str, IpAddr)>> {
-    let read = |option| {
+    let mut hosts = Vec::new();
+    for option in args.all("add-host")? {
         let wrong = || usage(format!("invalid --add-host {option:?}: HOST:IP"));
         let (name, address) = option.split_once(['=', ':']).ok_or_else(wrong)?;
         let address = address.trim_start_matches('[').trim_end_matches(']');
-        Ok((name, address.parse().map_err(|_| wrong())?))
-    };
-    args.all("add-host")?.into_iter().map(read).collect()
+        hosts.push((name, address.parse().map_err(|_| wrong())?));
+    }
+    Ok(hosts)
 }

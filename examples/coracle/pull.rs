@@ -176,7 +176,9 @@ mod registries {
         let pem = ca_file(args)?;
         let dir = args.raw("cert-dir").map(std::ffi::OsStr::to_owned);
         if args.has("plain-http") {
-            return Err(usage("--plain-http: which registry that is, a build can't tell: pull the image first"));
+            return Err(usage(
+                "--plain-http: which registry that is, a build can't tell: pull the image first",
+            ));
         }
         Ok(move |mut pull: Pull| {
             if let Some(pem) = &pem {

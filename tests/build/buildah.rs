@@ -29,15 +29,18 @@ impl Buildah {
     }
 
     pub fn run(&self, args: &[&str]) -> Result<String, String> {
-        let Output { status, stdout, stderr } =
-            self.command(args).output().unwrap_or_else(|error| panic!("buildah: {error}; this test needs it"));
+        let Output { status, stdout, stderr } = self
+            .command(args)
+            .output()
+            .unwrap_or_else(|error| panic!("buildah: {error}; this test needs it"));
         if status.success() { Ok(text(&stdout)) } else { Err(format!("{}{}", text(&stdout), text(&stderr))) }
     }
 
     pub fn build(&self, case: &case::Case, context: &Path) -> Result<seen::Seen, String> {
         let scratch = tempfile::tempdir_in(self.dir.path()).unwrap();
         let name = format!("localhost/out/{}:1", case.name);
-        let mut args = vec!["bud", "--quiet", "--isolation", "chroot", "--format", "docker", "--network", "host"];
+        let mut args =
+            vec!["bud", "--quiet", "--isolation", "chroot", "--format", "docker", "--network", "host"];
         args.extend(["--pull-never", "--tag", &name]);
         let flags = case.flags(context, scratch.path());
         args.extend(flags.iter().map(String::as_str));

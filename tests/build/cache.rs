@@ -7,13 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 const TEXT: &str = "\
 FROM localhost/box:1
 ENV E=1
-RUN echo before
+RUN echo before > /before
 ARG A=1
-RUN echo first
+RUN echo first > /first
 COPY one /one
-RUN echo second
+RUN echo second > /second
 COPY dir /dir
-RUN echo third
+RUN echo third > /third
 LABEL l=1
 ";
 
@@ -36,6 +36,11 @@ fn from(start: &str) -> Vec<&str> {
 /// Those that do something; an ARG is a name for what comes later.
 fn relevant(done: &[String]) -> Vec<&str> {
     done.iter().map(String::as_str).filter(|step| !step.starts_with("ARG")).collect()
+}
+
+/// Those that make files.
+fn works(done: &[String]) -> usize {
+    done.iter().filter(|step| ["RUN", "COPY", "ADD"].iter().any(|name| step.starts_with(name))).count()
 }
 
 #[test]
@@ -199,7 +204,9 @@ const CONTEXT: &str = "CORACLE_TEST_CONTEXT";
 
 /// In a process of its own.
 fn build_as_told() -> bool {
-    let (Some(store), Some(context)) = (std::env::var_os(STORE), std::env::var_os(CONTEXT)) else { return false };
+    let (Some(store), Some(context)) = (std::env::var_os(STORE), std::env::var_os(CONTEXT)) else {
+        return false;
+    };
     let image = Build::context(PathBuf::from(context)).run(&Store::open(store).unwrap()).unwrap();
     println!("\nbuilt {}", image.id());
     true
@@ -250,8 +257,7 @@ fn an_image_from_elsewhere_is_a_cache() {
         Image::load_reader(&other, &archive[..]).unwrap();
         let build = Build::context(dir.path()).images_as_cache(believed);
         let (again, did) = steps_done(&build, &other);
-        let expected: &[&str] = if believed { &[] } else { &from("ENV") };
-        assert_eq!(relevant(&did), expected);
+        assert_eq!(works(&did), if believed { 0 } else { 6 }, "{did:?}");
         if believed {
             assert_eq!(again.config().diff_ids(), image.config().diff_ids());
         }
@@ -293,7 +299,8 @@ fn cache_mounts_are_directories_of_the_callers() {
 fn locked_cache_mounts_are_one_stages_at_a_time() {
     let store = bases::store();
     let mount = "--mount=type=cache,id=n,target=/c,sharing=locked";
-    let count = "for i in 1 2 3 4 5 6 7 8; do n=$(cat /c/n 2>/dev/null || echo 0); echo $((n + 1)) > /c/n; done";
+    let count =
+        "for i in 1 2 3 4 5 6 7 8; do n=$(cat /c/n 2>/dev/null || echo 0); echo $((n + 1)) > /c/n; done";
     let mut text = String::new();
     for stage in 0..4 {
         text += &format!("FROM localhost/box:1 AS s{stage}\nRUN {mount} {count} && touch /{stage}\n");
@@ -319,12 +326,12 @@ fn what_is_pruned_is_done_again() {
     assert!(steps_done(&build, &store).1.is_empty());
     assert!(store.prune_cache(None, None).unwrap().steps >= from("ENV").len());
     let (_, again) = steps_done(&build, &store);
-    assert_eq!(relevant(&again), from("ENV"));
+    assert_eq!(works(&again), 6, "{again:?}");
     // What has a name stays as it is, and serves.
     let (named, _) = steps_done(&build.clone().tag("app:1"), &store);
     store.prune_cache(None, Some(0)).unwrap();
     assert_eq!(store.image("app:1").unwrap().id(), named.id());
-    assert!(steps_done(&build, &store).1.is_empty());
+    assert_eq!(works(&steps_done(&build, &store).1), 0);
     assert!(store.verify().unwrap().is_sound());
 }
 

@@ -23,7 +23,8 @@ pub struct Case {
 
 impl Case {
     pub fn all() -> Vec<Self> {
-        let mut all: Vec<_> = fs::read_dir(DIR).unwrap().map(|entry| Self::read(entry.unwrap().path())).collect();
+        let mut all: Vec<_> =
+            fs::read_dir(DIR).unwrap().map(|entry| Self::read(entry.unwrap().path())).collect();
         all.sort_by(|one, other| one.name.cmp(&other.name));
         if let Ok(name) = std::env::var("CORACLE_TEST_CASE") {
             all.retain(|case| case.name == name);
@@ -172,11 +173,11 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What is in a directory and itself, all owned by 5:6. A file's second name is a hard link to the first.
+/// What is in a directory, all owned by 5:6. Not itself: buildah gives where it is unpacked that owner and mode, docker does not. A file's second name is a hard link to the first.
 fn archive(dir: &Path) -> Vec<u8> {
     let mut layer = bases::Layer::new();
     let mut names = BTreeMap::new();
-    walk(&mut layer, &mut names, dir, "./");
+    walk(&mut layer, &mut names, dir, "");
     layer.end()
 }
 
@@ -184,13 +185,13 @@ fn walk(layer: &mut bases::Layer, names: &mut BTreeMap<u64, String>, dir: &Path,
     use std::os::unix::fs::MetadataExt;
     const OWNER: (u64, u64) = (5, 6);
     let bits = |metadata: &fs::Metadata| metadata.mode() & 0o7777;
-    layer.dir(name, bits(&dir.metadata().unwrap()), OWNER);
     let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(Result::unwrap).collect();
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (path, metadata) = (entry.path(), entry.metadata().unwrap());
         let name = format!("{name}{}", entry.file_name().to_str().unwrap());
         if metadata.is_dir() {
+            layer.dir(&name, bits(&metadata), OWNER);
             walk(layer, names, &path, &format!("{name}/"));
         } else if metadata.is_symlink() {
             layer.link(&name, OWNER, fs::read_link(path).unwrap().to_str().unwrap());

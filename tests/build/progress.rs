@@ -22,8 +22,12 @@ fn each_step_is_told_with_its_number_and_its_image() {
     let store = bases::store();
     let (image, told) = watched(Build::empty().dockerfile_text(STAGES), &store);
     let image = image.unwrap();
-    let texts: Vec<_> = told.iter().map(|told| (told.step.number, told.step.stage_name.as_deref(), told.step.text.as_str())).collect();
-    let expected: Vec<_> = STAGES.lines().filter(|line| !line.contains("unused") && *line != "RUN false").collect();
+    let texts: Vec<_> = told
+        .iter()
+        .map(|told| (told.step.number, told.step.stage_name.as_deref(), told.step.text.as_str()))
+        .collect();
+    let expected: Vec<_> =
+        STAGES.lines().filter(|line| !line.contains("unused") && *line != "RUN false").collect();
     assert_eq!(texts.iter().map(|(.., text)| *text).collect::<Vec<_>>(), expected);
     assert_eq!(texts.iter().map(|(number, ..)| *number).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
     assert_eq!((texts[1].1, texts[3].1), (Some("one"), None));
@@ -55,7 +59,9 @@ fn each_step_is_told_with_its_number_and_its_image() {
 #[ignore = "needs busybox: run with --include-ignored"]
 fn stages_are_worked_on_at_once() {
     let wait = |own: &str, other: &str| {
-        format!("touch /c/{own}; n=0; while [ ! -e /c/{other} ]; do n=$((n + 1)); [ $n -lt 6000 ] || exit 1; sleep 0.01; done; touch /{own}")
+        format!(
+            "touch /c/{own}; n=0; while [ ! -e /c/{other} ]; do n=$((n + 1)); [ $n -lt 6000 ] || exit 1; sleep 0.01; done; touch /{own}"
+        )
     };
     let mount = "--mount=type=cache,id=both,target=/c";
     let text = format!(
@@ -73,7 +79,9 @@ fn stages_are_worked_on_at_once() {
 fn events_of_a_step_are_in_order() {
     let mut text = String::new();
     for stage in 0..6 {
-        text += &format!("FROM localhost/box:1 AS s{stage}\nRUN for i in $(seq 50); do echo {stage} $i; done\nRUN seq {stage}00 {stage}99\n");
+        text += &format!(
+            "FROM localhost/box:1 AS s{stage}\nRUN for i in $(seq 50); do echo {stage} $i; done\nRUN seq {stage}00 {stage}99\n"
+        );
     }
     text += "FROM scratch\n";
     for stage in 0..6 {
@@ -110,11 +118,13 @@ fn triggers_are_told_with_their_from() {
     let seen: Arc<Mutex<Vec<(usize, bool, String)>>> = Arc::default();
     let told = seen.clone();
     let dir = context(&[("one", "1")]);
-    let build = Build::context(dir.path()).dockerfile_text("FROM localhost/onbuild:1\nRUN true\n").on_event(move |event| {
-        if let BuildEvent::Step { step } = event {
-            told.lock().unwrap().push((step.number, step.is_trigger, step.text.clone()));
-        }
-    });
+    let build = Build::context(dir.path()).dockerfile_text("FROM localhost/onbuild:1\nRUN true\n").on_event(
+        move |event| {
+            if let BuildEvent::Step { step } = event {
+                told.lock().unwrap().push((step.number, step.is_trigger, step.text.clone()));
+            }
+        },
+    );
     build.run(&bases::store()).unwrap();
     let seen = seen.lock().unwrap();
     let of = |at: usize| (seen[at].0, seen[at].1, seen[at].2.as_str());

@@ -20,7 +20,7 @@ pub fn watched(build: Build, store: &Store) -> (coracle::Result<Image>, Vec<Told
         .on_event(move |event| {
             let mut told = told.lock().unwrap();
             // A trigger has the number of its FROM, and is another step.
-            let mut find = |step: &Arc<BuildStep>| {
+            let find = |step: &Arc<BuildStep>| {
                 let at = told.iter().position(|other| other.step == *step).expect("Step comes first");
                 assert!(told[at].id.is_none(), "Done comes last: {step:?}");
                 at

@@ -72,7 +72,9 @@ fn source(args: &Args) -> Result<(Build, Option<PathBuf>)> {
         return from_stdin(file.map(Path::new)).map(|build| (build, None));
     }
     if let Some(text) = operand.to_str()
-        && ["http://", "https://", "git://", "git@", "github.com/"].iter().any(|start| text.starts_with(start))
+        && ["http://", "https://", "git://", "git@", "github.com/"]
+            .iter()
+            .any(|start| text.starts_with(start))
     {
         return Err(usage(format!("{text}: a context is a directory here, or an archive on stdin: -")));
     }
@@ -131,7 +133,8 @@ fn settings(mut build: Build, args: &Args) -> Result<Build> {
         build = build.target(target);
     }
     if let Ok(seconds) = std::env::var("SOURCE_DATE_EPOCH") {
-        let seconds = seconds.parse().map_err(|_| usage(format!("SOURCE_DATE_EPOCH={seconds:?}: seconds")))?;
+        let seconds =
+            seconds.parse().map_err(|_| usage(format!("SOURCE_DATE_EPOCH={seconds:?}: seconds")))?;
         build = build.source_date_epoch(UNIX_EPOCH + Duration::from_secs(seconds));
     }
     for arg in args.all("build-arg")? {
@@ -226,7 +229,9 @@ fn further(place: &str) -> Result<BuildContext> {
     }
     let path = Path::new(place);
     if place.contains("://") {
-        return Err(usage(format!("--build-context {place:?}: a directory, an archive or docker-image://NAME")));
+        return Err(usage(format!(
+            "--build-context {place:?}: a directory, an archive or docker-image://NAME"
+        )));
     }
     Ok(if path.is_file() { BuildContext::tar_file(path) } else { BuildContext::dir(path) })
 }
@@ -258,7 +263,8 @@ fn secret(text: &str) -> Result<(&str, BuildSecret)> {
     match (file, variable) {
         (Some(file), None) => Ok((id, BuildSecret::file(file))),
         (None, Some(name)) => {
-            let value = std::env::var_os(name).ok_or_else(|| fail(format!("secret {id}: no ${name} is set")))?;
+            let value =
+                std::env::var_os(name).ok_or_else(|| fail(format!("secret {id}: no ${name} is set")))?;
             Ok((id, std::os::unix::ffi::OsStrExt::as_bytes(value.as_os_str()).into()))
         }
         _ => Err(wrong()),
@@ -277,7 +283,13 @@ fn check(build: &Build, file: Option<&Path>) -> Result<u8> {
     let text = file.map(fs::read_to_string).transpose().map_err(context("reading the Dockerfile again"))?;
     let name = file.and_then(Path::file_name).map_or("Dockerfile".into(), |name| name.to_string_lossy());
     for Warning { rule, message, span, .. } in &warnings {
-        print(format!("\nWARNING: {} - {}\n{}\n{name}:{}\n", rule.name(), rule.url(), visible(message), span.first))?;
+        print(format!(
+            "\nWARNING: {} - {}\n{}\n{name}:{}\n",
+            rule.name(),
+            rule.url(),
+            visible(message),
+            span.first
+        ))?;
         if let Some(text) = &text {
             print(excerpt(text, span.first, span.last))?;
         }

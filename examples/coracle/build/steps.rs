@@ -97,7 +97,8 @@ impl Steps {
         match &mut self.how {
             How::Quiet => {}
             How::Plain(plain) => {
-                let rest: Vec<u8> = std::mem::take(&mut plain.steps).into_values().flat_map(|step| step.bytes).collect();
+                let rest: Vec<u8> =
+                    std::mem::take(&mut plain.steps).into_values().flat_map(|step| step.bytes).collect();
                 self.write(&rest);
             }
             How::Tty(tty) => tty.end(),
@@ -109,12 +110,16 @@ impl Plain {
     /// What is to be shown now.
     fn tell(&mut self, event: &BuildEvent) -> Vec<u8> {
         let (step, bytes) = match event {
-            BuildEvent::Step { step } if step.is_trigger => (step, format!("# Executing trigger: {}\n", visible(&step.text))),
+            BuildEvent::Step { step } if step.is_trigger => {
+                (step, format!("# Executing trigger: {}\n", visible(&step.text)))
+            }
             BuildEvent::Step { step } => {
                 (step, format!("Step {}/{} : {}\n", step.number, step.of, visible(&step.text)))
             }
             BuildEvent::Cached { step } => (step, " ---> Using cache\n".to_owned()),
-            BuildEvent::Running { step, container } => (step, format!(" ---> Running in {}\n", short(container))),
+            BuildEvent::Running { step, container } => {
+                (step, format!(" ---> Running in {}\n", short(container)))
+            }
             BuildEvent::Output { step, bytes, .. } => return self.add(step, bytes, false),
             BuildEvent::Done { step, id } => {
                 let line = format!(" ---> {}\n", short(&id.hex()));
@@ -129,18 +134,21 @@ impl Plain {
         let entry = self.steps.entry(step.number).or_default();
         entry.bytes.extend_from_slice(bytes);
         entry.stage = step.stage;
-        entry.is_first = !step.is_trigger && step.text.get(..4).is_some_and(|word| word.eq_ignore_ascii_case("FROM"));
+        entry.is_first =
+            !step.is_trigger && step.text.get(..4).is_some_and(|word| word.eq_ignore_ascii_case("FROM"));
         entry.done = done;
         let mut now = Vec::new();
         // Late triggers, whole.
-        let late: Vec<_> = self.steps.range(..self.turn).filter(|(_, step)| step.done).map(|(at, _)| *at).collect();
+        let late: Vec<_> =
+            self.steps.range(..self.turn).filter(|(_, step)| step.done).map(|(at, _)| *at).collect();
         for at in late {
             now.extend(self.steps.remove(&at).map(|step| step.bytes).unwrap_or_default());
         }
         while let Some(current) = self.steps.get_mut(&self.turn) {
             now.append(&mut current.bytes);
             // After FROM its triggers may come, until something else does.
-            let is_over = current.done && (!current.is_first || self.steps.range(self.turn + 1..).next().is_some());
+            let is_over =
+                current.done && (!current.is_first || self.steps.range(self.turn + 1..).next().is_some());
             if !is_over {
                 break;
             }
@@ -157,7 +165,8 @@ impl Tty {
             BuildEvent::Step { step } => {
                 // What can't be read of a template would be shown as bars are by default.
                 let style = ProgressStyle::with_template("{spinner} {prefix} {wide_msg} {elapsed}");
-                let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+                let bar = ProgressBar::new_spinner()
+                    .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
                 let bar = self.bars.add(bar.with_prefix(title(step)));
                 bar.enable_steady_tick(Duration::from_millis(100));
                 self.steps.push((step.clone(), bar, Vec::new()));
