@@ -75,6 +75,7 @@ pub use instruction::{
 };
 pub use mount::{Mount, MountKind, RunMount, Sharing};
 pub use place::Span;
+pub(crate) use place::nearest;
 pub use shell::{Expander, Expansion, Lookup};
 pub use stages::Base;
 

@@ -21,6 +21,8 @@ mod owner;
 mod pack;
 mod path;
 mod pax;
+#[cfg(feature = "build")]
+mod plain;
 mod root;
 mod sparse;
 pub(crate) mod tar;
@@ -36,17 +38,25 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Descriptor, media};
 use crate::store::{Lease, Store, UnpackedLayer};
 pub(crate) use apply::{Applied, Expected, Lowers, apply, chain_id, find, unpack_stored};
+#[cfg(feature = "build")]
+pub(crate) use attributes::get_xattrs;
 pub(crate) use below::{Below, Found, Lower, opaque_name};
 pub use build::LayerBuilder;
 pub use compression::Compression;
+#[cfg(feature = "build")]
+pub(crate) use compression::MAGIC;
 pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
+#[cfg(feature = "build")]
+pub(crate) use entry::Mtime;
 pub use entry::{Entry, EntryKind};
 pub use overlay::{Overlay, OverlayMount};
 pub(crate) use owner::{Owned, Owners, for_caller};
 #[cfg(feature = "registry")]
 pub(crate) use pack::pack;
 pub(crate) use path::join;
+#[cfg(feature = "build")]
+pub(crate) use path::{normal, split};
 pub(crate) use root::{RootDir, root_dir};
 use std::fmt;
 use std::io::Read;

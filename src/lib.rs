@@ -32,6 +32,8 @@ compile_error!(
     "coracle needs Linux: its containers are made of Linux namespaces, control groups and overlay mounts"
 );
 
+#[cfg(feature = "build")]
+mod build;
 mod cgroup;
 mod container;
 mod digest;

@@ -13,6 +13,7 @@
 //! ├── names/                  names of containers that were asked for (written by the container room)
 //! ├── mountpoints/            the lowest layer of every container: places to mount on
 //! ├── ids/                    ranges of user ids that containers have
+//! ├── contexts/               what files of build contexts had in them (written by the build room)
 //! ├── locks/                  files that are only locked, never read
 //! └── tmp/                    whatever is half made
 //! ```

@@ -45,6 +45,22 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     // Text and values alone: it could stand far above, and is here for what will build by it.
     ("dockerfile", &["error"]),
+    (
+        "build",
+        &[
+            "error",
+            "sys",
+            "digest",
+            "reference",
+            "manifest",
+            "store",
+            "layer",
+            "image",
+            "registry",
+            "container",
+            "dockerfile",
+        ],
+    ),
 ];
 
 const LINES_MAX: usize = 700;

@@ -93,6 +93,16 @@ impl Below<'_> {
     /// What was [found](Self::find) at `path` as an archive would describe it; `None` of what no layer can have. A
     /// file with several names is a file under each of them.
     pub(crate) fn entry(&self, path: &[u8], found: &Found) -> Result<Option<Entry>> {
+        self.described(path, found, true)
+    }
+
+    /// The same without the extended attributes of a regular file, which is then not opened.
+    #[cfg(feature = "build")]
+    pub(crate) fn entry_unopened(&self, path: &[u8], found: &Found) -> Result<Option<Entry>> {
+        self.described(path, found, false)
+    }
+
+    fn described(&self, path: &[u8], found: &Found, opened: bool) -> Result<Option<Entry>> {
         let Some(kind) = found.kind() else { return Ok(None) };
         let mut entry = Entry::new(path, kind);
         let (number, dir, stat) = match found {
@@ -108,7 +118,10 @@ impl Below<'_> {
         let xattrs = match kind {
             EntryKind::File => {
                 entry.size = stat.st_size as u64;
-                self.xattrs(self.open_file(path, found)?.as_fd(), path)?
+                match opened {
+                    true => self.xattrs(self.open_file(path, found)?.as_fd(), path)?,
+                    false => Vec::new(),
+                }
             }
             EntryKind::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
