@@ -14,6 +14,7 @@
 //! ├── cache/                  what builds have made: records of steps, directories of cache mounts
 //! ├── mountpoints/            the lowest layer of every container: places to mount on
 //! ├── ids/                    ranges of user ids that containers have
+//! ├── contexts/               what files of build contexts had in them (written by the build room)
 //! ├── locks/                  files that are only locked, never read
 //! └── tmp/                    whatever is half made
 //! ```

@@ -269,13 +269,13 @@ impl Work<'_> {
             )
             .with_remedy("copy them into it in the RUN: mount the image with type=bind beside it"));
         }
-        let owned = Owned {
-            path: CString::default(),
-            uid: mount.uid.unwrap_or(0),
-            gid: mount.gid.unwrap_or(0),
-            mode: Some(mount.mode.unwrap_or(0o755) & 0o7777),
-            capability: None,
-        };
+        let mode = mount.mode.unwrap_or(0o755) & 0o7777;
+        rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod")?;
+        let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+        if (uid, gid) == (0, 0) {
+            return Ok(());
+        }
+        let owned = Owned { path: CString::default(), uid, gid, mode: Some(mode), capability: None };
         for_caller().apply(dir.as_fd(), &[owned])
     }
 }

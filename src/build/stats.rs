@@ -280,7 +280,7 @@ fn bound(dir: &OwnedFd) -> Result<()> {
     }
     let time = |name: &std::ffi::OsString| {
         let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
-        stat.map_or((0, 0), |stat| (stat.st_mtime, stat.st_mtime_nsec as u64))
+        stat.map_or((0, 0), |stat| (stat.st_mtime, stat.st_mtime_nsec))
     };
     let mut by_time: Vec<_> = names.iter().map(|name| (time(name), name)).collect();
     by_time.sort();

@@ -2,10 +2,12 @@
 //!
 //! The measure is BuildKit: `dispatchCopy` of its Dockerfile frontend says which files are meant, `fsutil/copy` what becomes of them.
 //! So a directory's content is copied and not the directory; one that is made on the way is root's (or `--chown`'s) with mode
-//! 0755 (or what `--chmod` says in digits); one that is there keeps what it is, but those in a copied tree take the attributes of
+//! 0755; one that is there keeps what it is, but those in a copied tree take the attributes of
 //! the copied; a link as a source is followed, those in a directory are copied as links; a wildcard without a match is no error;
 //! and what is no directory is never replaced by one. Where it differs, on purpose:
 //! - an unknown name in `--chown`, and several files for one name, are errors, where BuildKit takes root and the last;
+//! - `--chmod` is about what is copied, not about directories that are made on the way, which 644 would close (as BuildKit had it
+//!   until 2025, and buildah has it);
 //! - `--exclude` is also about files that a wildcard finds, as its documentation has it;
 //! - directories that are made, and here-documents, are of 1980, so that the same files make the same layer.
 //!
@@ -364,14 +366,6 @@ impl Job<'_, '_, '_> {
         self.owner.unwrap_or_default()
     }
 
-    /// Of directories that are made on the way.
-    fn made_mode(&self) -> u32 {
-        match self.chmod {
-            Some(Chmod::Octal(mode)) => mode & 0o777,
-            _ => 0o755,
-        }
-    }
-
     fn planned(&self, at: &[u8], item: &Item) -> Planned {
         let mut entry = item.entry.clone();
         (entry.uid, entry.gid) = self.owner.unwrap_or((entry.uid, entry.gid));
@@ -388,10 +382,10 @@ impl Job<'_, '_, '_> {
     /// Copies a file, or what a directory has in it.
     fn copy(&mut self, tree: &mut dyn Tree, found: &Found, filter: &Filter) -> Result<()> {
         let (destination, is_directory) = self.destination();
-        let (mode, owner) = (self.made_mode(), self.owner());
+        let owner = self.owner();
         let parent = if is_directory { &destination[..] } else { split(&destination).0 };
         let parent = self.target.resolve(b"", parent)?;
-        self.target.make_all(&parent, mode, owner)?;
+        self.target.make_all(&parent, owner)?;
         let mut path = self.target.resolve(b"", &destination)?;
         let now = self.target.now(&path)?;
         if !found.item.is_directory() {
@@ -403,12 +397,12 @@ impl Job<'_, '_, '_> {
                     .with_path(text(&path))
                     .with_remedy("a destination that is a directory ends with a slash"));
             }
-            self.target.make_all(split(&path).0, mode, owner)?;
+            self.target.make_all(split(&path).0, owner)?;
             self.placed += 1;
             return self.target.put(&path, self.planned(&found.at, &found.item), Clash::Refuse);
         }
         if now == Now::Nothing {
-            self.target.make_all(&path, mode, owner)?;
+            self.target.make_all(&path, owner)?;
         } else if now != Now::Directory {
             return Err(Error::new(ErrorKind::InvalidInput, "a file is where a directory is to be")
                 .with_path(text(&path)));
@@ -438,7 +432,7 @@ impl Job<'_, '_, '_> {
         let (destination, _) = self.destination();
         let root = self.target.resolve(b"", &destination)?;
         let owner = self.owner();
-        self.target.make_all(&root, 0o755, owner)?;
+        self.target.make_all(&root, owner)?;
         for (entry, content) in entries {
             self.placed += 1;
             self.unpacked(&root, entry, content)
@@ -459,7 +453,7 @@ impl Job<'_, '_, '_> {
         }
         let (parent, name) = split(&path);
         let parent = self.target.resolve(root, parent)?;
-        self.target.make_all(&parent, 0o755, self.owner())?;
+        self.target.make_all(&parent, self.owner())?;
         let path = join(&parent, name);
         (entry.uid, entry.gid) = self.owner.unwrap_or((entry.uid, entry.gid));
         entry.path = Vec::new();

@@ -38,7 +38,7 @@ impl Chmod {
         for clause in text.split(',') {
             let letters = clause.bytes().take_while(|b| b"ugoa".contains(b)).count();
             let who = clause[..letters].bytes().fold(0, |who, letter| who | class(letter));
-            let mut rest = clause[letters..].as_bytes();
+            let mut rest = &clause.as_bytes()[letters..];
             if rest.is_empty() {
                 return Err(bad());
             }

@@ -143,8 +143,8 @@ impl<'a, 'b> Target<'a, 'b> {
         })
     }
 
-    /// Makes a directory and those that it is in, as far as they are missing.
-    pub(super) fn make_all(&mut self, path: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<()> {
+    /// Makes a directory and those that it is in, as far as they are missing, with mode 0755.
+    pub(super) fn make_all(&mut self, path: &[u8], (uid, gid): (u32, u32)) -> Result<()> {
         let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
         let ends: Vec<usize> = ends.chain([path.len()]).filter(|end| *end > 0).collect();
         for end in ends {
@@ -152,7 +152,7 @@ impl<'a, 'b> Target<'a, 'b> {
             match self.now(path)? {
                 Now::Directory => self.adopt(path)?,
                 Now::Nothing => {
-                    let entry = Entry { mode, uid, gid, mtime: MADE, ..Entry::new("", EntryKind::Directory) };
+                    let entry = Entry { uid, gid, mtime: MADE, ..Entry::new("", EntryKind::Directory) };
                     self.insert(path, Planned::new(entry, Content::Nothing, b""))?;
                 }
                 Now::Link(_) | Now::Other => {
