@@ -123,6 +123,7 @@ impl Image {
             return Ok(());
         }
         self.0.store.sync()?;
+        self.settle()?;
         self.0.store.update_index(|index| {
             names.iter().for_each(|name| set_name(index, &self.0.listed, Some(name)));
             if names.is_empty() {
@@ -130,6 +131,18 @@ impl Image {
             }
             Ok(())
         })
+    }
+
+    /// Its layers are on the disk by now, as far as they are unpacked.
+    #[cfg(feature = "build")]
+    fn settle(&self) -> Result<()> {
+        let (config, owners) = (&self.0.config, crate::layer::for_caller());
+        for (diff_id, chain_id) in config.diff_ids().iter().zip(config.chain_ids()) {
+            if let Some(layer) = crate::layer::find(&self.0.store, diff_id, &chain_id, &*owners)? {
+                layer.settle()?;
+            }
+        }
+        Ok(())
     }
 
     fn draft(&self, revision: Revision<'_>, edit: impl FnOnce(&mut Value) -> Result<()>) -> Result<Draft> {
