@@ -13,6 +13,7 @@ mod build;
 mod compression;
 mod content;
 mod entry;
+mod flatten;
 mod flow;
 mod mapped;
 mod meta;
@@ -42,6 +43,7 @@ pub use compression::Compression;
 pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
 pub use entry::{Entry, EntryKind};
+pub(crate) use flatten::{Each, flatten, flatten_above};
 pub use overlay::{Overlay, OverlayMount};
 pub(crate) use owner::{Owned, Owners, for_caller};
 #[cfg(feature = "registry")]
@@ -95,6 +97,17 @@ impl Layer {
     /// `InvalidData`, `TooLarge` or `Unsupported` when it is not an archive that a layer can be.
     pub fn read(store: &Store, archive: impl Read + Send) -> Result<Self> {
         build::take(store, archive)
+    }
+
+    /// Makes a layer of the entries that `fill` gives, as a plain archive.
+    pub(crate) fn of_entries(store: &Store, fill: impl FnOnce(Each<'_>) -> Result<()>) -> Result<Self> {
+        let _writing = store.writing()?;
+        let made = build::write(store, Compression::None, |output| {
+            let mut archive = archive::Writer::new(output);
+            fill(&mut |entry, data| archive.entry(&entry, data))?;
+            archive.finish()
+        })?;
+        Self::new(store, made.digest, made.size, made.diff_id, Compression::None, Vec::new())
     }
 
     fn new(

@@ -129,7 +129,7 @@ impl Image {
     }
 
     /// Does something with the merged layers.
-    fn files<T>(&self, work: impl FnOnce(&mut Below<'_>) -> Result<T>) -> Result<T> {
+    pub(super) fn files<T>(&self, work: impl FnOnce(&mut Below<'_>) -> Result<T>) -> Result<T> {
         if self.is_host() {
             return Err(Error::new(
                 ErrorKind::Unsupported,

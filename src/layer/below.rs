@@ -39,6 +39,10 @@ impl<'a> Lower<'a> {
         Self { dir, meta: OnceCell::new(), load: Box::new(load) }
     }
 
+    pub(super) fn dir(&self) -> BorrowedFd<'a> {
+        self.dir
+    }
+
     pub(super) fn meta(&self) -> Result<&LayerMeta> {
         if let Some(meta) = self.meta.get() {
             return Ok(meta);
@@ -67,7 +71,8 @@ pub(crate) type Load<'a> = Box<dyn FnOnce() -> Result<Vec<Lower<'a>>> + 'a>;
 pub(crate) type Merged = Rc<Vec<(usize, OwnedFd)>>;
 
 pub(crate) enum Found {
-    Device(Device),
+    /// The layer's number, and what its metadata says.
+    Device(usize, Device),
     /// The layer's number, the directory it lies in, and what it is.
     File(usize, OwnedFd, Box<Stat>),
 }
@@ -144,6 +149,11 @@ impl<'a> Below<'a> {
         self.owners
     }
 
+    /// How many layers there are; of those that come later, none yet.
+    pub(super) fn len(&self) -> usize {
+        self.layers.len()
+    }
+
     pub(super) fn layer(&self, number: usize) -> &Lower<'a> {
         &self.layers[number]
     }
@@ -162,7 +172,7 @@ impl<'a> Below<'a> {
         for (number, dir) in merged.iter() {
             match self.stat(dir.as_fd(), name, path)? {
                 Some(stat) if is_whiteout(&stat) => {
-                    return Ok(self.device(*number, path)?.map(Found::Device));
+                    return Ok(self.device(*number, path)?.map(|device| Found::Device(*number, device)));
                 }
                 Some(stat) => {
                     let dir = dir.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
@@ -170,7 +180,7 @@ impl<'a> Below<'a> {
                 }
                 None => {
                     if let Some(device) = self.device(*number, path)? {
-                        return Ok(Some(Found::Device(device)));
+                        return Ok(Some(Found::Device(*number, device)));
                     }
                 }
             }
