@@ -7,9 +7,12 @@
 mod accounts;
 mod bounds;
 mod builder;
+mod commit;
 mod dev;
 mod devices;
+mod diff;
 mod exec;
+mod export;
 mod find;
 mod ground;
 mod hierarchies;
@@ -36,9 +39,11 @@ mod users;
 mod verify;
 mod volume_copy;
 mod volumes;
+mod written;
 
 pub use crate::sys::output::{Stdio, Stream};
 pub use builder::ContainerBuilder;
+pub use commit::Commit;
 pub use devices::Device;
 pub use exec::{Exec, Executed};
 pub use profile::Profile;

@@ -7,6 +7,7 @@
 
 mod archive;
 mod edit;
+mod export;
 mod files;
 pub(crate) mod host;
 mod import;

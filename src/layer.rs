@@ -10,11 +10,14 @@ pub(crate) mod archive;
 mod attributes;
 mod below;
 mod build;
+mod changed;
 mod compression;
 mod content;
+mod difference;
 mod entry;
 mod flatten;
 mod flow;
+mod holes;
 mod mapped;
 mod meta;
 pub(crate) mod overlay;
@@ -39,11 +42,13 @@ use crate::store::{Lease, Store, UnpackedLayer};
 pub(crate) use apply::{Applied, Expected, Lowers, apply, chain_id, find, unpack_stored};
 pub(crate) use below::{Below, Found, Lower, opaque_name};
 pub use build::LayerBuilder;
+pub(crate) use changed::Onto;
 pub use compression::Compression;
 pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
+pub(crate) use difference::{Became, Difference, View};
 pub use entry::{Entry, EntryKind};
-pub(crate) use flatten::{Each, flatten, flatten_above};
+pub(crate) use flatten::Flattened;
 pub use overlay::{Overlay, OverlayMount};
 pub(crate) use owner::{Owned, Owners, for_caller};
 #[cfg(feature = "registry")]
@@ -97,17 +102,6 @@ impl Layer {
     /// `InvalidData`, `TooLarge` or `Unsupported` when it is not an archive that a layer can be.
     pub fn read(store: &Store, archive: impl Read + Send) -> Result<Self> {
         build::take(store, archive)
-    }
-
-    /// Makes a layer of the entries that `fill` gives, as a plain archive.
-    pub(crate) fn of_entries(store: &Store, fill: impl FnOnce(Each<'_>) -> Result<()>) -> Result<Self> {
-        let _writing = store.writing()?;
-        let made = build::write(store, Compression::None, |output| {
-            let mut archive = archive::Writer::new(output);
-            fill(&mut |entry, data| archive.entry(&entry, data))?;
-            archive.finish()
-        })?;
-        Self::new(store, made.digest, made.size, made.diff_id, Compression::None, Vec::new())
     }
 
     fn new(

@@ -58,7 +58,7 @@ pub use cgroup::{
     Report, ReportEntry, Requirement, Stall, Stats,
 };
 pub use container::{
-    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Profile,
+    Commit, Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Profile,
     Protection, Ready, State, Stdio, Stream,
 };
 pub use digest::Digest;

@@ -56,26 +56,14 @@ pub(crate) struct Revision<'a> {
 
 impl Image {
     /// A new image: this one's layers and maybe one more, its configuration changed, one more line of history. `edit` is
-    /// given the whole configuration, to which the layer and the line are added already; its `config` is an object.
+    /// given the whole configuration, to which the layer and the line are added already; its `config` is an object. When it
+    /// fails, there is no image.
     ///
     /// It is listed in the store, also without a name.
     ///
     /// # Errors
     /// `Unsupported` for the host image, whose files are in no layer; `InvalidInput` for a layer of another store;
     /// `TooLarge` for more layers or a longer configuration than an image has.
-    pub(crate) fn derive(
-        &self,
-        revision: Revision<'_>,
-        name: Option<Reference>,
-        edit: impl FnOnce(&mut Value),
-    ) -> Result<Self> {
-        self.try_derive(revision, name, |config| {
-            edit(config);
-            Ok(())
-        })
-    }
-
-    /// The same with a change that may fail; then there is no image.
     pub(crate) fn try_derive(
         &self,
         revision: Revision<'_>,
@@ -88,8 +76,8 @@ impl Image {
         })
     }
 
-    /// The same of what only its value knows until it is [tagged](Self::tag): no index is written and no disk synced.
-    pub(crate) fn revise(
+    /// The same, but neither listed nor named: it is there as long as a value of it. No index is written and no disk synced.
+    pub(crate) fn derive_unlisted(
         &self,
         revision: Revision<'_>,
         edit: impl FnOnce(&mut Value) -> Result<()>,

@@ -1,41 +1,16 @@
-//! Images with fewer layers: all that an image shows as one, as a layer or as an archive.
+//! Images with fewer layers: all that an image shows as one.
 #![forbid(unsafe_code)]
 
 use super::Image;
 use super::edit::{Draft, HistoryLine, has_layer, oci, take_history};
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{Below, Layer, Lower, flatten, flatten_above, for_caller};
+use crate::layer::{Below, Layer, Lower, for_caller};
 use crate::store::clock;
 use crate::sys::idmap::is_privileged;
 use serde_json::{Value, json};
-use std::io::{BufWriter, Write};
+use std::collections::BTreeSet;
 
 impl Image {
-    /// Writes the root filesystem of the image as one tar archive, as `docker export` does of a container that was only created:
-    /// sorted by name, the files of a directory before the directories in it, with the image's owners, times, extended
-    /// attributes and hard links, and no whiteouts. The same image gives the same bytes. Devices of the image are in it.
-    ///
-    /// ```
-    /// use coracle::{Image, Import, Store};
-    /// let store = Store::temp()?;
-    /// let image = Image::scratch(&store)?.with_file("/etc/motd", "ahoy\n")?;
-    /// let mut archive = Vec::new();
-    /// image.export(&mut archive)?;
-    /// assert_eq!(Import::new().reader(&store, &archive[..])?.entries("/etc")?, image.entries("/etc")?);
-    /// # Ok::<(), coracle::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// `Unsupported` for the host image; those of the writer and of the file system.
-    pub fn export(&self, writer: impl Write) -> Result<()> {
-        self.files(|below| {
-            let mut archive = crate::layer::archive::Writer::new(BufWriter::with_capacity(128 << 10, writer));
-            flatten(below, &mut |entry, data| archive.entry(&entry, data))?;
-            archive.finish().map(drop)
-        })
-        .map_err(|error| error.during("exporting"))
-    }
-
     /// The same files and settings in one layer: what a layer hides of those below it is gone. An image of one layer, or of none,
     /// stays as it is. Unnamed: see [above](Self::scratch).
     ///
@@ -63,7 +38,12 @@ impl Image {
             return Ok(self.clone());
         }
         let layer = match kept {
-            0 => self.files(|below| Layer::of_entries(self.store(), |each| flatten(below, each)))?,
+            0 => self.files(|below| {
+                let root = below.told_root(above)?;
+                Layer::of_flattened(self.store(), root, |archive| {
+                    archive.layers(below, &BTreeSet::new(), false)
+                })
+            })?,
             _ => self.layer_above(above)?,
         };
         let mut layers = self.oci_layers();
@@ -101,8 +81,13 @@ impl Image {
             Below::new(lowers, !is_privileged(), Some(&*owners))
         };
         let (mut all, mut base) = (below(0), below(above));
-        Layer::of_entries(self.store(), |each| flatten_above(&mut all, &mut base, above, each))
-            .map_err(|error| error.during(format!("reading files of the image {}", self.id())))
+        let mut make = || {
+            let root = all.told_root(above)?;
+            Layer::of_flattened(self.store(), root, |archive| {
+                archive.layers_above(&mut all, &mut base, above)
+            })
+        };
+        make().map_err(|error| error.during(format!("reading files of the image {}", self.id())))
     }
 
     /// Whether the layers of `base` are the lowest of this image.

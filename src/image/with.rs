@@ -288,7 +288,7 @@ impl Image {
     pub fn with_change(&self, instructions: impl AsRef<str>) -> Result<Self> {
         let steps = super::instruction::parse_changes([instructions.as_ref()])?;
         let texts: Vec<_> = steps.iter().map(|step| step.text.as_str()).collect();
-        self.revise(self.revision(None, texts.join("; ")), |config| {
+        self.derive_unlisted(self.revision(None, texts.join("; ")), |config| {
             super::instruction::apply_changes(config, &steps)
         })
     }
@@ -311,7 +311,7 @@ impl Image {
         created_by: String,
         change: impl FnOnce(&mut Settings<'_>) -> Result<()>,
     ) -> Result<Self> {
-        self.revise(self.revision(layer, created_by), |config| change(&mut Settings::of(config)))
+        self.derive_unlisted(self.revision(layer, created_by), |config| change(&mut Settings::of(config)))
     }
 
     fn set(&self, created_by: String, change: impl FnOnce(&mut Settings<'_>) -> Result<()>) -> Result<Self> {

@@ -1,130 +1,229 @@
-//! What stacked layers show, as the entries of one archive: all of them, or those above some.
+//! A whole root filesystem as one archive: what layers show together, as the overlay would, or what a container sees.
 #![forbid(unsafe_code)]
 
+use super::Layer;
 use super::attributes::Attributes;
 use super::below::{Below, Found};
+use super::build::write;
+use super::changed::{Archive, hiding};
+use super::compression::Compression;
+use super::difference::Difference;
 use super::entry::{Entry, EntryKind};
-use super::path::{join, text};
-use crate::error::{Call, Result};
+use super::flow::Chunks;
+use super::path::{ancestors, join, text};
+use crate::error::{Call, ErrorKind, Result};
+use crate::store::Store;
 use rustix::fs::OFlags;
 use std::collections::{BTreeSet, HashMap};
-use std::io::{self, Read};
+use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
-/// Takes an entry with its data.
-pub(crate) type Each<'a> = &'a mut dyn FnMut(Entry, &mut dyn Read) -> Result<()>;
-
-struct Flat<'a, 'b> {
-    all: &'a mut Below<'b>,
-    /// The layers that stay as they are, below those that are asked for.
-    base: Option<&'a mut Below<'b>>,
-    /// How many layers are asked for, from the topmost.
-    above: usize,
+/// Writes the archive. What depends on the names alone is in the same order every time: of each directory first what is no
+/// directory.
+pub(crate) struct Flattened<W> {
+    archive: Archive<W>,
     /// The first name of every file that has several.
-    links: HashMap<(usize, u64, u64), Vec<u8>>,
+    links: HashMap<(u64, u64), Vec<u8>>,
+    left_out: Vec<(PathBuf, String)>,
 }
 
-/// Calls `each` with what these layers show: sorted by name, the files of a directory before the directories in it, with the
-/// owners of the image and no whiteouts. The root directory comes first, where an archive says what it is like.
-pub(crate) fn flatten(all: &mut Below<'_>, each: Each<'_>) -> Result<()> {
-    let above = all.len();
-    Flat { all, base: None, above, links: HashMap::new() }.run(each)
-}
-
-/// The same of what the topmost `above` layers change in what `base` shows, the layers below these: with whiteouts, as one layer
-/// in their place.
-pub(crate) fn flatten_above<'b>(
-    all: &mut Below<'b>,
-    base: &mut Below<'b>,
-    above: usize,
-    each: Each<'_>,
-) -> Result<()> {
-    Flat { all, base: Some(base), above, links: HashMap::new() }.run(each)
-}
-
-impl Flat<'_, '_> {
-    fn run(mut self, each: Each<'_>) -> Result<()> {
-        if let Some(root) = self.all.root(self.above)? {
-            each(root, &mut io::empty())?;
+impl<W: Write> Flattened<W> {
+    /// `root`: the root directory itself, where it is worth an entry.
+    pub(crate) fn new(writer: W, root: Option<Entry>) -> Result<Self> {
+        let mut archive = Archive::writing(writer);
+        if let Some(root) = root {
+            archive.put_plain(root)?;
         }
-        // Directories to visit, the next one last.
+        Ok(Self { archive, links: HashMap::new(), left_out: Vec::new() })
+    }
+
+    /// All that these layers show, but for what lies at `places`. `moving`: it changes meanwhile.
+    pub(crate) fn layers(
+        &mut self,
+        below: &mut Below<'_>,
+        places: &BTreeSet<Vec<u8>>,
+        moving: bool,
+    ) -> Result<()> {
+        self.tree(below, Vec::new(), places, moving)
+    }
+
+    /// What the topmost `above` of all layers change in what the others, `base`, show: with whiteouts, as one layer in their place.
+    pub(crate) fn layers_above(
+        &mut self,
+        all: &mut Below<'_>,
+        base: &mut Below<'_>,
+        above: usize,
+    ) -> Result<()> {
         let mut todo = vec![Vec::new()];
-        while let Some(path) = todo.pop() {
-            if !path.is_empty()
-                && let Some(found) = self.all.find(&path)?
-                && let Some(entry) = self.all.entry(&path, &found)?
-            {
-                each(entry, &mut io::empty())?;
+        while let Some(at) = todo.pop() {
+            let shown = all.names(&at)?;
+            let hidden = &base.names(&at)? - &shown;
+            let mut directories = Vec::new();
+            for name in shown {
+                let path = join(&at, &name);
+                // What a lower layer shows is untouched, and all that is in it.
+                if let Some(found) = all.find(&path)?
+                    && found.layer() < above
+                    && self.file(all, &path, &found)?
+                {
+                    directories.push(path);
+                }
             }
-            let directories = self.directory(&path, each)?;
+            for name in hidden {
+                self.archive.put_plain(hiding(&at, &name))?;
+            }
             todo.extend(directories.into_iter().rev());
         }
         Ok(())
     }
 
-    /// What is in a directory, but for the directories, which it gives.
-    fn directory(&mut self, dir: &[u8], each: Each<'_>) -> Result<Vec<Vec<u8>>> {
-        let shown = self.all.names(dir)?;
-        let hidden = match &mut self.base {
-            Some(base) => &base.names(dir)? - &shown,
-            None => BTreeSet::new(),
-        };
-        let mut directories = Vec::new();
-        for name in shown {
-            let path = join(dir, &name);
-            let Some(found) = self.all.find(&path)? else { continue };
-            if found.layer() >= self.above {
+    /// What an image has at places that something is mounted on in a container, which is none of the container's.
+    pub(crate) fn places(&mut self, image: &mut Below<'_>, places: &BTreeSet<Vec<u8>>) -> Result<()> {
+        for place in places {
+            if ancestors(place).any(|above| places.contains(above)) {
                 continue;
             }
-            match found.kind() {
-                Some(EntryKind::Directory) => directories.push(path),
-                Some(kind) => self.file(path, kind, &found, each)?,
-                None => {}
+            if let Some(found) = image.find(place)?
+                && self.file(image, place, &found)?
+            {
+                self.tree(image, place.clone(), &BTreeSet::new(), false)?;
             }
         }
-        for name in hidden {
-            let whiteout = join(dir, &[b".wh.", &name[..]].concat());
-            each(Entry::new(whiteout, EntryKind::File), &mut io::empty())?;
-        }
-        Ok(directories)
+        Ok(())
     }
 
-    fn file(&mut self, path: Vec<u8>, kind: EntryKind, found: &Found, each: Each<'_>) -> Result<()> {
-        let Some(mut entry) = self.all.entry(&path, found)? else { return Ok(()) };
-        if let Found::File(layer, _, stat) = found
-            && stat.st_nlink > 1
-        {
-            let file = (*layer, stat.st_dev, stat.st_ino);
-            if let Some(first) = self.links.get(&file) {
-                (entry.kind, entry.size, entry.link) = (EntryKind::HardLink, 0, first.clone());
-                entry.xattrs.clear();
-                return each(entry, &mut io::empty());
+    /// All that a container sees in its own root: `difference` from nothing.
+    pub(crate) fn seen(&mut self, difference: &mut Difference<'_>) -> Result<()> {
+        difference.walk(&mut self.archive)?;
+        self.left_out.append(&mut difference.left_out);
+        Ok(())
+    }
+
+    /// The writer, and what has no place in an archive.
+    pub(crate) fn finish(self) -> Result<(W, Vec<(PathBuf, String)>)> {
+        Ok((self.archive.finish()?, self.left_out))
+    }
+
+    fn tree(
+        &mut self,
+        below: &mut Below<'_>,
+        top: Vec<u8>,
+        places: &BTreeSet<Vec<u8>>,
+        moving: bool,
+    ) -> Result<()> {
+        let mut todo = vec![top];
+        while let Some(at) = todo.pop() {
+            let mut directories = Vec::new();
+            for name in below.names(&at)? {
+                let path = join(&at, &name);
+                if places.contains(&path) {
+                    continue;
+                }
+                let Some(found) = below.find(&path)? else { continue };
+                let is_dir = match self.file(below, &path, &found) {
+                    // It has just gone.
+                    Err(error)
+                        if moving
+                            && error.kind() == ErrorKind::NotFound
+                            && error.path() == Some(text(&path)) =>
+                    {
+                        continue;
+                    }
+                    other => other?,
+                };
+                if is_dir {
+                    directories.push(path);
+                }
             }
-            self.links.insert(file, path.clone());
+            todo.extend(directories.into_iter().rev());
         }
-        match kind {
-            EntryKind::File => each(entry, &mut self.all.open_file(&path, found)?),
-            _ => each(entry, &mut io::empty()),
+        Ok(())
+    }
+
+    /// Writes one; whether it is a directory.
+    fn file(&mut self, below: &Below<'_>, path: &[u8], found: &Found) -> Result<bool> {
+        let Some(mut entry) = below.entry(path, found)? else {
+            self.left_out.push((text(path).to_owned(), "a socket".to_owned()));
+            return Ok(false);
+        };
+        if entry.kind == EntryKind::Directory {
+            self.archive.put_plain(entry)?;
+            return Ok(true);
         }
+        let Found::File(_, _, stat) = found else {
+            self.archive.put_plain(entry)?;
+            return Ok(false);
+        };
+        if stat.st_nlink > 1 {
+            let id = (stat.st_dev, stat.st_ino);
+            if let Some(first) = self.links.get(&id) {
+                (entry.kind, entry.link) = (EntryKind::HardLink, first.clone());
+                (entry.size, entry.xattrs) = (0, Vec::new());
+                self.archive.put_plain(entry)?;
+                return Ok(false);
+            }
+            self.links.insert(id, path.to_vec());
+        }
+        if entry.kind != EntryKind::File {
+            self.archive.put_plain(entry)?;
+            return Ok(false);
+        }
+        let file = below.open_file(path, found)?;
+        let stat = rustix::fs::fstat(&file).call_at("fstat", text(path))?;
+        entry.size = stat.st_size as u64;
+        self.archive.put(entry, Some((&file, &stat, path))).map(|_| false)
     }
 }
 
 impl Below<'_> {
-    /// What the archives of the topmost `above` layers say of the root directory, if one does.
-    fn root(&self, above: usize) -> Result<Option<Entry>> {
-        for number in 0..above {
-            let layer = self.layer(number);
-            if !layer.meta()?.root {
+    /// What the archives of the topmost `above` layers say of the root directory itself, if one does.
+    pub(crate) fn told_root(&mut self, above: usize) -> Result<Option<Entry>> {
+        for (number, dir) in self.directory(b"")?.iter().take(above) {
+            if !self.layer(*number).meta()?.root {
                 continue;
             }
-            let dir = self.open(layer.dir(), b".", OFlags::RDONLY | OFlags::DIRECTORY, b"")?;
-            let stat = rustix::fs::fstat(&dir).call_at("fstat", text(b""))?;
+            let dir = self.open(dir.as_fd(), b".", OFlags::RDONLY | OFlags::DIRECTORY, b"")?;
+            let stat = rustix::fs::fstat(&dir).call_at("fstat", "/")?;
             let found = Attributes::of_file(&stat, self.xattrs(dir.as_fd(), b"")?);
-            let Attributes { mode, uid, gid, mtime, mut xattrs } = self.as_in_image(number, b"", found)?;
+            let Attributes { mode, uid, gid, mtime, mut xattrs } = self.as_in_image(*number, b"", found)?;
             xattrs.sort();
-            let root = Entry::new(".", EntryKind::Directory);
-            return Ok(Some(Entry { mode, uid, gid, mtime, xattrs, ..root }));
+            return Ok(Some(Entry {
+                mode,
+                uid,
+                gid,
+                mtime,
+                xattrs,
+                ..Entry::new(".", EntryKind::Directory)
+            }));
         }
         Ok(None)
+    }
+}
+
+impl Layer {
+    /// A plain layer of what `fill` writes after the root directory.
+    pub(crate) fn of_flattened(
+        store: &Store,
+        root: Option<Entry>,
+        fill: impl FnOnce(&mut Flattened<Chunks>) -> Result<()>,
+    ) -> Result<Self> {
+        let _writing = store.writing()?;
+        let mut left_out = Vec::new();
+        let made = write(store, Compression::None, |output| {
+            let mut archive = Flattened::new(output, root)?;
+            fill(&mut archive)?;
+            let output;
+            (output, left_out) = archive.finish()?;
+            Ok(output)
+        })?;
+        Self::new(store, made.digest, made.size, made.diff_id, Compression::None, left_out)
+    }
+}
+
+/// The archive's own part.
+impl<W: Write> Archive<W> {
+    fn put_plain(&mut self, entry: Entry) -> Result<()> {
+        self.put(entry, None).map(drop)
     }
 }

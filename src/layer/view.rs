@@ -7,6 +7,8 @@ use super::below::{Below, Found};
 use super::entry::{Entry, EntryKind, Mtime};
 use super::path::{join, split, text};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::idmap::IdMap;
+use crate::sys::owners::{capability_in, inside_of as inside};
 use rustix::fs::{FileType, OFlags};
 use std::ffi::OsString;
 use std::fs::File;
@@ -126,6 +128,16 @@ impl Below<'_> {
         Ok(Some(Entry { mode, uid, gid, mtime, xattrs, ..entry }))
     }
 
+    /// The root directory of the topmost layer.
+    pub(crate) fn root(&mut self) -> Result<Option<Entry>> {
+        let merged = self.directory(b"")?;
+        let Some((number, dir)) = merged.first() else { return Ok(None) };
+        let stat = rustix::fs::fstat(dir).call_at("fstat", "/")?;
+        let attributes = Attributes::of_file(&stat, self.xattrs(dir.as_fd(), b"")?);
+        let Attributes { mode, uid, gid, mtime, xattrs } = self.as_in_image(*number, b"", attributes)?;
+        Ok(Some(Entry { mode, uid, gid, mtime, xattrs, ..Entry::new(".", EntryKind::Directory) }))
+    }
+
     /// Attributes on disk of a file of the layer with this number, with the owners of the image.
     pub(super) fn as_in_image(
         &self,
@@ -133,6 +145,9 @@ impl Below<'_> {
         path: &[u8],
         mut attributes: Attributes,
     ) -> Result<Attributes> {
+        if let Some(ids) = self.layer(number).ids() {
+            return written_by(ids, path, attributes);
+        }
         let Some(owners) = self.owners() else { return Ok(attributes) };
         (attributes.uid, attributes.gid) = owners.in_image(attributes.uid, attributes.gid);
         let mut capability = attributes.take_capability().map(|value| owners.capability_in_image(value));
@@ -146,6 +161,37 @@ impl Below<'_> {
         attributes.xattrs.extend(capability.map(|value| (CAPABILITY.to_vec(), value)));
         Ok(attributes)
     }
+}
+
+/// Attributes on disk of a file that a container has written, with the ids that its image calls them by.
+fn written_by(ids: &IdMap, path: &[u8], mut attributes: Attributes) -> Result<Attributes> {
+    let foreign = |what: String| {
+        let error = Error::new(ErrorKind::Unsupported, what).with_path(text(path));
+        error.with_remedy(
+            "no image can have it: give it to a user and group that the container has, or remove it",
+        )
+    };
+    let user = |id| inside(&ids.users, id);
+    let group = |id| inside(&ids.groups, id);
+    let Attributes { uid, gid, .. } = attributes;
+    attributes.uid = user(uid).ok_or_else(|| {
+        foreign(format!("a file of user {uid} on the host, whom the container does not have"))
+    })?;
+    attributes.gid = group(gid).ok_or_else(|| {
+        foreign(format!("a file of group {gid} on the host, which the container does not have"))
+    })?;
+    for (name, value) in &mut attributes.xattrs {
+        if acl::is_list(name) {
+            *value = acl::renamed(std::mem::take(value), user, group).ok_or_else(|| {
+                foreign("an access control list that names somebody whom the container does not have".into())
+            })?;
+        } else if name == CAPABILITY {
+            *value = capability_in(ids, std::mem::take(value)).ok_or_else(|| {
+                foreign("a capability for a user namespace whose root the container does not have".into())
+            })?;
+        }
+    }
+    Ok(attributes)
 }
 
 impl Found {
