@@ -38,7 +38,7 @@
 //! leads there. The kernel lets go of a dead program's locks, so [`Store::open`] sweeps what it left.
 //!
 //! **Power failure.** Files are not synced one by one. A layer is followed by one `syncfs` before its
-//! rename, and a change of `index.json` by one before its own; a blob that no index names may be
+//! rename (those of a build's steps together by one at its end), and a change of `index.json` by one before its own; a blob that no index names may be
 //! cut short, which its size tells, and is then written again. A temporary store syncs nothing.
 #![forbid(unsafe_code)]
 
@@ -60,6 +60,7 @@ mod remove;
 mod room;
 mod temp;
 mod tenants;
+mod unsynced;
 mod verify;
 
 pub(crate) use blob::BlobWriter;
@@ -83,7 +84,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tenants::Tenants;
 
@@ -114,6 +115,8 @@ struct Inner {
     cgroups: OnceLock<crate::cgroup::CgroupParent>,
     /// The sweep at the opening had to leave something.
     unswept: AtomicBool,
+    /// So many put off syncing what they publish.
+    deferring: AtomicUsize,
     temporary: Option<temp::Temporary>,
 }
 
@@ -212,6 +215,7 @@ impl Store {
             witness: Witness::current()?,
             cgroups: OnceLock::new(),
             unswept: AtomicBool::new(false),
+            deferring: AtomicUsize::new(0),
             temporary,
         }));
         store.init_layout()?;

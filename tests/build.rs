@@ -9,17 +9,29 @@ mod buildah;
 mod cache;
 #[path = "build/case.rs"]
 mod case;
+#[path = "build/cli.rs"]
+mod cli;
 mod common;
+#[path = "build/disk.rs"]
+mod disk;
 #[path = "build/dockerfiles.rs"]
 mod dockerfiles;
 #[path = "build/killed.rs"]
 mod killed;
+#[path = "build/peers.rs"]
+mod peers;
 #[path = "build/progress.rs"]
 mod progress;
+#[path = "build/refused.rs"]
+mod refused;
+#[path = "build/remote.rs"]
+mod remote;
 #[path = "build/same.rs"]
 mod same;
 #[path = "build/seen.rs"]
 mod seen;
+#[path = "build/software.rs"]
+mod software;
 #[path = "build/told.rs"]
 mod told;
 

@@ -94,7 +94,7 @@ impl Work<'_> {
         if let Some(variant) = &platform.variant {
             config["variant"] = json!(variant);
         }
-        Image::blank(self.store, config)
+        Image::blank(self.store, &config)
     }
 
     /// An image by its name or id, pulled where that is to be. Each is found once in a build.

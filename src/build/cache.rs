@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::error::{ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::Layer;
+use crate::manifest::History;
 use crate::store::{Cached, clock};
 use std::time::SystemTime;
 
@@ -76,7 +77,10 @@ impl Work<'_> {
             return Ok(None);
         }
         for image in self.candidates()? {
-            if let Some(created) = is_next(parent, image, line) {
+            if let Some((has_layer, created)) = next(parent, image, line) {
+                if !has_layer {
+                    return Ok(Some((None, created)));
+                }
                 let at = parent.config().diff_ids().len();
                 // It may be gone: then it is made again.
                 let Ok(layers) = image.layers() else { continue };
@@ -98,22 +102,20 @@ impl Work<'_> {
     }
 }
 
-/// Whether the image has the layers and the history of `parent`, and then this line with a layer; and when that was made.
-fn is_next(parent: &Image, image: &Image, line: &str) -> Option<Option<SystemTime>> {
+/// Whether the image has the layers and the history of `parent`, and then this line: whether that has a layer, and when it was made.
+fn next(parent: &Image, image: &Image, line: &str) -> Option<(bool, Option<SystemTime>)> {
     let (below, above) = (parent.config(), image.config());
-    let at = below.history().len();
-    let next = above.history().get(at)?;
-    let has_layer = !next.empty_layer().unwrap_or(false);
-    let is_alike = has_layer
-        && next.created_by().as_deref() == Some(line)
-        && above.diff_ids().len() > below.diff_ids().len()
+    let is_empty = |line: &History| line.empty_layer().unwrap_or(false);
+    let next = above.history().get(below.history().len())?;
+    let layers = below.diff_ids().len();
+    let is_alike = next.created_by().as_deref() == Some(line)
         && above.diff_ids().starts_with(below.diff_ids())
         && below.history().iter().zip(above.history()).all(|(one, other)| {
-            one.created_by() == other.created_by()
-                && one.empty_layer().unwrap_or(false) == other.empty_layer().unwrap_or(false)
-        });
-    // As many lines with a layer as there are layers: else the next line is not the next layer's.
-    let layers = below.history().iter().filter(|line| !line.empty_layer().unwrap_or(false)).count();
-    (is_alike && layers == below.diff_ids().len())
-        .then(|| next.created().as_deref().and_then(clock::parse_rfc3339))
+            one.created_by() == other.created_by() && is_empty(one) == is_empty(other)
+        })
+        // Else the next line with a layer is not the next layer's.
+        && below.history().iter().filter(|line| !is_empty(line)).count() == layers;
+    let has_layer = !is_empty(next);
+    (is_alike && (!has_layer || above.diff_ids().len() > layers))
+        .then(|| (has_layer, next.created().as_deref().and_then(clock::parse_rfc3339)))
 }

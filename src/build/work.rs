@@ -207,7 +207,10 @@ impl Build {
             deadline,
             running: Mutex::default(),
         };
+        // All that the steps give is synced once, when the image is listed.
+        let deferred = store.defer();
         let image = work.all()?;
+        drop(deferred);
         image.list(&names)?;
         // The context's own: what was read need not be read again.
         work.context.save()?;

@@ -22,7 +22,7 @@ pub(crate) struct HistoryLine {
 }
 
 impl HistoryLine {
-    fn to_json(&self, is_empty: bool) -> Value {
+    pub(super) fn to_json(&self, is_empty: bool) -> Value {
         let mut line = Map::new();
         line.insert("created".to_owned(), json!(clock::rfc3339(self.created)));
         let texts = [
@@ -42,6 +42,9 @@ impl HistoryLine {
     }
 }
 
+/// What is done, for who reads that it failed.
+const WHAT: &str = "change of an image";
+
 /// What an image has more than the one that it is made of.
 pub(crate) struct Revision<'a> {
     /// The next layer, where there is one; of the image's store.
@@ -53,26 +56,14 @@ pub(crate) struct Revision<'a> {
 
 impl Image {
     /// A new image: this one's layers and maybe one more, its configuration changed, one more line of history. `edit` is
-    /// given the whole configuration, to which the layer and the line are added already; its `config` is an object.
+    /// given the whole configuration, to which the layer and the line are added already; its `config` is an object. When it
+    /// fails, there is no image.
     ///
     /// It is listed in the store, also without a name.
     ///
     /// # Errors
     /// `Unsupported` for the host image, whose files are in no layer; `InvalidInput` for a layer of another store;
     /// `TooLarge` for more layers or a longer configuration than an image has.
-    pub(crate) fn derive(
-        &self,
-        revision: Revision<'_>,
-        name: Option<Reference>,
-        edit: impl FnOnce(&mut Value),
-    ) -> Result<Self> {
-        self.try_derive(revision, name, |config| {
-            edit(config);
-            Ok(())
-        })
-    }
-
-    /// The same with a change that may fail; then there is no image.
     pub(crate) fn try_derive(
         &self,
         revision: Revision<'_>,
@@ -80,56 +71,23 @@ impl Image {
         edit: impl FnOnce(&mut Value) -> Result<()>,
     ) -> Result<Self> {
         let draft = self.draft(revision, edit)?;
-        transaction(&self.0.store, "change of an image", || {
+        transaction(&self.0.store, WHAT, || {
             draft.write(&self.0.store).and_then(|manifest| publish_one(&self.0.store, manifest, name))
         })
     }
 
-    /// The same, but neither listed nor named: for who keeps it in another way. It is there as long as the handle is.
-    #[cfg(feature = "build")]
+    /// The same, but neither listed nor named: it is there as long as a value of it. No index is written and no disk synced.
     pub(crate) fn derive_unlisted(
         &self,
         revision: Revision<'_>,
         edit: impl FnOnce(&mut Value) -> Result<()>,
     ) -> Result<Self> {
-        self.draft(revision, edit)?.put(&self.0.store)
+        self.draft(revision, edit)?.make(&self.0.store, self.0.fixed)
     }
 
-    /// The same image with a configuration that is changed and nothing more: no line of history, no other time.
-    #[cfg(feature = "build")]
-    pub(crate) fn retouched(&self, edit: impl FnOnce(&mut Value) -> Result<()>) -> Result<Self> {
-        self.refuse_host()?;
-        let config = self.0.config.edit(edit)?;
-        Draft { config, layers: self.oci_layers() }.put(&self.0.store)
-    }
-
-    /// An image of nothing, for a build `FROM scratch`; neither listed nor named.
-    #[cfg(feature = "build")]
-    pub(crate) fn blank(store: &Store, config: Value) -> Result<Self> {
-        let config = ImageConfig::parse(crate::manifest::encode(&config)?)?;
-        Draft { config, layers: Vec::new() }.put(store)
-    }
-
-    /// Lists it in the store under these names, or without any. What is so already costs nothing.
-    #[cfg(feature = "build")]
-    pub(crate) fn list(&self, names: &[Reference]) -> Result<()> {
-        use crate::store::index::{name_of, set_name};
-        let entries = self.0.store.index()?.manifests;
-        let mine = |name: Option<&Reference>| {
-            let is = |entry: &&Descriptor| entry.digest == self.0.listed.digest;
-            entries.iter().filter(is).any(|entry| name.is_none() || name_of(entry).as_ref() == name)
-        };
-        if mine(None) && names.iter().all(|name| mine(Some(name))) {
-            return Ok(());
-        }
-        self.0.store.sync()?;
-        self.0.store.update_index(|index| {
-            names.iter().for_each(|name| set_name(index, &self.0.listed, Some(name)));
-            if names.is_empty() {
-                set_name(index, &self.0.listed, None);
-            }
-            Ok(())
-        })
+    /// When a change of it is made.
+    pub(super) fn now(&self) -> SystemTime {
+        self.0.fixed.unwrap_or_else(SystemTime::now)
     }
 
     fn draft(&self, revision: Revision<'_>, edit: impl FnOnce(&mut Value) -> Result<()>) -> Result<Draft> {
@@ -149,7 +107,9 @@ impl Image {
         let config = self.0.config.edit(|value| {
             value["created"] = json!(clock::rfc3339(created.unwrap_or(history.created)));
             value["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
-            add_line(value, below, history.to_json(layer.is_none()));
+            let mut lines = take_history(value, below);
+            lines.push(history.to_json(layer.is_none()));
+            value["history"] = Value::Array(lines);
             edit(value)
         })?;
         Ok(Draft { config, layers })
@@ -164,12 +124,12 @@ impl Image {
     }
 
     /// The descriptors of its layers for a manifest of OCI's, which has no docker's in it.
-    fn oci_layers(&self) -> Vec<Descriptor> {
+    pub(super) fn oci_layers(&self) -> Vec<Descriptor> {
         self.0.manifest.layers().iter().cloned().map(oci).collect()
     }
 }
 
-fn oci(mut layer: Descriptor) -> Descriptor {
+pub(super) fn oci(mut layer: Descriptor) -> Descriptor {
     layer.media_type = media::oci_layer(&layer.media_type).to_owned();
     layer
 }
@@ -181,13 +141,12 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Stores its documents, and gives the image that they are.
-    #[cfg(feature = "build")]
-    fn put(self, store: &Store) -> Result<Image> {
-        let _writing = store.writing()?;
-        let manifest = self.write(store)?;
-        Image::by_digest(store, manifest.digest())?
-            .ok_or_else(|| Error::new(ErrorKind::State, "an image was written and is not there"))
+    /// An image of it that only its value knows.
+    pub(super) fn make(self, store: &Store, fixed: Option<SystemTime>) -> Result<Image> {
+        transaction(store, WHAT, || {
+            let manifest = self.write(store)?;
+            Image::open_as(store, &manifest.descriptor(), fixed)
+        })
     }
 
     /// Stores its documents. The caller is [writing](Store::writing).
@@ -201,15 +160,18 @@ impl Draft {
     }
 }
 
-/// Adds a line to the history of a configuration whose layers below it are `layers`. Some tools write no history, or none of
-/// some layers; the line is to be that of its own layer.
-fn add_line(config: &mut Value, layers: usize, line: Value) {
+/// The lines of a configuration's history, with one for each layer at least: some tools write none, or none of some layers,
+/// and the next line is to be that of its own layer.
+pub(super) fn take_history(config: &mut Value, layers: usize) -> Vec<Value> {
     let mut lines = match config["history"].take() {
         Value::Array(lines) => lines,
         _ => Vec::new(),
     };
-    let told = lines.iter().filter(|line| line["empty_layer"] != json!(true)).count();
+    let told = lines.iter().filter(|line| has_layer(line)).count();
     lines.extend((told..layers).map(|_| json!({ "comment": "not told" })));
-    lines.push(line);
-    config["history"] = Value::Array(lines);
+    lines
+}
+
+pub(super) fn has_layer(line: &Value) -> bool {
+    line["empty_layer"] != json!(true)
 }

@@ -116,8 +116,8 @@ fn builds_that_are_killed_at_random_moments() {
     // And what they left is of use.
     let store = Store::open(&path).unwrap();
     let image = Build::context(context.path()).arg("ROUND", "last").run(&store).unwrap();
-    let out = say(&sh(&image, "cat /one /two /w/last/three | wc -l; ls /ctx | wc -l"));
-    assert_eq!(out, "6000\n8");
+    let out = say(&sh(&image, "cat /one /two /w/last/three | wc -l"));
+    assert_eq!(out, "6000");
     drop(image);
     store.prune_cache(None, None).unwrap();
     store.prune_images(true).unwrap();
