@@ -30,6 +30,8 @@ mod remote;
 mod same;
 #[path = "build/seen.rs"]
 mod seen;
+#[path = "build/settings.rs"]
+mod settings;
 #[path = "build/software.rs"]
 mod software;
 #[path = "build/told.rs"]

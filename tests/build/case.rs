@@ -12,7 +12,8 @@ use super::*;
 use coracle::BuildContext;
 use std::os::unix::fs::PermissionsExt;
 
-const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dockerfiles");
+/// From the directory of the package, where tests are run.
+const DIR: &str = "tests/dockerfiles";
 const IMAGE: &str = "docker-image://";
 
 pub struct Case {
