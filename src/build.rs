@@ -473,3 +473,6 @@ impl fmt::Debug for Build {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,13 +13,20 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::{Entry, EntryKind, Mtime, get_xattrs, join};
 use crate::sys::open::openat2;
 use bytes::Bytes;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Read;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// Bytes of a directory's entries that are read at a time.
+const LISTED: usize = 16 << 10;
+/// So many directories to list are worth a thread.
+const PARALLEL_FROM: usize = 8;
+const THREADS_MAX: usize = 4;
 
 /// The root of a context, and what is known of its files.
 pub(super) struct Root {
@@ -113,7 +120,7 @@ impl DiskFile {
 pub(super) struct Disk {
     root: Arc<Root>,
     ignore: Ignore,
-    top: Folder,
+    top: Arc<Folder>,
 }
 
 struct Folder {
@@ -135,7 +142,7 @@ struct Listing {
 struct Child {
     name: Vec<u8>,
     item: Item,
-    folder: Option<Folder>,
+    folder: Option<Arc<Folder>>,
 }
 
 impl Disk {
@@ -145,7 +152,7 @@ impl Disk {
         let fd = rustix::fs::open(path, flags, Mode::empty()).call_at("open", path)?;
         let stat = rustix::fs::fstat(&fd).call_at("fstat", path)?;
         let root = Arc::new(Root { fd, path: path.to_owned(), stats, time: None });
-        Ok(Self { root, ignore, top: Folder::top(&stat) })
+        Ok(Self { root, ignore, top: Arc::new(Folder::top(&stat)) })
     }
 
     /// With one time for all files in place of their own.
@@ -159,7 +166,7 @@ impl Disk {
     /// The same directory, from whose files others are left out.
     pub(super) fn ignoring(&self, ignore: Ignore) -> Result<Self> {
         let stat = rustix::fs::fstat(&self.root.fd).call_at("fstat", &self.root.path)?;
-        Ok(Self { root: self.root.clone(), ignore, top: Folder::top(&stat) })
+        Ok(Self { root: self.root.clone(), ignore, top: Arc::new(Folder::top(&stat)) })
     }
 
     /// What a regular file has in it, whatever is ignored; `None` where there is none. Links are followed with this
@@ -192,6 +199,34 @@ impl Disk {
         self.root.stats.as_ref().map_or(Ok(()), Stats::save)
     }
 
+    /// Lists a directory and all below, several at once, so that going through them finds them listed. What can't be listed is
+    /// told of when it is met.
+    fn list_all(&self, from: &Arc<Folder>) {
+        let queue = Queue::default();
+        queue.lock().todo.push(from.clone());
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        std::thread::scope(|scope| {
+            let mut helpers = threads - 1;
+            while let Some(folder) = queue.next() {
+                queue.done(self.listed(&folder).ok());
+                if helpers > 0 && queue.lock().todo.len() >= PARALLEL_FROM {
+                    for _ in 0..std::mem::take(&mut helpers) {
+                        let thread = std::thread::Builder::new().name("coracle-context".into());
+                        let work = || {
+                            while let Some(folder) = queue.next() {
+                                queue.done(self.listed(&folder).ok());
+                            }
+                        };
+                        // Without it the others have more to do.
+                        if let Err(error) = thread.spawn_scoped(scope, work) {
+                            tracing::debug!(%error, "a context is listed by fewer threads");
+                        }
+                    }
+                }
+            }
+        });
+    }
+
     fn listed(&self, folder: &Folder) -> Result<Arc<Listing>> {
         let mut listed = folder.listed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(listed) = &*listed {
@@ -211,9 +246,11 @@ impl Disk {
         }
         let xattrs = get_xattrs(dir.as_fd(), &folder.path)?;
         let mut names = Vec::new();
-        for item in Dir::read_from(&dir).call_at("readdir", shown())? {
-            let item = item.call_at("readdir", shown())?;
-            let name = item.file_name().to_bytes();
+        let mut buffer = [MaybeUninit::uninit(); LISTED];
+        let mut entries = RawDir::new(&dir, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry.call_at("getdents64", shown())?;
+            let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 names.push(name.to_vec());
             }
@@ -239,12 +276,14 @@ impl Disk {
             if is_excluded && kind != FileType::Directory {
                 continue;
             }
-            let folder = (kind == FileType::Directory).then(|| Folder {
-                path: path.clone(),
-                inode: (stat.st_dev, stat.st_ino),
-                is_excluded,
-                matched,
-                listed: Mutex::default(),
+            let folder = (kind == FileType::Directory).then(|| {
+                Arc::new(Folder {
+                    path: path.clone(),
+                    inode: (stat.st_dev, stat.st_ino),
+                    is_excluded,
+                    matched,
+                    listed: Mutex::default(),
+                })
             });
             let item = self.item(&dir, &name, path, &stat)?;
             children.push(Child { name, item, folder });
@@ -323,7 +362,7 @@ impl Disk {
     fn at<T>(
         &self,
         path: &[u8],
-        work: impl FnOnce(Option<&Child>, &Folder) -> Result<T>,
+        work: impl FnOnce(Option<&Child>, &Arc<Folder>) -> Result<T>,
     ) -> Result<Option<T>> {
         if path.is_empty() {
             return work(None, &self.top).map(Some);
@@ -333,9 +372,9 @@ impl Disk {
 
     fn below<T>(
         &self,
-        folder: &Folder,
+        folder: &Arc<Folder>,
         path: &[u8],
-        work: impl FnOnce(Option<&Child>, &Folder) -> Result<T>,
+        work: impl FnOnce(Option<&Child>, &Arc<Folder>) -> Result<T>,
     ) -> Result<Option<T>> {
         let slash = path.iter().position(|&b| b == b'/');
         let (name, rest) = slash.map_or((path, None), |at| (&path[..at], Some(&path[at + 1..])));
@@ -354,6 +393,49 @@ impl Disk {
             (Some(rest), Some(folder)) => self.below(folder, rest, work),
             (Some(_), None) => Ok(None),
         }
+    }
+}
+
+/// Directories that are to be listed, and how many are being listed.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<Waiting>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    todo: Vec<Arc<Folder>>,
+    busy: usize,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` when all is done.
+    fn next(&self) -> Option<Arc<Folder>> {
+        let mut state = self.lock();
+        loop {
+            if let Some(folder) = state.todo.pop() {
+                state.busy += 1;
+                return Some(folder);
+            }
+            if state.busy == 0 {
+                return None;
+            }
+            state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn done(&self, listed: Option<Arc<Listing>>) {
+        let mut state = self.lock();
+        state.busy -= 1;
+        let children = listed.iter().flat_map(|listed| &listed.children);
+        state.todo.extend(children.filter_map(|child| child.folder.clone()));
+        drop(state);
+        self.more.notify_all();
     }
 }
 
@@ -402,6 +484,14 @@ impl Tree for &Disk {
             Ok(shown)
         })?;
         Ok(listed.unwrap_or_default())
+    }
+
+    fn prepare(&mut self, path: &[u8]) -> Result<()> {
+        self.at(path, |_, folder| {
+            self.list_all(folder);
+            Ok(())
+        })?;
+        Ok(())
     }
 
     fn attributes(&mut self, path: &[u8], item: &Item) -> Result<Xattrs> {

@@ -44,11 +44,14 @@ impl Memory {
             above(&mut all, &path)?;
             if item.entry.kind == EntryKind::HardLink {
                 let target = normal(&item.entry.link)?;
-                let file = all.get(&target).filter(|file: &&Item| !file.is_directory());
-                item = file.cloned().ok_or_else(|| {
-                    Error::new(ErrorKind::InvalidData, "a hard link to what is not in the archive")
-                        .with_path(text(&path))
-                })?;
+                let number = all.len() as u64;
+                let Some(file) = all.get_mut(&target).filter(|file: &&mut Item| !file.is_directory()) else {
+                    let what = "a hard link to what is not in the archive";
+                    return Err(Error::new(ErrorKind::InvalidData, what).with_path(text(&path)));
+                };
+                // A number of its own, as no disk has it.
+                file.inode.get_or_insert((u64::MAX - 1, number));
+                item = file.clone();
             }
             match all.get_mut(&path) {
                 Some(old) if old.is_directory() && item.is_directory() => *old = item,

@@ -11,7 +11,7 @@ use crate::container::{Container, ContainerBuilder, ExitStatus, MemoryFile, Stre
 use crate::dockerfile::{Command, Heredoc, Mount, Run, RunMount, RunNetwork, RunSecurity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
-use crate::layer::Layer;
+use crate::layer::{Layer, for_caller};
 use crate::network::Network;
 use crate::security::seccomp::Seccomp;
 use std::collections::VecDeque;
@@ -273,10 +273,7 @@ impl Work<'_> {
         }
         // Until the image with it is leased.
         let _writing = self.store.writing()?;
-        let layer = container.difference(self.epoch)?;
-        if let Some(layer) = &layer {
-            self.refuse_secrets(layer, &mounted)?;
-        }
+        let layer = self.without_secrets(container.difference(self.epoch)?, &mounted, state)?;
         match Arc::try_unwrap(container) {
             Ok(container) => container.remove()?,
             // The thread that would kill it has it at this moment, and lets go of it.
@@ -285,20 +282,31 @@ impl Work<'_> {
         Ok(layer)
     }
 
-    /// A secret that is in a layer is nobody's secret any more.
-    fn refuse_secrets(&self, layer: &Layer, mounted: &Mounted) -> Result<()> {
-        if mounted.secrets.is_empty() {
-            return Ok(());
-        }
+    /// A secret that is in a layer is nobody's secret any more: the layer goes, and at once.
+    fn without_secrets(
+        &self,
+        layer: Option<Layer>,
+        mounted: &Mounted,
+        state: &Finished,
+    ) -> Result<Option<Layer>> {
+        let Some(layer) = layer else { return Ok(None) };
         let bytes = self.store.map_blob(&layer.digest())?;
-        match mounted.secrets.iter().find(|(_, secret)| is_in(secret, &bytes)) {
-            Some((id, _)) => {
-                let what = format!("it leaves the secret {id:?} in its layer");
-                Err(Error::new(ErrorKind::PermissionDenied, what)
-                    .with_remedy("use the secret where it is mounted, and write it nowhere else"))
-            }
-            None => Ok(()),
+        let Some((id, _)) = mounted.secrets.iter().find(|(_, secret)| is_in(secret, &bytes)) else {
+            return Ok(Some(layer));
+        };
+        let (digest, diff_id) = (layer.digest(), layer.diff_id());
+        drop((bytes, layer));
+        self.store.remove_blob(&digest)?;
+        let parent = state.image.config().chain_ids().pop();
+        let chain_id = crate::layer::chain_id(parent.as_ref(), &diff_id);
+        if let Some(unpacked) = crate::layer::find(self.store, &diff_id, &chain_id, &*for_caller())? {
+            let key = *unpacked.key();
+            drop(unpacked);
+            self.store.remove_layer(&key)?;
         }
+        let error =
+            Error::new(ErrorKind::PermissionDenied, format!("it leaves the secret {id:?} in its layer"));
+        Err(error.with_remedy("use the secret where it is mounted, and write it nowhere else"))
     }
 }
 

@@ -121,6 +121,11 @@ impl Transfer {
         }
     }
 
+    /// What is at a path, as a layer and a key by itself: for a mount.
+    pub(crate) fn whole(source: &str) -> Self {
+        Self { link: true, ..Self::new(&[Source::Path(source.to_owned())], "/", "/") }
+    }
+
     fn new(sources: &[Source], destination: &str, workdir: &str) -> Self {
         Self {
             is_add: false,

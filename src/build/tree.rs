@@ -68,6 +68,11 @@ pub(super) trait Tree {
     /// What a directory has in it, sorted by name; nothing where there is no directory.
     fn list(&mut self, path: &[u8]) -> Result<Vec<(Vec<u8>, Item)>>;
 
+    /// All below a directory will be asked for.
+    fn prepare(&mut self, _path: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
     /// The extended attributes of what is no regular file.
     fn attributes(&mut self, _path: &[u8], item: &Item) -> Result<Xattrs> {
         Ok(item.entry.xattrs.clone())

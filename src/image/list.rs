@@ -153,7 +153,8 @@ impl Store {
     }
 
     /// Removes an image as `docker rmi` does: a name that is not its last is only taken away; with the last name,
-    /// or by id, the image goes, and with it every layer that no other image has.
+    /// or by id, the image goes, and with it every layer that no other image has. What builds have made stays in their cache
+    /// ([`prune_cache`](Self::prune_cache)), unless it is an id of such a step that is named.
     ///
     /// # Errors
     /// `NotFound`; `InUse` while a container has it (running or not), or when it is named by id and has several names.
@@ -171,7 +172,26 @@ impl Store {
     }
 
     fn remove(&self, name: &str, force: bool) -> Result<Removed> {
-        let mut removed = self.update_index(|index| {
+        let removed = self.remove_listed(name, force);
+        let mut removed = match removed {
+            // What only a step of a build has given is forgotten by its id.
+            Err(error) if error.kind() == ErrorKind::NotFound => match self.of_step(name)? {
+                Some(image) => {
+                    self.forget_steps(image.id())?;
+                    Removed { deleted: vec![*image.id()], ..Removed::default() }
+                }
+                None => return Err(error),
+            },
+            other => other?,
+        };
+        if !removed.deleted.is_empty() {
+            removed.freed = self.collect_garbage()?;
+        }
+        Ok(removed)
+    }
+
+    fn remove_listed(&self, name: &str, force: bool) -> Result<Removed> {
+        self.update_index(|index| {
             let Target { digest, manifest, id, wanted } = self.target(index, name)?;
             let names: Vec<_> =
                 index.manifests.iter().filter(|other| other.digest == digest).filter_map(name_of).collect();
@@ -200,11 +220,7 @@ impl Store {
             }
             index.manifests.retain(|other| other.digest != digest);
             Ok(Removed { untagged: names, deleted: vec![id], freed: 0 })
-        })?;
-        if !removed.deleted.is_empty() {
-            removed.freed = self.collect_garbage()?;
-        }
-        Ok(removed)
+        })
     }
 
     /// What is to be removed: an image, or what is broken.

@@ -154,6 +154,20 @@ impl Store {
         Ok(all)
     }
 
+    /// Forgets all steps that gave the image with this id.
+    pub(crate) fn forget_steps(&self, id: &Digest) -> Result<()> {
+        let Some(room) = self.cache_room()? else { return Ok(()) };
+        for name in self.cache_names(room.as_fd())? {
+            if self.cache_record(room.as_fd(), &name)?.is_some_and(|cached| cached.id == *id) {
+                match rustix::fs::unlinkat(&room, &name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(errno).call_at("unlinkat", self.cache_path().join(&name)),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what builds have left to be used again: the results of steps that were last used longer ago than `older_than`, and
     /// then, the longest unused first, so many that what is left has at most `keep_bytes`. What is `None` is no reason to keep
     /// anything, so that with neither all of it goes. Images with a name, and those of containers, lose nothing by it.

@@ -291,6 +291,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs git"]
     fn a_commit_is_checked_out_with_its_time_and_without_git() {
         let origin = tempfile::tempdir().unwrap();
         let git = |arguments: &[&str]| {

@@ -155,6 +155,9 @@ pub(super) type Visit<'a> = &'a mut dyn FnMut(&mut dyn Tree, &[u8], &[u8], &Item
 
 /// Goes through what is in a directory.
 pub(super) fn walk(tree: &mut dyn Tree, at: &[u8], filter: &Filter, visit: Visit<'_>) -> Result<()> {
+    if filter.include.is_none() && filter.exclude.is_none() {
+        tree.prepare(at)?;
+    }
     let mut walk = Walk { tree, filter, visit, pending: Vec::new() };
     walk.directory(at, b"", &Parents::default(), &Parents::default())
 }

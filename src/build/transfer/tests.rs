@@ -233,6 +233,34 @@ fn directories_and_what_is_in_them() {
 }
 
 #[test]
+fn a_file_with_several_names_stays_one() {
+    let context = "a =1 | d/ | e/ | d/b => a | e/c => a | e/d =1";
+    case(context, "", "COPY . /").gives("644 a =1 | 755 d/ | d/b => a | 755 e/ | e/c => a | 644 e/d =1");
+    case(context, "", "COPY d e /x/").gives("755 x/ | 644 x/b =1 | x/c => x/b | 644 x/d =1");
+    case(context, "", "COPY d/b /x").gives("644 x =1");
+}
+
+#[test]
+fn attributes_come_along() {
+    let store = Store::temp().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path(), "d/f =1 | d/e/");
+    let transfer = instruction("COPY d /", "/");
+    let mut seen = std::collections::BTreeSet::new();
+    for (round, name) in ["d/f", "d/e", ""].iter().enumerate() {
+        let context = Context::dir(&store, dir.path()).unwrap();
+        let layer = transfer.layer(&store, From::Context(&context), None).unwrap();
+        assert!(seen.insert(transfer.digest(&store, From::Context(&context)).unwrap().hex()));
+        let marked = layer.entries().unwrap().filter(|entry| entry.as_ref().unwrap().xattrs().count() == 1);
+        assert_eq!(marked.count(), round);
+        if !name.is_empty() {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(dir.path().join(name), c"user.note", b"x", flags).unwrap();
+        }
+    }
+}
+
+#[test]
 fn wildcards_are_gos() {
     for (text, expected) in [
         ("COPY *.go /x/", "755 x/ | 644 x/bar.go =bar | 644 x/foo.go =foo"),

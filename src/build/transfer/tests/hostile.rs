@@ -84,6 +84,20 @@ fn a_dockerignore_may_be_a_link_within() {
     assert_eq!(context.read("docker/App").unwrap(), b"FROM scratch");
     assert_eq!(context.read("docker/Nothing").unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(context.read("../secret").unwrap_err().kind(), ErrorKind::InvalidInput);
+    // The same in an archive.
+    let packed = tar(
+        "rules =a | .dockerignore -> rules | docker/App =FROM scratch | docker/App.dockerignore =rules | p/",
+    );
+    let archive = Context::tar(&store, &packed[..]).unwrap();
+    let own = archive.ignore_of("docker/App").unwrap();
+    assert_eq!(own.patterns().map(|(text, _)| text).collect::<Vec<_>>(), ["rules"]);
+    assert!(archive.ignore_of("Dockerfile").unwrap().excludes("a"));
+    let archive = archive.ignoring(own).unwrap();
+    assert_eq!(archive.read("docker/App").unwrap(), b"FROM scratch");
+    assert_eq!(archive.read("rules").unwrap(), b"a", "what is ignored can be read, but not copied");
+    let error = instruction("COPY rules /", "/").digest(&store, From::Context(&archive)).unwrap_err();
+    assert!(error.to_string().contains("left out by the .dockerignore"), "{error}");
+    assert_eq!(archive.read("p").unwrap_err().kind(), ErrorKind::InvalidInput);
     // One that leads out means a file of the context, which is not there.
     fs::remove_file(root.join(".dockerignore")).unwrap();
     symlink("../secret", root.join(".dockerignore")).unwrap();
