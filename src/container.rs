@@ -7,10 +7,14 @@
 mod accounts;
 mod bounds;
 mod builder;
+mod commit;
 mod dev;
 mod devices;
+mod diff;
 mod exec;
+mod export;
 mod find;
+mod given;
 mod ground;
 mod hierarchies;
 mod host_root;
@@ -36,9 +40,11 @@ mod users;
 mod verify;
 mod volume_copy;
 mod volumes;
+mod written;
 
 pub use crate::sys::output::{Stdio, Stream};
 pub use builder::ContainerBuilder;
+pub use commit::Commit;
 pub use devices::Device;
 pub use exec::{Exec, Executed};
 pub use profile::Profile;
@@ -55,6 +61,9 @@ use crate::sys::fork::Witness;
 // The modules below name them through here.
 use crate::sys::time::after;
 use crate::sys::{output, script};
+pub(crate) use given::Given;
+#[cfg(feature = "build")]
+pub(crate) use given::{MemoryFile, Tree};
 use ids::Range;
 use nix::sys::signal::Signal;
 use output::Streams;
@@ -85,6 +94,7 @@ pub(crate) struct Inner {
     id: String,
     image: Option<Image>,
     streams: Mutex<Streams>,
+    given: Arc<Given>,
     witness: Witness,
     /// `None` once removed.
     held: Mutex<Option<Held>>,
@@ -155,7 +165,7 @@ impl Container {
         };
         let owner = range.as_ref().map(|range| (range.base, range.base));
         // Nobody removes the volumes before the record says that they are needed.
-        let made = volumes::attach(store, image, &mut record).and_then(|_leases| {
+        let made = volumes::attach(store, image, &mut record, builder.given.no_volumes).and_then(|_leases| {
             settings::files_are_seen(&record.spec)?;
             Dir::make(store, &record, owner)
         });
@@ -173,17 +183,31 @@ impl Container {
         let prepared = prepared.and_then(|prepared| prepared.enter(store, &record));
         let held = Held { dir: Arc::new(dir), record, range, kept: false, prepared };
         // From here on its Drop removes what was made.
-        let container =
-            Self::new(held, Some(image.clone()), builder.streams.clone(), Phase::Created, end_event()?)?;
+        let container = Self::new(
+            held,
+            Some(image.clone()),
+            builder.streams.clone(),
+            Phase::Created,
+            end_event()?,
+            builder.given.clone(),
+        )?;
         named.map(|()| container)
     }
 
-    fn new(held: Held, image: Option<Image>, streams: Streams, phase: Phase, end: OwnedFd) -> Result<Self> {
+    fn new(
+        held: Held,
+        image: Option<Image>,
+        streams: Streams,
+        phase: Phase,
+        end: OwnedFd,
+        given: Arc<Given>,
+    ) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
             store: held.dir.store.clone(),
             id: held.record.id.clone(),
             image,
             streams: Mutex::new(streams),
+            given,
             witness: Witness::current()?,
             held: Mutex::new(Some(held)),
             phase: Mutex::new(phase),

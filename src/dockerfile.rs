@@ -75,6 +75,7 @@ pub use instruction::{
 };
 pub use mount::{Mount, MountKind, RunMount, Sharing};
 pub use place::Span;
+pub(crate) use place::nearest;
 pub use shell::{Expander, Expansion, Lookup};
 pub use stages::Base;
 
@@ -197,6 +198,14 @@ impl Step {
         self.origin.expand(self.span, default, env)
     }
 
+    /// An error of anything else that was met in this step, with its line, unless it has a place already.
+    pub(crate) fn place(&self, error: Error) -> Error {
+        if error.position().is_some() {
+            return error;
+        }
+        error.at_place_of(&self.error(ErrorKind::InvalidData, "", ""))
+    }
+
     /// An error of the caller's about this step: `what`, with the line of `about`, which is something that is written in it.
     pub fn error(&self, kind: ErrorKind, what: &str, about: &str) -> Error {
         let fault = Fault::new(0..about.len(), what).with_kind(kind);
@@ -220,6 +229,11 @@ impl Stage {
     pub fn expand_platform(&self, env: &Lookup) -> Result<Option<Expansion>> {
         let platform = self.platform.as_deref();
         platform.map(|platform| self.origin.expand(self.span, platform, env)).transpose()
+    }
+
+    /// An error of anything else that was met at its FROM, whatever place it has.
+    pub(crate) fn place(&self, error: Error) -> Error {
+        error.at_place_of(&self.error(ErrorKind::InvalidData, "", ""))
     }
 
     /// An error of the caller's about its FROM, as [`Step::error`].
@@ -321,19 +335,32 @@ impl Dockerfile {
     pub fn parse_trigger(text: &str) -> Result<Step> {
         let source = reader::source(text.as_bytes())?;
         let read = || {
-            let mut statements = reader::read(&source)?.statements.into_iter();
-            let (Some(statement), None) = (statements.next(), statements.next()) else {
-                return Err(Fault::new(0..text.len(), "a trigger is one instruction"));
-            };
-            let Item::Instruction(instruction) = read::item(&statement, '\\')? else {
-                return Err(Fault::new(statement.keyword.place(), "FROM is no trigger"));
-            };
-            let origin = Origin { source: source.clone(), at: statement.keyword.at, escape: '\\' };
-            let (span, text, comments) = (statement.span, statement.text, statement.comments);
-            Ok(Step { instruction, span, text, keyword: statement.keyword.text, comments, origin })
+            let mut steps = steps(&source)?.into_iter();
+            match (steps.next(), steps.next()) {
+                (Some(step), None) => Ok(step),
+                _ => Err(Fault::new(0..text.len(), "a trigger is one instruction")),
+            }
         };
         read().map_err(|fault| source.error(fault))
     }
+
+    /// Instructions without a stage that they would be of.
+    pub(crate) fn parse_steps(text: &str) -> Result<Vec<Step>> {
+        let source = reader::source(text.as_bytes())?;
+        steps(&source).map_err(|fault| source.error(fault))
+    }
+}
+
+fn steps(source: &place::Source) -> Found<Vec<Step>> {
+    let step = |statement: syntax::Statement| {
+        let Item::Instruction(instruction) = read::item(&statement, '\\')? else {
+            return Err(Fault::new(statement.keyword.place(), "FROM, where there is no stage to begin"));
+        };
+        let origin = Origin { source: source.clone(), at: statement.keyword.at, escape: '\\' };
+        let (span, text, comments) = (statement.span, statement.text, statement.comments);
+        Ok(Step { instruction, span, text, keyword: statement.keyword.text, comments, origin })
+    };
+    reader::read(source)?.statements.into_iter().map(step).collect()
 }
 
 impl std::str::FromStr for Dockerfile {

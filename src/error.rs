@@ -52,6 +52,8 @@ pub enum ErrorKind {
     OutOfMemory,
     /// The program to run does not exist in the container, or can't be executed.
     Exec,
+    /// A command of a build (RUN) ended with another code than 0, or by a signal.
+    Command,
     /// A step of a container's set-up failed.
     Setup,
     /// The operation does not fit the container's state: started twice, waited for before its start.
@@ -270,6 +272,23 @@ impl Error {
     #[cfg(feature = "build")]
     pub(crate) fn at_place(mut self, line: usize, column: usize, excerpt: String) -> Self {
         self.0.place = Some(Arc::new((line, column, excerpt)));
+        self
+    }
+
+    /// What a command has written last, below the line of the text.
+    #[cfg(feature = "build")]
+    pub(crate) fn with_last_words(mut self, words: &str) -> Self {
+        self.0.place = self.0.place.map(|place| {
+            let (line, column, excerpt) = &*place;
+            Arc::new((*line, *column, format!("{excerpt}{words}")))
+        });
+        self
+    }
+
+    /// At the same place as another one.
+    #[cfg(feature = "build")]
+    pub(crate) fn at_place_of(mut self, other: &Self) -> Self {
+        self.0.place = other.0.place.clone();
         self
     }
 

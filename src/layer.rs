@@ -10,10 +10,14 @@ pub(crate) mod archive;
 mod attributes;
 mod below;
 mod build;
+mod changed;
 mod compression;
 mod content;
+mod difference;
 mod entry;
+mod flatten;
 mod flow;
+mod holes;
 mod mapped;
 mod meta;
 pub(crate) mod overlay;
@@ -21,6 +25,8 @@ mod owner;
 mod pack;
 mod path;
 mod pax;
+#[cfg(feature = "build")]
+mod plain;
 mod root;
 mod sparse;
 pub(crate) mod tar;
@@ -36,17 +42,28 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Descriptor, media};
 use crate::store::{Lease, Store, UnpackedLayer};
 pub(crate) use apply::{Applied, Expected, Lowers, apply, chain_id, find, unpack_stored};
+#[cfg(feature = "build")]
+pub(crate) use attributes::get_xattrs;
 pub(crate) use below::{Below, Found, Lower, opaque_name};
 pub use build::LayerBuilder;
+pub(crate) use changed::Onto;
 pub use compression::Compression;
+#[cfg(feature = "build")]
+pub(crate) use compression::MAGIC;
 pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
+pub(crate) use difference::{Became, Difference, View};
+#[cfg(feature = "build")]
+pub(crate) use entry::Mtime;
 pub use entry::{Entry, EntryKind};
+pub(crate) use flatten::Flattened;
 pub use overlay::{Overlay, OverlayMount};
 pub(crate) use owner::{Owned, Owners, for_caller};
 #[cfg(feature = "registry")]
 pub(crate) use pack::pack;
 pub(crate) use path::join;
+#[cfg(feature = "build")]
+pub(crate) use path::{normal, split};
 pub(crate) use root::{RootDir, root_dir};
 use std::fmt;
 use std::io::Read;
@@ -141,6 +158,15 @@ impl Layer {
             left_out: Vec::new(),
             _lease: store.lease_blob(&descriptor.digest)?,
         })))
+    }
+
+    /// The store it is in.
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(crate) fn descriptor(&self) -> Descriptor {
+        Descriptor::new(&self.0.media_type, self.0.digest, self.0.size)
     }
 
     /// The digest of the blob, compressed as it is.

@@ -32,6 +32,8 @@ compile_error!(
     "coracle needs Linux: its containers are made of Linux namespaces, control groups and overlay mounts"
 );
 
+#[cfg(feature = "build")]
+mod build;
 mod cgroup;
 mod container;
 mod digest;
@@ -53,12 +55,14 @@ mod store;
 mod sys;
 mod volume;
 
+#[cfg(feature = "build")]
+pub use build::{Build, BuildContext, BuildEvent, BuildSecret, BuildStep};
 pub use cgroup::{
     Cgroup, CgroupParent, DeviceRule, IoMax, IoStats, LimitKind, Limits, OomEvents, Outcome, Pressure,
     Report, ReportEntry, Requirement, Stall, Stats,
 };
 pub use container::{
-    Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Profile,
+    Commit, Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Profile,
     Protection, Ready, State, Stdio, Stream,
 };
 pub use digest::Digest;
@@ -87,7 +91,7 @@ pub use security::landlock::Landlock;
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
 pub use store::clock::rfc3339;
-pub use store::{Problem, Store, StorePart, Verification};
+pub use store::{Problem, PrunedCache, Store, StorePart, Verification};
 pub use sys::idmap::{Extent, IdMap};
 pub use volume::{Volume, VolumeBuilder};
 

@@ -117,7 +117,7 @@ impl Platform {
     }
 
     /// Whether an image for this machine runs on `wanted`.
-    #[cfg(feature = "registry")]
+    #[cfg(any(feature = "registry", feature = "build"))]
     pub(crate) fn is_for(&self, wanted: &Self) -> bool {
         self.rank_for(wanted).is_some()
     }
@@ -348,7 +348,7 @@ impl Document {
     }
 }
 
-fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
+pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value)
         .map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))
 }

@@ -30,6 +30,8 @@ mod client;
 mod credentials;
 mod date;
 mod download;
+#[cfg(feature = "build")]
+mod fetch;
 mod helper;
 mod http;
 mod layers;
@@ -46,6 +48,8 @@ mod url;
 pub use catalog::SearchResult;
 pub use client::RegistryClient;
 pub use credentials::{Credentials, CredentialsPlace};
+#[cfg(feature = "build")]
+pub(crate) use fetch::fetch;
 pub use push::{Push, PushEvent, Sent};
 pub use server::{Access, Registry, RegistryBuilder};
 

@@ -11,8 +11,10 @@
 //! ├── containers/ID/          records and writable layers (written by the container room)
 //! ├── volumes/NAME/           data/ and volume.json (written by the volume room)
 //! ├── names/                  names of containers that were asked for (written by the container room)
+//! ├── cache/                  what builds have made: records of steps, directories of cache mounts
 //! ├── mountpoints/            the lowest layer of every container: places to mount on
 //! ├── ids/                    ranges of user ids that containers have
+//! ├── contexts/               what files of build contexts had in them (written by the build room)
 //! ├── locks/                  files that are only locked, never read
 //! └── tmp/                    whatever is half made
 //! ```
@@ -36,11 +38,12 @@
 //! leads there. The kernel lets go of a dead program's locks, so [`Store::open`] sweeps what it left.
 //!
 //! **Power failure.** Files are not synced one by one. A layer is followed by one `syncfs` before its
-//! rename, and a change of `index.json` by one before its own; a blob that no index names may be
+//! rename (those of a build's steps together by one at its end), and a change of `index.json` by one before its own; a blob that no index names may be
 //! cut short, which its size tells, and is then written again. A temporary store syncs nothing.
 #![forbid(unsafe_code)]
 
 pub(crate) mod blob;
+mod cache;
 pub(crate) mod clock;
 pub(crate) mod containers;
 mod gc;
@@ -57,9 +60,13 @@ mod remove;
 mod room;
 mod temp;
 mod tenants;
+mod unsynced;
 mod verify;
 
 pub(crate) use blob::BlobWriter;
+#[cfg(feature = "build")]
+pub(crate) use cache::Cached;
+pub use cache::PrunedCache;
 pub(crate) use containers::ANONYMOUS;
 #[cfg(feature = "registry")]
 pub(crate) use inbox::Inbox;
@@ -77,7 +84,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tenants::Tenants;
 
@@ -108,6 +115,8 @@ struct Inner {
     cgroups: OnceLock<crate::cgroup::CgroupParent>,
     /// The sweep at the opening had to leave something.
     unswept: AtomicBool,
+    /// So many put off syncing what they publish.
+    deferring: AtomicUsize,
     temporary: Option<temp::Temporary>,
 }
 
@@ -206,6 +215,7 @@ impl Store {
             witness: Witness::current()?,
             cgroups: OnceLock::new(),
             unswept: AtomicBool::new(false),
+            deferring: AtomicUsize::new(0),
             temporary,
         }));
         store.init_layout()?;

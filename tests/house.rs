@@ -12,6 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("sys", &["error", "feature"]),
     ("digest", &["error"]),
     ("reference", &["error", "digest"]),
+    ("dockerfile", &["error"]),
     ("manifest", &["error", "digest"]),
     ("security", &["error", "feature", "sys"]),
     ("namespace", &["error", "feature", "sys", "security"]),
@@ -22,7 +23,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("host", &["error", "feature", "sys", "security", "namespace", "cgroup", "store"]),
     ("layer", &["error", "feature", "sys", "digest", "manifest", "namespace", "store"]),
     ("volume", &["error", "sys", "digest", "namespace", "store"]),
-    ("image", &["error", "sys", "digest", "reference", "manifest", "security", "store", "layer"]),
+    (
+        "image",
+        &["error", "sys", "digest", "reference", "dockerfile", "manifest", "security", "store", "layer"],
+    ),
     ("registry", &["error", "sys", "digest", "reference", "manifest", "store", "layer", "image"]),
     (
         "container",
@@ -32,6 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "sys",
             "digest",
             "reference",
+            "dockerfile",
             "manifest",
             "security",
             "namespace",
@@ -43,8 +48,25 @@ const ROOMS: &[(&str, &[&str])] = &[
             "image",
         ],
     ),
-    // Text and values alone: it could stand far above, and is here for what will build by it.
-    ("dockerfile", &["error"]),
+    (
+        "build",
+        &[
+            "error",
+            "sys",
+            "digest",
+            "reference",
+            "manifest",
+            "security",
+            "cgroup",
+            "network",
+            "store",
+            "layer",
+            "image",
+            "registry",
+            "container",
+            "dockerfile",
+        ],
+    ),
 ];
 
 const LINES_MAX: usize = 700;

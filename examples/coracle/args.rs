@@ -6,27 +6,34 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// One flag. `value` names what follows it; a switch has none.
+/// One flag. `value` names what follows it; a switch has none. With `bare` it may be left out, and is that then.
 pub struct Flag {
     pub long: &'static str,
     pub short: Option<char>,
     pub value: Option<&'static str>,
+    pub bare: Option<&'static str>,
     pub help: &'static str,
 }
 
 /// A flag with a value.
 pub const fn flag(long: &'static str, value: &'static str, help: &'static str) -> Flag {
-    Flag { long, short: None, value: Some(value), help }
+    Flag { long, short: None, value: Some(value), bare: None, help }
 }
 
 /// A flag that is there or not.
 pub const fn switch(long: &'static str, help: &'static str) -> Flag {
-    Flag { long, short: None, value: None, help }
+    Flag { long, short: None, value: None, bare: None, help }
 }
 
 impl Flag {
     pub const fn short(mut self, short: char) -> Self {
         self.short = Some(short);
+        self
+    }
+
+    /// What it is without a value, which then only follows after `=`.
+    pub const fn bare(mut self, bare: &'static str) -> Self {
+        self.bare = Some(bare);
         self
     }
 }
@@ -126,7 +133,7 @@ impl Syntax {
                 let (name, value) = pair(OsStr::from_bytes(long));
                 let flag = self.each().find(|flag| flag.long == name);
                 let flag = flag.ok_or_else(|| self.wrong(format!("unknown flag: --{}", name.display())))?;
-                let value = match (flag.value, value) {
+                let value = match (flag.value, value.or(flag.bare.map(OsStr::new))) {
                     (Some(_), Some(value)) => value.to_owned(),
                     (Some(_), None) => {
                         let missing = || self.wrong(format!("flag needs an argument: --{}", flag.long));
@@ -219,7 +226,10 @@ impl Syntax {
         }
         let left = |flag: &Flag| {
             let short = flag.short.map_or("    ".to_owned(), |short| format!("-{short}, "));
-            format!("{short}--{} {}", flag.long, flag.value.unwrap_or_default())
+            match (flag.value, flag.bare) {
+                (Some(value), Some(_)) => format!("{short}--{}[={value}]", flag.long),
+                (value, _) => format!("{short}--{} {}", flag.long, value.unwrap_or_default()),
+            }
         };
         let width = flags.iter().map(|flag| left(flag).len()).max().unwrap_or(0);
         for flag in flags {

@@ -12,6 +12,7 @@ use coracle::{
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -411,11 +412,20 @@ fn network(mut b: ContainerBuilder, image: &ImageConfig, args: &Args) -> Result<
             return Err(fail(format!("network {other:?} not found: there are none and host")));
         }
     }
+    for (name, address) in hosts(args)? {
+        b = b.host(name, address);
+    }
+    ports::publish(b, image, args)
+}
+
+/// The lines of --add-host.
+pub fn hosts(args: &Args) -> Result<Vec<(&str, IpAddr)>> {
+    let mut hosts = Vec::new();
     for option in args.all("add-host")? {
         let wrong = || usage(format!("invalid --add-host {option:?}: HOST:IP"));
         let (name, address) = option.split_once(['=', ':']).ok_or_else(wrong)?;
         let address = address.trim_start_matches('[').trim_end_matches(']');
-        b = b.host(name, address.parse().map_err(|_| wrong())?);
+        hosts.push((name, address.parse().map_err(|_| wrong())?));
     }
-    ports::publish(b, image, args)
+    Ok(hosts)
 }

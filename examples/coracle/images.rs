@@ -1,9 +1,9 @@
-//! `images`, `load`, `import`, `tag`, `rmi`, `image prune`.
+//! `images`, `load`, `import`, `tag`, `rmi`, `image prune`, `image squash`, `image rebase`.
 #![forbid(unsafe_code)]
 
 use crate::args::{Args, Flag, flag, switch};
 use crate::containers::{familiar, short};
-use crate::fail::{Result, context, each, fail, usage};
+use crate::fail::{Result, each, fail, usage};
 use crate::flags;
 use crate::format::{self, ago, line};
 use crate::moment::Moment;
@@ -24,10 +24,11 @@ pub const LOAD: &[Flag] = &[
     switch("quiet", "Say only what was loaded").short('q'),
 ];
 pub const IMPORT: &[Flag] = &[
-    flag("change", "INSTRUCTION", "CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR")
+    flag("change", "INSTRUCTION", "As in a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, …")
         .short('c'),
     flag("message", "TEXT", "The comment in its history").short('m'),
 ];
+pub const SQUASH: &[Flag] = &[flag("onto", "IMAGE", "Only the layers above this image's, which stay")];
 pub const RMI: &[Flag] = &[switch("force", "Also when it has several names or a container").short('f')];
 
 pub const PRUNE: &[Flag] = &[
@@ -208,50 +209,14 @@ pub fn load(store: &Store, args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// `["a","b"]`, or words for a shell.
-fn command(text: &str) -> Result<Vec<String>> {
-    if text.starts_with('[') {
-        return serde_json::from_str(text).map_err(context(text));
-    }
-    Ok(vec!["/bin/sh".into(), "-c".into(), text.into()])
+#[cfg(feature = "build")]
+fn change(import: Import, text: &str) -> Result<Import> {
+    Ok(import.change(text))
 }
 
-/// One `--change`, as an instruction of a Dockerfile.
-fn change(import: Import, text: &str) -> Result<Import> {
-    let (name, rest) = text.trim().split_once(char::is_whitespace).unwrap_or((text, ""));
-    let rest = rest.trim();
-    if rest.is_empty() {
-        return Err(usage(format!("--change {text:?}: an instruction and its value")));
-    }
-    // `KEY=VALUE`, or `KEY VALUE`.
-    let pair = || {
-        let (key, value) = rest.split_once('=').or_else(|| rest.split_once(' ')).unwrap_or((rest, ""));
-        (key.trim().to_owned(), value.trim().trim_matches('"').to_owned())
-    };
-    Ok(match name.to_ascii_uppercase().as_str() {
-        "CMD" => import.cmd(command(rest)?),
-        "ENTRYPOINT" => import.entrypoint(command(rest)?),
-        "ENV" => {
-            let (key, value) = pair();
-            import.env(key, value)
-        }
-        "LABEL" => {
-            let (key, value) = pair();
-            import.label(key, value)
-        }
-        "EXPOSE" => rest.split_whitespace().fold(import, |import, port| {
-            import.expose(if port.contains('/') { port.to_owned() } else { format!("{port}/tcp") })
-        }),
-        "VOLUME" if rest.starts_with('[') => command(rest)?.into_iter().fold(import, Import::volume),
-        "VOLUME" => rest.split_whitespace().fold(import, Import::volume),
-        "USER" => import.user(rest),
-        "WORKDIR" => import.working_dir(rest),
-        "STOPSIGNAL" => {
-            flags::signal(rest)?;
-            import.stop_signal(rest)
-        }
-        other => return Err(usage(format!("--change: {other} is not an instruction that can be given"))),
-    })
+#[cfg(not(feature = "build"))]
+fn change(_: Import, _: &str) -> Result<Import> {
+    Err(fail("--change: this program was built without coracle's feature `build`"))
 }
 
 pub fn import(store: &Store, args: &Args) -> Result<u8> {
@@ -277,6 +242,27 @@ pub fn import(store: &Store, args: &Args) -> Result<u8> {
 pub fn tag(store: &Store, args: &Args) -> Result<u8> {
     let names = args.names()?;
     flags::image(store, names[0])?.tag(names[1])?;
+    Ok(0)
+}
+
+pub fn squash(store: &Store, args: &Args) -> Result<u8> {
+    let names = args.names()?;
+    let image = flags::image(store, names[0])?;
+    let squashed = match args.get("onto")? {
+        Some(base) => image.squash_onto(&flags::image(store, base)?)?,
+        None => image.squash()?,
+    };
+    squashed.tag(names[1])?;
+    line(squashed.id().to_string())?;
+    Ok(0)
+}
+
+pub fn rebase(store: &Store, args: &Args) -> Result<u8> {
+    let names = args.names()?;
+    let image = |at: usize| flags::image(store, names[at]);
+    let rebased = image(0)?.rebase(&image(1)?, &image(2)?)?;
+    rebased.tag(names[3])?;
+    line(rebased.id().to_string())?;
     Ok(0)
 }
 

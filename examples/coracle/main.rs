@@ -10,6 +10,8 @@
 
 mod args;
 mod attach;
+mod build;
+mod commit;
 mod containers;
 mod fail;
 mod flags;
@@ -123,6 +125,30 @@ const VERBS: &[Verb] = &[
         run::exec,
     )
     .command(),
+    verb(
+        "commit",
+        "CONTAINER [NAME[:TAG]]",
+        "Make an image of a container",
+        &[commit::COMMIT],
+        (1, 2),
+        commit::commit,
+    ),
+    verb(
+        "diff",
+        "CONTAINER",
+        "Show the files that a container has added (A), changed (C) and deleted (D)",
+        &[commit::DIFF],
+        (1, 1),
+        commit::diff,
+    ),
+    verb(
+        "export",
+        "CONTAINER",
+        "Write the root filesystem of a container into an archive",
+        &[commit::EXPORT],
+        (1, 1),
+        commit::export,
+    ),
     verb("ps", "", "List containers", &[containers::PS], (0, 0), containers::ps),
     verb(
         "port",
@@ -140,6 +166,22 @@ const VERBS: &[Verb] = &[
         &[containers::STATS],
         (0, ANY),
         containers::stats,
+    ),
+    verb(
+        "build",
+        "PATH|-",
+        "Build an image from a Dockerfile and the files beside it",
+        &[build::BUILD, pull::REACH],
+        (1, 1),
+        build::build,
+    ),
+    verb(
+        "builder prune",
+        "",
+        "Remove what builds have left to be used again",
+        &[build::PRUNE],
+        (0, 0),
+        build::prune,
     ),
     verb("images", "[NAME[:TAG]]", "List images", &[images::IMAGES], (0, 1), images::images),
     verb(
@@ -216,11 +258,27 @@ const VERBS: &[Verb] = &[
         "image diff",
         "IMAGE OTHER",
         "Show the files that the other image adds (A), changes (C) and deletes (D)",
-        &[tree::DIFF],
+        &[commit::DIFF],
         (2, 2),
         tree::diff,
     ),
     verb("image prune", "", "Remove the images that nobody uses", &[images::PRUNE], (0, 0), images::prune),
+    verb(
+        "image rebase",
+        "IMAGE OLD-BASE NEW-BASE NAME[:TAG]",
+        "Name the image that has another base below the same layers",
+        &[],
+        (4, 4),
+        images::rebase,
+    ),
+    verb(
+        "image squash",
+        "IMAGE NAME[:TAG]",
+        "Name the image that has the same files in one layer",
+        &[images::SQUASH],
+        (2, 2),
+        images::squash,
+    ),
     verb(
         "info",
         "",
@@ -261,13 +319,19 @@ const VERBS: &[Verb] = &[
 
 /// What comes with a second word.
 const GROUPS: &[(&str, &str)] = &[
-    ("image", "ls, rm, inspect, history, diff, import, load, pull, push, save, tag or prune"),
+    ("builder", "build or prune"),
+    (
+        "image",
+        "build, ls, rm, inspect, history, diff, import, load, pull, push, rebase, save, squash, tag or prune",
+    ),
     ("system", "verify"),
     ("volume", "create, ls, rm, inspect or prune"),
 ];
 
 /// Other names of verbs.
 const ALIASES: &[(&str, &str)] = &[
+    ("builder build", "build"),
+    ("image build", "build"),
     ("image history", "history"),
     ("image import", "import"),
     ("image list", "images"),

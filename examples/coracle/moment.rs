@@ -44,7 +44,7 @@ impl Moment {
 }
 
 /// As Go writes them: `24h`, `1h30m`, `1.5h`, `90s`.
-fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let (mut rest, mut all) = (text, Duration::ZERO);
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;

@@ -69,6 +69,8 @@ pub fn not_there(name: &str) -> crate::fail::Fail {
     usage(format!("{name}: this coracle can't ask registries: build it with --features registry"))
 }
 
+#[cfg(all(feature = "registry", feature = "build"))]
+pub use registries::reach;
 #[cfg(feature = "registry")]
 pub use registries::{ca_file, client};
 
@@ -166,6 +168,27 @@ mod registries {
             pull = pull.plain_http(name.parse::<Reference>()?.domain());
         }
         Ok(pull)
+    }
+
+    /// How a build reaches the registries of its bases.
+    #[cfg(feature = "build")]
+    pub fn reach(args: &Args) -> Result<impl Fn(Pull) -> Pull + Send + Sync + 'static> {
+        let pem = ca_file(args)?;
+        let dir = args.raw("cert-dir").map(std::ffi::OsStr::to_owned);
+        if args.has("plain-http") {
+            return Err(usage(
+                "--plain-http: which registry that is, a build can't tell: pull the image first",
+            ));
+        }
+        Ok(move |mut pull: Pull| {
+            if let Some(pem) = &pem {
+                pull = pull.root_certificates(pem.clone());
+            }
+            if let Some(dir) = &dir {
+                pull = pull.certificates_in(dir);
+            }
+            pull
+        })
     }
 
     pub fn get(

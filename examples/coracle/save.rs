@@ -44,7 +44,7 @@ fn add(mut save: Save, store: &Store, text: &str) -> Result<Save> {
 
 /// A file is there when it is whole, and is its owner's alone, as docker's. What a link leads to, or a pipe, is written to as
 /// it is.
-fn to_file(save: &Save, path: &OsStr) -> Result<()> {
+fn to_file(path: &OsStr, write: impl FnOnce(File) -> Result<()>) -> Result<()> {
     let path = Path::new(path);
     let failed = |error: io::Error| fail(format!("{}: {error}", path.display()));
     // A pipe, or a link, as /dev/stdout is one: it stays what it is.
@@ -52,11 +52,11 @@ fn to_file(save: &Save, path: &OsStr) -> Result<()> {
         let mut options = File::options();
         options.write(true).truncate(true).create(true).mode(0o600);
         let file = options.open(path).map_err(failed)?;
-        return write(save, file);
+        return write(file);
     }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new().prefix(".coracle-save-").tempfile_in(dir).map_err(failed)?;
-    write(save, file.as_file())?;
+    write(file.reopen().map_err(failed)?)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
@@ -77,15 +77,20 @@ pub fn save(store: &Store, args: &Args) -> Result<u8> {
     for name in args.names()? {
         save = add(save, store, name)?;
     }
-    match args.raw("output") {
-        Some(path) => to_file(&save, path)?,
+    output(args.raw("output"), |file| write(&save, file))
+}
+
+/// Writes an archive where it is to go: to a file, or to stdout.
+pub fn output(path: Option<&OsStr>, write: impl FnOnce(File) -> Result<()>) -> Result<u8> {
+    match path {
+        Some(path) => to_file(path, write)?,
         None if io::stdout().is_terminal() => {
             return Err(fail(
                 "an archive is not written to a terminal: give --output, or redirect the output",
             ));
         }
         // Without the buffer for lines that Rust's own has.
-        None => write(&save, File::from(io::stdout().as_fd().try_clone_to_owned()?))?,
+        None => write(File::from(io::stdout().as_fd().try_clone_to_owned()?))?,
     }
     Ok(0)
 }

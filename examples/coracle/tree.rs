@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use crate::args::{Args, Flag, flag, switch};
+use crate::commit;
 use crate::containers::short;
 use crate::fail::{Result, usage};
 use crate::flags;
-use crate::format::{self, Table, ago, line, print, visible};
-use coracle::{ChangeKind, HistoryEntry, Image, ImageTree, Store, rfc3339};
+use crate::format::{self, Table, ago, print};
+use coracle::{HistoryEntry, Image, ImageTree, Store, rfc3339};
 use serde_json::{Value, json};
 
 pub const HISTORY: &[Flag] = &[
@@ -15,7 +16,6 @@ pub const HISTORY: &[Flag] = &[
     switch("no-trunc", "Whole ids and commands"),
     switch("quiet", "Ids only").short('q'),
 ];
-pub const DIFF: &[Flag] = &[flag("format", "FORMAT", "json, or {{.Kind}}, {{.Path}}")];
 
 /// Docker's width of a command.
 const COMMAND: usize = 45;
@@ -126,18 +126,5 @@ fn find(trees: Vec<ImageTree>, image: &Image) -> Option<ImageTree> {
 pub fn diff(store: &Store, args: &Args) -> Result<u8> {
     let names = args.names()?;
     let (old, new) = (flags::image(store, names[0])?, flags::image(store, names[1])?);
-    let format = args.get("format")?;
-    for change in old.diff(&new)? {
-        let kind = match change.kind {
-            ChangeKind::Added => "A",
-            ChangeKind::Deleted => "D",
-            _ => "C",
-        };
-        let path = change.path.display().to_string();
-        line(match format {
-            Some(format) => format::shown(format, &json!({"Kind": kind, "Path": path}))?,
-            None => format!("{kind} {}", visible(&path)),
-        })?;
-    }
-    Ok(0)
+    commit::show(&old.diff(&new)?, args)
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::devices::Device;
+use super::given::Given;
 use super::output::{Stdio, Stream, Streams};
 use super::profile::Profile;
 use super::protection::Protection;
@@ -46,13 +47,15 @@ pub struct ContainerBuilder {
     pub(super) image: Image,
     pub(super) spec: Spec,
     pub(super) streams: Streams,
+    pub(super) given: Arc<Given>,
     /// The first setting that can't be: reported when the container is made.
     pub(super) wrong: Option<Arc<Error>>,
 }
 
 impl ContainerBuilder {
     pub(super) fn new(image: &Image) -> Self {
-        Self { image: image.clone(), spec: Spec::default(), streams: Streams::default(), wrong: None }
+        let (spec, streams, given) = (Spec::default(), Streams::default(), Arc::default());
+        Self { image: image.clone(), spec, streams, given, wrong: None }
     }
 
     fn check<T>(&mut self, result: Result<T>) -> Option<T> {

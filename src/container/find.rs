@@ -122,5 +122,5 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
         Phase::Running(running) => running.process.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?,
         Phase::Created | Phase::Exited(_) => end_event()?,
     };
-    Container::new(held, image, Streams::default(), phase, end).map(Some)
+    Container::new(held, image, Streams::default(), phase, end, Arc::default()).map(Some)
 }

@@ -1,6 +1,7 @@
 //! What a container's root filesystem is made of: layers, a writable layer on them, mounts, the files of /etc.
 #![forbid(unsafe_code)]
 
+use super::given::Given;
 use super::record::{Dir, Record, UPPER, WORK};
 use super::rootfs::{Base, Planned, Source};
 use super::settings::hostname;
@@ -89,8 +90,8 @@ pub(super) fn etc(record: &Record, mounts: &[Planned]) -> Result<Vec<(&'static s
 }
 
 /// The mounts of the specification, in the order of their depth.
-pub(super) fn planned_mounts(store: &Store, record: &Record) -> Result<Vec<Planned>> {
-    let mut all = Vec::new();
+pub(super) fn planned_mounts(store: &Store, record: &Record, given: &Given) -> Result<Vec<Planned>> {
+    let mut all = given.planned()?;
     let mut volume_names = record.pins.volumes.iter();
     for mount in record.spec.mounts.iter().filter(|mount| mount.shm_size().is_none()) {
         let (source, is_dir) = match &mount.kind {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::dev::{self, Dev};
+use super::given;
 use super::protection::Protection;
 use super::script::{CWD, Links, Script};
 use super::spec::{FileContent, covering};
@@ -21,6 +22,7 @@ use linux_raw_sys::general as n;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What to mount, with host paths already resolved.
 pub(super) struct Root<'a> {
@@ -45,6 +47,8 @@ pub(super) struct Root<'a> {
     pub volatile: bool,
     /// The kernel has overlays over mounts that are attached nowhere.
     pub detached_lowers: bool,
+    /// The bytes and the files of it that are in memory alone.
+    pub given: (u64, u64),
 }
 
 impl Root<'_> {
@@ -128,6 +132,8 @@ pub(super) struct Planned {
 pub(super) enum Source {
     Path { path: PathBuf, recursive: bool, suid: bool },
     Tmpfs { size: u64, inodes: u64, mode: u32, exec: bool },
+    Memory { bytes: Arc<[u8]>, mode: u32, owner: (u32, u32) },
+    Layers { lowers: Vec<PathBuf>, path: PathBuf },
 }
 
 /// The operations; gives the descriptor of the root's mount, which is attached in the container's directory.
@@ -190,7 +196,7 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         .map(|file| write_file(s, root, mount, Path::new("/"), file))
         .collect();
     for (number, planned) in root.mounts.iter().enumerate() {
-        written.extend(one(s, root, mount, number as u64, planned));
+        written.extend(one(s, root, mount, (fresh, writable), number as u64, planned));
     }
     s.during("mounting the files of /etc");
     for (file, (name, _)) in etc.into_iter().zip(&root.etc) {
@@ -259,7 +265,8 @@ fn fresh(s: &mut Script<'_>, root: &Root<'_>, dir: Cell) -> Cell {
     s.during("making the files of /etc and /dev");
     // The host's /etc/hosts may be long.
     let size = dev::SIZE + (1 << 20) + root.etc.iter().map(|(_, text)| text.len() as u64).sum::<u64>();
-    let tmpfs = s.tmpfs(size, dev::INODES + 16, 0o755, Some(root.shift.owner(0, 0)), dev::PLAIN);
+    let (size, inodes) = (size + root.given.0, dev::INODES + 16 + root.given.1);
+    let tmpfs = s.tmpfs(size, inodes, 0o755, Some(root.shift.owner(0, 0)), dev::PLAIN);
     // A mount can be copied only where it is attached.
     s.attach(tmpfs, dir, root.dir);
     tmpfs
@@ -411,6 +418,7 @@ fn one<'a>(
     s: &mut Script<'_>,
     root: &Root<'a>,
     mount: Cell,
+    places: (Cell, Cell),
     number: u64,
     planned: &Planned,
 ) -> Vec<Written<'a>> {
@@ -463,6 +471,17 @@ fn one<'a>(
                 s.place(mapped);
             }
             s.attach(copy, target, &planned.target);
+            Vec::new()
+        }
+        Source::Memory { bytes, mode, owner } => {
+            let file = (&**bytes, *mode, *owner);
+            let copy = given::memory_file(s, root, places.0, number, file, &planned.target);
+            s.attach(copy, target, &planned.target);
+            Vec::new()
+        }
+        Source::Layers { lowers, path } => {
+            let tree = given::tree(s, root, places, number, (lowers, path), planned.read_only);
+            s.attach(tree, target, &planned.target);
             Vec::new()
         }
     }

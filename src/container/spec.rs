@@ -202,6 +202,15 @@ impl Mount {
         self
     }
 
+    /// Of a tmpfs: at most so many files. No effect on other mounts.
+    #[cfg(feature = "build")]
+    pub(crate) fn inodes(mut self, number: u64) -> Self {
+        if let MountKind::Tmpfs { inodes, .. } = &mut self.kind {
+            *inodes = number;
+        }
+        self
+    }
+
     /// The size of the container's own /dev/shm, where this mount is meant for it.
     pub(crate) fn shm_size(&self) -> Option<u64> {
         match self.kind {

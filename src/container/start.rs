@@ -168,7 +168,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let wanted = Wanted::of(record, dir, image, &ground)?;
     let identity = &wanted.resolved.identity;
     ids.check_identity(identity)?;
-    let mounts = planned_mounts(&inner.store, record)?;
+    let mounts = planned_mounts(&inner.store, record, &inner.given)?;
     let leases = volumes::leases(&inner.store, record)?;
     disk.apply(&inner.store, dir, &mut report)?;
     let streams = lock(&inner.streams).clone();
@@ -242,6 +242,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         unmapped: spec.is_best_effort(Protection::IdMappedMounts),
         volatile: !held.kept,
         detached_lowers: warden.features().detached_lowers,
+        given: inner.given.room(),
     };
     if ground.was_mounted {
         // An overlay does not share its writable layer.

@@ -10,9 +10,14 @@ use crate::volume::Volume;
 use std::path::Path;
 
 /// Finds or makes the volumes of a new container: those of its mounts, in their order, then one for each VOLUME of
-/// the image that no mount covers. The record names them. Nobody may remove them before it is in the store: that say
+/// the image that no mount covers, unless it is to have its `own_only`. The record names them. Nobody may remove them before it is in the store: that say
 /// the leases.
-pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Result<Vec<Lease>> {
+pub(super) fn attach(
+    store: &Store,
+    image: &Image,
+    record: &mut Record,
+    own_only: bool,
+) -> Result<Vec<Lease>> {
     let mut leases = Vec::new();
     for mount in &mut record.spec.mounts {
         if let MountKind::Volume { name, anonymous } = &mut mount.kind {
@@ -30,7 +35,7 @@ pub(super) fn attach(store: &Store, image: &Image, record: &mut Record) -> Resul
             super::volume_copy::first_use(image, &volume, &mount.target)?;
         }
     }
-    for target in image.config().volumes() {
+    for target in image.config().volumes().filter(|_| !own_only) {
         if record.spec.mounts.iter().all(|mount| mount.target != Path::new(target)) {
             let (lease, volume) = Volume::anonymous_of(store, &record.id)?;
             leases.push(lease);

@@ -31,6 +31,11 @@ impl Heredoc {
         self.content.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
     }
 
+    /// Whether a command's line is nothing else than the announcement of one.
+    pub(crate) fn is_alone(command: &str) -> bool {
+        matches!(Self::parse(command.trim()), Ok(Some(_)))
+    }
+
     /// A word of a line as one without content, if it is one.
     pub(super) fn parse(word: &str) -> Found<Option<Self>> {
         let digits = word.bytes().take_while(u8::is_ascii_digit).count();

@@ -173,7 +173,7 @@ impl Joined {
 }
 
 /// The word that is meant, where one is nearly what was written.
-pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word: Vec<char> = word.chars().take(64).flat_map(char::to_lowercase).collect();
     // What is longer or shorter by more than that is further away.
     let is_alike = |other: &&str| other.chars().take(word.len() + 4).count().abs_diff(word.len()) <= 3;

@@ -128,8 +128,22 @@ impl Image {
         Ok(changes)
     }
 
+    /// Where a path leads in the image, its links followed, and what is there; `None` where there is nothing.
+    #[cfg(feature = "build")]
+    pub(crate) fn locate(&self, path: &Path) -> Result<Option<(PathBuf, EntryKind)>> {
+        if self.0.manifest.layers().is_empty() {
+            return Ok((path == Path::new("/")).then(|| (PathBuf::from("/"), EntryKind::Directory)));
+        }
+        self.files(|below| {
+            Ok(below.resolve(path.as_os_str().as_bytes())?.and_then(|(at, found)| {
+                let kind = found.map_or(Some(EntryKind::Directory), |found| found.kind())?;
+                Some((Path::new("/").join(OsStr::from_bytes(&at)), kind))
+            }))
+        })
+    }
+
     /// Does something with the merged layers.
-    fn files<T>(&self, work: impl FnOnce(&mut Below<'_>) -> Result<T>) -> Result<T> {
+    pub(super) fn files<T>(&self, work: impl FnOnce(&mut Below<'_>) -> Result<T>) -> Result<T> {
         if self.is_host() {
             return Err(Error::new(
                 ErrorKind::Unsupported,

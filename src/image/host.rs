@@ -62,6 +62,7 @@ pub(super) fn config() -> Result<ImageConfig> {
     ImageConfig::new(&[], json!([]), "1970-01-01T00:00:00Z")?.edit(|value| {
         value["config"]["Env"] = json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
         value["config"]["Cmd"] = json!(["/bin/sh"]);
+        Ok(())
     })
 }
 

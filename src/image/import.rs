@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 use super::Image;
-use super::load::publish_one;
+use super::edit::Draft;
+use super::load::{publish_one, transaction};
+use super::settings::Settings;
 use super::unpack;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::Layer;
-use crate::manifest::{Descriptor, ImageConfig, Manifest, media};
+use crate::manifest::{Descriptor, ImageConfig};
 use crate::reference::Reference;
 use crate::store::{Store, clock};
 use serde_json::{Value, json};
@@ -36,10 +38,12 @@ pub struct Import {
     stop_signal: Option<String>,
     entrypoint: Vec<String>,
     cmd: Vec<String>,
-    env: Vec<String>,
+    env: Vec<(String, String)>,
     labels: BTreeMap<String, String>,
     volumes: Vec<String>,
     ports: Vec<String>,
+    #[cfg(feature = "build")]
+    changes: Vec<String>,
 }
 
 fn strings(words: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
@@ -108,7 +112,7 @@ impl Import {
 
     /// Adds an ENV.
     pub fn env(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
-        self.env.push(format!("{}={}", name.as_ref(), value.as_ref()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -124,9 +128,18 @@ impl Import {
         self
     }
 
-    /// Adds an EXPOSE: `80/tcp`.
+    /// Adds an EXPOSE: `80/tcp`, `80`, `8000-8010/udp`.
     pub fn expose(mut self, port: impl Into<String>) -> Self {
         self.ports.push(port.into());
+        self
+    }
+
+    /// Adds a change as `docker import --change` takes it: an instruction of a Dockerfile, as
+    /// `CMD ["nginx", "-g", "daemon off;"]`, or several lines of them. They are made in their order, after all else that is
+    /// set here: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR.
+    #[cfg(feature = "build")]
+    pub fn change(mut self, instruction: impl Into<String>) -> Self {
+        self.changes.push(instruction.into());
         self
     }
 
@@ -134,8 +147,9 @@ impl Import {
     /// out, each with a line of `tracing`; [`Layer::left_out`] tells of a layer by itself.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that is none; `InvalidData` for what is no archive, `Unsupported` for a compression that
-    /// is not known; the errors of the file system. Nothing of it stays then.
+    /// `InvalidInput` for a name that is none, and for a setting or a change that can't be; `InvalidData` for what is no archive
+    /// and for a change that is no instruction; `Unsupported` for a compression that is not known; the errors of the file
+    /// system. Nothing of it stays then.
     pub fn path(&self, store: &Store, path: impl AsRef<Path>) -> Result<Image> {
         let path = path.as_ref();
         let during = |error: Error| error.during(format!("importing {}", path.display()));
@@ -170,59 +184,48 @@ impl Import {
             }
             name => name,
         };
-        let writing = store.writing()?;
-        let imported = layer().and_then(|(descriptor, diff_id)| {
-            let config = self.config(&diff_id)?;
-            let digest = store.put_blob(config.raw())?;
-            let config = Descriptor::new(media::CONFIG, digest, config.raw().len() as u64);
-            let manifest = Manifest::new(config, vec![descriptor])?;
-            store.put_blob(manifest.raw())?;
-            publish_one(store, manifest, name)
-        });
-        drop(writing);
-        if imported.is_err()
-            && let Err(error) = store.collect_garbage()
-        {
-            tracing::warn!(%error, store = ?store.path(), "what a failed import left stays until the next collection");
-        }
-        imported
+        // What is wrong with them is found before anything is read.
+        let settings = self.settings()?;
+        transaction(store, "import", || {
+            let (descriptor, diff_id) = layer()?;
+            let draft = Draft { config: self.config(&diff_id, settings)?, layers: vec![descriptor] };
+            publish_one(store, draft.write(store)?, name)
+        })
     }
 
-    fn config(&self, diff_id: &crate::digest::Digest) -> Result<ImageConfig> {
+    fn config(&self, diff_id: &crate::digest::Digest, settings: Value) -> Result<ImageConfig> {
         let created = clock::rfc3339(self.created.unwrap_or_else(SystemTime::now));
         let message = self.message.as_deref().unwrap_or("imported");
         let history = json!([{ "created": created, "comment": message }]);
         ImageConfig::new(&[*diff_id], history, &created)?.edit(|value| {
-            if let Some(author) = &self.author {
-                value["author"] = json!(author);
-            }
-            let config = &mut value["config"];
-            let mut set = |key: &str, value: Value| config[key] = value;
-            let keys = |names: &[String]| {
-                names.iter().map(|name| (name.clone(), json!({}))).collect::<serde_json::Map<_, _>>()
-            };
-            for (key, text) in
-                [("User", &self.user), ("WorkingDir", &self.working_dir), ("StopSignal", &self.stop_signal)]
-            {
-                if let Some(text) = text {
-                    set(key, json!(text));
+            for key in ["author", "config"] {
+                if let Some(set) = settings.get(key) {
+                    value[key] = set.clone();
                 }
             }
-            for (key, words) in [("Entrypoint", &self.entrypoint), ("Cmd", &self.cmd), ("Env", &self.env)] {
-                if !words.is_empty() {
-                    set(key, json!(words));
-                }
-            }
-            if !self.labels.is_empty() {
-                set("Labels", json!(self.labels));
-            }
-            if !self.volumes.is_empty() {
-                set("Volumes", json!(keys(&self.volumes)));
-            }
-            if !self.ports.is_empty() {
-                set("ExposedPorts", json!(keys(&self.ports)));
-            }
+            Ok(())
         })
+    }
+
+    /// What was asked for, as the part of a configuration that can be without files.
+    fn settings(&self) -> Result<Value> {
+        let mut value = json!({});
+        let mut settings = Settings::of(&mut value);
+        let texts = [&self.author, &self.user, &self.working_dir, &self.stop_signal];
+        let [author, user, working_dir, stop_signal] = texts.map(Option::as_deref);
+        author.map_or(Ok(()), |author| settings.author(author))?;
+        user.map_or(Ok(()), |user| settings.user(user))?;
+        working_dir.map_or(Ok(()), |path| settings.working_dir(path))?;
+        stop_signal.map_or(Ok(()), |signal| settings.stop_signal(signal))?;
+        settings.entrypoint(&self.entrypoint)?;
+        settings.cmd(&self.cmd)?;
+        self.env.iter().try_for_each(|(name, value)| settings.env(name, value))?;
+        self.labels.iter().try_for_each(|(name, value)| settings.label(name, value))?;
+        self.volumes.iter().try_for_each(|path| settings.volume(path))?;
+        self.ports.iter().try_for_each(|port| settings.exposed_port(port))?;
+        #[cfg(feature = "build")]
+        super::instruction::apply_changes(&mut value, &super::instruction::parse_changes(&self.changes)?)?;
+        Ok(value)
     }
 }
 

@@ -52,13 +52,29 @@ impl BrokenImage {
 }
 
 impl Store {
-    /// Opens an image by name (`debian`, `debian:12`, `debian@sha256:…`), by id, or by the beginning of its id.
+    /// Opens an image by name (`debian`, `debian:12`, `debian@sha256:…`), by id, or by the beginning of its id; by
+    /// id also what a step of a build has given, which [`images`](Self::images) doesn't list.
     ///
     /// # Errors
     /// `NotFound` when there is none, `InvalidInput` when several ids begin so or the text can't be a name.
     pub fn image(&self, name: &str) -> Result<Image> {
         let index = self.index()?;
-        Ok(self.find(&index, name)?.0)
+        match self.find(&index, name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => self.of_step(name)?.ok_or(error),
+            other => Ok(other?.0),
+        }
+    }
+
+    /// What a step of a build has given, by its id or the beginning of it.
+    fn of_step(&self, name: &str) -> Result<Option<Image>> {
+        let Some(hex) = is_id(name) else { return Ok(None) };
+        let mut found = self.all_cached()?;
+        found.retain(|cached| cached.id.hex().starts_with(hex) || cached.manifest.hex().starts_with(hex));
+        let Some(first) = found.first() else { return Ok(None) };
+        if found.iter().any(|other| other.id != first.id) {
+            return Err(several(name));
+        }
+        Image::by_digest(self, &first.manifest)
     }
 
     /// All images, in the order in which they came. One that can't be read is in
@@ -137,7 +153,8 @@ impl Store {
     }
 
     /// Removes an image as `docker rmi` does: a name that is not its last is only taken away; with the last name,
-    /// or by id, the image goes, and with it every layer that no other image has.
+    /// or by id, the image goes, and with it every layer that no other image has. What builds have made stays in their cache
+    /// ([`prune_cache`](Self::prune_cache)), unless it is an id of such a step that is named.
     ///
     /// # Errors
     /// `NotFound`; `InUse` while a container has it (running or not), or when it is named by id and has several names.
@@ -155,7 +172,26 @@ impl Store {
     }
 
     fn remove(&self, name: &str, force: bool) -> Result<Removed> {
-        let mut removed = self.update_index(|index| {
+        let removed = self.remove_listed(name, force);
+        let mut removed = match removed {
+            // What only a step of a build has given is forgotten by its id.
+            Err(error) if error.kind() == ErrorKind::NotFound => match self.of_step(name)? {
+                Some(image) => {
+                    self.forget_steps(image.id())?;
+                    Removed { deleted: vec![*image.id()], ..Removed::default() }
+                }
+                None => return Err(error),
+            },
+            other => other?,
+        };
+        if !removed.deleted.is_empty() {
+            removed.freed = self.collect_garbage()?;
+        }
+        Ok(removed)
+    }
+
+    fn remove_listed(&self, name: &str, force: bool) -> Result<Removed> {
+        self.update_index(|index| {
             let Target { digest, manifest, id, wanted } = self.target(index, name)?;
             let names: Vec<_> =
                 index.manifests.iter().filter(|other| other.digest == digest).filter_map(name_of).collect();
@@ -184,11 +220,7 @@ impl Store {
             }
             index.manifests.retain(|other| other.digest != digest);
             Ok(Removed { untagged: names, deleted: vec![id], freed: 0 })
-        })?;
-        if !removed.deleted.is_empty() {
-            removed.freed = self.collect_garbage()?;
-        }
-        Ok(removed)
+        })
     }
 
     /// What is to be removed: an image, or what is broken.

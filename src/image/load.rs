@@ -42,15 +42,20 @@ struct Found {
 }
 
 fn load(store: &Store, medium: &Medium) -> Result<Vec<Image>> {
+    transaction(store, "load", || take_in(store, medium).and_then(|found| publish(store, &found)))
+}
+
+/// Does what writes blobs into the store. When it fails, nothing of them stays.
+pub(super) fn transaction<T>(store: &Store, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let writing = store.writing()?;
-    let loaded = take_in(store, medium).and_then(|found| publish(store, &found));
+    let done = work();
     drop(writing);
-    if loaded.is_err()
+    if done.is_err()
         && let Err(error) = store.collect_garbage()
     {
-        tracing::warn!(%error, store = ?store.path(), "what a failed load left stays until the next collection");
+        tracing::warn!(%error, store = ?store.path(), "what a failed {what} left stays until the next collection");
     }
-    loaded
+    done
 }
 
 /// Names the images in the index; from here on they are there.

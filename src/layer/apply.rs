@@ -363,7 +363,7 @@ impl Job<'_> {
         })
     }
 
-    fn unpack(&self, mut plain: Stream) -> Result<(crate::store::StagedLayer, Outcome)> {
+    pub(super) fn unpack(&self, mut plain: Stream) -> Result<(crate::store::StagedLayer, Outcome)> {
         let staged = self.store.stage_layer()?;
         let loaded = OnceCell::new();
         let load = || {

@@ -23,6 +23,18 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// `InUse` when `data` has not as many bytes as the entry says: the file changed meanwhile.
     pub(crate) fn entry(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<()> {
+        self.put(entry, None, data)
+    }
+
+    /// The same of a file with holes: `pieces` are where its bytes lie, offset and length, and `data` gives only these. In
+    /// GNU tar's format 1.0 ("Storing Sparse Files"), which all readers of layers know.
+    pub(crate) fn sparse(&mut self, entry: &Entry, pieces: &[(u64, u64)], data: &mut dyn Read) -> Result<()> {
+        let (map, stored) = super::sparse::lines(pieces, entry.size);
+        self.put(entry, Some(stored), &mut map.chain(data))
+    }
+
+    /// `stored`: what follows the header of a file with holes, map and pieces.
+    fn put(&mut self, entry: &Entry, stored: Option<u64>, data: &mut dyn Read) -> Result<()> {
         let mut header = Header::new_ustar();
         let mut pax = Vec::new();
         header.set_entry_type(match entry.kind {
@@ -39,7 +51,14 @@ impl<W: Write> Writer<W> {
         if entry.kind == EntryKind::Directory && !path.ends_with(b"/") {
             path.push(b'/');
         }
-        if !place_name(&mut header, &path) {
+        if stored.is_some() {
+            // For readers that don't know it: what is there then is no file of the archive's.
+            place_name(&mut header, b"GNUSparseFile.0/file");
+            record(&mut pax, b"GNU.sparse.major", b"1");
+            record(&mut pax, b"GNU.sparse.minor", b"0");
+            record(&mut pax, b"GNU.sparse.name", &path);
+            record(&mut pax, b"GNU.sparse.realsize", entry.size.to_string().as_bytes());
+        } else if !place_name(&mut header, &path) {
             record(&mut pax, b"path", &path);
         }
         if !entry.link.is_empty() {
@@ -50,7 +69,7 @@ impl<W: Write> Writer<W> {
                 record(&mut pax, b"linkpath", &entry.link);
             }
         }
-        let size = if entry.kind == EntryKind::File { entry.size } else { 0 };
+        let size = if entry.kind == EntryKind::File { stored.unwrap_or(entry.size) } else { 0 };
         // 11 octal digits for sizes and times, 7 for ids.
         if size >= 1 << 33 {
             record(&mut pax, b"size", size.to_string().as_bytes());
@@ -249,6 +268,38 @@ mod tests {
             let digits = pax.iter().position(|&b| b == b' ').unwrap();
             let length: usize = std::str::from_utf8(&pax[..digits]).unwrap().parse().unwrap();
             assert_eq!(length, pax.len());
+        }
+    }
+
+    #[test]
+    fn a_file_with_holes_is_read_again() {
+        let name = "d/".repeat(200) + "holes";
+        for (pieces, size) in [
+            (vec![(4096, 3), (1 << 33, 2)], (1 << 33) + 2),
+            (vec![(0, 5)], 1 << 40),
+            (vec![], 100),
+            ((0..200).map(|n| (n * 1000, 1)).collect(), 1 << 20),
+        ] {
+            let entry = Entry { size, sparse: true, ..Entry::new(&*name, EntryKind::File) };
+            let bytes: Vec<u8> = pieces.iter().flat_map(|&(_, length)| (1..=length as u8).rev()).collect();
+            let mut writer = Writer::new(Vec::new());
+            writer.sparse(&entry, &pieces, &mut &bytes[..]).unwrap();
+            writer.entry(&Entry::new("next", EntryKind::File), &mut &b""[..]).unwrap();
+            let archive = writer.finish().unwrap();
+            let mut reader = Reader::new(&archive[..], ReadLimits::default());
+            assert_eq!(reader.next().unwrap(), Some(entry));
+            let mut found = Vec::new();
+            while let Some((offset, chunk)) = reader.chunk().unwrap() {
+                let n = chunk.len();
+                found.push((offset, chunk.to_vec()));
+                reader.consume_chunk(n);
+            }
+            let expected: Vec<_> = pieces
+                .iter()
+                .map(|&(offset, length)| (offset, (1..=length as u8).rev().collect::<Vec<_>>()))
+                .collect();
+            assert_eq!(found, expected);
+            assert_eq!(reader.next().unwrap().unwrap().path, b"next");
         }
     }
 

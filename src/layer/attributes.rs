@@ -117,7 +117,7 @@ pub(super) fn set_xattrs(
 }
 
 /// All attributes of a file but those of the overlay itself and of the machine.
-pub(super) fn get_xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(crate) fn get_xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     get_xattrs_with(fd, path, |_| Ok(None))
 }
 

@@ -7,6 +7,7 @@ use super::meta::{Device, LayerMeta};
 use super::owner::Owners;
 use super::path::{join, split, text};
 use crate::error::{Call, ErrorKind, Result};
+use crate::sys::idmap::IdMap;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::cell::OnceCell;
@@ -31,12 +32,23 @@ pub(crate) struct Lower<'a> {
     dir: BorrowedFd<'a>,
     meta: OnceCell<LayerMeta>,
     load: Box<dyn Fn() -> Result<LayerMeta> + Send + 'a>,
+    /// Which ids its files have on disk, where they are not those of the layers: of a container's writable layer.
+    ids: Option<&'a IdMap>,
 }
 
 impl<'a> Lower<'a> {
     /// `load` is asked for the metadata when it is needed, which for most layers is never.
     pub(crate) fn new(dir: BorrowedFd<'a>, load: impl Fn() -> Result<LayerMeta> + Send + 'a) -> Self {
-        Self { dir, meta: OnceCell::new(), load: Box::new(load) }
+        Self { dir, meta: OnceCell::new(), load: Box::new(load), ids: None }
+    }
+
+    /// What a container has written: a directory with these ids on disk, and nothing beside it.
+    pub(crate) fn written(dir: BorrowedFd<'a>, ids: &'a IdMap) -> Self {
+        Self { ids: Some(ids), ..Self::new(dir, || Ok(LayerMeta::default())) }
+    }
+
+    pub(super) fn ids(&self) -> Option<&'a IdMap> {
+        self.ids
     }
 
     pub(super) fn meta(&self) -> Result<&LayerMeta> {
@@ -67,7 +79,8 @@ pub(crate) type Load<'a> = Box<dyn FnOnce() -> Result<Vec<Lower<'a>>> + 'a>;
 pub(crate) type Merged = Rc<Vec<(usize, OwnedFd)>>;
 
 pub(crate) enum Found {
-    Device(Device),
+    /// The layer's number, and what its metadata says.
+    Device(usize, Device),
     /// The layer's number, the directory it lies in, and what it is.
     File(usize, OwnedFd, Box<Stat>),
 }
@@ -108,7 +121,7 @@ impl<'a> Below<'a> {
     }
 
     /// What is called `name`; `None`: nothing is.
-    fn stat(&self, dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Option<Stat>> {
+    pub(super) fn stat(&self, dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Option<Stat>> {
         match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
@@ -122,20 +135,30 @@ impl<'a> Below<'a> {
         }
     }
 
-    fn is_opaque(&self, dir: &OwnedFd, path: &[u8]) -> Result<bool> {
+    pub(super) fn is_opaque(&self, dir: &OwnedFd, path: &[u8]) -> Result<bool> {
+        Ok(self.mark(dir.as_fd(), self.opaque, path)?.as_deref() == Some(b"y"))
+    }
+
+    /// Whether an empty file has the mark of a whiteout that is none by its kind.
+    pub(super) fn is_marked_whiteout(&self, file: BorrowedFd<'_>, path: &[u8]) -> Result<bool> {
+        let user_xattr = self.opaque == opaque_name(true);
+        let name = if user_xattr { c"user.overlay.whiteout" } else { c"trusted.overlay.whiteout" };
+        Ok(self.mark(file, name, path)?.is_some())
+    }
+
+    /// A mark of the overlay's; empty for one that is longer than any that counts.
+    fn mark(&self, file: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Option<Vec<u8>>> {
         let mut value = [0; 4];
-        match rustix::fs::fgetxattr(dir, self.opaque, &mut value[..]) {
-            Ok(length) => Ok(value[..length] == *b"y"),
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        match rustix::fs::fgetxattr(file, name, &mut value[..]) {
+            Ok(length) => Ok(Some(value[..length].to_vec())),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(Errno::RANGE) => Ok(Some(Vec::new())),
             Err(errno) => {
                 let other = match (errno, self.owners) {
-                    (Errno::ACCESS, Some(owners)) => owners.attribute(dir.as_fd(), self.opaque)?,
+                    (Errno::ACCESS, Some(owners)) => owners.attribute(file, name)?,
                     _ => None,
                 };
-                match other {
-                    Some(value) => Ok(value.as_deref() == Some(b"y")),
-                    None => Err(errno).call_at("fgetxattr", text(path)),
-                }
+                other.ok_or(errno).call_at("fgetxattr", text(path))
             }
         }
     }
@@ -162,7 +185,7 @@ impl<'a> Below<'a> {
         for (number, dir) in merged.iter() {
             match self.stat(dir.as_fd(), name, path)? {
                 Some(stat) if is_whiteout(&stat) => {
-                    return Ok(self.device(*number, path)?.map(Found::Device));
+                    return Ok(self.device(*number, path)?.map(|device| Found::Device(*number, device)));
                 }
                 Some(stat) => {
                     let dir = dir.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
@@ -170,7 +193,7 @@ impl<'a> Below<'a> {
                 }
                 None => {
                     if let Some(device) = self.device(*number, path)? {
-                        return Ok(Some(Found::Device(device)));
+                        return Ok(Some(Found::Device(*number, device)));
                     }
                 }
             }

@@ -4,6 +4,7 @@
 use super::Layer;
 use super::apply::{Expected, Job, Then, join, spawn};
 use super::archive::Writer;
+use super::changed::{Onto, unpack};
 use super::compression::{Compression, decoder};
 use super::entry::{Entry, EntryKind};
 use super::flow::{Chunks, Stream, channel};
@@ -14,12 +15,12 @@ use super::unpack::Limits;
 use super::walk::{LeftOut, walk};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::Store;
+use crate::store::{BlobWriter, Store};
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -239,30 +240,67 @@ pub(crate) fn write(
     compression: Compression,
     fill: impl FnOnce(Chunks) -> Result<Chunks>,
 ) -> Result<Written> {
+    write_with(store, compression, None, fill)
+}
+
+/// The same for a layer that is unpacked meanwhile, by one more thread.
+pub(super) fn write_with(
+    store: &Store,
+    compression: Compression,
+    onto: Option<Onto<'_>>,
+    fill: impl FnOnce(Chunks) -> Result<Chunks>,
+) -> Result<Written> {
     let blob = store.blob_writer()?;
     std::thread::scope(|scope| {
         let (to_blob, plain) = channel();
-        let packer = spawn(scope, "coracle-pack", move || pack(plain, blob, compression))?;
-        let (senders, hash) = if compression == Compression::None {
-            (vec![to_blob], None)
-        } else {
+        let packer = spawn(scope, "coracle-pack", move || match compression {
+            Compression::None => keep(plain, blob),
+            _ => pack(plain, blob, compression),
+        })?;
+        let mut senders = vec![to_blob];
+        let mut hash = None;
+        if compression != Compression::None {
             let (to_hash, plain) = channel();
-            let hash = spawn(scope, "coracle-diff-id", move || digest_of(plain))?;
-            (vec![to_blob, to_hash], Some(hash))
-        };
+            hash = Some(spawn(scope, "coracle-diff-id", move || digest_of(plain))?);
+            senders.push(to_hash);
+        }
+        let mut unpacker = None;
+        if let Some(onto) = onto {
+            let (to_unpack, plain) = channel();
+            unpacker = Some(spawn(scope, "coracle-unpack", move || unpack(store, &onto, plain))?);
+            senders.push(to_unpack);
+        }
         let filled = fill(Chunks::new(senders)).and_then(|chunks| chunks.finish().call("writing an archive"));
         let packed = join(packer);
         let hashed = hash.map(join).transpose();
+        let unpacked = unpacker.map(join).transpose();
         // When a thread fails, the others see its channel closed: the cause is where no channel was closed.
-        let blob = match (filled, packed) {
-            (Ok(()), packed) => packed?,
-            (Err(error), Err(cause)) if super::apply::is_stopped(&error) => return Err(cause),
-            (Err(error), _) => return Err(error),
+        let (blob, unpacked) = match (filled, packed, unpacked) {
+            (Ok(()), packed, unpacked) => (packed?, unpacked?),
+            (Err(error), Err(cause), _) | (Err(error), Ok(_), Err(cause))
+                if super::apply::is_stopped(&error) =>
+            {
+                return Err(cause);
+            }
+            (Err(error), ..) => return Err(error),
         };
         let diff_id = hashed?;
+        let bytes = blob.size();
         let (digest, size) = blob.finish(None)?;
-        Ok(Written { digest, size, diff_id: diff_id.unwrap_or(digest) })
+        let written = Written { digest, size, diff_id: diff_id.unwrap_or(digest) };
+        if let Some(unpacked) = unpacked {
+            unpacked.publish(&written, bytes)?;
+        }
+        Ok(written)
     })
+}
+
+/// Writes whole chunks.
+fn keep(mut plain: Stream, mut blob: BlobWriter) -> Result<BlobWriter> {
+    while let Some(chunk) = plain.chunk().call("reading an archive")? {
+        blob.write_all(&chunk).call("write")?;
+    }
+    Ok(blob)
 }
 
 fn digest_of(mut stream: Stream) -> Result<Digest> {

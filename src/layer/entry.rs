@@ -73,6 +73,11 @@ impl Entry {
         }
     }
 
+    /// Whether it is another root directory than one that no archive says anything of.
+    pub(crate) fn is_unusual_root(&self) -> bool {
+        (self.mode, self.uid, self.gid) != (0o755, 0, 0) || !self.xattrs.is_empty()
+    }
+
     /// The path, as it is in the archive. Whiteouts have their `.wh.` name.
     pub fn path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.path))

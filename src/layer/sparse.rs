@@ -3,6 +3,7 @@
 
 use super::pax::decimal;
 use super::tar::{BLOCK, number};
+use std::io::Cursor;
 use tar::{GnuExtSparseHeader, GnuSparseHeader};
 
 type Pieces = Vec<(u64, u64)>;
@@ -26,6 +27,21 @@ pub(super) fn check(pieces: &[(u64, u64)], stored: u64, size: u64) -> Parsed<()>
         return Err("a sparse map that does not describe the data");
     }
     Ok(())
+}
+
+/// The map of format 1.0 for a file of this size, filled up to a block, and how many bytes it and the pieces are.
+pub(super) fn lines(pieces: &[(u64, u64)], size: u64) -> (Cursor<Vec<u8>>, u64) {
+    let end = pieces.last().map_or(0, |(offset, length)| offset + length);
+    // As GNU tar has it: an empty piece says where a file ends that ends in a hole.
+    let last = (end < size).then_some((size, 0));
+    let all = || pieces.iter().chain(&last);
+    let mut map = format!("{}\n", all().count()).into_bytes();
+    for (offset, length) in all() {
+        map.extend_from_slice(format!("{offset}\n{length}\n").as_bytes());
+    }
+    map.resize(map.len().next_multiple_of(BLOCK), 0);
+    let stored = map.len() as u64 + pieces.iter().map(|(_, length)| length).sum::<u64>();
+    (Cursor::new(map), stored)
 }
 
 /// Format "old GNU": up to four pieces in the header, the unused ones empty.

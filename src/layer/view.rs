@@ -7,6 +7,8 @@ use super::below::{Below, Found};
 use super::entry::{Entry, EntryKind, Mtime};
 use super::path::{join, split, text};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::idmap::IdMap;
+use crate::sys::owners::{capability_in, inside_of as inside};
 use rustix::fs::{FileType, OFlags};
 use std::ffi::OsString;
 use std::fs::File;
@@ -93,10 +95,20 @@ impl Below<'_> {
     /// What was [found](Self::find) at `path` as an archive would describe it; `None` of what no layer can have. A
     /// file with several names is a file under each of them.
     pub(crate) fn entry(&self, path: &[u8], found: &Found) -> Result<Option<Entry>> {
+        self.described(path, found, true)
+    }
+
+    /// The same without the extended attributes of a regular file, which is then not opened.
+    #[cfg(feature = "build")]
+    pub(crate) fn entry_unopened(&self, path: &[u8], found: &Found) -> Result<Option<Entry>> {
+        self.described(path, found, false)
+    }
+
+    fn described(&self, path: &[u8], found: &Found, opened: bool) -> Result<Option<Entry>> {
         let Some(kind) = found.kind() else { return Ok(None) };
         let mut entry = Entry::new(path, kind);
         let (number, dir, stat) = match found {
-            Found::Device(device) => {
+            Found::Device(_, device) => {
                 (entry.mode, entry.uid, entry.gid) = (device.mode, device.uid, device.gid);
                 entry.mtime = Mtime { secs: device.secs, nanos: device.nanos };
                 entry.device = (device.major, device.minor);
@@ -108,7 +120,10 @@ impl Below<'_> {
         let xattrs = match kind {
             EntryKind::File => {
                 entry.size = stat.st_size as u64;
-                self.xattrs(self.open_file(path, found)?.as_fd(), path)?
+                match opened {
+                    true => self.xattrs(self.open_file(path, found)?.as_fd(), path)?,
+                    false => Vec::new(),
+                }
             }
             EntryKind::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
@@ -126,6 +141,16 @@ impl Below<'_> {
         Ok(Some(Entry { mode, uid, gid, mtime, xattrs, ..entry }))
     }
 
+    /// The root directory of the topmost layer.
+    pub(crate) fn root(&mut self) -> Result<Option<Entry>> {
+        let merged = self.directory(b"")?;
+        let Some((number, dir)) = merged.first() else { return Ok(None) };
+        let stat = rustix::fs::fstat(dir).call_at("fstat", "/")?;
+        let attributes = Attributes::of_file(&stat, self.xattrs(dir.as_fd(), b"")?);
+        let Attributes { mode, uid, gid, mtime, xattrs } = self.as_in_image(*number, b"", attributes)?;
+        Ok(Some(Entry { mode, uid, gid, mtime, xattrs, ..Entry::new(".", EntryKind::Directory) }))
+    }
+
     /// Attributes on disk of a file of the layer with this number, with the owners of the image.
     pub(super) fn as_in_image(
         &self,
@@ -133,6 +158,9 @@ impl Below<'_> {
         path: &[u8],
         mut attributes: Attributes,
     ) -> Result<Attributes> {
+        if let Some(ids) = self.layer(number).ids() {
+            return written_by(ids, path, attributes);
+        }
         let Some(owners) = self.owners() else { return Ok(attributes) };
         (attributes.uid, attributes.gid) = owners.in_image(attributes.uid, attributes.gid);
         let mut capability = attributes.take_capability().map(|value| owners.capability_in_image(value));
@@ -148,15 +176,53 @@ impl Below<'_> {
     }
 }
 
+/// Attributes on disk of a file that a container has written, with the ids that its image calls them by.
+fn written_by(ids: &IdMap, path: &[u8], mut attributes: Attributes) -> Result<Attributes> {
+    let foreign = |what: String| {
+        let error = Error::new(ErrorKind::Unsupported, what).with_path(text(path));
+        error.with_remedy(
+            "no image can have it: give it to a user and group that the container has, or remove it",
+        )
+    };
+    let user = |id| inside(&ids.users, id);
+    let group = |id| inside(&ids.groups, id);
+    let Attributes { uid, gid, .. } = attributes;
+    attributes.uid = user(uid).ok_or_else(|| {
+        foreign(format!("a file of user {uid} on the host, whom the container does not have"))
+    })?;
+    attributes.gid = group(gid).ok_or_else(|| {
+        foreign(format!("a file of group {gid} on the host, which the container does not have"))
+    })?;
+    for (name, value) in &mut attributes.xattrs {
+        if acl::is_list(name) {
+            *value = acl::renamed(std::mem::take(value), user, group).ok_or_else(|| {
+                foreign("an access control list that names somebody whom the container does not have".into())
+            })?;
+        } else if name == CAPABILITY {
+            *value = capability_in(ids, std::mem::take(value)).ok_or_else(|| {
+                foreign("a capability for a user namespace whose root the container does not have".into())
+            })?;
+        }
+    }
+    Ok(attributes)
+}
+
 impl Found {
     pub(crate) fn is(&self, kind: FileType) -> bool {
         matches!(self, Self::File(_, _, stat) if FileType::from_raw_mode(stat.st_mode) == kind)
     }
 
+    /// The number of the layer that has it, from the topmost.
+    pub(super) fn layer(&self) -> usize {
+        match self {
+            Self::Device(number, _) | Self::File(number, ..) => *number,
+        }
+    }
+
     pub(crate) fn kind(&self) -> Option<EntryKind> {
         match self {
-            Self::Device(device) if device.block => Some(EntryKind::BlockDevice),
-            Self::Device(_) => Some(EntryKind::CharDevice),
+            Self::Device(_, device) if device.block => Some(EntryKind::BlockDevice),
+            Self::Device(..) => Some(EntryKind::CharDevice),
             Self::File(_, _, stat) => match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => Some(EntryKind::File),
                 FileType::Directory => Some(EntryKind::Directory),

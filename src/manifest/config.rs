@@ -116,12 +116,12 @@ impl ImageConfig {
     }
 
     /// The same configuration, changed; what this crate does not know survives.
-    pub(crate) fn edit(&self, change: impl FnOnce(&mut Value)) -> Result<Self> {
+    pub(crate) fn edit(&self, change: impl FnOnce(&mut Value) -> Result<()>) -> Result<Self> {
         let mut value: Value = parse("image configuration", &self.0.raw)?;
         if !value["config"].is_object() {
             value["config"] = json!({});
         }
-        change(&mut value);
+        change(&mut value)?;
         Self::parse(super::encode(&value)?)
     }
 
@@ -155,7 +155,7 @@ impl ImageConfig {
         self.0.parts.variant.as_deref()
     }
 
-    #[cfg(feature = "registry")]
+    #[cfg(any(feature = "registry", feature = "build"))]
     pub(crate) fn platform(&self) -> super::Platform {
         let Parts { architecture, os, variant, .. } = &self.0.parts;
         let (architecture, os, variant) = (architecture.clone(), os.clone(), variant.clone());

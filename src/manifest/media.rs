@@ -49,6 +49,19 @@ pub(crate) fn is_elsewhere(media_type: &str) -> bool {
     is_layer(media_type) && (media_type.contains(".nondistributable.") || media_type.contains(".foreign."))
 }
 
+/// OCI's name for a kind of layer that docker has another for.
+pub(crate) fn oci_layer(media_type: &str) -> &str {
+    match media_type {
+        DOCKER_LAYER => LAYER,
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => LAYER_GZIP,
+        "application/vnd.docker.image.rootfs.diff.tar.zstd" => LAYER_ZSTD,
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        }
+        other => other,
+    }
+}
+
 pub(crate) fn is_layer(media_type: &str) -> bool {
     LAYERS.contains(&media_type)
 }

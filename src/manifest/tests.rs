@@ -70,7 +70,11 @@ fn reads_dockers_configuration_and_keeps_what_it_does_not_know() {
     assert_eq!(config.healthcheck().unwrap().retries, 2);
     assert_eq!(config.shell().unwrap(), ["/bin/bash", "-c"]);
     assert_eq!((config.on_build(), config.args_escaped()), (&["RUN x".to_owned()][..], true));
-    let changed = config.edit(|value| value["config"]["Cmd"] = json!(["bash"])).unwrap();
+    let change = |value: &mut Value| {
+        value["config"]["Cmd"] = json!(["bash"]);
+        Ok(())
+    };
+    let changed = config.edit(change).unwrap();
     assert_eq!(changed.cmd(), ["bash"]);
     let value: Value = serde_json::from_str(changed.json()).unwrap();
     assert_eq!((&value["docker_version"], &value["config"]["Odd"]), (&json!("x"), &json!(1)));

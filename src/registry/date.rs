@@ -16,7 +16,7 @@ pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
 }
 
 /// A date in each of the three forms that a recipient has to know.
-fn date(text: &str, now: SystemTime) -> Option<SystemTime> {
+pub(super) fn date(text: &str, now: SystemTime) -> Option<SystemTime> {
     let number = |text: &str| -> Option<u64> {
         Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
     };

@@ -217,6 +217,12 @@ impl Client {
         Self::new(&settings.of(registry)?, Url::of_registry(registry, true)?.host)
     }
 
+    /// For any host, with nothing of what this machine has for registries.
+    #[cfg(feature = "build")]
+    pub(super) fn for_host(settings: &Settings, host: &str) -> Result<Self> {
+        Self::new(settings, host.to_owned())
+    }
+
     fn new(settings: &Settings, home: String) -> Result<Self> {
         let own = settings.tls(true)?;
         // Whoever else is spoken to on the way: a token service, where blobs are.

@@ -1,10 +1,11 @@
 //! Garbage: blobs and unpacked layers that nothing needs any more.
 //!
-//! Needed is what the index names, what containers pin, what somebody has leased (an image handle
-//! leases its manifest, a layer handle its blob), and all that these lead to. Whoever writes blobs
+//! Needed is what the index names, what containers pin, what builds have made (`cache.rs`), what somebody has leased (an image
+//! handle leases its manifest, a layer handle its blob), and all that these lead to. Whoever writes blobs
 //! that no index names yet holds [`Store::writing`]; nothing is collected meanwhile.
 #![forbid(unsafe_code)]
 
+use super::cache::Cached;
 use super::{Lease, Place, Store};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -99,8 +100,36 @@ impl Store {
         }
     }
 
-    /// Marks what has a name, and what containers pin.
+    /// Marks what has a name, what containers pin, and what builds have made.
     fn mark_needed(&self, live: &mut Live) -> Result<()> {
+        self.mark_named(live)?;
+        for cached in self.all_cached()? {
+            self.mark(&cached.manifest, live)?;
+        }
+        Ok(())
+    }
+
+    /// The blobs that are needed whether or not anybody builds.
+    pub(super) fn needed_blobs(&self) -> Result<HashSet<Digest>> {
+        let mut live = Live::default();
+        self.mark_named(&mut live)?;
+        Ok(live.blobs)
+    }
+
+    /// The bytes of what a step has given and that is not among `counted` yet; then it is.
+    pub(super) fn uncounted(&self, cached: &Cached, counted: &mut HashSet<Digest>) -> Result<u64> {
+        let mut live = Live { blobs: HashSet::new(), layers: HashSet::new() };
+        self.mark(&cached.manifest, &mut live)?;
+        let mut size = 0;
+        for digest in live.blobs {
+            if counted.insert(digest) {
+                size += self.blob_size(&digest)?.unwrap_or(0);
+            }
+        }
+        Ok(size)
+    }
+
+    fn mark_named(&self, live: &mut Live) -> Result<()> {
         for descriptor in self.index()?.manifests {
             self.mark(&descriptor.digest, live)?;
         }

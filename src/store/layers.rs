@@ -104,7 +104,7 @@ impl StagedLayer {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(lease, META, flags, Mode::RUSR | Mode::WUSR).call_at("openat", META)?;
         File::from(file).write_all(&text).call_at("write", META)?;
-        self.store.sync()?;
+        self.store.sync_or_mark(lease.as_fd())?;
         // A directory that has entries is never replaced by rename.
         match rustix::fs::renameat(self.store.tmp_dir(), &self.name, &self.store.0.layers, key.hex()) {
             Ok(()) => {}
@@ -156,6 +156,12 @@ impl UnpackedLayer {
         self.0.store.layer_path(&self.0.key).join("fs")
     }
 
+    /// The directory that has that and its metadata.
+    #[cfg(feature = "build")]
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.0.lease.as_fd()
+    }
+
     /// Under what it is filed: its diff_id or its chain_id, or what its [`Base`] makes of them.
     pub(crate) fn key(&self) -> &Digest {
         &self.0.key
@@ -204,6 +210,7 @@ impl Store {
     /// The unpacked layer under `key`, leased; `None` where there is none.
     pub(crate) fn layer(&self, key: &Digest) -> Result<Option<UnpackedLayer>> {
         let Some(lease) = Lease::shared(self.0.layers.as_fd(), key.hex())? else { return Ok(None) };
+        let Some(lease) = self.is_lost(lease, &key.hex())? else { return Ok(None) };
         let fs = match super::open_dir(lease.as_fd(), "fs") {
             // An ordinary user's, whose root directory belongs to a sub-id and is closed to others: for paths in it.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {

@@ -2,7 +2,7 @@
 //! a user namespace that maps them may give away, open or take back. A courier does it.
 
 use super::courier::{self, Courier, Reply};
-use super::idmap::Extent;
+use super::idmap::{Extent, IdMap};
 use super::plan::format::{COURIER_SIZE, DATA_AT, Op, Status};
 use super::plan::{Cell, Plan};
 use super::warden::{Warden, warden};
@@ -138,8 +138,13 @@ fn check(warden: &Warden, owned: &Ownership) -> Result<()> {
 /// What the namespace calls an id of the host; nobody (overflowuid of proc_sys_kernel(5)) where it has none.
 pub(crate) fn inside(extents: &[Extent], id: u32) -> u32 {
     const NOBODY: u32 = 65534;
-    let found = extents.iter().find(|e| id >= e.outside && id - e.outside < e.count);
-    found.map_or(NOBODY, |e| e.inside + (id - e.outside))
+    inside_of(extents, id).unwrap_or(NOBODY)
+}
+
+/// The same; `None` where it has none.
+pub(crate) fn inside_of(extents: &[Extent], id: u32) -> Option<u32> {
+    let found = extents.iter().find(|e| id >= e.outside && id - e.outside < e.count)?;
+    Some(found.inside + (id - found.outside))
 }
 
 /// A capability as read from outside names the namespace's root (capabilities(7), version 3). Inside, where it
@@ -150,6 +155,22 @@ pub(crate) fn capability_inside(mut value: Vec<u8>) -> Vec<u8> {
         value.truncate(20);
     }
     value
+}
+
+/// The same where the root that a capability names is looked for: of a namespace with this map, or, below it, of one of its
+/// users, which stays. `None` for somebody else's.
+pub(crate) fn capability_in(map: &IdMap, mut value: Vec<u8>) -> Option<Vec<u8>> {
+    if value.len() != 24 || value[3] != 3 {
+        return Some(value);
+    }
+    let root = value.last_chunk().map(|root| u32::from_le_bytes(*root))?;
+    match inside_of(&map.users, root)? {
+        0 => Some(capability_inside(value)),
+        user => {
+            value[20..].copy_from_slice(&user.to_le_bytes());
+            Some(value)
+        }
+    }
 }
 
 fn shown(path: &CStr) -> &Path {

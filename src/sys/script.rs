@@ -291,9 +291,21 @@ impl<'fd> Script<'fd> {
         recursive: bool,
         path: &Path,
     ) -> Added<'_, 'fd> {
+        self.change_attributes(mount, (set, 0), userns, recursive, path)
+    }
+
+    /// The same, with some that are taken away.
+    pub fn change_attributes(
+        &mut self,
+        mount: Cell,
+        (set, clear): (u32, u32),
+        userns: Option<Cell>,
+        recursive: bool,
+        path: &Path,
+    ) -> Added<'_, 'fd> {
         let id_map = if userns.is_some() { n::MOUNT_ATTR_IDMAP } else { 0 };
         // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
-        let attributes = self.words64(&[u64::from(set | id_map), 0, 0, 0]);
+        let attributes = self.words64(&[u64::from(set | id_map), clear.into(), 0, 0]);
         if let Some(userns) = userns {
             self.copy_fd(userns, Cell(attributes.0 + 24));
         }

@@ -1,0 +1,274 @@
+//! Variables: what a build is given, what is there before the first FROM, and what a stage has.
+//!
+//! - ARGs before the first FROM are for FROMs; a stage has their values where it names them again.
+//! - A value that the build is given takes the place of a default, which is then not even looked at.
+//! - Platforms are such ARGs that are always there. Proxies need no ARG, and are no part of what a step depends on.
+//! - ENV wins over ARG, wherever either stands. A stage on another one has its variables.
+#![forbid(unsafe_code)]
+
+use crate::dockerfile::{Arg, Dockerfile, Instruction, Step};
+use crate::error::Result;
+use crate::manifest::Platform;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// Those that a build understands by itself (BuildKit's are for its own frontend, and do nothing here).
+const OWN: [&str; 1] = [EPOCH];
+pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// What the build is given.
+pub(super) struct Given {
+    values: BTreeMap<String, String>,
+    /// Those that an ARG asked for.
+    asked: Mutex<BTreeSet<String>>,
+}
+
+impl Given {
+    pub(super) fn new(args: &[(String, String)]) -> Self {
+        Self { values: args.iter().cloned().collect(), asked: Mutex::default() }
+    }
+
+    fn ask(&self, name: &str) -> Option<&str> {
+        let value = self.values.get(name)?;
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        Some(value)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// Those that nothing asked for.
+    pub(super) fn unused(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known =
+            |name: &str| PROXIES.contains(&name) || OWN.contains(&name) || name.starts_with("BUILDKIT_");
+        self.values.keys().filter(|name| !asked.contains(*name) && !is_known(name)).cloned().collect()
+    }
+
+    /// What every RUN has in its environment.
+    fn proxies(&self) -> impl Iterator<Item = (&str, &str)> {
+        PROXIES.iter().filter_map(|name| Some((*name, self.get(name)?)))
+    }
+}
+
+/// What is there before the first FROM. One without a value is a name all the same.
+pub(super) struct Globals(BTreeMap<String, Option<String>>);
+
+impl Globals {
+    pub(super) fn new(
+        file: &Dockerfile,
+        given: &Given,
+        build: &Platform,
+        target: &Platform,
+        stage: &str,
+    ) -> Result<Self> {
+        let mut values = BTreeMap::new();
+        for (prefix, platform) in [("BUILD", build), ("TARGET", target)] {
+            let variant = platform.variant.clone().unwrap_or_default();
+            let parts = [
+                ("PLATFORM", platform.to_string()),
+                ("OS", platform.os.clone()),
+                ("ARCH", platform.architecture.clone()),
+                ("VARIANT", variant),
+            ];
+            values.extend(parts.map(|(name, value)| (format!("{prefix}{name}"), Some(value))));
+        }
+        values.insert(
+            "TARGETSTAGE".to_owned(),
+            Some(if stage.is_empty() { "default" } else { stage }.to_owned()),
+        );
+        for (name, value) in &mut values {
+            // These, too, a build may be given otherwise.
+            if let Some(other) = given.ask(name) {
+                *value = Some(other.to_owned());
+            }
+        }
+        let mut globals = Self(values);
+        for step in file.globals() {
+            let Instruction::Arg(args) = &step.instruction else { continue };
+            for arg in args {
+                let value = value_of(step, arg, given, &|name| globals.get(name))?;
+                globals.0.insert(arg.name.clone(), value);
+            }
+        }
+        Ok(globals)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned().flatten()
+    }
+}
+
+/// What is given, else the default.
+fn value_of(
+    step: &Step,
+    arg: &Arg,
+    given: &Given,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<String>> {
+    if let Some(value) = given.ask(&arg.name) {
+        return Ok(Some(value.to_owned()));
+    }
+    let Some(default) = &arg.value else { return Ok(None) };
+    Ok(Some(step.expand_default(default, &|name: &str| env(name))?.text))
+}
+
+/// The ARGs of a stage, in their order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Scope(Vec<(String, Option<String>)>);
+
+impl Scope {
+    /// What a name stands for; `env` is the image's.
+    pub(super) fn get(&self, env: &[String], name: &str) -> Option<String> {
+        let of_image = env.iter().rev().find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name));
+        match of_image {
+            Some((_, value)) => Some(value.to_owned()),
+            None => self.0.iter().rev().find(|(key, _)| key == name).and_then(|(_, value)| value.clone()),
+        }
+    }
+
+    /// Takes in an ARG. Gives what the history says of it.
+    pub(super) fn declare(
+        &mut self,
+        step: &Step,
+        args: &[Arg],
+        given: &Given,
+        globals: &Globals,
+        env: &[String],
+    ) -> Result<String> {
+        let mut told = String::from("ARG");
+        for arg in args {
+            let own = value_of(step, arg, given, &|name| self.get(env, name))?;
+            let value = own.or_else(|| globals.get(&arg.name));
+            told.push(' ');
+            told.push_str(&arg.name);
+            if let Some(value) = &value {
+                told.push('=');
+                told.push_str(value);
+            }
+            self.0.retain(|(name, _)| *name != arg.name);
+            self.0.push((arg.name.clone(), value));
+        }
+        Ok(told)
+    }
+
+    /// The ARGs with a value, where ENV does not win, as a RUN depends on them.
+    pub(super) fn of_run<'a>(&'a self, env: &'a [String]) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let has =
+            |name: &str| env.iter().any(|pair| pair.split_once('=').is_some_and(|(key, _)| key == name));
+        let with_value = self.0.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
+        with_value.filter(move |(name, _)| !has(name))
+    }
+
+    /// What a RUN has in its environment beside the image's.
+    pub(super) fn env_of_run<'a>(
+        &'a self,
+        env: &'a [String],
+        given: &'a Given,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let has =
+            |name: &str| env.iter().any(|pair| pair.split_once('=').is_some_and(|(key, _)| key == name));
+        given.proxies().filter(move |(name, _)| !has(name)).chain(self.of_run(env))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(args: &[(&str, &str)]) -> Given {
+        Given::new(&args.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect::<Vec<_>>())
+    }
+
+    fn platform(text: &str) -> Platform {
+        text.parse().unwrap()
+    }
+
+    fn globals(file: &Dockerfile, given: &Given) -> Globals {
+        Globals::new(file, given, &platform("linux/amd64"), &platform("linux/arm64/v8"), "").unwrap()
+    }
+
+    fn scope_of(file: &Dockerfile, given: &Given, env: &[&str]) -> (Scope, Vec<String>) {
+        let globals = globals(file, given);
+        let env: Vec<_> = env.iter().map(|pair| (*pair).to_owned()).collect();
+        let (mut scope, mut told) = (Scope::default(), Vec::new());
+        for step in &file.stages()[0].steps {
+            if let Instruction::Arg(args) = &step.instruction {
+                told.push(scope.declare(step, args, given, &globals, &env).unwrap());
+            }
+        }
+        (scope, told)
+    }
+
+    #[test]
+    fn what_is_given_wins_over_defaults_which_may_use_what_came_before() {
+        let file = Dockerfile::parse("ARG A=1\nARG B=$A-2\nARG C\nFROM scratch").unwrap();
+        let plain = globals(&file, &given(&[]));
+        assert_eq!((plain.get("B").as_deref(), plain.get("C")), (Some("1-2"), None));
+        let other = globals(&file, &given(&[("A", "9"), ("C", "c")]));
+        assert_eq!((other.get("B").as_deref(), other.get("C").as_deref()), (Some("9-2"), Some("c")));
+    }
+
+    #[test]
+    fn a_default_that_is_not_needed_is_not_expanded() {
+        let file = Dockerfile::parse("ARG A=${B:?needed}\nFROM scratch").unwrap();
+        assert_eq!(globals(&file, &given(&[("A", "x")])).get("A").as_deref(), Some("x"));
+        let error = Globals::new(&file, &given(&[]), &platform("linux/amd64"), &platform("linux/amd64"), "");
+        assert_eq!(error.err().unwrap().position(), Some((1, 7)));
+    }
+
+    #[test]
+    fn platforms_are_there_and_seen_by_a_stage_that_names_them() {
+        let file = Dockerfile::parse("FROM scratch\nARG TARGETPLATFORM\nARG TARGETVARIANT").unwrap();
+        let (given, env) = (given(&[]), Vec::new());
+        let (scope, told) = scope_of(&file, &given, &[]);
+        assert_eq!(scope.get(&env, "TARGETPLATFORM").as_deref(), Some("linux/arm64/v8"));
+        assert_eq!(scope.get(&env, "BUILDPLATFORM"), None);
+        assert_eq!(globals(&file, &given).get("BUILDPLATFORM").as_deref(), Some("linux/amd64"));
+        assert_eq!(told[1], "ARG TARGETVARIANT=v8");
+    }
+
+    #[test]
+    fn a_stage_sees_a_global_only_where_it_names_it() {
+        let file = Dockerfile::parse("ARG A=1\nARG B=2\nFROM scratch\nARG A\nARG B=own").unwrap();
+        let (scope, told) = scope_of(&file, &given(&[]), &[]);
+        assert_eq!(told, ["ARG A=1", "ARG B=own"]);
+        assert_eq!(scope.get(&[], "A").as_deref(), Some("1"));
+        let file = Dockerfile::parse("ARG A=1\nFROM scratch").unwrap();
+        assert_eq!(scope_of(&file, &given(&[]), &[]).0.get(&[], "A"), None);
+    }
+
+    #[test]
+    fn env_wins_over_arg() {
+        let file = Dockerfile::parse("FROM scratch\nARG A=arg\nARG B=arg\nARG NONE").unwrap();
+        let (scope, _) = scope_of(&file, &given(&[("B", "given")]), &["A=env"]);
+        let env = ["A=env".to_owned()];
+        assert_eq!(scope.get(&env, "A").as_deref(), Some("env"));
+        assert_eq!(scope.of_run(&env).collect::<Vec<_>>(), [("B", "given")]);
+    }
+
+    #[test]
+    fn proxies_need_no_arg_and_count_only_with_one() {
+        let file = Dockerfile::parse("FROM scratch\nARG http_proxy").unwrap();
+        let given = given(&[("HTTP_PROXY", "a"), ("http_proxy", "b"), ("LOST", "c"), ("BUILDKIT_X", "1")]);
+        let (scope, _) = scope_of(&file, &given, &[]);
+        assert_eq!(scope.of_run(&[]).collect::<Vec<_>>(), [("http_proxy", "b")]);
+        let env: Vec<_> = scope.env_of_run(&[], &given).collect();
+        assert_eq!(env, [("HTTP_PROXY", "a"), ("http_proxy", "b"), ("http_proxy", "b")]);
+        assert_eq!(given.unused(), ["LOST"]);
+    }
+}

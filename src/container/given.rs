@@ -1,0 +1,171 @@
+//! What a build gives to the container of a RUN, and what no record has: files in memory, and files of images.
+#![forbid(unsafe_code)]
+
+use super::builder::ContainerBuilder;
+use super::ids;
+use super::rootfs::{Planned, Root, Source};
+use super::script::{Links, Script};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layer::overlay::{self, Stack};
+use crate::store::UnpackedLayer;
+use crate::sys::plan::Cell;
+use linux_raw_sys::general as n;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// All of it; nothing by default.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Given {
+    /// VOLUMEs of the image are none: what is written there is to be in the difference.
+    pub(crate) no_volumes: bool,
+    pub(crate) files: Vec<MemoryFile>,
+    pub(crate) trees: Vec<Tree>,
+}
+
+/// A file that is in memory alone, read-only.
+#[derive(Clone)]
+pub(crate) struct MemoryFile {
+    pub(crate) target: PathBuf,
+    pub(crate) bytes: Arc<[u8]>,
+    pub(crate) mode: u32,
+    /// User and group in the container.
+    pub(crate) owner: (u32, u32),
+}
+
+impl fmt::Debug for MemoryFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its content may be a secret.
+        f.debug_struct("MemoryFile").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// A file or directory of an image, or all of it. What is written to it goes with the container.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    pub(crate) target: PathBuf,
+    /// The topmost first.
+    pub(crate) layers: Vec<UnpackedLayer>,
+    /// In the layers, without a link on the way.
+    pub(crate) path: PathBuf,
+    pub(crate) is_dir: bool,
+    pub(crate) read_only: bool,
+}
+
+impl ContainerBuilder {
+    /// Once, for the first start.
+    pub(crate) fn given(mut self, given: Given) -> Self {
+        self.given = Arc::new(given);
+        self
+    }
+}
+
+impl Given {
+    /// As mounts, in no order.
+    pub(super) fn planned(&self) -> Result<Vec<Planned>> {
+        let mut all = Vec::new();
+        for file in &self.files {
+            let (uid, gid) = file.owner;
+            if uid >= ids::COUNT || gid >= ids::COUNT {
+                let what = format!("the owner {uid}:{gid} of a file in memory");
+                let error = Error::new(ErrorKind::InvalidInput, what).with_path(&file.target);
+                return Err(error.with_remedy("a container has the ids up to 65535"));
+            }
+            let source = Source::Memory { bytes: file.bytes.clone(), mode: file.mode, owner: file.owner };
+            all.push(Planned { target: file.target.clone(), is_dir: false, source, read_only: true });
+        }
+        for tree in &self.trees {
+            let lowers = tree.layers.iter().map(UnpackedLayer::fs_path).collect();
+            let source = Source::Layers { lowers, path: tree.path.clone() };
+            let (target, is_dir) = (tree.target.clone(), tree.is_dir);
+            all.push(Planned { target, is_dir, source, read_only: tree.read_only });
+        }
+        Ok(all)
+    }
+
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Path> {
+        let files = self.files.iter().map(|file| &*file.target);
+        files.chain(self.trees.iter().map(|tree| &*tree.target))
+    }
+
+    /// The bytes and the files that are in memory.
+    pub(super) fn room(&self) -> (u64, u64) {
+        let bytes = |file: &MemoryFile| (file.bytes.len() as u64).next_multiple_of(4096);
+        (self.files.iter().map(bytes).sum(), (self.files.len() + self.trees.len()) as u64)
+    }
+}
+
+/// Writes a file into the small tmpfs; gives it as a mount that is attached nowhere yet.
+pub(super) fn memory_file(
+    s: &mut Script<'_>,
+    root: &Root<'_>,
+    fresh: Cell,
+    number: u64,
+    (bytes, mode, owner): (&[u8], u32, (u32, u32)),
+    path: &Path,
+) -> Cell {
+    s.during("writing a file in memory");
+    let (uid, gid) = root.shift.owner(owner.0, owner.1);
+    let at = s.string(format!("given{number}").as_str());
+    let flags = n::O_CREAT | n::O_EXCL | n::O_WRONLY | n::O_CLOEXEC;
+    let open = [fresh.into(), at.into(), flags.into(), 0o600.into()];
+    let fd = s.op(n::__NR_openat, "openat(O_CREAT)", open).path(path).result();
+    if !bytes.is_empty() {
+        s.write(fd, bytes, path);
+    }
+    s.op(n::__NR_fchown, "fchown", [fd.into(), uid.into(), gid.into()]).path(path);
+    s.op(n::__NR_fchmod, "fchmod", [fd.into(), mode.into()]).path(path);
+    let copy = s.clone_mount(fd, false, path);
+    s.op(n::__NR_close, "close", [fd.into()]).path(path);
+    let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_RDONLY;
+    // The tmpfs's own says that nothing in it is executed.
+    let clear = if mode & 0o111 != 0 { n::MOUNT_ATTR_NOEXEC } else { 0 };
+    s.change_attributes(copy, (flags, clear), None, false, path);
+    copy
+}
+
+/// Mounts what stacked layers have at a path. `writable` is where the container's writable layer is.
+pub(super) fn tree(
+    s: &mut Script<'_>,
+    root: &Root<'_>,
+    (fresh, writable): (Cell, Cell),
+    number: u64,
+    (lowers, path): (&[PathBuf], &Path),
+    read_only: bool,
+) -> Cell {
+    s.during("mounting files of an image");
+    let owner = root.shift.owner(0, 0);
+    let name = format!("given{number}");
+    let upper = (!read_only).then(|| {
+        let mut dir = |name: &str| {
+            let at = s.string(name);
+            s.op(n::__NR_mkdirat, "mkdirat", [writable.into(), at.into(), 0o755.into()]).path(root.dir);
+            s.chown(writable, at, owner, root.dir);
+            s.open_in(writable, Path::new(name), Links::Refuse, None)
+        };
+        dir(&name);
+        (dir(&format!("{name}/upper")), dir(&format!("{name}/work")), root.dir)
+    });
+    let as_root = root.userns.is_some();
+    let stack = Stack {
+        lowers,
+        upper,
+        userns: root.userns,
+        userxattr: !as_root,
+        redirect_dir: as_root.then_some(false),
+        volatile: root.volatile && !read_only,
+        detached: root.detached_lowers,
+    };
+    let mut mount = overlay::stack(s, &stack);
+    if path.components().next().is_some() {
+        // Only of what is attached a part can be copied.
+        let at = s.string(name.as_str());
+        s.op(n::__NR_mkdirat, "mkdirat", [fresh.into(), at.into(), 0o700.into()]).path(root.dir);
+        s.attach_at(mount, fresh, at, path);
+        let part = s.open_in(mount, path, Links::Refuse, None);
+        mount = s.clone_mount(part, false, path);
+    }
+    let read_only = if read_only { n::MOUNT_ATTR_RDONLY } else { 0 };
+    s.set_attributes(mount, n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | read_only, None, false, path);
+    mount
+}

@@ -1,0 +1,301 @@
+//! What builds have made: `cache/HEX`, HEX of the digest of all that a step depends on.
+//!
+//! ```text
+//! cache/HEX            {"manifest":"sha256:…","id":"sha256:…"}: the image that the step gave
+//! cache/mounts/NAME/   the directory of a `RUN --mount=type=cache`, unless the caller has a place for it
+//! ```
+//!
+//! These images have no entry in `index.json`, as nobody has asked for them; they are found by their ids, and are in use as long as
+//! their record is there. When a record was last used is the time of its file. A record is written aside and renamed. It is no more than a
+//! hint: one that is empty, or of an image that is not whole, as after a power failure, counts as none.
+#![forbid(unsafe_code)]
+
+use super::{Lease, Store, list, open_dir};
+use crate::digest::Digest;
+use crate::error::{Call, Error, ErrorKind, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+const CACHE: &str = "cache";
+const MOUNTS: &str = "mounts";
+/// A record has two digests.
+const RECORD_MAX: u64 = 4096;
+
+/// The image that a step gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cached {
+    pub(crate) manifest: Digest,
+    /// The digest of its configuration.
+    pub(crate) id: Digest,
+}
+
+/// What [`Store::prune_cache`] removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrunedCache {
+    /// Steps that a build would do again.
+    pub steps: usize,
+    /// Directories of cache mounts.
+    pub mounts: usize,
+    /// The bytes that are free now. What another program uses at this moment goes later.
+    pub freed: u64,
+}
+
+/// Something that can be pruned.
+struct Item {
+    name: OsString,
+    is_mount: bool,
+    used: SystemTime,
+}
+
+impl Store {
+    /// The directory of the records; `None` where nothing was ever built.
+    fn cache_room(&self) -> Result<Option<OwnedFd>> {
+        match open_dir(self.dir(), CACHE) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            other => other.map(Some).map_err(|error| error.with_path(self.path().join(CACHE))),
+        }
+    }
+
+    #[cfg(feature = "build")]
+    fn make_cache_room(&self) -> Result<OwnedFd> {
+        if let Some(room) = self.cache_room()? {
+            return Ok(room);
+        }
+        make_dir(self.dir(), CACHE).map_err(|error| error.with_path(self.path().join(CACHE)))
+    }
+
+    /// What a step with this key gave, which counts as used now. The caller is [writing](Store::writing) until it has leased it.
+    #[cfg(feature = "build")]
+    pub(crate) fn cached(&self, key: &Digest) -> Result<Option<Cached>> {
+        let Some(room) = self.cache_room()? else { return Ok(None) };
+        let found = self.cache_record(room.as_fd(), OsStr::new(&key.hex()))?;
+        if found.is_some() {
+            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            let times = Timestamps {
+                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+                last_modification: now,
+            };
+            match rustix::fs::utimensat(&room, key.hex(), &times, AtFlags::SYMLINK_NOFOLLOW) {
+                // Pruned just now; or a store that is only read.
+                Err(Errno::NOENT | Errno::ROFS) => {}
+                other => other.call_at("utimensat", self.cache_path().join(key.hex()))?,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Notes what a step with this key has given. The caller is [writing](Store::writing).
+    #[cfg(feature = "build")]
+    pub(crate) fn set_cached(&self, key: &Digest, cached: &Cached) -> Result<()> {
+        let room = self.make_cache_room()?;
+        let text = serde_json::to_vec(cached)
+            .map_err(|error| Error::new(ErrorKind::InvalidData, "encoding JSON").with_source(error))?;
+        let (mut lease, temporary) = self.new_tmp_file()?;
+        let path = || self.cache_path().join(key.hex());
+        let written = lease.file_mut().write_all(&text).call_at("write", path()).and_then(|()| {
+            rustix::fs::renameat(self.tmp_dir(), &temporary, &room, key.hex()).call_at("renameat", path())
+        });
+        written.inspect_err(|_| {
+            // The disk is full, as a rule. If not, the next sweep takes it.
+            let _ = rustix::fs::unlinkat(self.tmp_dir(), &temporary, AtFlags::empty());
+        })
+    }
+
+    fn cache_path(&self) -> PathBuf {
+        self.path().join(CACHE)
+    }
+
+    /// Where the directories of cache mounts are.
+    #[cfg(feature = "build")]
+    pub(crate) fn cache_mounts(&self) -> Result<PathBuf> {
+        let room = self.make_cache_room()?;
+        make_dir(room.as_fd(), MOUNTS)?;
+        Ok(self.cache_path().join(MOUNTS))
+    }
+
+    /// A record; what is none counts as nothing.
+    fn cache_record(&self, room: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Cached>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = || self.cache_path().join(name);
+        let file = match rustix::fs::openat(room, name, flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+            other => File::from(other.call_at("openat", path())?),
+        };
+        if !file.metadata().call_at("fstat", path())?.is_file() {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        file.take(RECORD_MAX).read_to_end(&mut text).call_at("read", path())?;
+        Ok(serde_json::from_slice(&text).ok())
+    }
+
+    fn cache_names(&self, room: BorrowedFd<'_>) -> Result<Vec<OsString>> {
+        let mut names = list(room).map_err(|error| error.with_path(self.cache_path()))?;
+        names.retain(|name| name.len() == 64);
+        Ok(names)
+    }
+
+    /// All that builds have made and that no one has pruned.
+    pub(crate) fn all_cached(&self) -> Result<Vec<Cached>> {
+        let Some(room) = self.cache_room()? else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        for name in self.cache_names(room.as_fd())? {
+            all.extend(self.cache_record(room.as_fd(), &name)?);
+        }
+        Ok(all)
+    }
+
+    /// Forgets all steps that gave the image with this id.
+    pub(crate) fn forget_steps(&self, id: &Digest) -> Result<()> {
+        let Some(room) = self.cache_room()? else { return Ok(()) };
+        for name in self.cache_names(room.as_fd())? {
+            if self.cache_record(room.as_fd(), &name)?.is_some_and(|cached| cached.id == *id) {
+                match rustix::fs::unlinkat(&room, &name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(errno).call_at("unlinkat", self.cache_path().join(&name)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what builds have left to be used again: the results of steps that were last used longer ago than `older_than`, and
+    /// then, the longest unused first, so many that what is left has at most `keep_bytes`. What is `None` is no reason to keep
+    /// anything, so that with neither all of it goes. Images with a name, and those of containers, lose nothing by it.
+    ///
+    /// Directories of cache mounts in the store count as well, unless a build uses them; those that are elsewhere are
+    /// the caller's (`Build::cache_dir`).
+    ///
+    /// ```
+    /// use coracle::Store;
+    /// use std::time::Duration;
+    /// let store = Store::temp()?;
+    /// let week = Duration::from_secs(7 * 86_400);
+    /// assert_eq!(store.prune_cache(Some(week), Some(10 << 30))?.steps, 0);
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn prune_cache(&self, older_than: Option<Duration>, keep_bytes: Option<u64>) -> Result<PrunedCache> {
+        let mut pruned = PrunedCache::default();
+        let Some(room) = self.cache_room()? else { return Ok(pruned) };
+        let mounts = match open_dir(room.as_fd(), MOUNTS) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            other => Some(other?),
+        };
+        let mut items = self.cache_items(room.as_fd(), mounts.as_ref().map(AsFd::as_fd))?;
+        items.sort_by_key(|item| std::cmp::Reverse(item.used));
+        let now = SystemTime::now();
+        let is_old = |item: &Item| {
+            let age = now.duration_since(item.used).unwrap_or_default();
+            older_than.is_some_and(|limit| age > limit) || older_than.is_none() && keep_bytes.is_none()
+        };
+        let mut counted = match keep_bytes {
+            Some(_) => self.needed_blobs()?,
+            None => HashSet::new(),
+        };
+        let mut kept = 0u64;
+        for item in items {
+            let size = match (keep_bytes, item.is_mount, &mounts) {
+                (None, false, _) => 0,
+                (_, true, Some(mounts)) => tree_size(mounts.as_fd(), &item.name)?,
+                _ => match self.cache_record(room.as_fd(), &item.name)? {
+                    Some(cached) => self.uncounted(&cached, &mut counted)?,
+                    None => 0,
+                },
+            };
+            kept = kept.saturating_add(size);
+            if !is_old(&item) && keep_bytes.is_none_or(|most| kept <= most) {
+                continue;
+            }
+            kept -= size;
+            match (item.is_mount, &mounts) {
+                (true, Some(mounts)) => {
+                    let Some(_lease) = unused(mounts.as_fd(), &item.name)? else { continue };
+                    self.discard(mounts.as_fd(), &item.name)?;
+                    pruned.mounts += 1;
+                    pruned.freed += size;
+                }
+                _ => {
+                    match rustix::fs::unlinkat(&room, &item.name, AtFlags::empty()) {
+                        Err(Errno::NOENT) => continue,
+                        other => other.call_at("unlinkat", self.cache_path().join(&item.name))?,
+                    }
+                    pruned.steps += 1;
+                }
+            }
+        }
+        if pruned.steps > 0 {
+            pruned.freed += self.collect_garbage()?;
+        }
+        Ok(pruned)
+    }
+
+    fn cache_items(&self, room: BorrowedFd<'_>, mounts: Option<BorrowedFd<'_>>) -> Result<Vec<Item>> {
+        let mut items = Vec::new();
+        let records = self.cache_names(room)?.into_iter().map(|name| (room, name, false));
+        let of_mounts = mounts.map(|dir| list(dir).map(|names| (dir, names))).transpose()?;
+        let mounts = of_mounts
+            .into_iter()
+            .flat_map(|(dir, names)| names.into_iter().map(move |name| (dir, name, true)));
+        for (dir, name, is_mount) in records.chain(mounts) {
+            let stat = match rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                other => other.call_at("fstatat", self.cache_path().join(&name))?,
+            };
+            let used =
+                SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+            items.push(Item { name, is_mount, used });
+        }
+        Ok(items)
+    }
+}
+
+fn make_dir(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+        Err(Errno::EXIST) => Ok(()),
+        other => other.call_at("mkdirat", name),
+    }?;
+    open_dir(parent, name)
+}
+
+/// Locked, unless a build uses it or it is gone.
+fn unused(mounts: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Lease>> {
+    match Lease::try_exclusive(mounts, name) {
+        Err(error) if error.kind() == ErrorKind::InUse => Ok(None),
+        other => other,
+    }
+}
+
+/// The bytes of a directory's files, as far as this process may look.
+fn tree_size(parent: BorrowedFd<'_>, name: &OsStr) -> Result<u64> {
+    let mut size = 0;
+    let mut todo = vec![match open_dir_os(parent, name) {
+        Some(dir) => dir,
+        None => return Ok(0),
+    }];
+    while let Some(dir) = todo.pop() {
+        for name in list(dir.as_fd())? {
+            let Ok(stat) = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+                rustix::fs::FileType::Directory => todo.extend(open_dir_os(dir.as_fd(), &name)),
+                _ => size += u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
+            }
+        }
+    }
+    Ok(size)
+}
+
+fn open_dir_os(parent: BorrowedFd<'_>, name: &OsStr) -> Option<OwnedFd> {
+    rustix::fs::openat(parent, name, super::DIRECTORY, Mode::empty()).ok()
+}

@@ -1,0 +1,379 @@
+//! Which change has which step done again, and whose results are used.
+
+use super::told::{done, steps_done, watched};
+use super::*;
+use std::os::unix::fs::PermissionsExt;
+
+const TEXT: &str = "\
+FROM localhost/box:1
+ENV E=1
+RUN echo before > /tmp/before
+ARG A=1
+RUN echo first > /tmp/first
+COPY one /one
+RUN echo second > /tmp/second
+COPY dir /dir
+RUN echo third > /tmp/third
+LABEL l=1
+";
+
+const FILES: &[(&str, &str)] = &[
+    ("Dockerfile", TEXT),
+    ("one", "one"),
+    ("other", "other"),
+    ("dir/x", "x"),
+    ("dir/ignored", "ignored"),
+    (".dockerignore", "dir/ignored\n"),
+];
+
+/// The steps from the one that begins so.
+fn from(start: &str) -> Vec<&str> {
+    let steps: Vec<_> = TEXT.lines().skip(1).filter(|line| !line.starts_with("ARG")).collect();
+    let at = steps.iter().position(|step| step.starts_with(start)).unwrap();
+    steps[at..].to_vec()
+}
+
+/// Those that do something; an ARG is a name for what comes later.
+fn relevant(done: &[String]) -> Vec<&str> {
+    done.iter().map(String::as_str).filter(|step| !step.starts_with("ARG")).collect()
+}
+
+/// Those that make files.
+fn works(done: &[String]) -> usize {
+    done.iter().filter(|step| ["RUN", "COPY", "ADD"].iter().any(|name| step.starts_with(name))).count()
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_change_has_the_steps_done_again_that_depend_on_it() {
+    type Change = fn(&Path, Build) -> Build;
+    const NONE: &str = "";
+    fn text(dir: &Path, from: &str, to: &str) {
+        let path = dir.join("Dockerfile");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from));
+        fs::write(path, text.replace(from, to)).unwrap();
+    }
+    fn mode(path: &Path, bits: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(bits)).unwrap();
+    }
+    let changes: &[(&str, &str, Change)] = &[
+        ("nothing", NONE, |_, build| build),
+        ("times", NONE, |dir, build| {
+            for name in ["one", "dir/x"] {
+                let file = fs::File::open(dir.join(name)).unwrap();
+                file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            }
+            build
+        }),
+        ("the file itself, with the same content", NONE, |dir, build| {
+            fs::copy(dir.join("one"), dir.join("copy")).unwrap();
+            fs::rename(dir.join("copy"), dir.join("one")).unwrap();
+            build
+        }),
+        ("a file that is not copied", NONE, |dir, build| {
+            write(dir, "other", "changed");
+            write(dir, "new", "new");
+            build
+        }),
+        ("a file that is left out", NONE, |dir, build| {
+            write(dir, "dir/ignored", "changed");
+            build
+        }),
+        ("a comment and spaces", NONE, |dir, build| {
+            text(dir, "RUN echo second", "# why\nRUN  echo second");
+            build
+        }),
+        ("a label of the command line", NONE, |_, build| build.label("of", "the command line")),
+        ("a name", NONE, |_, build| build.tag("another:name")),
+        ("a proxy", NONE, |_, build| build.arg("HTTP_PROXY", "http://proxy:1")),
+        ("the value that is the default", NONE, |_, build| build.arg("A", "1")),
+        ("content", "COPY one", |dir, build| {
+            write(dir, "one", "ONE");
+            build
+        }),
+        ("content of the same size and time", "COPY one", |dir, build| {
+            let time = fs::metadata(dir.join("one")).unwrap().modified().unwrap();
+            write(dir, "one", "eno");
+            fs::File::open(dir.join("one")).unwrap().set_modified(time).unwrap();
+            build
+        }),
+        ("a mode", "COPY one", |dir, build| {
+            mode(&dir.join("one"), 0o755);
+            build
+        }),
+        ("content in a directory", "COPY dir", |dir, build| {
+            write(dir, "dir/x", "y");
+            build
+        }),
+        ("a name in a directory", "COPY dir", |dir, build| {
+            fs::rename(dir.join("dir/x"), dir.join("dir/y")).unwrap();
+            build
+        }),
+        ("a directory more", "COPY dir", |dir, build| {
+            fs::create_dir(dir.join("dir/empty")).unwrap();
+            build
+        }),
+        ("a file that is a link now", "COPY dir", |dir, build| {
+            fs::remove_file(dir.join("dir/x")).unwrap();
+            std::os::unix::fs::symlink("y", dir.join("dir/x")).unwrap();
+            build
+        }),
+        ("what is left out", "COPY dir", |dir, build| {
+            fs::remove_file(dir.join(".dockerignore")).unwrap();
+            build
+        }),
+        ("a command", "RUN echo second", |dir, build| {
+            text(dir, "echo second", "echo  second");
+            build
+        }),
+        ("a build argument", "RUN echo first", |_, build| build.arg("A", "2")),
+        ("a default", "RUN echo first", |dir, build| {
+            text(dir, "ARG A=1", "ARG A=2");
+            build
+        }),
+        ("a variable", "ENV", |dir, build| {
+            text(dir, "ENV E=1", "ENV E=2");
+            build
+        }),
+        ("the last one", "LABEL", |dir, build| {
+            text(dir, "LABEL l=1", "LABEL l=2");
+            build
+        }),
+        ("the base", "ENV", |dir, build| {
+            text(dir, "FROM localhost/box:1", "FROM localhost/other:1");
+            build
+        }),
+        ("the wish", "ENV", |_, build| build.no_cache(true)),
+    ];
+    let mut wrong = Vec::new();
+    for (what, first, change) in changes {
+        let (store, dir) = (bases::store(), context(FILES));
+        mode(&dir.path().join("one"), 0o644);
+        let (_, all) = steps_done(&Build::context(dir.path()), &store);
+        assert_eq!(relevant(&all), from("ENV"), "{what}");
+        let build = change(dir.path(), Build::context(dir.path()));
+        let (_, again) = steps_done(&build, &store);
+        let expected = if first.is_empty() { 0 } else { from(first).len() };
+        if relevant(&again).len() != expected {
+            wrong.push(format!("{what}: from {first:?} on it should be, it was {again:?}"));
+        }
+        // And what was done stays: the first one is found again.
+        if !what.contains("wish") {
+            let (_, back) = steps_done(&Build::context(dir.path()).dockerfile_text(TEXT), &store);
+            let before = from("ENV").len() - expected;
+            assert!(back.len() <= from("ENV").len() - before, "{what}: {back:?}");
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn the_same_step_in_another_dockerfile_is_found() {
+    let store = bases::store();
+    let build = |text: &str| Build::empty().dockerfile_text(text);
+    let one = "FROM localhost/box:1 AS one\nRUN echo one\nRUN echo two\n";
+    steps_done(&build(one), &store);
+    let (_, again) = steps_done(&build("FROM localhost/box:1\nRUN echo one\nRUN echo three\n"), &store);
+    assert_eq!(again, ["RUN echo three"]);
+    // Below another one it is another one.
+    let (_, again) = steps_done(&build("FROM localhost/box:1\nRUN echo two\n"), &store);
+    assert_eq!(again, ["RUN echo two"]);
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_stage_that_is_copied_from_counts_by_what_it_has() {
+    let store = bases::store();
+    let build = |comment: &str, content: &str| {
+        Build::empty().dockerfile_text(format!(
+            "FROM localhost/box:1 AS made\nRUN echo {content} > /made # {comment}\nFROM localhost/box:1\nCOPY --from=made /made /made\nRUN cat /made\n"
+        ))
+    };
+    steps_done(&build("a", "one"), &store);
+    // Made anew, and the same: no later step is done again.
+    let (_, again) = steps_done(&build("b", "one"), &store);
+    assert_eq!(again, ["RUN echo one > /made # b"]);
+    let (_, again) = steps_done(&build("b", "two"), &store);
+    assert_eq!(again.len(), 3, "{again:?}");
+}
+
+const STORE: &str = "CORACLE_TEST_STORE";
+const CONTEXT: &str = "CORACLE_TEST_CONTEXT";
+
+/// In a process of its own.
+fn build_as_told() -> bool {
+    let (Some(store), Some(context)) = (std::env::var_os(STORE), std::env::var_os(CONTEXT)) else {
+        return false;
+    };
+    let image = Build::context(PathBuf::from(context)).run(&Store::open(store).unwrap()).unwrap();
+    println!("\nbuilt {}", image.id());
+    true
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn what_another_program_has_built_is_found() {
+    if build_as_told() {
+        return;
+    }
+    let (store, dir) = (bases::store(), context(FILES));
+    let test = "cache::what_another_program_has_built_is_found";
+    passes(child(test, &[(STORE, store.path().as_os_str()), (CONTEXT, dir.path().as_os_str())]));
+    let (_, again) = steps_done(&Build::context(dir.path()), &store);
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn programs_that_build_the_same_at_once() {
+    if build_as_told() {
+        return;
+    }
+    let (store, dir) = (bases::store(), context(FILES));
+    let test = "cache::programs_that_build_the_same_at_once";
+    let vars = [(STORE, store.path().as_os_str()), (CONTEXT, dir.path().as_os_str())];
+    let start = || child(test, &vars).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let all: Vec<_> = (0..4).map(|_| start()).collect();
+    for program in all {
+        let out = program.wait_with_output().unwrap();
+        assert!(out.status.success() && text(&out.stdout).contains("built sha256:"), "{}", text(&out.stdout));
+    }
+    assert!(store.verify().unwrap().is_sound());
+    let (_, again) = steps_done(&Build::context(dir.path()), &store);
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn an_image_from_elsewhere_is_a_cache() {
+    let (store, dir) = (bases::store(), context(FILES));
+    let (image, _) = steps_done(&Build::context(dir.path()).tag("app:1"), &store);
+    let mut archive = Vec::new();
+    image.save(&mut archive).unwrap();
+    for believed in [true, false] {
+        let other = bases::store();
+        Image::load_reader(&other, &archive[..]).unwrap();
+        let build = Build::context(dir.path()).images_as_cache(believed);
+        let (again, did) = steps_done(&build, &other);
+        assert_eq!(works(&did), if believed { 0 } else { 6 }, "{did:?}");
+        if believed {
+            assert_eq!(again.config().diff_ids(), image.config().diff_ids());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn cache_mounts_are_directories_of_the_callers() {
+    let store = bases::store();
+    let caches = tempfile::tempdir().unwrap();
+    let text = "FROM localhost/box:1\nARG N\nRUN --mount=type=cache,id=log,target=/c echo $N >> /c/log && cat /c/log > /log\n";
+    let build = |n: &str, caches: &Path| {
+        let build = Build::empty().dockerfile_text(text).arg("N", n).cache_dir(caches);
+        let image = build.run(&store).unwrap();
+        std::io::read_to_string(image.open("/log").unwrap()).unwrap()
+    };
+    assert_eq!(build("1", caches.path()), "1\n");
+    assert_eq!(build("2", caches.path()), "1\n2\n");
+    // What is in it does not count: the step is found.
+    write(caches.path(), "log/log", "changed\n");
+    assert_eq!(build("2", caches.path()), "1\n2\n");
+    assert_eq!(build("3", caches.path()), "changed\n3\n");
+    // Saved and restored.
+    let saved = tempfile::tempdir().unwrap();
+    fs::create_dir(saved.path().join("log")).unwrap();
+    fs::copy(caches.path().join("log/log"), saved.path().join("log/log")).unwrap();
+    assert_eq!(build("4", saved.path()), "changed\n3\n4\n");
+    assert_eq!(fs::read_to_string(saved.path().join("log/log")).unwrap(), "changed\n3\n4\n");
+    // The store's own are none of them.
+    let own = Build::empty().dockerfile_text(text).arg("N", "5").run(&store).unwrap();
+    assert_eq!(std::io::read_to_string(own.open("/log").unwrap()).unwrap(), "5\n");
+    store.prune_cache(None, None).unwrap();
+    assert!(saved.path().join("log/log").exists());
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn locked_cache_mounts_are_one_stages_at_a_time() {
+    let store = bases::store();
+    let mount = "--mount=type=cache,id=n,target=/c,sharing=locked";
+    let count =
+        "for i in 1 2 3 4 5 6 7 8; do n=$(cat /c/n 2>/dev/null || echo 0); echo $((n + 1)) > /c/n; done";
+    let mut text = String::new();
+    for stage in 0..4 {
+        text += &format!("FROM localhost/box:1 AS s{stage}\nRUN {mount} {count} && touch /{stage}\n");
+    }
+    text += "FROM localhost/box:1\n";
+    for stage in 0..4 {
+        text += &format!("COPY --from=s{stage} /{stage} /\n");
+    }
+    let caches = tempfile::tempdir().unwrap();
+    Build::empty().dockerfile_text(text).cache_dir(caches.path()).parallel(4).run(&store).unwrap();
+    assert_eq!(fs::read_to_string(caches.path().join("n/n")).unwrap(), "32\n");
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn what_is_pruned_is_done_again() {
+    let (store, dir) = (bases::store(), context(FILES));
+    let build = Build::context(dir.path());
+    steps_done(&build, &store);
+    let hour = std::time::Duration::from_secs(3600);
+    assert_eq!(store.prune_cache(Some(hour), None).unwrap().steps, 0, "nothing is that old");
+    assert_eq!(store.prune_cache(None, Some(1 << 40)).unwrap().steps, 0, "all of it is less");
+    assert!(steps_done(&build, &store).1.is_empty());
+    assert!(store.prune_cache(None, None).unwrap().steps >= from("ENV").len());
+    // The image is still there, and says what its steps gave.
+    assert_eq!(works(&steps_done(&build, &store).1), 0);
+    store.prune_images(false).unwrap();
+    store.prune_cache(None, None).unwrap();
+    let (_, again) = steps_done(&build, &store);
+    assert_eq!(works(&again), 6, "{again:?}");
+    // What has a name stays as it is, and serves.
+    let (named, _) = steps_done(&build.clone().tag("app:1"), &store);
+    assert!(store.prune_cache(None, Some(0)).unwrap().steps > 0);
+    assert_eq!(store.image("app:1").unwrap().id(), named.id());
+    assert_eq!(works(&steps_done(&build, &store).1), 0);
+    assert!(store.verify().unwrap().is_sound());
+}
+
+/// The kernel says which files were opened.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_build_without_changes_reads_no_file() {
+    use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+    let (store, dir) = (bases::store(), context(FILES));
+    let build = Build::context(dir.path());
+    steps_done(&build, &store);
+    // What has just been written may change once more within its time's grain, and is read again for that: a second build.
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
+    let names = ["one", "dir/x"];
+    for name in names {
+        fs::File::open(dir.path().join(name)).unwrap().set_modified(old).unwrap();
+    }
+    eventually("the changes are of another moment", || {
+        steps_done(&build, &store);
+        let changed = fs::metadata(dir.path().join("one")).unwrap();
+        let changed = std::time::Duration::new(
+            std::os::unix::fs::MetadataExt::ctime(&changed) as u64,
+            std::os::unix::fs::MetadataExt::ctime_nsec(&changed) as u32,
+        );
+        std::time::UNIX_EPOCH.elapsed().unwrap() > changed + std::time::Duration::from_secs(3)
+    });
+    steps_done(&build, &store);
+    let watch = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    for name in names {
+        add_watch(&watch, dir.path().join(name), WatchFlags::OPEN | WatchFlags::ACCESS).unwrap();
+    }
+    let (_, told) = watched(build.clone(), &store);
+    assert!(done(&told).is_empty());
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let nothing = Reader::new(&watch, &mut buffer).next().map(|event| event.events());
+    assert_eq!(nothing.unwrap_err(), rustix::io::Errno::AGAIN);
+    // It would have been seen.
+    fs::read(dir.path().join("one")).unwrap();
+    let seen = Reader::new(&watch, &mut buffer).next().unwrap().events();
+    assert!(seen.contains(ReadFlags::OPEN));
+}

@@ -1,0 +1,171 @@
+//! What was built runs where others run it, and travels unchanged.
+
+use super::common::podman::Podman;
+use super::*;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const TEXT: &str = "\
+FROM localhost/box:1
+RUN mkdir /app && echo made by RUN > /app/made && chown 1000:1000 /app && rm -r /opt/kept
+COPY --chmod=755 tool /usr/local/bin/
+WORKDIR /app
+ENV GREETING=ahoy
+USER alice
+ENTRYPOINT [\"tool\"]
+CMD [\"default\"]
+";
+const TOOL: &str = "#!/bin/sh\necho \"$GREETING $1 from $(pwd) as $(id -un)\"\ncat made\nls /opt\n";
+const SAYS: &str = "ahoy default from /app as alice\nmade by RUN\nagain\n";
+
+/// The image, and an archive of it that everybody loads.
+fn built(store: &Store, dir: &Path) -> (Image, String) {
+    let context = context(&[("Dockerfile", TEXT), ("tool", TOOL)]);
+    let image = Build::context(context.path()).tag("localhost/built:1").run(store).unwrap();
+    let archive = dir.join("built.tar");
+    image.save(fs::File::create(&archive).unwrap()).unwrap();
+    (image, archive.to_str().unwrap().to_owned())
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn it_runs_here() {
+    let store = bases::store();
+    let dir = tempfile::tempdir().unwrap();
+    let (image, archive) = built(&store, dir.path());
+    let out = coracle::Container::builder(&image).run().unwrap();
+    assert_eq!(out.stdout_text(), SAYS, "{}", out.stderr_text());
+    // And from its archive in a store that never saw the base.
+    let loaded = Image::load(&Store::temp().unwrap(), archive).unwrap().remove(0);
+    assert_eq!(loaded.id(), image.id());
+    assert_eq!(coracle::Container::builder(&loaded).run().unwrap().stdout_text(), SAYS);
+}
+
+#[test]
+#[ignore = "needs root, busybox and podman: run with --include-ignored"]
+fn podman_runs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, archive) = built(&bases::store(), dir.path());
+    let podman = Podman::new();
+    podman.run(&["load", "--quiet", "--input", &archive]);
+    assert_eq!(podman.inspect("{{.Id}}", "localhost/built:1"), image.id().hex());
+    // Without the limits that it would raise above this process's own.
+    let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+    let run = ["--cgroup-manager", "cgroupfs", "run", "--rm", "--network", "none"];
+    assert_eq!(podman.run(&[&run[..], &limits, &["localhost/built:1"]].concat()), SAYS);
+    podman.clear();
+}
+
+#[test]
+#[ignore = "needs root, busybox, umoci and runc: run with --include-ignored"]
+fn runc_runs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = bases::store();
+    built(&store, dir.path());
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    // From the store itself, which is a layout.
+    peer(
+        "umoci",
+        ["unpack", "--image", &format!("{}:localhost/built:1", store.path().display()), &at("bundle")],
+    );
+    let path = dir.path().join("bundle/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["process"]["terminal"] = json!(false);
+    config["process"]["rlimits"] = json!([]);
+    fs::write(path, config.to_string()).unwrap();
+    let name = format!("coracle-built-{}", std::process::id());
+    assert_eq!(peer("runc", ["--root", &at("runc"), "run", "--bundle", &at("bundle"), &name]), SAYS);
+}
+
+/// A docker daemon of the test's own.
+struct Docker {
+    daemon: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Docker {
+    fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("coracle-docker-").tempdir_in("/var/tmp").unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let mut command = Command::new("dockerd");
+        command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")]);
+        command.args(["-H", &format!("unix://{}", at("socket"))]);
+        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        let log = fs::File::create(at("log")).unwrap();
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let daemon = command.spawn().unwrap_or_else(|error| panic!("dockerd: {error}; this test needs it"));
+        let mut docker = Self { daemon, dir };
+        let socket = docker.dir.path().join("socket");
+        eventually("dockerd listens", || {
+            let ended = docker.daemon.try_wait().unwrap();
+            assert!(ended.is_none(), "{}", fs::read_to_string(docker.dir.path().join("log")).unwrap());
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
+        docker
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let at = |name: &str| self.dir.path().join(name).display().to_string();
+        peer(
+            "docker",
+            [&["--config", &at("config"), "-H", &format!("unix://{}", at("socket"))], args].concat(),
+        )
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        // It has mounts to take down.
+        let process = pidfd(self.daemon.id() as i32);
+        let _ = rustix::process::pidfd_send_signal(&process, rustix::process::Signal::TERM);
+        if !ends(&process, Duration::from_secs(30)) {
+            let _ = self.daemon.kill();
+        }
+        let _ = self.daemon.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root, busybox and docker: run with --include-ignored"]
+fn docker_runs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, archive) = built(&bases::store(), dir.path());
+    let docker = Docker::start();
+    docker.run(&["load", "--quiet", "--input", &archive]);
+    let id = docker.run(&["image", "inspect", "--format", "{{.Id}}", "localhost/built:1"]);
+    assert_eq!(id.trim(), image.id().to_string());
+    assert_eq!(docker.run(&["run", "--rm", "--network", "none", "localhost/built:1"]), SAYS);
+    // What it shows of how it came to be.
+    let lines = docker.run(&["history", "--no-trunc", "--format", "{{.CreatedBy}}", "localhost/built:1"]);
+    assert_eq!(lines.lines().count(), 8, "{lines}");
+    assert!(lines.starts_with("CMD [\"default\"]\n"), "{lines}");
+}
+
+/// docker builds on it, from its store's registry.
+#[cfg(feature = "registry")]
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn it_is_pushed_and_pulled_unchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = bases::store();
+    let (image, _) = built(&store, dir.path());
+    let registry = coracle::Registry::builder().anonymous(coracle::Access::Write);
+    let there = Store::temp().unwrap();
+    let serving = registry.serve(&there, "127.0.0.1:0").unwrap();
+    let name = format!("{}/me/built:1", serving.addr());
+    image.tag(&name).unwrap();
+    coracle::Push::new(&name).run(&store.image(&name).unwrap()).unwrap();
+    let other = Store::temp().unwrap();
+    let pulled = Image::pull(&other, &name).unwrap();
+    assert_eq!(pulled.id(), image.id());
+    assert_eq!(pulled.config().json(), image.config().json());
+    assert_eq!(coracle::Container::builder(&pulled).run().unwrap().stdout_text(), SAYS);
+    // Pulled, it is a cache as well: of what made it nothing is done again.
+    let context = context(&[("Dockerfile", TEXT), ("tool", TOOL)]);
+    bases::fill(&other);
+    let (again, told) = told::watched(Build::context(context.path()), &other);
+    assert_eq!(again.unwrap().config().diff_ids(), image.config().diff_ids());
+    let works =
+        told.iter().filter(|told| told.step.text.starts_with("RUN") || told.step.text.starts_with("COPY"));
+    assert!(works.clone().count() == 2 && works.clone().all(|told| told.is_cached));
+}

@@ -1,0 +1,97 @@
+//! Two builds of the same give the same image.
+
+use super::*;
+use std::time::{Duration, SystemTime};
+
+const EPOCH: Duration = Duration::from_secs(1_500_000_000);
+
+const TEXT: &str = "\
+FROM localhost/box:1 AS made
+RUN mkdir /out && for i in b a c; do echo $i > /out/$i; done && ln /out/a /out/hard && ln -s a /out/link
+RUN rm /out/b && echo again > /out/b && rm -r /opt/kept
+FROM localhost/box:1
+ENV A=1
+WORKDIR /w/o/r/k
+COPY . .
+COPY --from=made /out /out
+COPY <<end /srv/here
+text
+end
+RUN --mount=type=cache,target=/c echo x > /c/x && cp /c/x /srv/x && rm /etc/motd
+ADD archive.tar /unpacked/
+LABEL l=1
+CMD [\"x\"]
+";
+
+/// Files that are younger than the epoch, each time by something else.
+fn files(times: u64) -> tempfile::TempDir {
+    let dir = context(&[("Dockerfile", TEXT), ("one", "1"), ("dir/two", "2"), ("dir/sub/three", "3")]);
+    let mut archive = bases::Layer::new();
+    archive.dir("a", 0o755, (0, 0));
+    archive.file("a/b", 0o600, (3, 4), b"archived");
+    fs::write(dir.path().join("archive.tar"), archive.end()).unwrap();
+    for (at, name) in ["one", "dir/two", "dir/sub/three", "dir/sub", "dir", "archive.tar"].iter().enumerate()
+    {
+        let time = SystemTime::UNIX_EPOCH + EPOCH + Duration::from_secs(times + at as u64);
+        fs::File::open(dir.path().join(name)).unwrap().set_modified(time).unwrap();
+    }
+    dir
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn two_stores_have_one_digest() {
+    let built = [(1, 1), (1000, 4)].map(|(times, parallel)| {
+        let (store, dir) = (bases::store(), files(times));
+        let build =
+            Build::context(dir.path()).source_date_epoch(SystemTime::UNIX_EPOCH + EPOCH).parallel(parallel);
+        let image = build.clone().run(&store).unwrap();
+        // Nor does doing it once more in the same store make a difference.
+        assert_eq!(build.no_cache(true).run(&store).unwrap().digest(), image.digest());
+        (*image.digest(), image.manifest_json().to_owned(), image.config().json().to_owned())
+    });
+    assert_eq!(built[0].2, built[1].2);
+    assert_eq!(built[0], built[1]);
+    assert!(built[0].2.contains("2017-07-14T02:40:00"), "{}", built[0].2);
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_directory_and_its_archive_are_one_context() {
+    let dir = files(0);
+    let build = |build: Build| {
+        let build = build.source_date_epoch(SystemTime::UNIX_EPOCH + EPOCH);
+        build.run(&bases::store()).unwrap().config().json().to_owned()
+    };
+    let archived = || {
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_dir_all(".", dir.path()).unwrap();
+        archive.into_inner().unwrap()
+    };
+    let of_dir = build(Build::context(dir.path()));
+    assert_eq!(build(Build::context_tar(std::io::Cursor::new(archived()))), of_dir);
+    assert_eq!(build(Build::context_tar(std::io::Cursor::new(gzip(&archived())))), of_dir);
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn no_file_is_younger_than_the_epoch() {
+    let (store, dir) = (bases::store(), files(500));
+    let image =
+        Build::context(dir.path()).arg("SOURCE_DATE_EPOCH", EPOCH.as_secs().to_string()).run(&store).unwrap();
+    let base = store.image(bases::BOX).unwrap().layer_descriptors().len();
+    let mut looked_at = 0;
+    for layer in &image.layer_descriptors()[base..] {
+        let blob = fs::read(store.path().join("blobs/sha256").join(layer.digest.hex())).unwrap();
+        for entry in tar::Archive::new(&blob[..]).entries().unwrap() {
+            let entry = entry.unwrap();
+            assert!(entry.header().mtime().unwrap() <= EPOCH.as_secs(), "{:?}", entry.path().unwrap());
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 20, "{looked_at}");
+    let config: Value = serde_json::from_str(image.config().json()).unwrap();
+    for line in &config["history"].as_array().unwrap()[1..] {
+        assert!(line["created"].as_str().unwrap().starts_with("2017-07-14T02:40:00"), "{line}");
+    }
+}

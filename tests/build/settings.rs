@@ -1,0 +1,193 @@
+//! What a build can be told beside its Dockerfile.
+
+use super::told::watched;
+use super::*;
+use coracle::dockerfile::Rule;
+use coracle::{BuildContext, BuildEvent, ErrorKind};
+use std::sync::{Arc, Mutex};
+
+fn text(text: &str) -> Build {
+    Build::empty().dockerfile_text(text)
+}
+
+fn config(image: &Image) -> Value {
+    serde_json::from_str(image.config().json()).unwrap()
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn an_agent_for_ssh() {
+    let store = bases::store();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let build = text(
+        "FROM localhost/box:1\nRUN --mount=type=ssh test -S \"$SSH_AUTH_SOCK\"\nRUN test -z \"$SSH_AUTH_SOCK\"\n",
+    );
+    let image = build.clone().ssh("default", &socket).run(&store).unwrap();
+    assert_eq!(image.config().diff_ids().len(), 1, "nothing of it stays");
+    let other =
+        text("FROM localhost/box:1\nRUN --mount=type=ssh,id=mine,required true\n").ssh("default", &socket);
+    let error = other.run(&store).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.position().map(|(line, _)| line)),
+        (ErrorKind::NotFound, Some(2)),
+        "{error}"
+    );
+    // What is not required is not there.
+    let absent = text("FROM localhost/box:1\nRUN --mount=type=ssh,id=mine test -z \"$SSH_AUTH_SOCK\"\n");
+    absent.run(&store).unwrap();
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn checks() {
+    let store = bases::store();
+    let dubious = "FROM localhost/box:1 AS Base\nWORKDIR relative\nCMD echo\n";
+    let rules: Vec<_> = text(dubious)
+        .check()
+        .unwrap()
+        .into_iter()
+        .map(|warning| (warning.rule, warning.span.first))
+        .collect();
+    let expected =
+        [(Rule::StageNameCasing, 1), (Rule::WorkdirRelativePath, 2), (Rule::JsonArgsRecommended, 3)];
+    assert_eq!(rules, expected);
+    // It is built all the same, unless it says otherwise itself.
+    text(dubious).run(&store).unwrap();
+    let strict = text(&format!("# check=error=true\n{dubious}"));
+    assert_eq!(strict.check().unwrap().len(), 3);
+    assert!(strict.run(&store).is_err());
+    text(&format!("# check=error=true;skip=all\n{dubious}")).run(&store).unwrap();
+    // The context's own rules count.
+    let dir = context(&[
+        ("Dockerfile", "FROM scratch\nCOPY left-out /\n"),
+        (".dockerignore", "left-out\n"),
+        ("left-out", ""),
+    ]);
+    let warnings = Build::context(dir.path()).check().unwrap();
+    assert_eq!(warnings.iter().map(|warning| warning.rule).collect::<Vec<_>>(), [Rule::CopyIgnoredFile]);
+    assert_eq!(text("FROM scratch\nCOPY --form=x a b\n").check().unwrap_err().position(), Some((2, 6)));
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn another_machine() {
+    let store = bases::store();
+    let (own, other) = if cfg!(target_arch = "x86_64") { ("amd64", "arm64") } else { ("arm64", "amd64") };
+    let build = text(
+        "FROM scratch\nARG TARGETPLATFORM BUILDPLATFORM\nLABEL target=$TARGETPLATFORM build=$BUILDPLATFORM\n",
+    );
+    let image = build.platform(format!("linux/{other}").parse().unwrap()).run(&store).unwrap();
+    assert_eq!(image.architecture(), other);
+    let labels = &config(&image)["config"]["Labels"];
+    assert_eq!(labels, &json!({"target": format!("linux/{other}"), "build": format!("linux/{own}")}));
+    // The image that is there is not for it.
+    let build = text("FROM localhost/box:1\nRUN true\n").platform(format!("linux/{other}").parse().unwrap());
+    #[cfg(feature = "registry")]
+    let build = build.pull(coracle::PullPolicy::Never);
+    let error = build.run(&store).unwrap_err();
+    assert_eq!(error.position().map(|(line, _)| line), Some(1), "{error}");
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn arguments_that_nothing_uses() {
+    let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = warnings.clone();
+    let build = text("FROM localhost/box:1\nARG USED\nRUN true\n")
+        .arg("USED", "1")
+        .arg("UNUSED", "2")
+        .on_event(move |event| {
+            if let BuildEvent::Warning { text, .. } = event {
+                told.lock().unwrap().push(text.clone());
+            }
+        });
+    build.run(&bases::store()).unwrap();
+    let warnings = warnings.lock().unwrap();
+    assert!(warnings.iter().any(|text| text.contains("UNUSED")), "{warnings:?}");
+    assert!(!warnings.iter().any(|text| text.replace("UNUSED", "").contains("USED")), "{warnings:?}");
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn names_and_labels() {
+    let store = bases::store();
+    let first =
+        text("FROM localhost/box:1\nLABEL a=1 b=1\n").tag("app:1").tag("app:latest").run(&store).unwrap();
+    let second = text("FROM localhost/box:1\nLABEL a=2 b=2\n")
+        .tag("app")
+        .label("b", "3")
+        .label("c", "")
+        .run(&store)
+        .unwrap();
+    assert_eq!(store.image("app:1").unwrap().id(), first.id());
+    assert_eq!(store.image("app").unwrap().id(), second.id());
+    assert_eq!(config(&second)["config"]["Labels"], json!({"a": "2", "b": "3", "c": ""}));
+    // One without a name is there as well, until somebody prunes.
+    let unnamed = text("FROM localhost/box:1\nLABEL a=4\n").run(&store).unwrap();
+    let id = *unnamed.id();
+    assert!(unnamed.references().unwrap().is_empty());
+    assert!(store.images().unwrap().iter().any(|image| *image.id() == id));
+    drop(unnamed);
+    store.prune_images(false).unwrap();
+    assert!(!store.images().unwrap().iter().any(|image| *image.id() == id));
+    assert!(matches!(
+        text("FROM scratch\n").tag("UPPER/case").run(&store).unwrap_err().kind(),
+        ErrorKind::InvalidInput | ErrorKind::InvalidData
+    ));
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn contexts_with_names() {
+    let store = bases::store();
+    let dir = context(&[("one", "further"), (".dockerignore", "left-out\n"), ("left-out", "")]);
+    // Of a base's name it takes the place, of a stage's too, and of what would be pulled.
+    let build = text(
+        "FROM not.there/at/all:1 AS base\nFROM localhost/box:1 AS stage\nRUN exit 1\nFROM base\nCOPY --from=stage . /copied/\nCOPY --from=files one /one\n",
+    );
+    let build = build
+        .build_context("not.there/at/all:1", BuildContext::image(bases::OTHER))
+        .build_context("stage", BuildContext::dir(dir.path()))
+        .build_context(
+            "files",
+            BuildContext::tar(std::io::Cursor::new(tar([("one", Node::File(b"archived"))]))),
+        );
+    let image = build.run(&store).unwrap();
+    let seen = seen::Seen::of_image(&image);
+    assert!(seen.file("/data/file").is_some());
+    assert_eq!(seen.file("/copied/one"), Some("file 644 0:0 \"further\""));
+    assert_eq!((seen.file("/one"), seen.file("/copied/left-out")), (Some("file 644 0:0 \"archived\""), None));
+    // What was a stream is read once.
+    let once = Build::context_tar(std::io::Cursor::new(tar([("Dockerfile", Node::File(b"FROM scratch\n"))])));
+    once.run(&store).unwrap();
+    assert_eq!(once.run(&store).unwrap_err().kind(), ErrorKind::State);
+}
+
+/// Whatever is given to it, one after the other or at once.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn many_builds_in_one_program() {
+    let store = bases::store();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..5 {
+                    // Some of it is the same for all.
+                    let (image, told) = watched(
+                        text(&format!(
+                            "FROM localhost/box:1\nRUN echo {round} > /round\nRUN echo {thread} > /thread\n"
+                        )),
+                        store,
+                    );
+                    let seen = seen::Seen::of_image(&image.unwrap());
+                    assert_eq!(seen.file("/thread"), Some(&*format!("file 644 0:0 \"{thread}\\n\"")));
+                    assert_eq!(told.len(), 3);
+                }
+            });
+        }
+    });
+    assert!(store.verify().unwrap().is_sound());
+}

@@ -1,0 +1,95 @@
+//! Containers that run.
+
+use super::*;
+use std::io::Write;
+
+/// Writes the same number into two files, one after the other, for ever.
+const WRITER: &str = "echo ready; n=0; while :; do n=$((n+1)); echo $n > /one; echo $n > /two; done";
+
+#[test]
+#[ignore = "needs root and writable cgroups: pauses a container, of busybox and attr"]
+fn a_commit_while_a_writer_runs_is_consistent() {
+    let store = Store::temp().unwrap();
+    let container = ready(&sh(&base(&store), WRITER));
+    for _ in 0..tries(8) {
+        let image = container.commit("written:1").unwrap();
+        assert_eq!(container.state(), coracle::State::Running);
+        let read = |path: &str| {
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut image.open(path).unwrap(), &mut text).unwrap();
+            text.trim().parse::<u64>().unwrap_or(0)
+        };
+        let (one, two) = (read("/one"), read("/two"));
+        // It may have stood between the two, or between opening a file and writing to it.
+        assert!(one == two || one == two + 1 || one == 0 || two == 0, "{one} and {two}");
+    }
+    // One that was paused stays so.
+    container.pause().unwrap();
+    container.commit("written:2").unwrap();
+    assert_eq!(container.state(), coracle::State::Paused);
+    container.unpause().unwrap();
+}
+
+#[test]
+#[ignore = "needs busybox, attr and setcap: run with --include-ignored"]
+fn it_is_not_paused_by_choice_and_the_choice_is_named() {
+    let store = Store::temp().unwrap();
+    let base = base(&store);
+    let container =
+        ready(&sh(&base, "echo x > /x; echo ready; read line; echo y > /y").stdin(coracle::Stdio::piped()));
+    match (container.commit("paused:1"), can_pause(&base)) {
+        (Ok(_), true) => {}
+        (Err(error), false) => {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.remedy().unwrap().contains("pause(false)"), "{error}");
+        }
+        (other, can) => panic!("{other:?}, where it can be paused: {can}"),
+    }
+    let image = container.committing().pause(false).run().unwrap();
+    assert!(image.open("/x").is_ok() && image.open("/y").is_err());
+    // From another handle, as another program would have it.
+    let other = store.container(container.id()).unwrap();
+    assert_eq!(shown(&other), ["A /x"]);
+    assert_eq!(other.committing().pause(false).run().unwrap().layers().unwrap().len(), 2);
+    container.take_stdin().unwrap().write_all(b"go\n").unwrap();
+    container.wait().unwrap();
+    assert!(container.commit("paused:1").unwrap().open("/y").is_ok());
+    // Started anew it has its changes still.
+    assert_eq!(shown(&container), ["A /x", "A /y"]);
+}
+
+#[test]
+#[ignore = "needs busybox, attr and setcap: run with --include-ignored"]
+fn without_a_pause_what_comes_and_goes_is_no_error() {
+    let store = Store::temp().unwrap();
+    let script = "echo ready; while :; do mkdir -p /t/a/b; : > /t/a/b/c; : > /t/x; rm -rf /t/a /t/x; ln -s /etc /t/a; rm /t/a; done";
+    let container = ready(&sh(&base(&store), script));
+    let mut committed = 0;
+    for _ in 0..tries(40) {
+        container.diff().unwrap_or_else(|error| panic_unless_moving(error, Vec::new()));
+        match container.committing().pause(false).run() {
+            Ok(_) => committed += 1,
+            Err(error) => panic_unless_moving(error, ()),
+        }
+    }
+    assert!(committed > 0);
+}
+
+/// Another kind of file may just have taken the place of one that was about to be opened.
+#[track_caller]
+fn panic_unless_moving<T>(error: coracle::Error, other: T) -> T {
+    assert!(error.kind() == ErrorKind::InUse && error.remedy().is_some(), "{error}");
+    other
+}
+
+#[test]
+fn the_host_image_is_refused() {
+    let container = sh(&host(), "true").create().unwrap();
+    for error in [
+        container.diff().unwrap_err(),
+        container.export(std::io::sink()).unwrap_err(),
+        container.commit("host:1").unwrap_err(),
+    ] {
+        assert!(error.kind() == ErrorKind::Unsupported && error.remedy().is_some(), "{error}");
+    }
+}

@@ -1,0 +1,2 @@
+FROM localhost/box:1
+COPY . /ctx
