@@ -7,6 +7,7 @@
 mod accounts;
 mod bounds;
 mod builder;
+mod copy;
 mod dev;
 mod devices;
 mod exec;
@@ -39,6 +40,7 @@ mod volumes;
 
 pub use crate::sys::output::{Stdio, Stream};
 pub use builder::ContainerBuilder;
+pub use copy::{Copied, Copying};
 pub use devices::Device;
 pub use exec::{Exec, Executed};
 pub use profile::Profile;

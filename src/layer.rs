@@ -41,12 +41,13 @@ pub use build::LayerBuilder;
 pub use compression::Compression;
 pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
+pub(crate) use entry::Mtime;
 pub use entry::{Entry, EntryKind};
 pub use overlay::{Overlay, OverlayMount};
 pub(crate) use owner::{Owned, Owners, for_caller};
 #[cfg(feature = "registry")]
 pub(crate) use pack::pack;
-pub(crate) use path::join;
+pub(crate) use path::{join, normal, split};
 pub(crate) use root::{RootDir, root_dir};
 use std::fmt;
 use std::io::Read;

@@ -60,7 +60,7 @@ mod tenants;
 mod verify;
 
 pub(crate) use blob::BlobWriter;
-pub(crate) use containers::ANONYMOUS;
+pub(crate) use containers::{ANONYMOUS, Turn};
 #[cfg(feature = "registry")]
 pub(crate) use inbox::Inbox;
 pub(crate) use layers::{Base, Place, StagedLayer, UnpackedLayer};

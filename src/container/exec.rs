@@ -302,7 +302,7 @@ impl<'a> Exec<'a> {
 }
 
 /// The root directory of a running container, found through a process in it.
-fn root_of(pid: i32) -> Result<OwnedFd> {
+pub(super) fn root_of(pid: i32) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     let path = format!("/proc/{pid}/root");
     rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

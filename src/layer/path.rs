@@ -16,7 +16,7 @@ const NAME_MAX: usize = 255;
 ///
 /// An absolute path means the same path in the image, as it does to every other unpacker.
 /// `..` is refused: no writer of layers needs it, and what it means depends on links.
-pub(super) fn normal(path: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn normal(path: &[u8]) -> Result<Vec<u8>> {
     let bad =
         |kind, what: &str| Err(Error::new(kind, format!("path in an archive: {what}")).with_path(text(path)));
     if path.len() > PATH_MAX {
@@ -48,7 +48,7 @@ pub(super) fn normal(path: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Parent and last name of a normal path.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
