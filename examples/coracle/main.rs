@@ -11,6 +11,7 @@
 mod args;
 mod attach;
 mod containers;
+mod copy;
 mod fail;
 mod flags;
 mod format;
@@ -112,6 +113,14 @@ const VERBS: &[Verb] = &[
         &[],
         (1, ANY),
         containers::wait,
+    ),
+    verb(
+        "cp",
+        "CONTAINER:SOURCE DEST|- | SOURCE|- CONTAINER:DEST",
+        "Copy files into a container or out of it",
+        &[copy::CP],
+        (2, 2),
+        copy::cp,
     ),
     verb("rm", CONTAINERS, "Remove containers", &[containers::RM], (1, ANY), containers::rm),
     verb(
