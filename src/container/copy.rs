@@ -108,6 +108,8 @@ impl Container {
     }
 
     /// Files into the container and out of it, with choices. It may run, be paused, have ended, or never have been started.
+    /// Of one that does not run, a start and a second copy wait for the end of the first: an archive of it can't be streamed
+    /// into itself then.
     pub fn copying(&self) -> Copying<'_> {
         Copying { container: self, archive: false, follow: false }
     }
@@ -118,7 +120,8 @@ impl Copying<'_> {
     /// container's root's (0:0), and what comes out the caller's. What comes out is kept where the caller may give files away,
     /// which is root.
     ///
-    /// A file with another owner than before loses its set-user-ID and set-group-ID bits.
+    /// A file with another owner than before loses its set-user-ID and set-group-ID bits. Docker's documentation says the same of
+    /// owners, while its command lets files keep their numbers on the way in, with `-a` or without.
     pub fn archive(mut self, yes: bool) -> Self {
         self.archive = yes;
         self
