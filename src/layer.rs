@@ -53,7 +53,6 @@ pub(crate) use compression::MAGIC;
 pub(crate) use compression::decoder;
 pub use content::{Entries, LayerFile};
 pub(crate) use difference::{Became, Difference, View};
-#[cfg(feature = "build")]
 pub(crate) use entry::Mtime;
 pub use entry::{Entry, EntryKind};
 pub(crate) use flatten::Flattened;
@@ -61,9 +60,7 @@ pub use overlay::{Overlay, OverlayMount};
 pub(crate) use owner::{Owned, Owners, for_caller};
 #[cfg(feature = "registry")]
 pub(crate) use pack::pack;
-pub(crate) use path::join;
-#[cfg(feature = "build")]
-pub(crate) use path::{normal, split};
+pub(crate) use path::{join, normal, split};
 pub(crate) use root::{RootDir, root_dir};
 use std::fmt;
 use std::io::Read;

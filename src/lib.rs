@@ -62,8 +62,8 @@ pub use cgroup::{
     Report, ReportEntry, Requirement, Stall, Stats,
 };
 pub use container::{
-    Commit, Container, ContainerBuilder, Device, Exec, Executed, ExitStatus, Mount, Output, Process, Profile,
-    Protection, Ready, State, Stdio, Stream,
+    Commit, Container, ContainerBuilder, Copied, Copying, Device, Exec, Executed, ExitStatus, Mount, Output,
+    Process, Profile, Protection, Ready, State, Stdio, Stream,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};

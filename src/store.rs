@@ -67,7 +67,7 @@ pub(crate) use blob::BlobWriter;
 #[cfg(feature = "build")]
 pub(crate) use cache::Cached;
 pub use cache::PrunedCache;
-pub(crate) use containers::ANONYMOUS;
+pub(crate) use containers::{ANONYMOUS, Turn};
 #[cfg(feature = "registry")]
 pub(crate) use inbox::Inbox;
 pub(crate) use layers::{Base, Place, StagedLayer, UnpackedLayer};

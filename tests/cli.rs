@@ -6,6 +6,8 @@ mod broken;
 mod common;
 #[path = "cli/confinement.rs"]
 mod confinement;
+#[path = "cli/copy.rs"]
+mod copy;
 #[path = "cli/flags.rs"]
 mod flags;
 #[path = "cli/forms.rs"]

@@ -13,6 +13,7 @@ mod attach;
 mod build;
 mod commit;
 mod containers;
+mod copy;
 mod fail;
 mod flags;
 mod format;
@@ -114,6 +115,14 @@ const VERBS: &[Verb] = &[
         &[],
         (1, ANY),
         containers::wait,
+    ),
+    verb(
+        "cp",
+        "CONTAINER:SOURCE DEST|- | SOURCE|- CONTAINER:DEST",
+        "Copy files into a container or out of it",
+        &[copy::CP],
+        (2, 2),
+        copy::cp,
     ),
     verb("rm", CONTAINERS, "Remove containers", &[containers::RM], (1, ANY), containers::rm),
     verb(

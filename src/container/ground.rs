@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// What the container's root stands on.
 pub(super) struct Ground {
     /// Nobody removes them as long as this is there.
-    layers: Vec<UnpackedLayer>,
+    pub layers: Vec<UnpackedLayer>,
     pub base: Base,
     /// An overlay has been mounted with this writable layer before.
     pub was_mounted: bool,

@@ -153,28 +153,7 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         }
         None => dir,
     };
-    let mount = if root.base.layers.is_empty() {
-        let upper = s.open_dir_at(writable, c"upper");
-        let mount = s.clone_mount(upper, false, root.dir);
-        s.set_attributes(mount, n::MOUNT_ATTR_NODEV, None, false, root.dir);
-        mount
-    } else {
-        if let Some(dir) = &root.base.root_dir {
-            dress_root(s, root, writable, dir);
-        }
-        overlay(s, root, &root.base.layers, writable)
-    };
-    // Over what was attached there before, which is not needed by path any more.
-    s.attach(mount, dir, Path::new("/"));
-    let mut parts_mounted = Vec::new();
-    let mut covers = Vec::new();
-    for part in &root.base.parts {
-        let open = host_part(s, root, mount, writable, part);
-        match part {
-            Part::HideDir { writable: false, .. } => covers.extend(open),
-            _ => parts_mounted.extend(open),
-        }
-    }
+    let Stand { mount, parts: parts_mounted, temporary, covers } = stand(s, root, dir, writable);
     for name in [c"proc", c"sys", c"dev"] {
         let at = s.c_str(name);
         let exists = s.label();
@@ -220,11 +199,77 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     }
     if root.read_only {
         // Only now: until here, places to mount on and files were made in it.
-        for part in parts_mounted.into_iter().chain([mount]) {
+        for part in parts_mounted.into_iter().chain(temporary).chain([mount]) {
             s.set_attributes(part, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
         }
     }
     mount
+}
+
+/// The same for one that does not run, whose files are to be reached: without what each start makes anew, and with nothing to
+/// be written where a tmpfs would be. It is not for anybody to live in.
+pub(super) fn build_resting(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
+    s.during("mounting the root filesystem");
+    let dir = s.open_path(root.dir);
+    let Stand { mount, parts, temporary, covers } = stand(s, root, dir, dir);
+    for (number, planned) in root.mounts.iter().enumerate() {
+        match planned.source {
+            // Of what a build gives, a record has nothing.
+            Source::Path { .. } | Source::Memory { .. } | Source::Layers { .. } => {
+                drop(one(s, root, mount, (dir, dir), number as u64, planned));
+            }
+            Source::Tmpfs { mode, .. } => {
+                let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_RDONLY;
+                let owner = root.shift.owner(0, 0);
+                let target = s.mountpoint(mount, &planned.target, true, owner);
+                let nothing = s.tmpfs(4096, 2, mode, Some(owner), flags);
+                s.attach(nothing, target, &planned.target);
+            }
+        }
+    }
+    let read_only = root.read_only.then(|| parts.into_iter().chain([mount])).into_iter().flatten();
+    for mount in covers.into_iter().chain(temporary).chain(read_only) {
+        s.set_attributes(mount, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
+    }
+    mount
+}
+
+/// What all else is mounted on.
+struct Stand {
+    /// The root's.
+    mount: Cell,
+    /// Of the host's root, those that can be written so far.
+    parts: Vec<Cell>,
+    /// Likewise, in memory.
+    temporary: Vec<Cell>,
+    /// And those that are to be read-only in the end.
+    covers: Vec<Cell>,
+}
+
+/// Attached at `dir`, over what was attached there before, which is not needed by path any more.
+fn stand(s: &mut Script<'_>, root: &Root<'_>, dir: Cell, writable: Cell) -> Stand {
+    let mount = if root.base.layers.is_empty() {
+        let upper = s.open_dir_at(writable, c"upper");
+        let mount = s.clone_mount(upper, false, root.dir);
+        s.set_attributes(mount, n::MOUNT_ATTR_NODEV, None, false, root.dir);
+        mount
+    } else {
+        if let Some(dir) = &root.base.root_dir {
+            dress_root(s, root, writable, dir);
+        }
+        overlay(s, root, &root.base.layers, writable)
+    };
+    s.attach(mount, dir, Path::new("/"));
+    let mut stand = Stand { mount, parts: Vec::new(), temporary: Vec::new(), covers: Vec::new() };
+    for part in &root.base.parts {
+        let open = host_part(s, root, mount, writable, part);
+        match part {
+            Part::HideDir { writable: false, .. } => stand.covers.extend(open),
+            Part::HideDir { .. } => stand.temporary.extend(open),
+            _ => stand.parts.extend(open),
+        }
+    }
+    stand
 }
 
 fn make_dir(s: &mut Script<'_>, parent: Cell, name: &std::ffi::CStr, mode: u32, root: &Root<'_>) {

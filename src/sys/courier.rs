@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use linux_raw_sys::errno::EPIPE;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// A process that executes plans where it sits, until it is dropped.
 pub(crate) struct Courier {
@@ -31,6 +32,25 @@ impl Courier {
         let mut started = warden.start_sized(setup, COURIER_SIZE)?;
         started.settle();
         Ok(Self { started: Mutex::new(started) })
+    }
+
+    /// The same with a `setup` that [says](super::script::Script::tell), or sends, one thing when it is done; gives the
+    /// descriptors that it has sent.
+    ///
+    /// # Errors
+    /// What failed of `setup`; `TimedOut` when it is not done by the deadline.
+    pub fn start_told(
+        warden: &Arc<Warden>,
+        mut setup: Plan<'_>,
+        deadline: Instant,
+    ) -> Result<(Self, Vec<OwnedFd>)> {
+        let status = setup.status();
+        setup.op(OP_SERVE, "serve", [status.into()]);
+        let mut started = warden.start_sized(setup, COURIER_SIZE)?;
+        started.settle();
+        let told = started.next(Some(deadline))?;
+        let told = told.ok_or_else(|| Error::new(ErrorKind::Gone, "the courier has ended"))?;
+        Ok((Self { started: Mutex::new(started) }, told.fds))
     }
 
     /// Has it execute `plan`, whole.
