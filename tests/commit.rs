@@ -134,11 +134,11 @@ const LIST: &str = r#"
 list() {
     cd /
     set -- \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./etc/hosts -o -path ./etc/hostname -o -path ./etc/resolv.conf \) -prune
-    find . -maxdepth 0 -printf '%p %m %U:%G\n'
-    find . -mindepth 1 "$@" -o \( -type d -printf '%p d %m %U:%G %T@\n' -o -type f -printf '%p f %m %U:%G %n %s %T@\n' \
+    /bin/find . -maxdepth 0 -printf '%p %m %U:%G\n'
+    /bin/find . -mindepth 1 "$@" -o \( -type d -printf '%p d %m %U:%G %T@\n' -o -type f -printf '%p f %m %U:%G %n %s %T@\n' \
         -o -printf '%p %y %m %U:%G %T@ %l\n' \) | sort
-    find . -mindepth 1 "$@" -o -type f -exec md5sum {} + | sort
-    find . -mindepth 1 "$@" -o -exec getfattr -h -d -m - -e hex {} +
+    /bin/find . -mindepth 1 "$@" -o -type f -exec md5sum {} + | sort
+    /bin/find . -mindepth 1 "$@" -o -print0 | sort -z | xargs -0 getfattr -h -d -m - -e hex
 }
 "#;
 

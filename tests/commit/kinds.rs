@@ -24,13 +24,13 @@ chown -h 7:8 /links/soft || true
 mkdir -m 700 /secret; echo s > /secret/f; chmod 600 /secret/f; chown -R 9:10 /secret || true
 cp /bin/getfattr /bin/able; setcap cap_net_raw+ep /bin/able
 echo x > /setid; chown 1:2 /setid || true; chmod 6755 /setid
-touch -d '2001-02-03 04:05:06.123456789' /old
-touch -d '1960-02-03 04:05:06.5' /older
+/bin/touch -d '2001-02-03 04:05:06.123456789' /old
+/bin/touch -d '1960-02-03 04:05:06.5' /older
 setfattr -n user.note -v hi /etc/modified
 setfattr -n user.dir -v d /usr/share/dir
 setfattr -n user.empty -v '' /old
-truncate -s 300M /sparse; printf middle | dd of=/sparse bs=1 seek=150M conv=notrunc 2>/dev/null
-dd if=/dev/zero of=/zeros bs=1M count=2 2>/dev/null
+truncate -s 300M /sparse; printf middle | /bin/dd of=/sparse bs=1 seek=150M conv=notrunc 2>/dev/null
+/bin/dd if=/dev/zero of=/zeros bs=1M count=2 2>/dev/null
 mkdir -p "/names/ " "/names/-n" '/names/*?[' "/names/$(printf 'new\nline')" "/names/$(printf 'b\377d')"
 echo w > "/names/$(printf '%0255d' 0)"
 i=0; p=/deep; while [ $i -lt 100 ]; do p=$p/directory-$i; i=$((i+1)); done; mkdir -p $p; echo end > $p/end
@@ -96,12 +96,19 @@ fn a_writable_layer_in_memory_is_read_while_the_container_runs() {
     let mut archive = Vec::new();
     container.export(&mut archive).unwrap();
     let imported = Import::new().env("PATH", "/bin").reader(&store, &archive[..]).unwrap();
-    assert_same(&first, &seen(&imported));
+    assert_same(&without_lone(&first), &without_lone(&seen(&imported)));
     // With the container it is gone.
     drop(container.take_stdin());
     container.wait().unwrap();
     let error = container.commit("me/memory:2").unwrap_err();
     assert!(error.kind() == ErrorKind::State && error.remedy().is_some(), "{error}");
+}
+
+/// An overlay counts the names of a file in its layer, those too that are covered: without the one of which only the count
+/// tells that it had another.
+fn without_lone(list: &str) -> String {
+    let lone = |line: &&str| !line.starts_with("./links/two f");
+    list.lines().filter(lone).map(|line| format!("{line}\n")).collect()
 }
 
 #[test]
@@ -112,7 +119,7 @@ fn an_export_is_all_of_the_root() {
     let mut archive = Vec::new();
     container.export(&mut archive).unwrap();
     let imported = Import::new().env("PATH", "/bin").reader(&store, &archive[..]).unwrap();
-    assert_same(&first, &seen(&imported));
+    assert_same(&without_lone(&first), &without_lone(&seen(&imported)));
     // Of the image likewise, and the same every time.
     let image = container.commit("me/changed:1").unwrap();
     let (mut one, mut two) = (Vec::new(), Vec::new());
@@ -120,7 +127,7 @@ fn an_export_is_all_of_the_root() {
     image.export(&mut two).unwrap();
     assert!(one == two);
     let imported = Import::new().env("PATH", "/bin").reader(&store, &one[..]).unwrap();
-    assert_same(&first, &seen(&imported));
+    assert_same(&without_lone(&first), &without_lone(&seen(&imported)));
 }
 
 #[test]
@@ -135,24 +142,25 @@ fn the_same_changes_are_the_same_image() {
         let (one, two) = (commit.clone().run().unwrap(), commit.run().unwrap());
         assert_eq!(one.digest(), two.digest());
         // Times as they are, as long as nothing has changed them.
-        let layer = |image: Image| image.layers().unwrap().last().unwrap().digest();
-        let plain = || layer(container.committing().run().unwrap());
+        let plain = || container.committing().created(epoch).run().unwrap().digest().to_owned();
         assert_eq!(plain(), plain());
         one
     };
-    // In another order and by other ways.
-    let one = commit(
-        "echo a > /a; echo b > /b; mkdir /d; echo c > /d/c; ln /a /d/a; rm /etc/gone; rm -r /opt/whole",
-    );
+    let layer = |image: &Image| image.layers().unwrap().last().unwrap().digest();
+    // In another order and by other ways: all but the command is the same.
+    let first =
+        "echo a > /a; echo b > /b; mkdir /d; echo c > /d/c; ln /a /d/a; rm /etc/gone; rm -r /opt/whole";
+    let one = commit(first);
+    assert_eq!(commit(first).digest(), one.digest());
     let two = commit(
         "rm -r /opt/whole; rm /etc/gone; mkdir /d; echo c > /d/.c; mv /d/.c /d/c; echo b > /b; echo a > /d/a; ln /d/a /a",
     );
-    assert_eq!(one.digest(), two.digest());
+    assert_eq!(layer(&one), layer(&two));
     assert_eq!(one.created(), Some(epoch));
     let other = commit(
         "echo a > /a; echo c > /b; mkdir /d; echo c > /d/c; ln /a /d/a; rm /etc/gone; rm -r /opt/whole",
     );
-    assert_ne!(one.digest(), other.digest());
+    assert_ne!(layer(&one), layer(&other));
     for entry in one.layers().unwrap().last().unwrap().entries().unwrap() {
         assert!(entry.unwrap().modified().unwrap() <= epoch);
     }
@@ -169,7 +177,7 @@ fn without_changes_there_is_no_layer() {
     let image = container.commit("same:1").unwrap();
     assert_eq!(image.layers().unwrap().len(), 1);
     let last = image.config().history().last().unwrap().clone();
-    assert!(last.empty_layer());
+    assert_eq!(last.empty_layer(), Some(true));
     // A manifest and a configuration.
     assert_eq!(count(store.path().join("blobs/sha256")), before + 2);
     // Nor of one that was never started.
@@ -181,7 +189,7 @@ fn without_changes_there_is_no_layer() {
 #[ignore = "needs busybox, attr and setcap: run with --include-ignored"]
 fn what_changed_in_dockers_words() {
     let store = Store::temp().unwrap();
-    let script = "echo new > /etc/new; rm /etc/gone; touch -r /etc/keep /etc/x; rm /etc/x; chmod 600 /opt/todir
+    let script = "echo new > /etc/new; rm /etc/gone; /bin/touch -r /etc/keep /etc/x; rm /etc/x; chmod 600 /opt/todir
         rm -rf /opt/whole; mkdir /opt/whole; echo z > /opt/whole/x
         rm -rf /opt/tofile; echo f > /opt/tofile; rm -r /usr/share/dir/sub; mkdir -p /made/dir; touch /made/dir/f
         : >> /etc/same; touch /links/tmp; rm /links/tmp";

@@ -51,8 +51,8 @@ fn the_settings_of_the_container_are_the_images() {
     assert_eq!(config.exposed_ports().collect::<Vec<_>>(), ["8080/tcp"]);
     assert_eq!((config.author(), image.created()), (Some("somebody"), Some(made)));
     let last = config.history().last().unwrap();
-    assert_eq!(last.created_by(), Some("/bin/entry run it now"));
-    assert_eq!((last.comment(), last.author()), (Some("why"), Some("somebody")));
+    assert_eq!(last.created_by().as_deref(), Some("/bin/entry run it now"));
+    assert_eq!((last.comment().as_deref(), last.author().as_deref()), (Some("why"), Some("somebody")));
     assert_eq!(store.image("me/app:1").unwrap().digest(), image.digest());
     // An entrypoint of the container's takes away the image's command.
     let other = Container::builder(&base).entrypoint(["/other"]).create().unwrap().commit("other:1").unwrap();
