@@ -1,8 +1,8 @@
 //! `commit` of a container that has written 200 MB, beside docker's. A report, not a test.
 //!
 //! The files are of noise, so that nobody gains by compressing them: one of 100 MB, a hundred of 500 kB, ten thousand of 5 kB. Each
-//! run makes an image of the same stopped container, which is removed again outside of the clock; so is what the first use of
-//! it costs, in a row of its own: the start of a container on an image that was just made, which has its new layer to unpack.
+//! run makes an image of the same stopped container, which is removed again outside of the clock. The new layer is unpacked then,
+//! as docker's is: the first start on an image that was just made is a row of its own, which would show it if it were not.
 //!
 //! `cargo bench --bench commit` as root. Of docker a daemon is needed, wherever the client finds it: one that was started by hand is
 //! named by `DOCKER_HOST=unix:///path/docker.sock`. Both stores should be on the same filesystem.

@@ -142,7 +142,8 @@ impl Commit<'_> {
     }
 
     /// Makes the image. Its new layer is a plain archive with its entries in the order of their names: the same changes have
-    /// the same digest. A push compresses it.
+    /// the same digest. A push compresses it. The layer is unpacked in the same pass, so that containers of the image start at
+    /// once; where a container is paused for it, that is left to the first of them, and the pause half as long.
     ///
     /// Sockets are left out, each with a line of `tracing`, and what no layer can have is an error that names it.
     ///
@@ -169,7 +170,7 @@ impl Commit<'_> {
         // The new blob belongs to nobody until the image is there.
         let _writing = store.writing()?;
         let settings = Settings::of(&written)?;
-        let layer = written.layer(self.latest, false).map_err(during)?;
+        let layer = written.layer(self.latest, !written.is_frozen()).map_err(during)?;
         let image = written.image.clone();
         written.go_on()?;
         tell(layer.as_ref());

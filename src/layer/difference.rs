@@ -12,7 +12,7 @@ use super::path::{join, normal, text};
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -458,9 +458,9 @@ impl Difference<'_> {
             .flat_map(|path| super::path::ancestors(path).map(<[u8]>::to_vec).collect::<Vec<_>>())
             .collect();
         for path in above {
-            if !all.contains_key(&path) {
-                let became = if self.image.find(&path)?.is_some() { Became::Modified } else { Became::Added };
-                all.insert(path, became);
+            if let btree_map::Entry::Vacant(place) = all.entry(path) {
+                let is_old = self.image.find(place.key())?.is_some();
+                place.insert(if is_old { Became::Modified } else { Became::Added });
             }
         }
         Ok(all)

@@ -60,7 +60,10 @@ fn changes_are_instructions() {
     let config = &w.inspect("changed:1")["Config"];
     assert_eq!(config["Cmd"], serde_json::json!(["other", "words"]));
     assert_eq!(config["Env"], serde_json::json!(["A=1", "B=1-2"]));
-    assert_eq!((&config["User"], &config["ExposedPorts"]), (&"7:8".into(), &serde_json::json!({"80/tcp": {}})));
+    assert_eq!(
+        (&config["User"], &config["ExposedPorts"]),
+        (&"7:8".into(), &serde_json::json!({"80/tcp": {}}))
+    );
     for wrong in ["RUN true", "NOTHING x", "CMD [\"open"] {
         let done = w.run(["commit", "-c", wrong, "one", "wrong:1"]);
         // What is no list is a command for the shell.
