@@ -6,6 +6,8 @@ use super::settings;
 use super::spec::{MountKind, Spec};
 use super::written::{Pause, Written};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "build")]
+use crate::image::instruction;
 use crate::image::{HistoryLine, Image, Revision};
 use crate::layer::Layer;
 use crate::reference::Reference;
@@ -159,6 +161,9 @@ impl Commit<'_> {
             }
             name => name,
         };
+        // A mistake in them is told before anything is stopped.
+        #[cfg(feature = "build")]
+        instruction::parse_changes(&self.changes)?;
         let written = self.container.written(self.pause)?;
         let store = written.image.store();
         // The new blob belongs to nobody until the image is there.
@@ -186,8 +191,8 @@ impl Commit<'_> {
     }
 
     #[cfg(feature = "build")]
-    fn make_changes(&self, _config: &mut Value) -> Result<()> {
-        Ok(())
+    fn make_changes(&self, config: &mut Value) -> Result<()> {
+        instruction::apply_changes(config, &instruction::parse_changes(&self.changes)?)
     }
 
     #[cfg(not(feature = "build"))]
