@@ -16,10 +16,13 @@ pub(crate) mod instruction;
 mod list;
 mod load;
 mod prune;
+mod rebase;
 mod save;
 mod settings;
+mod squash;
 mod tree;
 mod unpack;
+mod with;
 
 pub(crate) use edit::{HistoryLine, Revision};
 pub use files::{Change, ChangeKind};
@@ -63,6 +66,8 @@ struct Inner {
     manifest: Manifest,
     config: ImageConfig,
     source: Source,
+    /// When changes of it are said to be made, by [`Image::with_created`].
+    fixed: Option<SystemTime>,
     /// Nobody removes it while this value exists.
     _lease: Option<Lease>,
     /// The topmost first.
@@ -139,6 +144,7 @@ impl Image {
             manifest,
             config,
             source: Source::Host { exposed: Vec::new() },
+            fixed: None,
             _lease: None,
             unpacked: OnceLock::new(),
         })))
@@ -169,6 +175,7 @@ impl Image {
             manifest: self.0.manifest.clone(),
             config: self.0.config.clone(),
             source: Source::Host { exposed },
+            fixed: None,
             _lease: None,
             unpacked: OnceLock::new(),
         })))
@@ -273,6 +280,11 @@ impl Image {
             )
             .with_remedy("name it as it is: Image::host, on the command line @host"));
         }
+        let digest = &self.0.listed.digest;
+        if !self.0.store.index()?.manifests.iter().any(|other| other.digest == *digest) {
+            // One that was made of another, or lost its names: it may not be on the disk yet.
+            self.0.store.sync()?;
+        }
         self.0.store.update_index(|index| {
             set_name(index, &self.0.listed, Some(&name));
             Ok(())
@@ -330,6 +342,10 @@ impl Image {
 
     /// The image that an entry of the store's index leads to.
     pub(crate) fn from_listed(store: &Store, listed: &Descriptor) -> Result<Self> {
+        Self::open_as(store, listed, None)
+    }
+
+    fn open_as(store: &Store, listed: &Descriptor, fixed: Option<SystemTime>) -> Result<Self> {
         let (manifest, lease) = resolve(listed, &mut |descriptor| {
             let lease = store.lease_blob(&descriptor.digest)?;
             Ok((store.read_blob_small(&descriptor.digest, DOCUMENT_MAX)?, lease))
@@ -344,6 +360,7 @@ impl Image {
             manifest,
             config,
             source: Source::Layers,
+            fixed,
             _lease: Some(lease),
             unpacked: OnceLock::new(),
         })))

@@ -6,6 +6,8 @@ mod common;
 mod broken;
 #[path = "images/damaged.rs"]
 mod damaged;
+#[path = "images/edit.rs"]
+mod edit;
 #[path = "images/files.rs"]
 mod files;
 #[path = "images/names.rs"]

@@ -1,4 +1,4 @@
-//! `images`, `load`, `import`, `tag`, `rmi`, `image prune`.
+//! `images`, `load`, `import`, `tag`, `rmi`, `image prune`, `image squash`, `image rebase`.
 #![forbid(unsafe_code)]
 
 use crate::args::{Args, Flag, flag, switch};
@@ -28,6 +28,7 @@ pub const IMPORT: &[Flag] = &[
         .short('c'),
     flag("message", "TEXT", "The comment in its history").short('m'),
 ];
+pub const SQUASH: &[Flag] = &[flag("onto", "IMAGE", "Only the layers above this image's, which stay")];
 pub const RMI: &[Flag] = &[switch("force", "Also when it has several names or a container").short('f')];
 
 pub const PRUNE: &[Flag] = &[
@@ -241,6 +242,27 @@ pub fn import(store: &Store, args: &Args) -> Result<u8> {
 pub fn tag(store: &Store, args: &Args) -> Result<u8> {
     let names = args.names()?;
     flags::image(store, names[0])?.tag(names[1])?;
+    Ok(0)
+}
+
+pub fn squash(store: &Store, args: &Args) -> Result<u8> {
+    let names = args.names()?;
+    let image = flags::image(store, names[0])?;
+    let squashed = match args.get("onto")? {
+        Some(base) => image.squash_onto(&flags::image(store, base)?)?,
+        None => image.squash()?,
+    };
+    squashed.tag(names[1])?;
+    line(squashed.id().to_string())?;
+    Ok(0)
+}
+
+pub fn rebase(store: &Store, args: &Args) -> Result<u8> {
+    let names = args.names()?;
+    let image = |at: usize| flags::image(store, names[at]);
+    let rebased = image(0)?.rebase(&image(1)?, &image(2)?)?;
+    rebased.tag(names[3])?;
+    line(rebased.id().to_string())?;
     Ok(0)
 }
 

@@ -247,6 +247,22 @@ const VERBS: &[Verb] = &[
     ),
     verb("image prune", "", "Remove the images that nobody uses", &[images::PRUNE], (0, 0), images::prune),
     verb(
+        "image rebase",
+        "IMAGE OLD-BASE NEW-BASE NAME[:TAG]",
+        "Name the image that has another base below the same layers",
+        &[],
+        (4, 4),
+        images::rebase,
+    ),
+    verb(
+        "image squash",
+        "IMAGE NAME[:TAG]",
+        "Name the image that has the same files in one layer",
+        &[images::SQUASH],
+        (2, 2),
+        images::squash,
+    ),
+    verb(
         "info",
         "",
         "Show what is known of the store and this machine",
@@ -286,7 +302,7 @@ const VERBS: &[Verb] = &[
 
 /// What comes with a second word.
 const GROUPS: &[(&str, &str)] = &[
-    ("image", "ls, rm, inspect, history, diff, import, load, pull, push, save, tag or prune"),
+    ("image", "ls, rm, inspect, history, diff, import, load, pull, push, rebase, save, squash, tag or prune"),
     ("system", "verify"),
     ("volume", "create, ls, rm, inspect or prune"),
 ];

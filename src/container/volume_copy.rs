@@ -159,7 +159,7 @@ impl Copier<'_> {
                     self.entry(&source, target, &c_name(OsStr::from_bytes(&name)), &to)
                 }
                 // No device is made.
-                Some(Found::Device(_)) | None => Ok(()),
+                Some(Found::Device(..)) | None => Ok(()),
             };
             copied.map_err(|error| error.during(format!("copying {to:?} of the image into a volume")))?;
         }

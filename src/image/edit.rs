@@ -22,7 +22,7 @@ pub(crate) struct HistoryLine {
 }
 
 impl HistoryLine {
-    fn to_json(&self, is_empty: bool) -> Value {
+    pub(super) fn to_json(&self, is_empty: bool) -> Value {
         let mut line = Map::new();
         line.insert("created".to_owned(), json!(clock::rfc3339(self.created)));
         let texts = [
@@ -42,6 +42,9 @@ impl HistoryLine {
     }
 }
 
+/// What is done, for who reads that it failed.
+const WHAT: &str = "change of an image";
+
 /// What an image has more than the one that it is made of.
 pub(crate) struct Revision<'a> {
     /// The next layer, where there is one; of the image's store.
@@ -53,26 +56,14 @@ pub(crate) struct Revision<'a> {
 
 impl Image {
     /// A new image: this one's layers and maybe one more, its configuration changed, one more line of history. `edit` is
-    /// given the whole configuration, to which the layer and the line are added already; its `config` is an object.
+    /// given the whole configuration, to which the layer and the line are added already; its `config` is an object. When it
+    /// fails, there is no image.
     ///
     /// It is listed in the store, also without a name.
     ///
     /// # Errors
     /// `Unsupported` for the host image, whose files are in no layer; `InvalidInput` for a layer of another store;
     /// `TooLarge` for more layers or a longer configuration than an image has.
-    pub(crate) fn derive(
-        &self,
-        revision: Revision<'_>,
-        name: Option<Reference>,
-        edit: impl FnOnce(&mut Value),
-    ) -> Result<Self> {
-        self.try_derive(revision, name, |config| {
-            edit(config);
-            Ok(())
-        })
-    }
-
-    /// The same with a change that may fail; then there is no image.
     pub(crate) fn try_derive(
         &self,
         revision: Revision<'_>,
@@ -80,9 +71,23 @@ impl Image {
         edit: impl FnOnce(&mut Value) -> Result<()>,
     ) -> Result<Self> {
         let draft = self.draft(revision, edit)?;
-        transaction(&self.0.store, "change of an image", || {
+        transaction(&self.0.store, WHAT, || {
             draft.write(&self.0.store).and_then(|manifest| publish_one(&self.0.store, manifest, name))
         })
+    }
+
+    /// The same, but neither listed nor named: it is there as long as a value of it. No index is written and no disk synced.
+    pub(crate) fn derive_unlisted(
+        &self,
+        revision: Revision<'_>,
+        edit: impl FnOnce(&mut Value) -> Result<()>,
+    ) -> Result<Self> {
+        self.draft(revision, edit)?.make(&self.0.store, self.0.fixed)
+    }
+
+    /// When a change of it is made.
+    pub(super) fn now(&self) -> SystemTime {
+        self.0.fixed.unwrap_or_else(SystemTime::now)
     }
 
     fn draft(&self, revision: Revision<'_>, edit: impl FnOnce(&mut Value) -> Result<()>) -> Result<Draft> {
@@ -102,7 +107,9 @@ impl Image {
         let config = self.0.config.edit(|value| {
             value["created"] = json!(clock::rfc3339(created.unwrap_or(history.created)));
             value["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
-            add_line(value, below, history.to_json(layer.is_none()));
+            let mut lines = take_history(value, below);
+            lines.push(history.to_json(layer.is_none()));
+            value["history"] = Value::Array(lines);
             edit(value)
         })?;
         Ok(Draft { config, layers })
@@ -117,12 +124,12 @@ impl Image {
     }
 
     /// The descriptors of its layers for a manifest of OCI's, which has no docker's in it.
-    fn oci_layers(&self) -> Vec<Descriptor> {
+    pub(super) fn oci_layers(&self) -> Vec<Descriptor> {
         self.0.manifest.layers().iter().cloned().map(oci).collect()
     }
 }
 
-fn oci(mut layer: Descriptor) -> Descriptor {
+pub(super) fn oci(mut layer: Descriptor) -> Descriptor {
     layer.media_type = media::oci_layer(&layer.media_type).to_owned();
     layer
 }
@@ -134,6 +141,14 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// An image of it that only its value knows.
+    pub(super) fn make(self, store: &Store, fixed: Option<SystemTime>) -> Result<Image> {
+        transaction(store, WHAT, || {
+            let manifest = self.write(store)?;
+            Image::open_as(store, &manifest.descriptor(), fixed)
+        })
+    }
+
     /// Stores its documents. The caller is [writing](Store::writing).
     pub(super) fn write(self, store: &Store) -> Result<Manifest> {
         let digest = store.put_blob(self.config.raw())?;
@@ -145,15 +160,18 @@ impl Draft {
     }
 }
 
-/// Adds a line to the history of a configuration whose layers below it are `layers`. Some tools write no history, or none of
-/// some layers; the line is to be that of its own layer.
-fn add_line(config: &mut Value, layers: usize, line: Value) {
+/// The lines of a configuration's history, with one for each layer at least: some tools write none, or none of some layers,
+/// and the next line is to be that of its own layer.
+pub(super) fn take_history(config: &mut Value, layers: usize) -> Vec<Value> {
     let mut lines = match config["history"].take() {
         Value::Array(lines) => lines,
         _ => Vec::new(),
     };
-    let told = lines.iter().filter(|line| line["empty_layer"] != json!(true)).count();
+    let told = lines.iter().filter(|line| has_layer(line)).count();
     lines.extend((told..layers).map(|_| json!({ "comment": "not told" })));
-    lines.push(line);
-    config["history"] = Value::Array(lines);
+    lines
+}
+
+pub(super) fn has_layer(line: &Value) -> bool {
+    line["empty_layer"] != json!(true)
 }

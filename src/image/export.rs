@@ -3,7 +3,7 @@
 
 use super::Image;
 use crate::error::Result;
-use crate::layer::{Entry, Flattened, RootDir, for_caller, root_dir};
+use crate::layer::Flattened;
 use std::collections::BTreeSet;
 use std::io::Write;
 
@@ -28,13 +28,8 @@ impl Image {
     /// `Unsupported` for the host image; those of the file system and of the writer, and of unpacking layers that are not
     /// unpacked yet.
     pub fn export(&self, writer: impl Write) -> Result<()> {
-        let root = if self.is_host() { None } else { root_dir(&self.layer_dirs()?)? };
-        let root = root.map(|root| {
-            let (uid, gid) = for_caller().in_image(root.uid, root.gid);
-            Entry::of_root(&RootDir { uid, gid, ..root })
-        });
         self.files(|below| {
-            let mut archive = Flattened::new(writer, root)?;
+            let mut archive = Flattened::new(writer, below.told_root(usize::MAX)?)?;
             archive.layers(below, &BTreeSet::new(), false)?;
             archive.finish().map(drop)
         })

@@ -79,7 +79,8 @@ pub(crate) type Load<'a> = Box<dyn FnOnce() -> Result<Vec<Lower<'a>>> + 'a>;
 pub(crate) type Merged = Rc<Vec<(usize, OwnedFd)>>;
 
 pub(crate) enum Found {
-    Device(Device),
+    /// The layer's number, and what its metadata says.
+    Device(usize, Device),
     /// The layer's number, the directory it lies in, and what it is.
     File(usize, OwnedFd, Box<Stat>),
 }
@@ -184,7 +185,7 @@ impl<'a> Below<'a> {
         for (number, dir) in merged.iter() {
             match self.stat(dir.as_fd(), name, path)? {
                 Some(stat) if is_whiteout(&stat) => {
-                    return Ok(self.device(*number, path)?.map(Found::Device));
+                    return Ok(self.device(*number, path)?.map(|device| Found::Device(*number, device)));
                 }
                 Some(stat) => {
                     let dir = dir.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
@@ -192,7 +193,7 @@ impl<'a> Below<'a> {
                 }
                 None => {
                     if let Some(device) = self.device(*number, path)? {
-                        return Ok(Some(Found::Device(device)));
+                        return Ok(Some(Found::Device(*number, device)));
                     }
                 }
             }

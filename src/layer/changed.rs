@@ -204,7 +204,7 @@ fn clamped(entry: Entry, latest: Option<Mtime>) -> Entry {
 }
 
 /// A name that hides another.
-fn hiding(dir: &[u8], name: &[u8]) -> Entry {
+pub(super) fn hiding(dir: &[u8], name: &[u8]) -> Entry {
     let name = [b".wh.", name].concat();
     Entry::new(super::path::join(dir, &name), EntryKind::File)
 }

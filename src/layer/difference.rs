@@ -233,7 +233,7 @@ impl<'a> Difference<'a> {
         match self.image.find(&path)? {
             // No container sees an image's devices.
             None => Ok(ControlFlow::Continue(())),
-            Some(Found::Device(_)) if self.view != View::Writable => Ok(ControlFlow::Continue(())),
+            Some(Found::Device(..)) if self.view != View::Writable => Ok(ControlFlow::Continue(())),
             Some(_) => visitor.gone(path, covered),
         }
     }
@@ -508,8 +508,8 @@ pub(super) fn is_place(difference: &mut Difference<'_>, node: &Node<'_>) -> Resu
 fn is_modified(difference: &mut Difference<'_>, node: &Node<'_>, image: &Found) -> Result<bool> {
     let kind = match image {
         Found::File(_, _, old) => FileType::from_raw_mode(old.st_mode),
-        Found::Device(device) if device.block => FileType::BlockDevice,
-        Found::Device(_) => FileType::CharacterDevice,
+        Found::Device(_, device) if device.block => FileType::BlockDevice,
+        Found::Device(..) => FileType::CharacterDevice,
     };
     if !node.is(kind) || node.is(FileType::Socket) {
         return Ok(true);

@@ -73,13 +73,6 @@ impl Entry {
         }
     }
 
-    /// A root directory by itself.
-    pub(crate) fn of_root(root: &super::RootDir) -> Self {
-        let mtime = Mtime { secs: root.mtime.0, nanos: root.mtime.1 as u32 };
-        let (mode, uid, gid, xattrs) = (root.mode, root.uid, root.gid, root.xattrs.clone());
-        Self { mode, uid, gid, mtime, xattrs, ..Self::new(".", EntryKind::Directory) }
-    }
-
     /// Whether it is another root directory than one that no archive says anything of.
     pub(crate) fn is_unusual_root(&self) -> bool {
         (self.mode, self.uid, self.gid) != (0o755, 0, 0) || !self.xattrs.is_empty()

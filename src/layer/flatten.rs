@@ -1,14 +1,22 @@
 //! A whole root filesystem as one archive: what layers show together, as the overlay would, or what a container sees.
 #![forbid(unsafe_code)]
 
+use super::Layer;
+use super::attributes::Attributes;
 use super::below::{Below, Found};
-use super::changed::Archive;
+use super::build::write;
+use super::changed::{Archive, hiding};
+use super::compression::Compression;
 use super::difference::Difference;
 use super::entry::{Entry, EntryKind};
+use super::flow::Chunks;
 use super::path::{ancestors, join, text};
 use crate::error::{Call, ErrorKind, Result};
+use crate::store::Store;
+use rustix::fs::OFlags;
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 /// Writes the archive. What depends on the names alone is in the same order every time: of each directory first what is no
@@ -38,6 +46,36 @@ impl<W: Write> Flattened<W> {
         moving: bool,
     ) -> Result<()> {
         self.tree(below, Vec::new(), places, moving)
+    }
+
+    /// What the topmost `above` of all layers change in what the others, `base`, show: with whiteouts, as one layer in their place.
+    pub(crate) fn layers_above(
+        &mut self,
+        all: &mut Below<'_>,
+        base: &mut Below<'_>,
+        above: usize,
+    ) -> Result<()> {
+        let mut todo = vec![Vec::new()];
+        while let Some(at) = todo.pop() {
+            let shown = all.names(&at)?;
+            let hidden = &base.names(&at)? - &shown;
+            let mut directories = Vec::new();
+            for name in shown {
+                let path = join(&at, &name);
+                // What a lower layer shows is untouched, and all that is in it.
+                if let Some(found) = all.find(&path)?
+                    && found.layer() < above
+                    && self.file(all, &path, &found)?
+                {
+                    directories.push(path);
+                }
+            }
+            for name in hidden {
+                self.archive.put_plain(hiding(&at, &name))?;
+            }
+            todo.extend(directories.into_iter().rev());
+        }
+        Ok(())
     }
 
     /// What an image has at places that something is mounted on in a container, which is none of the container's.
@@ -135,6 +173,51 @@ impl<W: Write> Flattened<W> {
         let stat = rustix::fs::fstat(&file).call_at("fstat", text(path))?;
         entry.size = stat.st_size as u64;
         self.archive.put(entry, Some((&file, &stat, path))).map(|_| false)
+    }
+}
+
+impl Below<'_> {
+    /// What the archives of the topmost `above` layers say of the root directory itself, if one does.
+    pub(crate) fn told_root(&mut self, above: usize) -> Result<Option<Entry>> {
+        for (number, dir) in self.directory(b"")?.iter().take(above) {
+            if !self.layer(*number).meta()?.root {
+                continue;
+            }
+            let dir = self.open(dir.as_fd(), b".", OFlags::RDONLY | OFlags::DIRECTORY, b"")?;
+            let stat = rustix::fs::fstat(&dir).call_at("fstat", "/")?;
+            let found = Attributes::of_file(&stat, self.xattrs(dir.as_fd(), b"")?);
+            let Attributes { mode, uid, gid, mtime, mut xattrs } = self.as_in_image(*number, b"", found)?;
+            xattrs.sort();
+            return Ok(Some(Entry {
+                mode,
+                uid,
+                gid,
+                mtime,
+                xattrs,
+                ..Entry::new(".", EntryKind::Directory)
+            }));
+        }
+        Ok(None)
+    }
+}
+
+impl Layer {
+    /// A plain layer of what `fill` writes after the root directory.
+    pub(crate) fn of_flattened(
+        store: &Store,
+        root: Option<Entry>,
+        fill: impl FnOnce(&mut Flattened<Chunks>) -> Result<()>,
+    ) -> Result<Self> {
+        let _writing = store.writing()?;
+        let mut left_out = Vec::new();
+        let made = write(store, Compression::None, |output| {
+            let mut archive = Flattened::new(output, root)?;
+            fill(&mut archive)?;
+            let output;
+            (output, left_out) = archive.finish()?;
+            Ok(output)
+        })?;
+        Self::new(store, made.digest, made.size, made.diff_id, Compression::None, left_out)
     }
 }
 

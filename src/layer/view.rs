@@ -98,7 +98,7 @@ impl Below<'_> {
         let Some(kind) = found.kind() else { return Ok(None) };
         let mut entry = Entry::new(path, kind);
         let (number, dir, stat) = match found {
-            Found::Device(device) => {
+            Found::Device(_, device) => {
                 (entry.mode, entry.uid, entry.gid) = (device.mode, device.uid, device.gid);
                 entry.mtime = Mtime { secs: device.secs, nanos: device.nanos };
                 entry.device = (device.major, device.minor);
@@ -199,10 +199,17 @@ impl Found {
         matches!(self, Self::File(_, _, stat) if FileType::from_raw_mode(stat.st_mode) == kind)
     }
 
+    /// The number of the layer that has it, from the topmost.
+    pub(super) fn layer(&self) -> usize {
+        match self {
+            Self::Device(number, _) | Self::File(number, ..) => *number,
+        }
+    }
+
     pub(crate) fn kind(&self) -> Option<EntryKind> {
         match self {
-            Self::Device(device) if device.block => Some(EntryKind::BlockDevice),
-            Self::Device(_) => Some(EntryKind::CharDevice),
+            Self::Device(_, device) if device.block => Some(EntryKind::BlockDevice),
+            Self::Device(..) => Some(EntryKind::CharDevice),
             Self::File(_, _, stat) => match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => Some(EntryKind::File),
                 FileType::Directory => Some(EntryKind::Directory),

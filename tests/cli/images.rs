@@ -302,3 +302,39 @@ fn what_nobody_uses_is_pruned() {
         assert_eq!(w.run(["image", "prune", "--filter", wrong]).code, 125, "{wrong}");
     }
 }
+
+#[test]
+fn an_image_is_squashed_and_gets_another_base() {
+    let w = World::new();
+    family(&w);
+    let layers = |name: &str| w.inspect(name)["RootFS"]["Layers"].as_array().unwrap().clone();
+    let id = w.ok(["image", "squash", "top", "one:1"]);
+    assert_eq!((layers("top").len(), layers("one:1").len()), (3, 1));
+    assert_eq!(w.inspect("one:1")["Id"].as_str(), Some(id.trim_end()));
+    assert_eq!(w.ok(["image", "diff", "top", "one:1"]), "");
+    w.ok(["image", "squash", "--onto", "base", "top", "two:1"]);
+    assert_eq!((layers("two:1").len(), &layers("two:1")[0]), (2, &layers("base")[0]));
+    w.ok(["image", "rebase", "top", "base", "other", "moved:1"]);
+    assert_eq!(layers("moved:1"), [layers("other"), layers("top")[1..].to_vec()].concat());
+    let done = w.run(["image", "rebase", "top", "tool", "other", "never:1"]);
+    assert!(done.code == 1 && done.err.contains("does not stand on"), "{done:?}");
+    assert_eq!(w.run(["image", "inspect", "never:1"]).code, 1);
+}
+
+#[test]
+#[cfg(feature = "build")]
+fn an_import_is_changed_as_docker_does() {
+    let w = World::new();
+    let (root, path) = at(&w, "rootfs");
+    fs::create_dir_all(root.join("etc")).unwrap();
+    let changes =
+        ["ENV A=\"x y\" B=b", "LABEL c=$A", "EXPOSE 80-81/udp", "ENTRYPOINT [\"e\"]", "WORKDIR a/b"];
+    let flags = changes.iter().flat_map(|change| ["--change", change]);
+    w.ok(["import"].into_iter().chain(flags).chain([path.as_str(), "changed"]));
+    let config = w.inspect("changed")["Config"].clone();
+    assert_eq!((&config["Env"], &config["Labels"]["c"]), (&json!(["A=x y", "B=b"]), &json!("x y")));
+    assert_eq!(config["ExposedPorts"], json!({ "80/udp": {}, "81/udp": {} }));
+    assert_eq!((&config["Entrypoint"], &config["WorkingDir"]), (&json!(["e"]), &json!("/a/b")));
+    let done = w.run(["import", "-c", "RUN true", &path, "never"]);
+    assert!(done.code == 1 && done.err.contains("RUN is no change"), "{done:?}");
+}

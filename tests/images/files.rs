@@ -4,7 +4,7 @@ use super::*;
 use coracle::{Change, ChangeKind, EntryKind};
 
 /// An archive of one layer, with modes and devices as `common::tar` has none.
-fn layer(files: &[(&str, tar::EntryType, &str, u32)]) -> Vec<u8> {
+pub(super) fn layer(files: &[(&str, tar::EntryType, &str, u32)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (path, kind, text, mode) in files {
         let mut header = tar::Header::new_ustar();
@@ -33,7 +33,7 @@ fn layer(files: &[(&str, tar::EntryType, &str, u32)]) -> Vec<u8> {
 
 use tar::EntryType::{Char, Directory, Fifo, Link, Regular, Symlink};
 
-fn lower() -> Vec<u8> {
+pub(super) fn lower() -> Vec<u8> {
     layer(&[
         ("etc/", Directory, "", 0o755),
         ("etc/os-release", Symlink, "../usr/lib/os-release", 0o777),
@@ -54,7 +54,7 @@ fn lower() -> Vec<u8> {
     ])
 }
 
-fn upper() -> Vec<u8> {
+pub(super) fn upper() -> Vec<u8> {
     layer(&[
         ("etc/.wh.gone", Regular, "", 0o644),
         ("etc/other", Link, "etc/passwd", 0o644),

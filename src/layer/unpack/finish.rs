@@ -106,7 +106,7 @@ impl Unpacker<'_> {
         for path in devices {
             self.needs_below = true;
             // Another device is not on disk, and has hidden what is below it.
-            if !matches!(self.below.find(&path)?, Some(Found::Device(_))) {
+            if !matches!(self.below.find(&path)?, Some(Found::Device(..))) {
                 let parent = self.parent(split(&path).0)?;
                 self.whiteout(&parent, &path)?;
             }
@@ -204,7 +204,7 @@ impl Unpacker<'_> {
         self.needs_below = true;
         let (layer, from, stat) = match self.below.find(path)? {
             None => return Ok(false),
-            Some(Found::Device(device)) => {
+            Some(Found::Device(_, device)) => {
                 self.count()?;
                 let parent = self.parent(split(path).0)?;
                 self.place_device(&parent, path.to_vec(), device)?;
