@@ -99,11 +99,15 @@ impl Inside {
 
     fn unless_ended(running: &Running) -> Result<Option<Self>> {
         match Self::running(running) {
-            Err(error)
-                if error.kind() == ErrorKind::State
-                    && message::readable(&*running.process.pidfd, Some(after(KILL_TIME)))? =>
-            {
-                Ok(None)
+            Err(error) if error.kind() == ErrorKind::State => {
+                // It is on its way out, as a rule; until its end is told it would be found running again.
+                let last = Some(after(KILL_TIME));
+                let has_ended = match running.warden {
+                    Some(_) => !matches!(running.wait(last), Ok(None)),
+                    // Of another program's its process tells.
+                    None => message::readable(&*running.process.pidfd, last)?,
+                };
+                if has_ended { Ok(None) } else { Err(error) }
             }
             other => other.map(Some),
         }
