@@ -310,12 +310,3 @@ pub(super) fn pivot(source: &str) -> (&str, String) {
 pub(super) fn is_whiteout_name(path: &[u8]) -> bool {
     path.split(|&b| b == b'/').any(|part| part.starts_with(b".wh."))
 }
-
-/// For a message.
-pub(super) fn kind_of(item: &Item) -> &'static str {
-    match item.entry.kind {
-        EntryKind::Directory => "a directory",
-        EntryKind::Symlink => "a link",
-        _ => "a file",
-    }
-}
