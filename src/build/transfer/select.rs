@@ -4,7 +4,7 @@
 use super::super::tree::{Item, Tree, clean, resolve, text};
 use crate::dockerfile::{Ignore, Parents, nearest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{EntryKind, join, split};
+use crate::layer::{join, split};
 
 /// More than any real tree has.
 const DEPTH_MAX: usize = 512;
