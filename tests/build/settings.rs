@@ -133,7 +133,7 @@ fn names_and_labels() {
     store.prune_images(false).unwrap();
     assert!(!store.images().unwrap().iter().any(|image| *image.id() == id));
     assert!(matches!(
-        text("FROM scratch\n").tag("UPPER/case").run(&store).unwrap_err().kind(),
+        text("FROM scratch\n").tag("me/UPPER").run(&store).unwrap_err().kind(),
         ErrorKind::InvalidInput | ErrorKind::InvalidData
     ));
 }
