@@ -3,6 +3,8 @@
 
 #[path = "cli/broken.rs"]
 mod broken;
+#[path = "cli/commit.rs"]
+mod commit;
 mod common;
 #[path = "cli/confinement.rs"]
 mod confinement;

@@ -5,7 +5,7 @@ use crate::args::{Args, Flag, flag, switch};
 use crate::fail::{Result, context, usage};
 use crate::format::{self, line, visible};
 use crate::save;
-use coracle::{Change, ChangeKind, Store};
+use coracle::{Change, ChangeKind, Commit, Store};
 use serde_json::json;
 use std::io::{BufWriter, Write};
 use std::time::{Duration, UNIX_EPOCH};
@@ -52,6 +52,16 @@ pub fn commit(store: &Store, args: &Args) -> Result<u8> {
     }
     line(commit.run()?.id().to_string())?;
     Ok(0)
+}
+
+#[cfg(feature = "build")]
+fn change<'a>(commit: Commit<'a>, text: &str) -> Result<Commit<'a>> {
+    Ok(commit.change(text))
+}
+
+#[cfg(not(feature = "build"))]
+fn change<'a>(_: Commit<'a>, _: &str) -> Result<Commit<'a>> {
+    Err(crate::fail::fail("--change: this program was built without coracle's feature `build`"))
 }
 
 pub fn diff(store: &Store, args: &Args) -> Result<u8> {

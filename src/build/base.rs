@@ -5,7 +5,7 @@ use super::stage::Finished;
 use super::transfer::{From, Transfer};
 use super::work::{Named, Work};
 use crate::digest::Digest;
-use crate::dockerfile::{Base, Dockerfile, Instruction, Stage};
+use crate::dockerfile::{Base, Stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::manifest::Platform;
@@ -57,10 +57,7 @@ impl Work<'_> {
             Named::Image(name) => self.image(name, platform),
             Named::Files(context) => {
                 // All of it is the root filesystem.
-                let Instruction::Copy(copy) = Dockerfile::parse_trigger("COPY . /")?.instruction else {
-                    return Err(Error::new(ErrorKind::State, "COPY is no COPY"));
-                };
-                let transfer = Transfer::copy(&copy, "/").times(self.epoch);
+                let transfer = Transfer::whole(".").times(self.epoch);
                 let scratch = self.scratch(platform)?;
                 let from = From::Context(context);
                 let copied = transfer.digest(self.store, from)?;

@@ -183,7 +183,7 @@ pub(super) fn key(parent: &Digest, parts: &[&str]) -> Digest {
     // A number for what this crate makes of it all: another one, and nothing is found.
     let mut text = format!("coracle build 1\n{parent}\n");
     for part in parts {
-        let _ = write!(text, "{} {part}\n", part.len());
+        let _ = writeln!(text, "{} {part}", part.len());
     }
     Digest::of(text.as_bytes())
 }

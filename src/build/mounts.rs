@@ -11,7 +11,7 @@ use super::transfer::{From, Transfer};
 use super::work::{Named, Work};
 use crate::container::{Given, MemoryFile, Mount as Bind, Tree};
 use crate::digest::Digest;
-use crate::dockerfile::{Copy, Dockerfile, Instruction, Mount, MountKind, Sharing, Source};
+use crate::dockerfile::{Copy, Mount, MountKind, Sharing, Source};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::{EntryKind, Owned, for_caller};
@@ -54,7 +54,7 @@ impl Work<'_> {
         for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
             let digest = match self.files(at, mount)? {
                 Files::Context(context) => {
-                    let (transfer, _) = files_at(mount)?;
+                    let (transfer, _) = files_at(mount);
                     transfer.digest(self.store, From::Context(context))?
                 }
                 Files::Image(image) => files_of(&image),
@@ -102,7 +102,7 @@ impl Work<'_> {
         let (image, path) = match self.files(at, mount)? {
             Files::Image(image) => (image, mount.source.clone().unwrap_or_default()),
             Files::Context(context) => {
-                let (transfer, path) = files_at(mount)?;
+                let (transfer, path) = files_at(mount);
                 let from = From::Context(context);
                 let copied = transfer.digest(self.store, from)?;
                 let scratch = self.scratch(None)?;
@@ -315,10 +315,7 @@ fn target(mount: &Mount, state: &Finished) -> Result<PathBuf> {
 }
 
 /// The files of a context that a mount shows, as a COPY to the root, and where in it they are.
-fn files_at(mount: &Mount) -> Result<(Transfer, String)> {
-    let Instruction::Copy(copy) = Dockerfile::parse_trigger("COPY . /")?.instruction else {
-        return Err(Error::new(ErrorKind::State, "COPY is no COPY"));
-    };
+fn files_at(mount: &Mount) -> (Transfer, String) {
     let source = mount.source.as_deref().unwrap_or_default();
     let names: Vec<_> = Path::new(source)
         .components()
@@ -328,7 +325,7 @@ fn files_at(mount: &Mount) -> Result<(Transfer, String)> {
         })
         .collect();
     if names.is_empty() {
-        return Ok((Transfer::copy(&copy, "/"), String::new()));
+        return (Transfer::whole("."), String::new());
     }
     let path = names.join("/");
     // It is a name and no pattern.
@@ -339,8 +336,17 @@ fn files_at(mount: &Mount) -> Result<(Transfer, String)> {
         plain.push(c);
         plain
     });
-    let copy = Copy { sources: vec![Source::Path(plain)], parents: true, ..copy };
-    Ok((Transfer::copy(&copy, "/"), path))
+    let copy = Copy {
+        sources: vec![Source::Path(plain)],
+        destination: "/".to_owned(),
+        from: None,
+        chown: None,
+        chmod: None,
+        link: true,
+        parents: true,
+        exclude: Vec::new(),
+    };
+    (Transfer::copy(&copy, "/"), path)
 }
 
 /// As the kernel has it for a tmpfs of which nothing is said: half of the memory.

@@ -28,6 +28,9 @@ const TEXT_MAX: u64 = 16 << 20;
 /// More threads than these don't wait for each other; what is worked on at once is less.
 const THREADS_MAX: usize = 32;
 
+/// Where an image that is looked for is put.
+type Place = Arc<Mutex<Option<Image>>>;
+
 /// What every stage needs to know.
 pub(super) struct Work<'a> {
     pub(super) build: &'a Build,
@@ -41,7 +44,7 @@ pub(super) struct Work<'a> {
     pub(super) epoch: Option<SystemTime>,
     pub(super) teller: Arc<Teller>,
     /// Images of FROM and `--from` by name and platform, each found once.
-    pub(super) images: Mutex<HashMap<(String, String), Arc<Mutex<Option<Image>>>>>,
+    pub(super) images: Mutex<HashMap<(String, String), Place>>,
     /// The images whose history may have what a step gives; looked at when a step was not found otherwise.
     pub(super) candidates: OnceLock<Vec<Image>>,
     plan: Plan,

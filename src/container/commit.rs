@@ -6,6 +6,8 @@ use super::settings;
 use super::spec::{MountKind, Spec};
 use super::written::{Pause, Written};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "build")]
+use crate::image::instruction;
 use crate::image::{HistoryLine, Image, Revision};
 use crate::layer::Layer;
 use crate::reference::Reference;
@@ -140,7 +142,8 @@ impl Commit<'_> {
     }
 
     /// Makes the image. Its new layer is a plain archive with its entries in the order of their names: the same changes have
-    /// the same digest. A push compresses it.
+    /// the same digest. A push compresses it. The layer is unpacked in the same pass, so that containers of the image start at
+    /// once; where a container is paused for it, that is left to the first of them, and the pause half as long.
     ///
     /// Sockets are left out, each with a line of `tracing`, and what no layer can have is an error that names it.
     ///
@@ -159,12 +162,15 @@ impl Commit<'_> {
             }
             name => name,
         };
+        // A mistake in them is told before anything is stopped.
+        #[cfg(feature = "build")]
+        instruction::parse_changes(&self.changes)?;
         let written = self.container.written(self.pause)?;
         let store = written.image.store();
         // The new blob belongs to nobody until the image is there.
         let _writing = store.writing()?;
         let settings = Settings::of(&written)?;
-        let layer = written.layer(self.latest, false).map_err(during)?;
+        let layer = written.layer(self.latest, !written.is_frozen()).map_err(during)?;
         let image = written.image.clone();
         written.go_on()?;
         tell(layer.as_ref());
@@ -186,8 +192,8 @@ impl Commit<'_> {
     }
 
     #[cfg(feature = "build")]
-    fn make_changes(&self, _config: &mut Value) -> Result<()> {
-        Ok(())
+    fn make_changes(&self, config: &mut Value) -> Result<()> {
+        instruction::apply_changes(config, &instruction::parse_changes(&self.changes)?)
     }
 
     #[cfg(not(feature = "build"))]

@@ -276,6 +276,11 @@ impl Written<'_> {
         Ok(places)
     }
 
+    /// Whether it was paused for this.
+    pub(super) fn is_frozen(&self) -> bool {
+        matches!(self.still, Still::Frozen(_))
+    }
+
     /// Lets it go on.
     pub(super) fn go_on(mut self) -> Result<()> {
         self.still.go_on()

@@ -3,6 +3,7 @@
 
 use super::Image;
 use super::edit::{Draft, HistoryLine, has_layer, take_history};
+use super::load::transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::clock;
 use serde_json::{Map, Value, json};
@@ -80,9 +81,11 @@ impl Image {
             }
             Ok(())
         })?;
-        let image = Draft { config, layers }.make(self.store(), self.0.fixed)?;
-        image.layer_dirs().map_err(|error| error.during("putting the layers above the new base"))?;
-        Ok(image)
+        transaction(self.store(), "rebase", || {
+            let image = Draft { config, layers }.make(self.store(), self.0.fixed)?;
+            image.layer_dirs().map_err(|error| error.during("putting the layers above the new base"))?;
+            Ok(image)
+        })
     }
 
     /// Its configuration, to be read field by field.

@@ -12,7 +12,7 @@ use super::path::{join, normal, text};
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -141,13 +141,13 @@ impl<'a> Difference<'a> {
         let path = &at.path[..];
         let Some(dir) = self.open_dir(path)? else { return Ok(ControlFlow::Continue(())) };
         let mut covered = at.covered;
-        if path.is_empty() {
-            let stat = rustix::fs::fstat(&dir).call_at("fstat", "/")?;
-            let node = Node { path, stat, dir: dir.as_fd(), name: b".", image: None, covered: false };
-            if visitor.found(self, &node)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        } else if !covered && self.view == View::Writable && self.tree.is_opaque(&dir, path)? {
+        let stat = rustix::fs::fstat(&dir).call_at("fstat", text(path))?;
+        let image = if path.is_empty() { None } else { self.image.find(path)? };
+        let node = Node { path, stat, dir: dir.as_fd(), name: b".", image, covered };
+        if self.visit(&node, visitor)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if !path.is_empty() && !covered && self.view == View::Writable && self.tree.is_opaque(&dir, path)? {
             covered = true;
             if !self.image.directory(path)?.is_empty() && visitor.opaque(path)?.is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -196,30 +196,32 @@ impl<'a> Difference<'a> {
         if self.view == View::Writable && self.is_whiteout(dir.as_fd(), name, &path, &stat)? {
             return self.missing(path, covered, visitor);
         }
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            directories.push(Todo { path, covered });
+            return Ok(GO_ON);
+        }
         let image = self.image.find(&path)?;
-        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         if let Some(Found::File(_, _, old)) = &image
-            && !is_dir
             && self.view != View::Writable
             && is_untouched(old, &stat)
         {
             return Ok(GO_ON);
         }
-        let node = Node { path: &path, stat, dir: dir.as_fd(), name, image, covered };
-        let flow = match visitor.found(self, &node) {
+        self.visit(&Node { path: &path, stat, dir: dir.as_fd(), name, image, covered }, visitor)
+    }
+
+    fn visit(&mut self, node: &Node<'_>, visitor: &mut dyn Visitor) -> Result<ControlFlow<()>> {
+        match visitor.found(self, node) {
+            // It has just gone.
             Err(error)
                 if self.moving
                     && error.kind() == ErrorKind::NotFound
-                    && error.path() == Some(text(&path)) =>
+                    && error.path() == Some(text(node.path)) =>
             {
-                return Ok(GO_ON);
+                Ok(ControlFlow::Continue(()))
             }
-            other => other?,
-        };
-        if is_dir {
-            directories.push(Todo { path, covered });
+            other => other,
         }
-        Ok(flow)
     }
 
     fn missing(
@@ -456,9 +458,9 @@ impl Difference<'_> {
             .flat_map(|path| super::path::ancestors(path).map(<[u8]>::to_vec).collect::<Vec<_>>())
             .collect();
         for path in above {
-            if !all.contains_key(&path) {
-                let became = if self.image.find(&path)?.is_some() { Became::Modified } else { Became::Added };
-                all.insert(path, became);
+            if let btree_map::Entry::Vacant(place) = all.entry(path) {
+                let is_old = self.image.find(place.key())?.is_some();
+                place.insert(if is_old { Became::Modified } else { Became::Added });
             }
         }
         Ok(all)

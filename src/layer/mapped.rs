@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::acl;
-use super::owner::{Owned, Owners};
+use super::owner::{Owned, Owners, Recorded};
 use crate::error::Result;
 use crate::store::Base;
 use crate::sys::idmap::IdMap;
@@ -66,6 +66,42 @@ impl Owners for Mapped {
 
     fn capability_in_image(&self, value: Vec<u8>) -> Vec<u8> {
         capability_inside(value)
+    }
+}
+
+/// [`Recorded`], with a way to files that their owner closed to himself: in a container he is root, who reads them all the same.
+#[derive(Debug, Default)]
+pub(crate) struct Single {
+    keeper: Keeper,
+}
+
+impl Owners for Single {
+    fn base(&self) -> Base {
+        Recorded.base()
+    }
+
+    fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()> {
+        Recorded.apply(dir, batch)
+    }
+
+    fn is_recorded(&self) -> bool {
+        true
+    }
+
+    fn in_image(&self, uid: u32, gid: u32) -> (u32, u32) {
+        Recorded.in_image(uid, gid)
+    }
+
+    fn acl_on_disk(&self, list: Vec<u8>) -> Option<Vec<u8>> {
+        Recorded.acl_on_disk(list)
+    }
+
+    fn open(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<Option<OwnedFd>> {
+        self.keeper.open(dir, name, flags.bits()).map(Some)
+    }
+
+    fn attribute(&self, file: BorrowedFd<'_>, name: &CStr) -> Result<Option<Option<Vec<u8>>>> {
+        self.keeper.attribute(file, name).map(Some)
     }
 }
 

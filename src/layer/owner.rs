@@ -144,6 +144,6 @@ pub(crate) fn for_caller() -> Box<dyn Owners> {
     }
     match crate::sys::warden::ids_of_caller() {
         (map, None) => Box::new(super::mapped::Mapped::new(map)),
-        (_, Some(_)) => Box::new(Recorded),
+        (_, Some(_)) => Box::new(super::mapped::Single::default()),
     }
 }

@@ -4,7 +4,7 @@
 use super::super::tree::{Item, Tree, clean, resolve, text};
 use crate::dockerfile::{Ignore, Parents, nearest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{EntryKind, join, split};
+use crate::layer::{join, split};
 
 /// More than any real tree has.
 const DEPTH_MAX: usize = 512;
@@ -309,13 +309,4 @@ pub(super) fn pivot(source: &str) -> (&str, String) {
 /// Of a file that is not a directory, whether it can be copied at all.
 pub(super) fn is_whiteout_name(path: &[u8]) -> bool {
     path.split(|&b| b == b'/').any(|part| part.starts_with(b".wh."))
-}
-
-/// For a message.
-pub(super) fn kind_of(item: &Item) -> &'static str {
-    match item.entry.kind {
-        EntryKind::Directory => "a directory",
-        EntryKind::Symlink => "a link",
-        _ => "a file",
-    }
 }
