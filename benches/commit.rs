@@ -41,7 +41,7 @@ fn main() -> Result<()> {
 
     println!("an image of a container with {} MB in {} files; medians in ms", bytes / 1_000_000, 10_101);
     let mut rows = vec![
-        Row::new("docker commit", RUNS, || docker_commit()),
+        Row::new("docker commit", RUNS, docker_commit),
         Row::new("coracle commit", RUNS, || {
             let begin = Instant::now();
             let image = container.commit("bench:made")?;

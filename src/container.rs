@@ -75,6 +75,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
+#[cfg(feature = "build")]
+pub(crate) use volume_copy::copy_into;
 
 /// How long a kill may take until it is an error of its own.
 const KILL_TIME: Duration = Duration::from_secs(10);

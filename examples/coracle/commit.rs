@@ -34,21 +34,14 @@ pub fn commit(store: &Store, args: &Args) -> Result<u8> {
     if let Some(message) = args.get("message")? {
         commit = commit.message(message);
     }
-    for change in args.all("change")? {
-        #[cfg(feature = "build")]
-        {
-            commit = commit.change(change);
-        }
-        #[cfg(not(feature = "build"))]
-        return Err(usage(format!(
-            "--change {change:?}: this coracle was built without the feature `build`"
-        )));
+    for text in args.all("change")? {
+        commit = change(commit, text)?;
     }
     if let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH") {
-        let seconds = epoch.to_str().and_then(|text| text.parse().ok());
-        let seconds =
-            seconds.ok_or_else(|| usage(format!("SOURCE_DATE_EPOCH={epoch:?}: seconds since 1970")))?;
-        commit = commit.source_date_epoch(UNIX_EPOCH + Duration::from_secs(seconds));
+        let seconds = epoch.to_str().and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let time = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(seconds));
+        let time = time.ok_or_else(|| usage(format!("SOURCE_DATE_EPOCH={epoch:?}: seconds since 1970")))?;
+        commit = commit.source_date_epoch(time);
     }
     line(commit.run()?.id().to_string())?;
     Ok(0)

@@ -31,7 +31,7 @@ impl Work<'_> {
         if let Some(context) = self.named(&name) {
             return self.of_context(context, platform.as_ref()).map(Finished::of);
         }
-        match self.file.base(at, &name)? {
+        match super::graph::base_of(&self.file, at, &name)? {
             Base::Scratch => self.scratch(platform.as_ref()).map(Finished::of),
             Base::Stage(other) => self.stage(other).map(|done| Finished::clone(&done)),
             Base::Image(name) => self.image(&name, platform.as_ref()).map(Finished::of),

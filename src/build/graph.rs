@@ -7,6 +7,7 @@
 use super::args::Globals;
 use crate::dockerfile::{Base, Dockerfile, Instruction, RunMount, Step};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reference::Reference;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -68,7 +69,7 @@ fn needs(
     let stage = &file.stages()[at];
     let base = stage.expand_base(&|name: &str| globals.get(name))?.text;
     if !is_context(&base) {
-        add(file.base(at, &base)?);
+        add(base_of(file, at, &base)?);
     }
     for step in &stage.steps {
         for (name, is_copy) in sources(step) {
@@ -82,6 +83,18 @@ fn needs(
         }
     }
     Ok(all)
+}
+
+/// What a stage begins with. A name that no image can have, for its capitals, is that of a stage, if there is one.
+pub(super) fn base_of(file: &Dockerfile, at: usize, name: &str) -> Result<Base> {
+    let base = file.base(at, name)?;
+    if let Base::Image(image) = &base
+        && image.parse::<Reference>().is_err()
+        && let Ok(Base::Stage(stage)) = file.base(at, &image.to_lowercase())
+    {
+        return Ok(Base::Stage(stage));
+    }
+    Ok(base)
 }
 
 /// What an instruction takes from elsewhere, and whether it is a COPY.

@@ -25,6 +25,8 @@ const BUFFER: usize = 128 << 10;
 #[derive(Clone, Default)]
 pub(super) struct Memory {
     all: Arc<BTreeMap<Vec<u8>, Item>>,
+    /// What the archive says of its root.
+    root: Option<Item>,
     /// The names in each directory, of what is shown.
     shown: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
 }
@@ -32,13 +34,14 @@ pub(super) struct Memory {
 impl Memory {
     /// A context that comes as an archive. Its files belong to root, whoever owned them.
     pub(super) fn read(store: &Store, archive: impl Read) -> Result<Self> {
-        let mut all = BTreeMap::new();
+        let (mut all, mut root) = (BTreeMap::new(), None);
         unpack(store, BufReader::with_capacity(BUFFER, archive), &mut false, &mut |entry, content| {
             let path = normal(&entry.path)?;
             let mut item = Item { entry, content, inode: None };
             (item.entry.uid, item.entry.gid) = (0, 0);
             item.entry.path = Vec::new();
             if path.is_empty() {
+                root = item.is_directory().then_some(item);
                 return Ok(());
             }
             above(&mut all, &path)?;
@@ -63,7 +66,7 @@ impl Memory {
             }
             Ok(())
         })?;
-        let mut memory = Self { all: Arc::new(all), shown: BTreeMap::new() };
+        let mut memory = Self { all: Arc::new(all), root, shown: BTreeMap::new() };
         memory.ignore(&Ignore::default());
         Ok(memory)
     }
@@ -130,7 +133,7 @@ impl Tree for &Memory {
 
     fn find(&mut self, path: &[u8]) -> Result<Option<Item>> {
         match path.is_empty() {
-            true => Ok(Some(Item::directory())),
+            true => Ok(Some(self.root.clone().unwrap_or_else(Item::directory))),
             false => Ok(self.all.get(path).filter(|_| self.is_shown(path)).cloned()),
         }
     }

@@ -9,7 +9,7 @@ use super::history;
 use super::stage::{At, Finished};
 use super::transfer::{From, Transfer};
 use super::work::{Named, Work};
-use crate::container::{Given, MemoryFile, Mount as Bind, Tree};
+use crate::container::{Given, MemoryFile, Mount as Bind, Tree, copy_into};
 use crate::digest::Digest;
 use crate::dockerfile::{Copy, Mount, MountKind, Sharing, Source};
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -206,10 +206,7 @@ impl Work<'_> {
         for number in 0.. {
             let name = if number == 0 { name.clone() } else { format!("{name}~{number}") };
             let path = room.join(&name);
-            let Some((lock, is_new)) = self.locked(&path, sharing)? else { continue };
-            if is_new {
-                self.fill(at, mount, &lock)?;
-            }
+            let Some(lock) = self.locked(at, mount, &room, &path, sharing)? else { continue };
             // When it was last used, for `Store::prune_cache`.
             let now = std::fs::FileTimes::new().set_modified(std::time::SystemTime::now());
             if let Err(error) = lock.set_times(now) {
@@ -223,18 +220,23 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The directory of a cache, locked, and whether it was made; `None` where another build has it alone and this one may have
-    /// another.
-    fn locked(&self, path: &Path, sharing: Sharing) -> Result<Option<(File, bool)>> {
+    /// The directory of a cache, locked; `None` where another build has it alone and this one may have another.
+    fn locked(
+        &self,
+        at: &At<'_>,
+        mount: &Mount,
+        room: &Path,
+        path: &Path,
+        sharing: Sharing,
+    ) -> Result<Option<File>> {
         let operation = match sharing {
             Sharing::Shared => FlockOperation::NonBlockingLockShared,
             _ => FlockOperation::NonBlockingLockExclusive,
         };
         loop {
-            let is_new = match rustix::fs::mkdir(path, Mode::RWXU) {
-                Err(rustix::io::Errno::EXIST) => false,
-                other => other.call_at("mkdir", path).map(|()| true)?,
-            };
+            if let Err(rustix::io::Errno::NOENT) = rustix::fs::lstat(path) {
+                self.make(at, mount, room, path)?;
+            }
             let file = File::from(open_dir(path)?);
             loop {
                 match rustix::fs::flock(&file, operation) {
@@ -251,31 +253,55 @@ impl Work<'_> {
             // It may have been pruned before it was locked.
             let ours = rustix::fs::fstat(&file).call_at("fstat", path)?;
             match rustix::fs::stat(path) {
-                Ok(now) if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino) => {
-                    return Ok(Some((file, is_new)));
-                }
+                Ok(now) if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino) => return Ok(Some(file)),
                 Ok(_) | Err(rustix::io::Errno::NOENT) => {}
                 Err(errno) => return Err(Error::os("stat", errno).with_path(path)),
             }
         }
     }
 
-    /// What a new cache begins with: its owner and mode.
-    fn fill(&self, _at: &At<'_>, mount: &Mount, dir: &File) -> Result<()> {
+    /// Makes it, under another name until it is what it begins with.
+    fn make(&self, at: &At<'_>, mount: &Mount, room: &Path, path: &Path) -> Result<()> {
+        let name = format!(".new-{}", crate::store::random_hex(8)?);
+        let new = room.join(&name);
+        rustix::fs::mkdir(&new, Mode::RWXU).call_at("mkdir", &new)?;
+        let filled = open_dir(&new).and_then(|dir| self.fill(at, mount, &dir)).and_then(|()| {
+            match rustix::fs::rename(&new, path) {
+                // Another build was faster, and has something in it.
+                Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => Ok(false),
+                other => other.call_at("rename", path).map(|()| true),
+            }
+        });
+        if !matches!(filled, Ok(true)) {
+            open_dir(room).and_then(|room| self.store.remove_tree(room.as_fd(), &name))?;
+        }
+        filled.map(drop)
+    }
+
+    /// What a new cache begins with: files of an image, its owner and mode.
+    fn fill(&self, at: &At<'_>, mount: &Mount, dir: &OwnedFd) -> Result<()> {
         if mount.from.as_deref().is_some_and(|from| !from.is_empty()) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "a cache that begins with files of an image (from=)",
-            )
-            .with_remedy("copy them into it in the RUN: mount the image with type=bind beside it"));
+            let Files::Image(image) = self.files(at, mount)? else {
+                let what = "a cache that begins with files of a context";
+                return Err(Error::new(ErrorKind::Unsupported, what)
+                    .with_remedy("from= of a cache names a stage or an image"));
+            };
+            let source = Path::new("/").join(mount.source.as_deref().unwrap_or_default());
+            if !copy_into(&image, &source, dir.as_fd())? {
+                let error =
+                    Error::new(ErrorKind::NotFound, "there is no such directory to begin a cache with");
+                return Err(error.with_path(source));
+            }
+            if mount.mode.is_none() && mount.uid.is_none() && mount.gid.is_none() {
+                return Ok(());
+            }
         }
         let mode = mount.mode.unwrap_or(0o755) & 0o7777;
-        rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod")?;
         let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
-        if (uid, gid) == (0, 0) {
-            return Ok(());
-        }
         let owned = Owned { path: CString::default(), uid, gid, mode: Some(mode), capability: None };
+        if (uid, gid) == (0, 0) && mount.from.is_none() {
+            return rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod");
+        }
         for_caller().apply(dir.as_fd(), &[owned])
     }
 }

@@ -3,8 +3,9 @@
 
 use super::args::Scope;
 use super::event::{BuildEvent, BuildStep};
+use super::files::with_files;
 use super::history;
-use super::transfer::{From, Transfer};
+use super::transfer::{self, From, Transfer};
 use super::work::{Named, Work};
 use crate::digest::Digest;
 use crate::dockerfile::{Add, Base, Copy, Dockerfile, Expanded, Instruction, Stage, Step};
@@ -266,10 +267,16 @@ impl Work<'_> {
         if missing.is_empty() {
             return Ok(None);
         }
-        let builder =
-            missing.iter().fold(Layer::builder().compression(Compression::None), |builder, path| {
-                builder.directory(path.strip_prefix("/").unwrap_or(path), 0o755)
-            });
+        // As in BuildKit it is the user's; where that is nobody, root's.
+        let user = image.config().user();
+        let owner = match with_files(image, |below| transfer::owner(user, Some(below))) {
+            Err(error) if error.kind() == ErrorKind::NotFound => (0, 0),
+            other => other?,
+        };
+        let builder = Layer::builder().compression(Compression::None).owner(owner.0, owner.1);
+        let builder = missing
+            .iter()
+            .fold(builder, |builder, path| builder.directory(path.strip_prefix("/").unwrap_or(path), 0o755));
         builder.build(self.store).map(Some)
     }
 

@@ -40,6 +40,7 @@ use crate::layer::{Below, Entry, EntryKind, Layer, Mtime, join, split};
 use crate::store::Store;
 use bytes::Bytes;
 use chmod::Chmod;
+pub(super) use owner::owner;
 use remote::{Fetched, Place};
 use select::{Filter, Found};
 use std::collections::{BTreeMap, HashMap};

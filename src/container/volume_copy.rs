@@ -50,10 +50,24 @@ pub(super) fn first_use(image: &Image, volume: &Volume, target: &Path) -> Result
     }
     let data = open(&*owners, volume.data_dir(), c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
     let (links, owned) = (HashMap::new(), Vec::new());
-    let mut copier = Copier { volume, owners: &*owners, below, again, links, owned };
+    let mut copier = Copier { root: volume.data_dir(), owners: &*owners, below, again, links, owned };
     copier.directory(&source, data.as_fd(), Path::new(""))?;
     copier.give_away(0)?;
     mark.remove()
+}
+
+/// Copies what a directory of an image has in it into an empty directory, and what it is itself. `false`: there is no such.
+#[cfg(feature = "build")]
+pub(crate) fn copy_into(image: &Image, source: &Path, root: BorrowedFd<'_>) -> Result<bool> {
+    let (owners, layers) = (for_caller(), image.layer_dirs()?);
+    let lowers = layers.iter().map(|layer| Lower::new(layer.dir(), || layer.meta())).collect();
+    let mut below = Below::new(lowers, !is_privileged(), Some(&*owners));
+    let Some(source) = resolve(&mut below, source)? else { return Ok(false) };
+    let (links, owned) = (HashMap::new(), Vec::new());
+    let mut copier = Copier { root, owners: &*owners, below, again: false, links, owned };
+    copier.directory(&source, root, Path::new(""))?;
+    copier.give_away(0)?;
+    Ok(true)
 }
 
 /// A file beside the data says that copying has begun and not ended.
@@ -125,7 +139,7 @@ fn resolve(below: &mut Below<'_>, target: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 struct Copier<'a> {
-    volume: &'a Volume,
+    root: BorrowedFd<'a>,
     owners: &'a dyn Owners,
     below: Below<'a>,
     /// What is there already is from an earlier try.
@@ -232,7 +246,7 @@ impl Copier<'_> {
         };
         let dir = first.parent().filter(|dir| !dir.as_os_str().is_empty());
         let dir = c_name(dir.map_or(OsStr::new("."), Path::as_os_str));
-        let dir = open(self.owners, self.volume.data_dir(), &dir, OFlags::PATH | OFlags::DIRECTORY)?;
+        let dir = open(self.owners, self.root, &dir, OFlags::PATH | OFlags::DIRECTORY)?;
         let first = first.file_name().unwrap_or_default();
         rustix::fs::linkat(dir, first, target, name, AtFlags::empty()).call_at("linkat", path)?;
         Ok(true)
@@ -298,7 +312,7 @@ impl Copier<'_> {
     fn give_away(&mut self, at_least: usize) -> Result<()> {
         if self.owned.len() > at_least {
             let batch = std::mem::take(&mut self.owned);
-            self.owners.apply(self.volume.data_dir(), &batch)?;
+            self.owners.apply(self.root, &batch)?;
         }
         Ok(())
     }

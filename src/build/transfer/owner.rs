@@ -7,7 +7,7 @@ use crate::layer::Below;
 
 /// `user[:group]`, each a number or a name of the image's /etc/passwd or /etc/group. As in BuildKit a user that is a number alone
 /// has the group of the same number, a name that of its line.
-pub(super) fn owner(text: &str, below: Option<&mut Below<'_>>) -> Result<(u32, u32)> {
+pub(in crate::build) fn owner(text: &str, below: Option<&mut Below<'_>>) -> Result<(u32, u32)> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (text, None),
