@@ -214,7 +214,7 @@ fn main() -> Result<()> {
     println!("medians of interleaved runs, in ms; ratio to the first row");
     let few = context(&bench.dir.path().join("few"), FILES, TEXT)?;
     for (what, anew, runs, most) in
-        [("eight steps anew", true, 15, 0.4), ("eight steps, nothing to do", false, 30, 0.15)]
+        [("eight steps anew", true, 9, 0.4), ("eight steps, nothing to do", false, 15, 0.15)]
     {
         println!("\n{what}, a context of {FILES} files");
         let mut rows = bench.rows(&few, anew, runs);
@@ -231,7 +231,7 @@ fn main() -> Result<()> {
         let took = begin.elapsed();
         if count > MANY { Ok(took) } else { Err(format!("{count} files").into()) }
     })];
-    rows.extend(bench.rows(&many, false, 15));
+    rows.extend(bench.rows(&many, false, 9));
     let medians = measure(&mut rows);
     for at in [1, 2] {
         if let (Some(floor), Some(own)) = (medians[0], medians[at]) {

@@ -18,7 +18,7 @@
 //!
 //! From the file to the image it goes like this, each a module: which stages are needed (`graph`), what each begins with (`base`),
 //! its instructions one after the other (`stage`) with their variables (`args`), and for each of them: what it depends on, as
-//! one digest (`key`), whether that was made before (`cache`), and else the making, of which COPY and ADD are `transfer` and RUN is
+//! one digest (`history`), whether that was made before (`cache`), and else the making, of which COPY and ADD are `transfer` and RUN is
 //! `run`. What is made is an image at each step: a layer at most, and a configuration.
 #![forbid(unsafe_code)]
 
@@ -456,7 +456,7 @@ impl Build {
     /// can't be done as it is written; `NotFound` for a Dockerfile, files, a stage, images that are not there; `Command` for a RUN
     /// that ends with another code than 0, with the last of its output in the text, [`Error::stdout`](crate::Error::stdout) and
     /// [`Error::stderr`](crate::Error::stderr); `PermissionDenied` for what is not allowed, and for a secret in a layer; `TimedOut`; and
-    /// those of [`Container`](crate::Container), [`Pull`](crate::Image::load) and the file system.
+    /// those of [`Container`](crate::Container), of pulling an image, and of the file system.
     pub fn run(&self, store: &Store) -> Result<Image> {
         self.work(store)
     }

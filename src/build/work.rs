@@ -56,7 +56,7 @@ pub(super) struct Work<'a> {
 
 /// A further context.
 pub(super) enum Named {
-    Files(Context),
+    Files(Box<Context>),
     Image(String),
 }
 
@@ -184,7 +184,7 @@ impl Build {
         for (name, context) in &self.contexts {
             let named = match &context.0 {
                 Files::Image(image) => Named::Image(image.clone()),
-                _ => Named::Files(with_own_ignore(open(store, context)?)?),
+                _ => Named::Files(Box::new(with_own_ignore(open(store, context)?)?)),
             };
             contexts.push((name.clone(), named));
         }

@@ -1,7 +1,6 @@
 //! What a build gives to the container of a RUN, and what no record has: files in memory, and files of images.
 #![forbid(unsafe_code)]
 
-use super::builder::ContainerBuilder;
 use super::ids;
 use super::rootfs::{Planned, Root, Source};
 use super::script::{Links, Script};
@@ -52,7 +51,8 @@ pub(crate) struct Tree {
     pub(crate) read_only: bool,
 }
 
-impl ContainerBuilder {
+#[cfg(feature = "build")]
+impl super::ContainerBuilder {
     /// Once, for the first start.
     pub(crate) fn given(mut self, given: Given) -> Self {
         self.given = Arc::new(given);

@@ -5,9 +5,11 @@
 //! whether or not it is on the disk. After that the layer counts as none, and is unpacked again.
 #![forbid(unsafe_code)]
 
-use super::{Lease, Store, UnpackedLayer};
+#[cfg(feature = "build")]
+use super::UnpackedLayer;
+use super::{Lease, Store};
 use crate::error::{Call, ErrorKind, Result};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -87,11 +89,11 @@ impl Store {
     }
 }
 
+#[cfg(feature = "build")]
 impl UnpackedLayer {
     /// It is on the disk by now.
-    #[cfg(feature = "build")]
     pub(crate) fn settle(&self) -> Result<()> {
-        match rustix::fs::unlinkat(self.directory(), MARK, AtFlags::empty()) {
+        match rustix::fs::unlinkat(self.directory(), MARK, rustix::fs::AtFlags::empty()) {
             Err(Errno::NOENT) => Ok(()),
             other => other.call_at("unlinkat", MARK),
         }
@@ -100,6 +102,7 @@ impl UnpackedLayer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::UnpackedLayer;
     use super::*;
     use crate::digest::Digest;
 
