@@ -4,7 +4,7 @@ use super::*;
 use std::io::Write;
 
 /// Writes the same number into two files, one after the other, for ever.
-const WRITER: &str = "echo ready; n=0; while :; do n=$((n+1)); echo $n > /one; echo $n > /two; done";
+const WRITER: &str = "n=0; echo 0 > /one; echo 0 > /two; echo ready; while :; do n=$((n+1)); echo $n > /one; echo $n > /two; done";
 
 #[test]
 #[ignore = "needs root and writable cgroups: pauses a container, of busybox and attr"]
