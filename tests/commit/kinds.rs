@@ -79,7 +79,7 @@ fn in_memory() -> String {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let version: Vec<u32> =
         release.split(|c: char| !c.is_ascii_digit()).flat_map(str::parse).take(2).collect();
-    let has_attributes = version[..] >= [6, 6];
+    let has_attributes = version >= vec![6, 6];
     let lines = EVERYTHING.lines().filter(|line| has_attributes || !line.starts_with("setfattr "));
     lines.collect::<Vec<_>>().join("\n")
 }
