@@ -2,11 +2,15 @@
 #![forbid(unsafe_code)]
 
 use super::super::tree::Content;
+#[cfg(feature = "registry")]
 use super::target::MADE;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{Entry, EntryKind, Mtime};
+use crate::layer::Entry;
+#[cfg(feature = "registry")]
+use crate::layer::{EntryKind, Mtime};
 use crate::store::Store;
+#[cfg(feature = "registry")]
 use std::sync::Arc;
 
 /// What a source of ADD is.
