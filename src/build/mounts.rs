@@ -20,6 +20,7 @@ use std::ffi::CString;
 use std::fmt::Write;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -237,7 +238,7 @@ impl Work<'_> {
             if let Err(rustix::io::Errno::NOENT) = rustix::fs::lstat(path) {
                 self.make(at, mount, room, path)?;
             }
-            let file = File::from(open_dir(path)?);
+            let file = File::from(open_cache(room, path)?);
             loop {
                 match rustix::fs::flock(&file, operation) {
                     Ok(()) => break,
@@ -298,11 +299,24 @@ impl Work<'_> {
         }
         let mode = mount.mode.unwrap_or(0o755) & 0o7777;
         let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
-        let owned = Owned { path: CString::default(), uid, gid, mode: Some(mode), capability: None };
+        // Before it is somebody else's, who may change it then.
+        rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod")?;
         if (uid, gid) == (0, 0) && mount.from.is_none() {
-            return rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod");
+            return Ok(());
         }
+        let owned = Owned { path: CString::default(), uid, gid, mode: Some(mode), capability: None };
         for_caller().apply(dir.as_fd(), &[owned])
+    }
+}
+
+/// An ordinary user's may belong to a sub-id, and be closed to the user.
+fn open_cache(room: &Path, path: &Path) -> Result<OwnedFd> {
+    match (open_dir(path), path.file_name().map(|name| CString::new(name.as_bytes()))) {
+        (Err(error), Some(Ok(name))) if error.kind() == ErrorKind::PermissionDenied => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            for_caller().open(open_dir(room)?.as_fd(), &name, flags)?.ok_or(error)
+        }
+        (other, _) => other,
     }
 }
 

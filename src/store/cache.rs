@@ -16,14 +16,16 @@ mod written;
 use super::{Lease, Store, list, open_dir};
 use crate::digest::Digest;
 use crate::error::{Call, ErrorKind, Result};
+use crate::sys::owners::{Keeper, Ownership};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -213,7 +215,20 @@ impl Store {
 
 /// Locked, unless a build uses it or it is gone.
 fn unused(mounts: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Lease>> {
-    match Lease::try_exclusive(mounts, name) {
+    let found = match (Lease::try_exclusive(mounts, name), CString::new(name.as_bytes())) {
+        // Of an ordinary user it may be a sub-id's, and closed to the user.
+        (Err(error), Ok(name)) if error.kind() == ErrorKind::PermissionDenied => {
+            let (keeper, flags) = (Keeper::default(), OFlags::RDONLY | OFlags::DIRECTORY);
+            let opened = keeper.open(mounts, &name, flags.bits())?;
+            Lease::try_exclusive_of(opened.into(), OsStr::from_bytes(name.as_bytes())).and_then(|lease| {
+                // Only its owner moves it.
+                let own = Ownership { path: name, uid: 0, gid: 0, mode: Some(0o700), capability: None };
+                keeper.apply(mounts, [&own]).map(|()| Some(lease))
+            })
+        }
+        (other, _) => other,
+    };
+    match found {
         Err(error) if error.kind() == ErrorKind::InUse => Ok(None),
         other => other,
     }

@@ -47,16 +47,24 @@ impl Lease {
         let name = name.as_ref();
         loop {
             let Some(file) = open_any(parent, name)? else { return Ok(None) };
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    return Err(Error::new(ErrorKind::InUse, "flock(LOCK_EX): in use").with_path(name));
-                }
-                Err(TryLockError::Error(error)) => return Err(error).call_at("flock(LOCK_EX)", name),
+            let lease = Self::try_exclusive_of(file, name)?;
+            if leads_to(parent, name, &lease.0)? {
+                return Ok(Some(lease));
             }
-            if leads_to(parent, name, &file)? {
-                return Ok(Some(Self(file)));
+        }
+    }
+
+    /// Of an open file, whose name is for the error.
+    ///
+    /// # Errors
+    /// `InUse` when somebody has one.
+    pub(crate) fn try_exclusive_of(file: File, name: &OsStr) -> Result<Self> {
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::new(ErrorKind::InUse, "flock(LOCK_EX): in use").with_path(name))
             }
+            Err(TryLockError::Error(error)) => Err(error).call_at("flock(LOCK_EX)", name),
         }
     }
 

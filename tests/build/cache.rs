@@ -294,6 +294,22 @@ fn cache_mounts_are_directories_of_the_callers() {
     assert!(saved.path().join("log/log").exists());
 }
 
+/// A directory that is closed to an ordinary user who builds, as somebody else's in the image.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn cache_mounts_of_other_users() {
+    let store = bases::store();
+    let mount = "--mount=type=cache,id=closed,target=/c,uid=3,gid=4,mode=0700";
+    for _ in 0..2 {
+        let text = format!(
+            "FROM localhost/box:1\nRUN {mount} stat -c '%a %u %g' /c | grep '^700 3 4$' && echo x >> /c/x\n"
+        );
+        Build::empty().dockerfile_text(text).no_cache(true).run(&store).unwrap();
+    }
+    assert_eq!(store.prune_cache(None, None).unwrap().mounts, 1);
+    assert_eq!(count(store.path().join("cache/mounts")), 0);
+}
+
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn locked_cache_mounts_are_one_stages_at_a_time() {

@@ -110,6 +110,32 @@ fn plain_progress_is_the_classic_builders() {
     assert_eq!(w.ok(&["image", "build", "--progress=quiet", dir]), "");
 }
 
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn on_a_terminal_each_step_is_a_line() {
+    let w = World::new();
+    let dir = context(&[("Dockerfile", "FROM localhost/box:1\nRUN echo said\nRUN true\n")]);
+    w.ok(&["build", dir.path().to_str().unwrap()]);
+    write(dir.path(), "Dockerfile", "FROM localhost/box:1\nRUN echo said\nRUN echo the reason; exit 3\n");
+    let command = w.command(&["build", dir.path().to_str().unwrap()]);
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    // util-linux's, which gives it a terminal.
+    let mut script = Command::new("script");
+    script.args(["-qec", &words.join(" "), "/dev/null"]).env("TERM", "xterm").env("COLUMNS", "100");
+    let done = World::done(script, b"");
+    assert_eq!(done.code, 1, "{}", done.err);
+    for part in [
+        "=> [1/3] FROM localhost/box:1 DONE",
+        "=> [2/3] RUN echo said CACHED",
+        "the reason",
+        "coracle: line 3",
+    ] {
+        assert!(done.out.contains(part), "{part}: {}", done.out);
+    }
+    assert!(!done.out.contains("Step 1/3") && !done.out.contains("RUN echo said DONE"), "{}", done.out);
+}
+
 /// Steps come in the order of the file, each whole, whichever is done first.
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]

@@ -39,6 +39,9 @@ struct Waiting {
     done: bool,
 }
 
+/// Of the output of a step on a terminal.
+const KEPT: usize = 64 << 10;
+
 struct Tty {
     bars: MultiProgress,
     steps: Vec<(Arc<BuildStep>, ProgressBar, Vec<u8>)>,
@@ -175,6 +178,8 @@ impl Tty {
             BuildEvent::Output { step, bytes, .. } => {
                 if let Some((_, bar, output)) = self.steps.iter_mut().find(|(other, ..)| other == step) {
                     output.extend_from_slice(bytes);
+                    // A failure has the end of it in its error, too.
+                    output.drain(..output.len().saturating_sub(KEPT));
                     let text = String::from_utf8_lossy(output);
                     let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
                     bar.set_message(visible(last));
