@@ -30,9 +30,6 @@ const NAME_MAX: usize = 200;
 /// How often a cache that another build has is asked for again; flock(2) waits without a deadline.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// The mode of a cache that was made and has not got its owner and mode yet, also when who made it was killed then.
-const NEW: u32 = 0o1700;
-
 /// All that a RUN gets, and what is to be kept as long as it executes.
 #[derive(Default)]
 pub(super) struct Mounted {
@@ -41,17 +38,7 @@ pub(super) struct Mounted {
     pub(super) env: Vec<(String, String)>,
     /// The secrets among them.
     pub(super) secrets: Vec<(String, Arc<[u8]>)>,
-    /// The directories of caches.
-    locks: Vec<(PathBuf, File)>,
-}
-
-/// The cache that a mount means.
-struct Cache<'m> {
-    mount: &'m Mount,
-    target: PathBuf,
-    /// That of its directory.
-    name: String,
-    sharing: Sharing,
+    locks: Vec<File>,
 }
 
 /// Files of a context or an image that are to be mounted.
@@ -91,18 +78,9 @@ impl Work<'_> {
     /// Waits for caches, and makes what is not there.
     pub(super) fn mount(&self, at: &At<'_>, mounts: &[Mount], state: &Finished) -> Result<Mounted> {
         let mut mounted = Mounted::default();
-        let caches = mounts.iter().filter(|mount| mount.kind == MountKind::Cache);
-        let mut caches = caches.map(|mount| Cache::of(mount, state)).collect::<Result<Vec<_>>>()?;
-        // In one order everywhere, so that no two wait for each other; and the stronger lock of a directory first.
-        caches.sort_by(|a, b| {
-            (&a.name, a.sharing == Sharing::Shared).cmp(&(&b.name, b.sharing == Sharing::Shared))
-        });
-        for cache in caches {
-            self.cache(cache, &mut mounted)?;
-        }
         for mount in mounts {
             match mount.kind {
-                MountKind::Cache => {}
+                MountKind::Cache => self.cache(at, mount, state, &mut mounted)?,
                 MountKind::Tmpfs => {
                     let size = tmpfs_size(mount);
                     // As many files as pages, as the kernel has it.
@@ -213,7 +191,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn cache(&self, cache: Cache<'_>, mounted: &mut Mounted) -> Result<()> {
+    fn cache(&self, at: &At<'_>, mount: &Mount, state: &Finished, mounted: &mut Mounted) -> Result<()> {
+        let target = target(mount, state)?;
         let room = match &self.build.cache_dir {
             Some(dir) => {
                 std::fs::create_dir_all(dir).call_at("mkdir", dir)?;
@@ -221,21 +200,22 @@ impl Work<'_> {
             }
             None => self.store.cache_mounts()?,
         };
-        let Cache { mount, target, name, sharing } = cache;
+        let id = mount.id.clone().filter(|id| !id.is_empty());
+        let name = cache_name(&id.unwrap_or_else(|| target.to_string_lossy().into_owned()));
+        let sharing = mount.sharing.unwrap_or(Sharing::Shared);
         for number in 0.. {
-            let path = room.join(if number == 0 { name.clone() } else { format!("{name}~{number}") });
-            // This RUN may have it twice.
-            let has_it = sharing != Sharing::Private && mounted.locks.iter().any(|(other, _)| *other == path);
-            if !has_it {
-                let Some(lock) = self.locked(&path, sharing)? else { continue };
-                fill(mount, &lock)?;
-                // When it was last used, for `Store::prune_cache`.
-                let now = std::fs::FileTimes::new().set_modified(std::time::SystemTime::now());
-                if let Err(error) = lock.set_times(now) {
-                    tracing::debug!(%error, ?path, "the time of a cache's directory");
-                }
-                mounted.locks.push((path.clone(), lock));
+            let name = if number == 0 { name.clone() } else { format!("{name}~{number}") };
+            let path = room.join(&name);
+            let Some((lock, is_new)) = self.locked(&path, sharing)? else { continue };
+            if is_new {
+                self.fill(at, mount, &lock)?;
             }
+            // When it was last used, for `Store::prune_cache`.
+            let now = std::fs::FileTimes::new().set_modified(std::time::SystemTime::now());
+            if let Err(error) = lock.set_times(now) {
+                tracing::debug!(%error, ?path, "the time of a cache's directory");
+            }
+            mounted.locks.push(lock);
             let bind = Bind::bind(path, target);
             mounted.binds.push(if mount.read_only { bind.read_only() } else { bind });
             return Ok(());
@@ -243,17 +223,18 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The directory of a cache, locked; `None` where another build has it alone and this one may have another.
-    fn locked(&self, path: &Path, sharing: Sharing) -> Result<Option<File>> {
+    /// The directory of a cache, locked, and whether it was made; `None` where another build has it alone and this one may have
+    /// another.
+    fn locked(&self, path: &Path, sharing: Sharing) -> Result<Option<(File, bool)>> {
         let operation = match sharing {
             Sharing::Shared => FlockOperation::NonBlockingLockShared,
             _ => FlockOperation::NonBlockingLockExclusive,
         };
         loop {
-            match rustix::fs::mkdir(path, Mode::from_raw_mode(NEW)) {
-                Err(rustix::io::Errno::EXIST) => {}
-                other => other.call_at("mkdir", path)?,
-            }
+            let is_new = match rustix::fs::mkdir(path, Mode::RWXU) {
+                Err(rustix::io::Errno::EXIST) => false,
+                other => other.call_at("mkdir", path).map(|()| true)?,
+            };
             let file = File::from(open_dir(path)?);
             loop {
                 match rustix::fs::flock(&file, operation) {
@@ -271,17 +252,16 @@ impl Work<'_> {
             let ours = rustix::fs::fstat(&file).call_at("fstat", path)?;
             match rustix::fs::stat(path) {
                 Ok(now) if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino) => {
-                    return Ok(Some(file));
+                    return Ok(Some((file, is_new)));
                 }
                 Ok(_) | Err(rustix::io::Errno::NOENT) => {}
                 Err(errno) => return Err(Error::os("stat", errno).with_path(path)),
             }
         }
     }
-}
 
-impl<'m> Cache<'m> {
-    fn of(mount: &'m Mount, state: &Finished) -> Result<Self> {
+    /// What a new cache begins with: its owner and mode.
+    fn fill(&self, _at: &At<'_>, mount: &Mount, dir: &File) -> Result<()> {
         if mount.from.as_deref().is_some_and(|from| !from.is_empty()) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -289,27 +269,15 @@ impl<'m> Cache<'m> {
             )
             .with_remedy("copy them into it in the RUN: mount the image with type=bind beside it"));
         }
-        let target = target(mount, state)?;
-        let id = mount.id.clone().filter(|id| !id.is_empty());
-        let name = cache_name(&id.unwrap_or_else(|| target.to_string_lossy().into_owned()));
-        Ok(Self { mount, target, name, sharing: mount.sharing.unwrap_or(Sharing::Shared) })
+        let mode = mount.mode.unwrap_or(0o755) & 0o7777;
+        rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod")?;
+        let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+        if (uid, gid) == (0, 0) {
+            return Ok(());
+        }
+        let owned = Owned { path: CString::default(), uid, gid, mode: Some(mode), capability: None };
+        for_caller().apply(dir.as_fd(), &[owned])
     }
-}
-
-/// What a new cache begins with: its owner, and last its mode, which says that it is new no more.
-fn fill(mount: &Mount, dir: &File) -> Result<()> {
-    let stat = rustix::fs::fstat(dir).call("fstat")?;
-    if stat.st_mode & 0o7777 != NEW {
-        return Ok(());
-    }
-    let mode = mount.mode.unwrap_or(0o755) & 0o7777;
-    let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
-    let owners = for_caller();
-    if (uid, gid) == (0, 0) || owners.is_recorded() {
-        return rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod");
-    }
-    let owned = Owned { path: CString::default(), uid, gid, mode: Some(mode), capability: None };
-    owners.apply(dir.as_fd(), &[owned])
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd> {
