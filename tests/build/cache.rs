@@ -350,36 +350,6 @@ fn nobody_waits_in_vain_for_cache_mounts() {
 
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
-fn a_cache_that_was_only_half_made_gets_its_mode() {
-    let store = bases::store();
-    let build = |flags: &str| {
-        let text = format!(
-            "FROM localhost/box:1\nRUN --mount=type=cache,id=n,target=/c{flags} stat -c %a /c > /mode\n"
-        );
-        Build::empty().dockerfile_text(text).no_cache(true)
-    };
-    let caches = tempfile::tempdir().unwrap();
-    let mode = |flags: &str| {
-        let image = build(flags).cache_dir(caches.path()).run(&store).unwrap();
-        std::io::read_to_string(image.open("/mode").unwrap()).unwrap()
-    };
-    // What can't be done is refused each time, and makes nothing.
-    for _ in 0..2 {
-        let error = build(",from=localhost/box:1").cache_dir(caches.path()).run(&store).unwrap_err();
-        assert_eq!(error.kind(), coracle::ErrorKind::Unsupported, "{error}");
-        assert_eq!(count(caches.path()), 0);
-    }
-    // As a build leaves it that is killed between the making and the mode.
-    let dir = caches.path().join("n");
-    fs::create_dir(&dir).unwrap();
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o1700)).unwrap();
-    assert_eq!(mode(",mode=0751"), "751\n");
-    // From then on it stays as it is.
-    assert_eq!(mode(",mode=0711"), "751\n");
-}
-
-#[test]
-#[ignore = "needs busybox: run with --include-ignored"]
 fn what_is_pruned_is_done_again() {
     let (store, dir) = (bases::store(), context(FILES));
     let build = Build::context(dir.path());
