@@ -91,7 +91,8 @@ impl BuildContext {
         Self(Files::File(path.into()))
     }
 
-    /// The same from a stream. It is read to its end by the first build that is run; a second one has an error of kind `State`.
+    /// The same from a stream. It is read to its end by the first build that is run or checked; a second one has an error of kind
+    /// `State`.
     pub fn tar(reader: impl Read + Send + 'static) -> Self {
         Self(Files::Stream(Arc::new(Mutex::new(Some(Box::new(reader))))))
     }
@@ -426,7 +427,8 @@ impl Build {
         self
     }
 
-    /// How long it may take in all. What runs then is killed, and the build fails with kind `TimedOut`.
+    /// How long it may take in all. A RUN that executes then is killed, no further step is begun, and the build fails with kind
+    /// `TimedOut`; a COPY, a download and a pull that go on are not cut short.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = Some(time);
         self

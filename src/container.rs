@@ -143,6 +143,7 @@ impl Container {
     fn create(builder: &ContainerBuilder) -> Result<Self> {
         let spec = builder.spec.clone();
         settings::validate(&spec)?;
+        builder.given.validate()?;
         let image = &builder.image;
         let store = image.store();
         if let Some(name) = spec.name.as_deref().filter(|name| !names::is_valid(name)) {

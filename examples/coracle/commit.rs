@@ -2,13 +2,12 @@
 #![forbid(unsafe_code)]
 
 use crate::args::{Args, Flag, flag, switch};
-use crate::fail::{Result, context, usage};
+use crate::fail::{Result, context};
 use crate::format::{self, line, visible};
-use crate::save;
+use crate::{moment, save};
 use coracle::{Change, ChangeKind, Commit, Store};
 use serde_json::json;
 use std::io::{BufWriter, Write};
-use std::time::{Duration, UNIX_EPOCH};
 
 pub const COMMIT: &[Flag] = &[
     flag("author", "TEXT", "Who made the image").short('a'),
@@ -37,10 +36,7 @@ pub fn commit(store: &Store, args: &Args) -> Result<u8> {
     for text in args.all("change")? {
         commit = change(commit, text)?;
     }
-    if let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH") {
-        let seconds = epoch.to_str().and_then(|text| text.parse().ok()).map(Duration::from_secs);
-        let time = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(seconds));
-        let time = time.ok_or_else(|| usage(format!("SOURCE_DATE_EPOCH={epoch:?}: seconds since 1970")))?;
+    if let Some(time) = moment::source_date_epoch()? {
         commit = commit.source_date_epoch(time);
     }
     line(commit.run()?.id().to_string())?;

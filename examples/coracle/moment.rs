@@ -5,6 +5,14 @@ use crate::fail::{Result, usage};
 use coracle::rfc3339;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// What reproducible builds set in the environment, in seconds since 1970.
+pub fn source_date_epoch() -> Result<Option<SystemTime>> {
+    let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    let seconds = epoch.to_str().and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let time = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(seconds));
+    time.map(Some).ok_or_else(|| usage(format!("SOURCE_DATE_EPOCH={epoch:?}: seconds since 1970")))
+}
+
 /// A point in time on the command line.
 pub enum Moment {
     At(SystemTime),

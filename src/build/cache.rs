@@ -3,7 +3,7 @@
 
 use super::work::Work;
 use crate::digest::Digest;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::Layer;
 use crate::manifest::History;
@@ -53,12 +53,7 @@ impl Work<'_> {
         match Image::by_digest(self.store, &manifest) {
             Ok(image) => Ok(image.filter(Image::is_whole)),
             // A power failure has cut it short, or somebody has: it is made again.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::Mismatch | ErrorKind::InvalidData
-                ) =>
-            {
+            Err(error) if is_lost(&error) => {
                 tracing::debug!(%error, %key, "the result of a step that can't be read");
                 Ok(None)
             }
@@ -82,8 +77,11 @@ impl Work<'_> {
                     return Ok(Some((None, created)));
                 }
                 let at = parent.config().diff_ids().len();
-                // It may be gone: then it is made again.
-                let Ok(layers) = image.layers() else { continue };
+                let layers = match image.layers() {
+                    // It may be gone: then it is made again.
+                    Err(error) if is_lost(&error) => continue,
+                    other => other?,
+                };
                 let layer = layers.into_iter().nth(at);
                 if layer.is_some() {
                     return Ok(Some((layer, created)));
@@ -100,6 +98,11 @@ impl Work<'_> {
         let images = self.store.images()?.into_iter().filter(Image::is_whole).collect();
         Ok(self.candidates.get_or_init(|| images))
     }
+}
+
+/// Whether it says that something is not there any more, or not whole, and not that it could not be looked at.
+fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Mismatch | ErrorKind::InvalidData)
 }
 
 /// Whether the image has the layers and the history of `parent`, and then this line: whether that has a layer, and when it was made.

@@ -168,6 +168,13 @@ impl Tree for All<'_> {
     }
 }
 
+/// The memory that the directories on the way to a path may take, but for those that the path before it went through.
+fn above_size(last: &[u8], path: &[u8]) -> usize {
+    let common = last.iter().zip(path).take_while(|(one, other)| one == other).count();
+    let slashes = path.iter().enumerate().skip(common).filter(|(_, byte)| **byte == b'/');
+    slashes.map(|(at, _)| size_of::<(Vec<u8>, Item)>() + at).sum()
+}
+
 /// A file of the store without a name.
 pub(super) fn spool(store: &Store) -> Result<File> {
     let (lease, name) = store.new_tmp_file()?;
@@ -186,10 +193,13 @@ pub(super) fn unpack(
     let mut reader = Reader::new(archive, ReadLimits::default());
     let (mut file, mut at) = (None::<Arc<File>>, 0);
     let (mut buffer, mut room, mut memory) = (vec![0; BUFFER], Room::default(), 0);
+    let mut last = Vec::new();
     while let Some(entry) = reader.next()? {
         *begun = true;
         memory += size_of::<(Vec<u8>, Item)>() + 2 * entry.path.len() + entry.link.len();
         memory += entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        memory += above_size(&last, &entry.path);
+        last.clone_from(&entry.path);
         if memory > MEMORY_MAX {
             return Err(Error::new(ErrorKind::TooLarge, "an archive with more than a gigabyte of names"));
         }
@@ -253,4 +263,21 @@ pub(super) fn spooled(store: &Store, mut input: impl Read) -> Result<(File, u64)
     }
     file.rewind().call("lseek")?;
     Ok((file, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_that_an_archive_only_names_count() {
+        let one = size_of::<(Vec<u8>, Item)>();
+        let deep = [b"x".as_slice(), &b"/d".repeat(500)].concat();
+        let size = above_size(b"", &deep);
+        assert_eq!(size, 500 * one + 500 * 500);
+        // Another file beside it costs nothing more, and one in another tree all of it again.
+        assert_eq!(above_size(&deep, &[&deep[..deep.len() - 1], b"e"].concat()), 0);
+        assert_eq!(above_size(&deep, &[b"y", &deep[1..]].concat()), size);
+        assert_eq!(above_size(b"a/b/c", b"a/b/d/e"), one + 5);
+    }
 }

@@ -39,7 +39,8 @@ pub(super) struct Mounted {
     pub(super) env: Vec<(String, String)>,
     /// The secrets among them.
     pub(super) secrets: Vec<(String, Arc<[u8]>)>,
-    locks: Vec<File>,
+    /// The directories of caches.
+    locks: Vec<(PathBuf, File)>,
 }
 
 /// Files of a context or an image that are to be mounted.
@@ -79,9 +80,17 @@ impl Work<'_> {
     /// Waits for caches, and makes what is not there.
     pub(super) fn mount(&self, at: &At<'_>, mounts: &[Mount], state: &Finished) -> Result<Mounted> {
         let mut mounted = Mounted::default();
+        let mut caches: Vec<_> = mounts.iter().filter(|mount| mount.kind == MountKind::Cache).collect();
+        // In one order everywhere, so that no two RUNs wait for each other; of one directory the stronger lock first.
+        caches.sort_by_cached_key(|mount| {
+            (directory_of(mount, state).ok(), sharing_of(mount) == Sharing::Shared)
+        });
+        for mount in caches {
+            self.cache(at, mount, state, &mut mounted)?;
+        }
         for mount in mounts {
             match mount.kind {
-                MountKind::Cache => self.cache(at, mount, state, &mut mounted)?,
+                MountKind::Cache => {}
                 MountKind::Tmpfs => {
                     let size = tmpfs_size(mount);
                     // As many files as pages, as the kernel has it.
@@ -201,9 +210,15 @@ impl Work<'_> {
             }
             None => self.store.cache_mounts()?,
         };
-        let id = mount.id.clone().filter(|id| !id.is_empty());
-        let name = cache_name(&id.unwrap_or_else(|| target.to_string_lossy().into_owned()));
-        let sharing = mount.sharing.unwrap_or(Sharing::Shared);
+        let name = directory_of(mount, state)?;
+        let sharing = sharing_of(mount);
+        let path = room.join(&name);
+        // It has the directory already: another lock of it would never come.
+        if sharing != Sharing::Private && mounted.locks.iter().any(|(other, _)| *other == path) {
+            let bind = Bind::bind(path, target);
+            mounted.binds.push(if mount.read_only { bind.read_only() } else { bind });
+            return Ok(());
+        }
         for number in 0.. {
             let name = if number == 0 { name.clone() } else { format!("{name}~{number}") };
             let path = room.join(&name);
@@ -213,7 +228,7 @@ impl Work<'_> {
             if let Err(error) = lock.set_times(now) {
                 tracing::debug!(%error, ?path, "the time of a cache's directory");
             }
-            mounted.locks.push(lock);
+            mounted.locks.push((path.clone(), lock));
             let bind = Bind::bind(path, target);
             mounted.binds.push(if mount.read_only { bind.read_only() } else { bind });
             return Ok(());
@@ -325,6 +340,18 @@ fn open_dir(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty())
         .call_at("open", path)
         .map_err(|error| error.during("opening the directory of a cache"))
+}
+
+/// The name of a cache's directory: that of its id, else of its target.
+fn directory_of(mount: &Mount, state: &Finished) -> Result<String> {
+    match mount.id.as_deref().filter(|id| !id.is_empty()) {
+        Some(id) => Ok(cache_name(id)),
+        None => target(mount, state).map(|target| cache_name(&target.to_string_lossy())),
+    }
+}
+
+fn sharing_of(mount: &Mount) -> Sharing {
+    mount.sharing.unwrap_or(Sharing::Shared)
 }
 
 /// Where it is in the container: absolute, relative ones in the working directory.

@@ -214,9 +214,9 @@ impl Build {
         let deferred = store.defer();
         let image = work.all()?;
         drop(deferred);
-        image.list(&names)?;
-        // The context's own: what was read need not be read again.
+        // The context's own: what was read need not be read again. Whoever gets an error finds no name changed.
         work.context.save()?;
+        image.list(&names)?;
         let unused = work.given.unused();
         if !unused.is_empty() {
             let what = format!("no ARG asks for the build arguments {}", unused.join(", "));

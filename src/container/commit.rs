@@ -165,10 +165,9 @@ impl Commit<'_> {
         // A mistake in them is told before anything is stopped.
         #[cfg(feature = "build")]
         instruction::parse_changes(&self.changes)?;
+        // The new blob belongs to nobody until the image is there. A collection is waited for before the container stands still.
+        let _writing = self.container.0.store.writing()?;
         let written = self.container.written(self.pause)?;
-        let store = written.image.store();
-        // The new blob belongs to nobody until the image is there.
-        let _writing = store.writing()?;
         let settings = Settings::of(&written)?;
         let layer = written.layer(self.latest, !written.is_frozen()).map_err(during)?;
         let image = written.image.clone();

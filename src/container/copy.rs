@@ -70,8 +70,8 @@ impl Copied {
         self.bytes
     }
 
-    /// What was not copied, below the source, and why: sockets, devices, what the kernel makes up, and what a container has
-    /// replaced meanwhile.
+    /// What was not copied, below the source, and why: sockets, devices, what the kernel makes up, what a container has
+    /// replaced meanwhile, and extended attributes where the filesystem has none.
     pub fn left_out(&self) -> &[(PathBuf, String)] {
         &self.left_out
     }

@@ -4,22 +4,38 @@
 use super::ids;
 use super::rootfs::{Planned, Root, Source};
 use super::script::{Links, Script};
+use super::settings::environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::overlay::{self, Stack};
 use crate::store::UnpackedLayer;
 use crate::sys::plan::Cell;
 use linux_raw_sys::general as n;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// All of it; nothing by default.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Given {
     /// VOLUMEs of the image are none: what is written there is to be in the difference.
     pub(crate) no_volumes: bool,
+    /// Variables, over all others: they may be secrets.
+    pub(crate) env: Vec<(String, String)>,
     pub(crate) files: Vec<MemoryFile>,
     pub(crate) trees: Vec<Tree>,
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Given")
+            .field("no_volumes", &self.no_volumes)
+            .field("env", &names)
+            .field("files", &self.files)
+            .field("trees", &self.trees)
+            .finish()
+    }
 }
 
 /// A file that is in memory alone, read-only.
@@ -61,6 +77,28 @@ impl super::ContainerBuilder {
 }
 
 impl Given {
+    /// What can be seen to be wrong before anything is made.
+    pub(super) fn validate(&self) -> Result<()> {
+        let is_wrong = |(name, value): &&(String, String)| {
+            name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+        };
+        match self.env.iter().find(is_wrong) {
+            // Its value may be a secret.
+            Some((name, _)) => {
+                let what = format!("environment variable {name:?}: no name, or a value with a NUL byte");
+                Err(Error::new(ErrorKind::InvalidInput, what))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The variables in place of, or after, those of the record.
+    pub(super) fn add_env(&self, pairs: &mut Vec<(OsString, OsString)>) {
+        let own = self.env.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value)));
+        let all = pairs.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str())).chain(own);
+        *pairs = environment(all);
+    }
+
     /// As mounts, in no order.
     pub(super) fn planned(&self) -> Result<Vec<Planned>> {
         let mut all = Vec::new();

@@ -50,7 +50,8 @@ pub struct PrunedCache {
     pub steps: usize,
     /// Directories of cache mounts.
     pub mounts: usize,
-    /// The bytes that are free now. What another program uses at this moment goes later.
+    /// The bytes that are free now, of the files of cache mounts those that this program may look at. What another program uses
+    /// at this moment goes later.
     pub freed: u64,
 }
 
@@ -124,8 +125,8 @@ impl Store {
     /// then, the longest unused first, so many that what is left has at most `keep_bytes`. What is `None` is no reason to keep
     /// anything, so that with neither all of it goes. Images with a name, and those of containers, lose nothing by it.
     ///
-    /// Directories of cache mounts in the store count as well, unless a build uses them; those that are elsewhere are
-    /// the caller's (`Build::cache_dir`).
+    /// Directories of cache mounts in the store count as well, and stay as long as a build uses them; those that are elsewhere
+    /// are the caller's (`Build::cache_dir`).
     ///
     /// ```
     /// use coracle::Store;
@@ -170,9 +171,9 @@ impl Store {
             if !is_old(&item) && keep_bytes.is_none_or(|most| kept <= most) {
                 continue;
             }
-            kept -= size;
             match (item.is_mount, &mounts) {
                 (true, Some(mounts)) => {
+                    // One that a build uses stays, so its bytes are kept.
                     let Some(_lease) = unused(mounts.as_fd(), &item.name)? else { continue };
                     self.discard(mounts.as_fd(), &item.name)?;
                     pruned.mounts += 1;
@@ -186,6 +187,7 @@ impl Store {
                     pruned.steps += 1;
                 }
             }
+            kept -= size;
         }
         if pruned.steps > 0 {
             pruned.freed += self.collect_garbage()?;
@@ -205,8 +207,8 @@ impl Store {
                 Err(Errno::NOENT) => continue,
                 other => other.call_at("fstatat", self.cache_path().join(&name))?,
             };
-            let used =
-                SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+            let since = Duration::new(u64::try_from(stat.st_mtime).unwrap_or(0), stat.st_mtime_nsec as u32);
+            let used = SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH);
             items.push(Item { name, is_mount, used });
         }
         Ok(items)
@@ -255,4 +257,30 @@ fn tree_size(parent: BorrowedFd<'_>, name: &OsStr) -> Result<u64> {
 
 fn open_dir_os(parent: BorrowedFd<'_>, name: &OsStr) -> Option<OwnedFd> {
     rustix::fs::openat(parent, name, super::DIRECTORY, Mode::empty()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_a_build_uses_counts_and_stays() {
+        let store = Store::temp().unwrap();
+        let mounts = store.path().join(CACHE).join(MOUNTS);
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        for (name, size) in [("used", 64 << 10), ("free", 16 << 10)] {
+            std::fs::create_dir_all(mounts.join(name)).unwrap();
+            std::fs::write(mounts.join(name).join("file"), vec![1; size]).unwrap();
+        }
+        File::open(mounts.join("free")).unwrap().set_modified(hour_ago).unwrap();
+        let room = open_dir(store.dir(), CACHE).unwrap();
+        let room = open_dir(room.as_fd(), MOUNTS).unwrap();
+        let lease = Lease::shared(room.as_fd(), "used").unwrap().unwrap();
+        let pruned = store.prune_cache(None, Some(32 << 10)).unwrap();
+        assert_eq!((pruned.mounts, pruned.steps), (1, 0));
+        assert!(mounts.join("used").exists() && !mounts.join("free").exists());
+        drop(lease);
+        assert_eq!(store.prune_cache(None, None).unwrap().mounts, 1);
+        assert_eq!(std::fs::read_dir(&mounts).unwrap().count(), 0);
+    }
 }

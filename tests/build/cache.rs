@@ -332,6 +332,40 @@ fn locked_cache_mounts_are_one_stages_at_a_time() {
 
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
+fn nobody_waits_in_vain_for_cache_mounts() {
+    let store = bases::store();
+    let mount = |id: &str, at: &str, sharing: &str| {
+        format!("--mount=type=cache,id={id},target={at},sharing={sharing}")
+    };
+    // One RUN has a cache twice, and two have two in either order.
+    let twice =
+        [mount("a", "/c", "shared"), mount("a", "/d", "locked"), mount("a", "/e", "locked")].join(" ");
+    let (one, other) = (mount("a", "/a", "locked"), mount("b", "/b", "locked"));
+    let mut text = format!("FROM localhost/box:1 AS twice\nRUN {twice} echo 1 > /c/x && cp /d/x /e/y\n");
+    for round in 0..8 {
+        let (first, second) = if round % 2 == 0 { (&one, &other) } else { (&other, &one) };
+        text += &format!("FROM localhost/box:1 AS s{round}\nRUN {first} {second} cp /a/y /b/z{round}\n");
+    }
+    text += "FROM twice\n";
+    for stage in (0..8).map(|round| format!("s{round}")) {
+        text += &format!("COPY --from={stage} /etc /{stage}\n");
+    }
+    let caches = tempfile::tempdir().unwrap();
+    fs::create_dir(caches.path().join("a")).unwrap();
+    fs::write(caches.path().join("a/y"), "").unwrap();
+    let limit = std::time::Duration::from_secs(300);
+    Build::empty()
+        .dockerfile_text(text)
+        .cache_dir(caches.path())
+        .parallel(8)
+        .timeout(limit)
+        .run(&store)
+        .unwrap();
+    assert_eq!(count(caches.path().join("b")), 8);
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
 fn what_is_pruned_is_done_again() {
     let (store, dir) = (bases::store(), context(FILES));
     let build = Build::context(dir.path());

@@ -374,4 +374,12 @@ fn the_same_time_for_everything_from_the_environment() {
     });
     assert_eq!(ids[0], ids[1]);
     assert!(ids[0].starts_with("sha256:"));
+    // A time that no clock has, and none at all.
+    let w = World::new();
+    for wrong in ["18446744073709551615", "-1", "now"] {
+        let mut command = w.command(&["build", "-"]);
+        command.env("SOURCE_DATE_EPOCH", wrong);
+        let done = World::done(command, b"FROM scratch\nLABEL a=b\n");
+        assert!(done.code == 125 && done.err.contains("SOURCE_DATE_EPOCH"), "{wrong}: {}", done.err);
+    }
 }

@@ -2,8 +2,10 @@
 
 use super::told::watched;
 use super::*;
-use coracle::{Error, ErrorKind, Network};
+use coracle::{BuildEvent, Error, ErrorKind, Network};
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Outside of every context; nothing may show it.
@@ -388,6 +390,17 @@ fn a_secret_that_would_stay() {
     let all = format!("{error}{}{}", text(error.stdout()), text(error.stderr()));
     assert!(!all.contains(SECRET) && all.contains("***"), "{all}");
     has_nowhere(&store, SECRET.as_bytes());
+    // While it executes, too, it is in memory alone.
+    let looked = Arc::new(AtomicUsize::new(0));
+    let (place, seen) = (store.clone(), looked.clone());
+    let build = run("test -n \"$TOKEN\" -a -s /token && echo here").on_event(move |event| {
+        if matches!(event, BuildEvent::Running { .. } | BuildEvent::Output { .. }) {
+            has_nowhere(&place, SECRET.as_bytes());
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    build.run(&store).unwrap();
+    assert!(looked.load(Ordering::Relaxed) >= 2);
     // A file that a cache mount has is the caller's business, but no layer's.
     let error = Build::empty()
         .dockerfile_text("FROM localhost/box:1\nRUN --mount=type=secret,id=needed,required true\n");

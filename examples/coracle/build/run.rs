@@ -6,14 +6,13 @@ use super::steps::Steps;
 use crate::args::Args;
 use crate::fail::{Result, context, fail, usage};
 use crate::format::{line, print, visible};
-use crate::{flags, limits};
+use crate::{flags, limits, moment};
 use coracle::dockerfile::Warning;
 use coracle::{Build, BuildContext, BuildEvent, BuildSecret, Limits, Network, Store};
 use std::fs;
 use std::io::{self, Cursor, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
 
 /// As much as a Dockerfile may have.
 const DOCKERFILE_MAX: u64 = 16 << 20;
@@ -132,10 +131,8 @@ fn settings(mut build: Build, args: &Args) -> Result<Build> {
     if let Some(target) = args.get("target")? {
         build = build.target(target);
     }
-    if let Ok(seconds) = std::env::var("SOURCE_DATE_EPOCH") {
-        let seconds =
-            seconds.parse().map_err(|_| usage(format!("SOURCE_DATE_EPOCH={seconds:?}: seconds")))?;
-        build = build.source_date_epoch(UNIX_EPOCH + Duration::from_secs(seconds));
+    if let Some(time) = moment::source_date_epoch()? {
+        build = build.source_date_epoch(time);
     }
     for arg in args.all("build-arg")? {
         match arg.split_once('=') {

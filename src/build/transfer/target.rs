@@ -210,8 +210,10 @@ impl<'a, 'b> Target<'a, 'b> {
             };
             let mut inside = path.to_vec();
             inside.push(b'/');
-            let names: Vec<_> = self.planned.range(inside.clone()..).map(|(name, _)| name.clone()).collect();
-            for name in names.into_iter().take_while(|name| name.starts_with(&inside)) {
+            let names = self.planned.range(inside.clone()..).map(|(name, _)| name);
+            // Only these are looked at: an archive may have each of its directories replaced.
+            let names: Vec<_> = names.take_while(|name| name.starts_with(&inside)).cloned().collect();
+            for name in names {
                 self.planned.remove(&name);
             }
         } else if let Some(old) = self.planned.get(path) {

@@ -248,47 +248,52 @@ impl<'a> Hands<'a> {
         courier.call(plan).map(drop)
     }
 
-    /// Gives a file what it is to have: the capability and the time last, which the others change. Whether it has the owner,
-    /// which an ordinary user's own files can't have at will.
+    /// Gives a file what it is to have: the capability and the time last, which the others change. Whether it has all of its
+    /// extended attributes now: some filesystems have none.
     pub fn dress(&self, file: BorrowedFd<'_>, dress: &Dress<'_>, path: &[u8]) -> Result<bool> {
         let (capability, xattrs): (Vec<_>, Vec<_>) =
             dress.xattrs.iter().partition(|(name, _)| name == CAPABILITY);
+        let mut has_all = true;
         for (name, value) in xattrs {
-            self.set_xattr(file, name, value, path)?;
+            has_all &= self.set_xattr(file, name, value, path)?;
         }
-        let owned = match self.courier {
+        match self.courier {
             None => own_dress(file, dress, path)?,
             Some(courier) => {
                 let mut plan = Plan::new();
                 let file = plan.fd(file);
                 dress_in(&mut plan, file, dress, path);
                 courier.call(plan)?;
-                true
             }
-        };
-        for (name, value) in capability {
-            self.set_xattr(file, name, value, path)?;
         }
-        Ok(owned)
+        for (name, value) in capability {
+            has_all &= self.set_xattr(file, name, value, path)?;
+        }
+        Ok(has_all)
     }
 
-    fn set_xattr(&self, file: BorrowedFd<'_>, name: &[u8], value: &[u8], path: &[u8]) -> Result<()> {
+    /// False where the filesystem has none.
+    fn set_xattr(&self, file: BorrowedFd<'_>, name: &[u8], value: &[u8], path: &[u8]) -> Result<bool> {
         let c_name = c_string(name)?;
         let Some(courier) = self.courier else {
             let set = rustix::fs::setxattr(own_name(file), &*c_name, value, XattrFlags::empty());
             return match set {
-                // The filesystem has none.
-                Err(Errno::OPNOTSUPP) => Ok(()),
-                other => other.call_at(format!("setxattr({})", name.escape_ascii()), text(path)),
+                Err(Errno::OPNOTSUPP) => Ok(false),
+                other => {
+                    other.call_at(format!("setxattr({})", name.escape_ascii()), text(path)).map(|()| true)
+                }
             };
         };
         let mut plan = Plan::new();
         let file = plan.fd(file);
         let own = plan.decimal("/proc/self/fd/", file, c"");
         let (name_at, at) = (plan.c_str(&c_name), plan.bytes(value));
+        let done = plan.cell(-1);
         let args = [own.into(), name_at.into(), at.into(), value.len().into(), 0.into()];
-        plan.op(n::__NR_setxattr, "setxattr", args).detail(name).path(text(path)).tolerate(&[EOPNOTSUPP]);
-        courier.call(plan).map(drop)
+        let op = plan.op(n::__NR_setxattr, "setxattr", args).detail(name).path(text(path));
+        op.store(done).tolerate(&[EOPNOTSUPP]);
+        plan.reply(At(done.0), 4);
+        Ok(courier.call(plan)?.bytes == [0; 4])
     }
 
     /// Those extended attributes of an open file that `wanted` names.
@@ -381,7 +386,7 @@ fn dress_in(plan: &mut Plan<'_>, file: Cell, dress: &Dress<'_>, path: &[u8]) {
     }
 }
 
-fn own_dress(file: BorrowedFd<'_>, dress: &Dress<'_>, path: &[u8]) -> Result<bool> {
+fn own_dress(file: BorrowedFd<'_>, dress: &Dress<'_>, path: &[u8]) -> Result<()> {
     let shown = text(path);
     let owned = match dress.owner {
         None => false,
@@ -404,7 +409,7 @@ fn own_dress(file: BorrowedFd<'_>, dress: &Dress<'_>, path: &[u8]) -> Result<boo
         rustix::fs::utimensat(CWD, own_name(file), &times(mtime), AtFlags::empty())
             .call_at("utimensat", shown)?;
     }
-    Ok(owned)
+    Ok(())
 }
 
 pub(super) fn kind(stat: &rustix::fs::Stat) -> FileType {
@@ -472,4 +477,28 @@ pub(super) fn is_of_the_kernel(dir: impl AsFd) -> bool {
         0x7472_6163,
     ];
     rustix::fs::fstatfs(dir).is_ok_and(|stat| MAGIC.contains(&(stat.f_type as u64)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{courier, warden};
+
+    #[test]
+    fn an_attribute_that_the_filesystem_does_not_take_is_told() {
+        // On disk, as those of a tmpfs came late (Linux 6.6).
+        let file = tempfile::tempfile_in("/var/tmp").unwrap();
+        let courier = courier::of_warden(&warden::warden().unwrap()).unwrap();
+        let with = |hands: &Hands<'_>, name: &str| {
+            let xattrs = [(name.as_bytes().to_vec(), b"1".to_vec())];
+            let dress = Dress { xattrs: &xattrs, ..Dress::default() };
+            hands.dress(file.as_fd(), &dress, b"f").unwrap()
+        };
+        let root = File::open("/").unwrap();
+        for hands in [Hands::own(), Hands::inside(root.as_fd(), &courier)] {
+            assert!(with(&hands, "user.a"));
+            // No filesystem has this namespace (xattr(7)).
+            assert!(!with(&hands, "nobodys.a"));
+        }
+    }
 }

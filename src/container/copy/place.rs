@@ -47,6 +47,8 @@ pub(super) struct Place<'a> {
     pub followed: Option<Followed<'a>>,
     pub entries: u64,
     pub bytes: u64,
+    /// What files did not get.
+    lost: LeftOut,
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// What they are to have when all is in them.
     directories: BTreeMap<Vec<u8>, (u32, Mtime)>,
@@ -67,6 +69,7 @@ impl<'a> Place<'a> {
             followed: None,
             entries: 0,
             bytes: 0,
+            lost: Vec::new(),
             parent: None,
             directories: BTreeMap::new(),
         }
@@ -156,7 +159,7 @@ impl<'a> Place<'a> {
             EntryKind::Directory => {
                 let made = self.directory(dir, name)?;
                 let dress = Dress { owner, mode: Some(mode | 0o700), xattrs: &entry.xattrs, mtime: None };
-                self.hands.dress(made.as_fd(), &dress, path)?;
+                self.dress(made.as_fd(), &dress, path)?;
                 if self.directories.len() >= DIRECTORIES_MAX {
                     return Err(Error::new(ErrorKind::TooLarge, "more than five million directories"));
                 }
@@ -170,7 +173,7 @@ impl<'a> Place<'a> {
                 self.bytes += write(&file, &entry)?;
                 let dress =
                     Dress { owner, mode: Some(mode), xattrs: &entry.xattrs, mtime: Some(entry.mtime) };
-                self.hands.dress(file.as_fd(), &dress, path).map(drop)
+                self.dress(file.as_fd(), &dress, path)
             }
             EntryKind::HardLink => {
                 let (parent, first) = split(link);
@@ -192,13 +195,21 @@ impl<'a> Place<'a> {
                 let mode = (entry.kind == EntryKind::Fifo).then_some(mode);
                 let made = self.hands.open(dir, name, OFlags::PATH | OFlags::NOFOLLOW, BENEATH)?;
                 let dress = Dress { owner, mode, xattrs: &[], mtime: Some(entry.mtime) };
-                self.hands.dress(made.as_fd(), &dress, path).map(drop)
+                self.dress(made.as_fd(), &dress, path)
             }
             EntryKind::CharDevice | EntryKind::BlockDevice => {
                 let error = Error::new(ErrorKind::Unsupported, "a device in an archive");
                 Err(error.with_remedy("give a device to a container with ContainerBuilder::device"))
             }
         }
+    }
+
+    fn dress(&mut self, file: BorrowedFd<'_>, dress: &Dress<'_>, path: &[u8]) -> Result<()> {
+        if !self.hands.dress(file, dress, path)? {
+            self.lost
+                .push((text(path).to_owned(), "its extended attributes: the filesystem has none".into()));
+        }
+        Ok(())
     }
 
     /// Owner and mode of a new file. With another owner than it had, nothing is executed as the owner.
@@ -318,6 +329,7 @@ impl<'a> Place<'a> {
 
     /// Directories get what they are to have in the end, the deepest first. What somebody has moved away stays as it is.
     pub fn finish(&mut self, left_out: &mut LeftOut) -> Result<()> {
+        left_out.append(&mut self.lost);
         for (path, (mode, mtime)) in std::mem::take(&mut self.directories).into_iter().rev() {
             let dir = match self.enter_again(&path) {
                 Err(error) if is(&error, &[Errno::NOENT, Errno::NOTDIR, Errno::LOOP]) => {
