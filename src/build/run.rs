@@ -213,6 +213,8 @@ impl Work<'_> {
         let output = Arc::new(Output::new(&mounted));
         let mut given = std::mem::take(&mut mounted.given);
         given.no_volumes = true;
+        // Among them are secrets, which no record on the disk has.
+        given.env = mounted.env.drain(..).map(|(name, value)| (name.into(), value.into())).collect();
         if let Some(script) = &words.script {
             let (target, bytes) = (SCRIPT.into(), script.as_bytes().into());
             given.files.push(MemoryFile { target, bytes, mode: 0o755, owner: (0, 0) });
@@ -224,7 +226,6 @@ impl Work<'_> {
             .no_new_privileges(!self.build.new_privileges)
             .limits(self.build.limits.clone())
             .envs(state.scope.env_of_run(state.env(), &self.given))
-            .envs(mounted.env.iter().cloned())
             .given(given)
             .output_max(0);
         builder = mounted.binds.drain(..).fold(builder, ContainerBuilder::mount);

@@ -218,7 +218,7 @@ impl<'a> Exec<'a> {
             running.single.then(|| Missing::new(Feature::SubIds, "it has one id only", words::UIDMAP));
         let single = warden.single().or(alone.as_ref());
         Ids { map: &map, base, single }.check_identity(&identity)?;
-        let resolved = settings::resolve(&held.record, image.config(), identity)?;
+        let resolved = settings::resolve(&held.record, image.config(), identity, &[])?;
         let own = self.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let pairs = resolved.pairs.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let term = self.tty.then_some((OsStr::new("TERM"), OsStr::new("xterm")));

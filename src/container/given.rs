@@ -1,4 +1,4 @@
-//! What a build gives to the container of a RUN, and what no record has: files in memory, and files of images.
+//! What a build gives to the container of a RUN, and what no record has: files and variables in memory, and files of images.
 #![forbid(unsafe_code)]
 
 use super::builder::ContainerBuilder;
@@ -10,17 +10,33 @@ use crate::layer::overlay::{self, Stack};
 use crate::store::UnpackedLayer;
 use crate::sys::plan::Cell;
 use linux_raw_sys::general as n;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// All of it; nothing by default.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Given {
     /// VOLUMEs of the image are none: what is written there is to be in the difference.
     pub(crate) no_volumes: bool,
     pub(crate) files: Vec<MemoryFile>,
     pub(crate) trees: Vec<Tree>,
+    /// Variables over all others, as secrets are.
+    pub(crate) env: Vec<(OsString, OsString)>,
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values of variables may be secrets.
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Given")
+            .field("no_volumes", &self.no_volumes)
+            .field("files", &self.files)
+            .field("trees", &self.trees)
+            .field("env", &names)
+            .finish()
+    }
 }
 
 /// A file that is in memory alone, read-only.

@@ -173,7 +173,13 @@ pub(super) fn joined(pairs: &[(OsString, OsString)]) -> Vec<OsString> {
     pairs.iter().map(join).collect()
 }
 
-pub(super) fn resolve(record: &Record, config: &ImageConfig, identity: Identity) -> Result<Resolved> {
+/// `given`: variables that no record has, over all others.
+pub(super) fn resolve(
+    record: &Record,
+    config: &ImageConfig,
+    identity: Identity,
+    given: &[(OsString, OsString)],
+) -> Result<Resolved> {
     let spec = &record.spec;
     let hostname = OsString::from(hostname(record));
     let mut defaults: Vec<(&OsStr, &OsStr)> = vec![
@@ -186,7 +192,7 @@ pub(super) fn resolve(record: &Record, config: &ImageConfig, identity: Identity)
     }
     let of_image = config.env().iter().filter(|_| !spec.env_cleared).filter_map(|pair| pair.split_once('='));
     let of_image = of_image.map(|(name, value)| (OsStr::new(name), OsStr::new(value)));
-    let own = spec.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+    let own = spec.env.iter().chain(given).map(|(name, value)| (name.as_os_str(), value.as_os_str()));
     let pairs = environment(defaults.into_iter().chain(of_image).chain(own));
     let of_image = Path::new(config.working_dir());
     let of_image = if of_image.is_absolute() { of_image } else { Path::new("/") };

@@ -4,6 +4,7 @@
 use super::bounds::{Bounds, DiskBound, bounds};
 use super::dev::Dev;
 use super::devices;
+use super::given::Given;
 use super::ground::{Ground, etc, planned_mounts};
 use super::hierarchies::Hierarchies;
 use super::inside::{self, Command, Inside};
@@ -165,7 +166,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
         begin(inner, prepared, &warden, &namespaces, record, &devices)?;
     let groups = Groups::of(cgroup.as_ref(), &warden, begun.is_some());
     let ground = Ground::prepare(inner, held, image, warden.map())?;
-    let wanted = Wanted::of(record, dir, image, &ground)?;
+    let wanted = Wanted::of(record, dir, image, &ground, &inner.given)?;
     let identity = &wanted.resolved.identity;
     ids.check_identity(identity)?;
     let mounts = planned_mounts(&inner.store, record, &inner.given)?;
@@ -404,7 +405,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(record: &Record, dir: &Dir, image: &Image, ground: &Ground) -> Result<Self> {
+    fn of(record: &Record, dir: &Dir, image: &Image, ground: &Ground, given: &Given) -> Result<Self> {
         let (spec, config) = (&record.spec, image.config());
         // One that the caller writes there is what the command will see.
         let written = |path| spec.files.iter().rev().find(|file| file.path == Path::new("/").join(path));
@@ -414,7 +415,7 @@ impl Wanted {
         };
         let user = spec.user.as_deref().unwrap_or(config.user());
         let identity = users::identify(user, &spec.groups, &read("etc/passwd")?, &read("etc/group")?)?;
-        let resolved = resolve(record, config, identity)?;
+        let resolved = resolve(record, config, identity, &given.env)?;
         let (path, env) = (path_of(&resolved.pairs), joined(&resolved.pairs));
         Ok(Self { words: words(spec, config)?, env, path, resolved })
     }
