@@ -229,7 +229,7 @@ impl Transfer {
     fn repository(&self, git: &git::GitSource) -> Result<(git::GitSource, String, bool)> {
         let mut git = git::GitSource { until: self.until, ..git.clone() };
         let differ = |what: &str| {
-            let what = format!("ADD {}: the flag and the address have another {what}", git.remote);
+            let what = format!("ADD {}: the flag and the address have another {what}", git.shown());
             Err(Error::new(ErrorKind::InvalidInput, what))
         };
         if let (Some(flag), Some(own)) = (&self.checksum, &git.checksum)

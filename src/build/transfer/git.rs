@@ -146,6 +146,21 @@ impl GitSource {
         Ok(())
     }
 
+    /// As an error may show it: without a token or a password.
+    pub(super) fn shown(&self) -> String {
+        let parts = self
+            .remote
+            .split_once("://")
+            .map(|(scheme, rest)| (scheme, rest.split_at(rest.find('/').unwrap_or(rest.len()))));
+        match parts {
+            Some((scheme, (authority, path))) if authority.contains('@') => {
+                let host = authority.rsplit('@').next().unwrap_or_default();
+                format!("{scheme}://***@{host}{path}")
+            }
+            _ => self.remote.clone(),
+        }
+    }
+
     fn is_commit(text: &str) -> bool {
         (text.len() == 40 || text.len() == 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
     }
@@ -158,7 +173,8 @@ impl GitSource {
         };
         match &self.checksum {
             Some(promised) if promised.len() < 7 || !commit.starts_with(&promised.to_ascii_lowercase()) => {
-                let what = format!("{}: its commit is {commit} and not the promised {promised}", self.remote);
+                let what =
+                    format!("{}: its commit is {commit} and not the promised {promised}", self.shown());
                 Err(Error::new(ErrorKind::Mismatch, what))
             }
             _ => Ok(commit),
@@ -181,7 +197,7 @@ impl GitSource {
         let found = names.iter().find_map(|name| lines.iter().find(|(_, other)| other == name));
         match found {
             Some((commit, _)) if Self::is_commit(commit) => Ok((*commit).to_owned()),
-            _ => Err(Error::new(ErrorKind::NotFound, format!("{}: no reference {wanted:?}", self.remote))
+            _ => Err(Error::new(ErrorKind::NotFound, format!("{}: no reference {wanted:?}", self.shown()))
                 .with_remedy("name a branch, a tag, or a commit with all of its digits")),
         }
     }
@@ -205,7 +221,7 @@ impl GitSource {
         }
         let time = run(&["show", "--no-patch", "--format=%ct", commit, "--"])?;
         let secs = time.trim().parse().map_err(|_| {
-            Error::new(ErrorKind::InvalidData, format!("{}: a commit without a time", self.remote))
+            Error::new(ErrorKind::InvalidData, format!("{}: a commit without a time", self.shown()))
         })?;
         let patterns: &[&str] = if keep_git_dir { &[] } else { &["**/.git"] };
         let disk = Disk::open(&path, Ignore::new(patterns)?, None)?.with_time(Mtime { secs, nanos: 0 });
@@ -237,9 +253,9 @@ impl GitSource {
             command.current_dir(directory);
         }
         let verb = arguments.iter().find(|word| !word.starts_with('-') && !word.contains('='));
-        let step = format!("git {} of {}", verb.unwrap_or(&"-"), self.remote);
+        let step = format!("git {} of {}", verb.unwrap_or(&"-"), self.shown());
         let ran = Ran::run(command, self.until).map_err(|error| error.during(step.clone()))?;
-        let said = String::from_utf8_lossy(&ran.err);
+        let said = String::from_utf8_lossy(&ran.err).replace(&self.remote, &self.shown());
         // The shell's last line.
         let (said, status) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
         let said: String =
@@ -381,6 +397,15 @@ mod tests {
         ] {
             assert_eq!(GitSource::parse(bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad}");
         }
+    }
+
+    #[test]
+    #[ignore = "needs git"]
+    fn an_error_shows_no_token() {
+        let source = GitSource::parse("http://me:a-token@127.0.0.1:1/x.git#main").unwrap().unwrap();
+        let error = source.commit().unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("http://***@127.0.0.1:1/x.git") && !shown.contains("a-token"), "{shown}");
     }
 
     #[test]
