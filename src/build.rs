@@ -169,8 +169,8 @@ enum Text {
 ///
 /// A step is not done again when what it depends on is the same: the image before it, its text with the variables replaced, the
 /// files that it copies (content, names, owners and modes, not times), and for RUN also all ARGs in scope. It is looked for among
-/// the steps of earlier builds in this store ([`Store::prune_cache`]), and in the history of all its images: one that was
-/// pulled with the very same steps is believed, see [`images_as_cache`](Self::images_as_cache).
+/// the steps of earlier builds in this store ([`Store::prune_cache`]), and in the history of images that are believed
+/// ([`cache_from`](Self::cache_from)).
 ///
 /// ```
 /// use coracle::{Build, Store};
@@ -201,6 +201,7 @@ pub struct Build {
     platform: Option<Platform>,
     no_cache: bool,
     images_as_cache: bool,
+    cache_from: Vec<String>,
     cache_dir: Option<PathBuf>,
     epoch: Option<SystemTime>,
     parallel: Option<usize>,
@@ -249,7 +250,8 @@ impl Build {
             network: Network::host(),
             platform: None,
             no_cache: false,
-            images_as_cache: true,
+            images_as_cache: false,
+            cache_from: Vec::new(),
             cache_dir: None,
             epoch: None,
             parallel: None,
@@ -325,8 +327,15 @@ impl Build {
         self
     }
 
-    /// Whether steps are looked for in the history of the store's images, too; true by default. Whoever made such an image says
-    /// what its steps gave: with false, only what this store's own builds gave is used.
+    /// An image of the store in whose history steps are looked for, too (`--cache-from`): whoever made it says what its steps
+    /// gave, so it should be one's own. One that is not there is no error.
+    pub fn cache_from(mut self, image: impl Into<String>) -> Self {
+        self.cache_from.push(image.into());
+        self
+    }
+
+    /// Whether all images of the store are believed as [`cache_from`](Self::cache_from) has it; false by default, as anybody
+    /// can make an image whose history says `apt-get update`, and have it pulled for another reason.
     pub fn images_as_cache(mut self, yes: bool) -> Self {
         self.images_as_cache = yes;
         self

@@ -28,6 +28,7 @@ pub const BUILD: &[Flag] = &[
         "DIR",
         "Where cache mounts are, each a directory; to be kept and restored by whoever likes",
     ),
+    flag("cache-from", "IMAGE", "An image of the store that is believed about what its steps gave"),
     switch("check", "Say what is not good in the Dockerfile, and build nothing"),
     flag("cpu-period", "USEC", "Period of --cpu-quota (default 100000)"),
     flag("cpu-quota", "USEC", "Processor time in each period"),

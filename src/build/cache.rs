@@ -1,4 +1,5 @@
-//! Results that are there already: those that this store's builds have noted, and those that the history of an image tells of.
+//! Results that are there already: those that this store's builds have noted, and those that the history of an image tells of
+//! that the caller believes.
 #![forbid(unsafe_code)]
 
 use super::work::Work;
@@ -68,7 +69,8 @@ impl Work<'_> {
     /// The layer that this step has in an image of the store whose steps up to it are the same, and when it was made.
     fn known(&self, parent: &Image, line: &str) -> Result<Option<(Option<Layer>, Option<SystemTime>)>> {
         // With a time for everything, files of such a layer may be of another one.
-        if self.build.no_cache || !self.build.images_as_cache || self.epoch.is_some() {
+        let is_any = self.build.images_as_cache || !self.build.cache_from.is_empty();
+        if self.build.no_cache || !is_any || self.epoch.is_some() {
             return Ok(None);
         }
         for image in self.candidates()? {
@@ -95,7 +97,17 @@ impl Work<'_> {
         if let Some(images) = self.candidates.get() {
             return Ok(images);
         }
-        let images = self.store.images()?.into_iter().filter(Image::is_whole).collect();
+        let mut images = Vec::new();
+        if self.build.images_as_cache {
+            images = self.store.images()?;
+        }
+        for name in &self.build.cache_from {
+            match self.store.image(name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                other => images.push(other?),
+            }
+        }
+        images.retain(Image::is_whole);
         Ok(self.candidates.get_or_init(|| images))
     }
 }

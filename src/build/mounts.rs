@@ -154,12 +154,16 @@ impl Work<'_> {
         mounted.secrets.push((id.clone(), bytes.clone()));
         if let Some(name) = &mount.env {
             let name = if name.is_empty() { &id } else { name };
-            let value = String::from_utf8(bytes.to_vec()).map_err(|_| {
+            let value = String::from_utf8(bytes.to_vec()).ok().filter(|text| !text.contains('\0'));
+            let value = value.ok_or_else(|| {
                 Error::new(
                     ErrorKind::InvalidData,
                     format!("the secret {id:?} is no text, which a variable is"),
                 )
             })?;
+            if name.contains(['=', '\0']) {
+                return Err(Error::new(ErrorKind::InvalidData, format!("environment variable {name:?}")));
+            }
             mounted.env.push((name.clone(), value));
         }
         // With a variable it is a file only where one is asked for.
@@ -197,7 +201,8 @@ impl Work<'_> {
             None => format!("/run/buildkit/ssh_agent.{number}").into(),
         };
         mounted.env.push(("SSH_AUTH_SOCK".to_owned(), target.to_string_lossy().into_owned()));
-        mounted.binds.push(Bind::bind(socket, target));
+        // It can be connected to all the same; its mode and its owner stay the caller's.
+        mounted.binds.push(Bind::bind(socket, target).read_only());
         Ok(())
     }
 

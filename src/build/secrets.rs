@@ -109,11 +109,14 @@ impl Redactor {
         let (mut shown, mut at) = (Vec::with_capacity(self.held.len()), 0);
         while at < self.held.len() {
             let left = &self.held[at..];
+            // First, as one may begin with another.
+            let may_become = |pattern: &Vec<u8>| pattern.len() > left.len() && pattern.starts_with(left);
+            if !is_all && self.patterns.iter().any(may_become) {
+                break;
+            }
             if let Some(found) = self.patterns.iter().find(|pattern| left.starts_with(pattern)) {
                 shown.extend_from_slice(STARS);
                 at += found.len();
-            } else if !is_all && self.patterns.iter().any(|pattern| pattern.starts_with(left)) {
-                break;
             } else {
                 shown.push(left[0]);
                 at += 1;
@@ -151,6 +154,18 @@ mod tests {
         let mut shown = redactor.push(b"x abcdefgh y -----BEGIN-----\nabcdefgh short");
         shown.extend(redactor.finish());
         assert_eq!(String::from_utf8(shown).unwrap(), "x *** y *** short");
+    }
+
+    #[test]
+    fn of_one_that_begins_with_another_nothing_is_left() {
+        let text = "a hunter22secret b hunter22 c hunter22";
+        for cut in 0..text.len() {
+            let mut redactor = redactor(&["hunter22", "hunter22secret"]);
+            let mut shown = redactor.push(&text.as_bytes()[..cut]);
+            shown.extend(redactor.push(&text.as_bytes()[cut..]));
+            shown.extend(redactor.finish());
+            assert_eq!(String::from_utf8(shown).unwrap(), "a *** b *** c ***", "{cut}");
+        }
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl Work<'_> {
     }
 
     fn add(&self, at: &At<'_>, add: &Add, state: &mut Finished) -> Result<()> {
-        let transfer = Transfer::add(add, state.working_dir()).times(self.epoch);
+        let transfer = Transfer::add(add, state.working_dir()).times(self.epoch).until(self.deadline());
         let line = |copied: &Digest| history::of_add(add, copied);
         self.transfer(at, &transfer, From::Context(&self.context), &line, state)
     }

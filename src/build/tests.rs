@@ -94,7 +94,7 @@ fn a_second_build_does_nothing_and_a_change_as_much_as_it_must() {
 }
 
 #[test]
-fn an_image_with_the_same_steps_is_a_cache_unless_that_is_not_wanted() {
+fn an_image_with_the_same_steps_is_a_cache_where_that_is_wanted() {
     let (store, other) = (Store::temp().unwrap(), Store::temp().unwrap());
     let dir = context(&[("a", "1"), ("b", "1")]);
     let build = || {
@@ -104,11 +104,15 @@ fn an_image_with_the_same_steps_is_a_cache_unless_that_is_not_wanted() {
     let mut archive = Vec::new();
     store.image("app").unwrap().save(&mut archive).unwrap();
     Image::load_reader(&other, &archive[..]).unwrap();
-    let (_, words) = run(&other, build().images_as_cache(false));
+    let (_, words) = run(&other, build());
     assert_eq!(cached(&words), 0);
     other.prune_cache(None, None).unwrap();
     Image::load_reader(&other, &archive[..]).unwrap();
-    let (image, words) = run(&other, build());
+    let (_, words) = run(&other, build().cache_from("other").cache_from("app").images_as_cache(false));
+    assert_eq!(cached(&words), 2, "{words:?}");
+    other.prune_cache(None, None).unwrap();
+    Image::load_reader(&other, &archive[..]).unwrap();
+    let (image, words) = run(&other, build().images_as_cache(true));
     assert_eq!(cached(&words), 2, "{words:?}");
     assert_eq!(image.config().diff_ids(), store.image("app").unwrap().config().diff_ids());
 }

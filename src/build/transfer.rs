@@ -46,7 +46,7 @@ use select::{Filter, Found};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use target::{Clash, MADE, Now, Planned, Target};
 
 /// Where the paths of COPY and ADD are: the context, or the files of an image (`--from`: another one, or a stage's result).
@@ -90,6 +90,8 @@ pub(crate) struct Transfer {
     keep_git_dir: Option<bool>,
     /// Nothing in the layer is newer (SOURCE_DATE_EPOCH).
     times: Option<SystemTime>,
+    /// The end of the build's time.
+    until: Option<Instant>,
     /// What came from URLs, and what references of repositories mean.
     fetched: Mutex<HashMap<String, Fetched>>,
     commits: Mutex<HashMap<String, String>>,
@@ -142,6 +144,7 @@ impl Transfer {
             checksum: None,
             keep_git_dir: None,
             times: None,
+            until: None,
             fetched: Mutex::default(),
             commits: Mutex::default(),
         }
@@ -150,6 +153,12 @@ impl Transfer {
     /// Nothing in the layer is newer than this.
     pub(crate) fn times(mut self, times: Option<SystemTime>) -> Self {
         self.times = times;
+        self
+    }
+
+    /// A program that gets something from elsewhere does not run longer.
+    pub(crate) fn until(mut self, deadline: Option<Instant>) -> Self {
+        self.until = deadline;
         self
     }
 
@@ -219,9 +228,9 @@ impl Transfer {
 
     /// A repository with what the flags say of it, and the commit that is meant.
     fn repository(&self, git: &git::GitSource) -> Result<(git::GitSource, String, bool)> {
-        let mut git = git.clone();
+        let mut git = git::GitSource { until: self.until, ..git.clone() };
         let differ = |what: &str| {
-            let what = format!("ADD {}: the flag and the address have another {what}", git.remote);
+            let what = format!("ADD {}: the flag and the address have another {what}", git.shown());
             Err(Error::new(ErrorKind::InvalidInput, what))
         };
         if let (Some(flag), Some(own)) = (&self.checksum, &git.checksum)

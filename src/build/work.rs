@@ -308,6 +308,10 @@ impl Work<'_> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     pub(super) fn now(&self) -> SystemTime {
         self.epoch.unwrap_or_else(SystemTime::now)
     }

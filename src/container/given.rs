@@ -1,4 +1,4 @@
-//! What a build gives to the container of a RUN, and what no record has: files in memory, and files of images.
+//! What a build gives to the container of a RUN, and what no record has: files and variables in memory, and files of images.
 #![forbid(unsafe_code)]
 
 use super::ids;

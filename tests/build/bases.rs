@@ -103,7 +103,7 @@ impl Layer {
     }
 }
 
-fn root() -> Vec<u8> {
+pub fn root() -> Vec<u8> {
     let mut layer = Layer::new();
     for (path, mode) in DIRS {
         layer.dir(path, *mode, (0, 0));

@@ -264,6 +264,28 @@ fn an_image_from_elsewhere_is_a_cache() {
     }
 }
 
+/// Anybody can write a history.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_hostile_image_is_no_cache() {
+    let store = bases::store();
+    let layer = tar([("srv/made", Node::File(b"poisoned"))]);
+    let mut hostile = bases::image(vec![bases::root(), layer], json!({}));
+    let mut config: Value = serde_json::from_slice(&hostile.config).unwrap();
+    config["history"][1]["created_by"] = json!("RUN [\"touch\",\"/srv/made\"]");
+    hostile.config = config.to_string().into_bytes();
+    Image::load_reader(&store, &docker_archive(&[(&hostile, &["localhost/hostile:1"])])[..]).unwrap();
+    let build = || Build::empty().dockerfile_text("FROM localhost/box:1\nRUN [\"touch\", \"/srv/made\"]\n");
+    let made = |build: Build| {
+        let image = build.run(&store).unwrap();
+        std::io::read_to_string(image.open("/srv/made").unwrap()).unwrap()
+    };
+    assert_eq!(made(build().cache_from("localhost/other:1")), "");
+    store.prune_cache(None, None).unwrap();
+    // It is the caller's to say.
+    assert_eq!(made(build().cache_from("localhost/hostile:1")), "poisoned");
+}
+
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn cache_mounts_are_directories_of_the_callers() {
@@ -375,17 +397,17 @@ fn what_is_pruned_is_done_again() {
     assert_eq!(store.prune_cache(None, Some(1 << 40)).unwrap().steps, 0, "all of it is less");
     assert!(steps_done(&build, &store).1.is_empty());
     assert!(store.prune_cache(None, None).unwrap().steps >= from("ENV").len());
-    // The image is still there, and says what its steps gave.
-    assert_eq!(works(&steps_done(&build, &store).1), 0);
+    // The image is still there, and says what its steps gave, where it is believed.
+    assert_eq!(works(&steps_done(&build.clone().images_as_cache(true), &store).1), 0);
     store.prune_images(false).unwrap();
     store.prune_cache(None, None).unwrap();
     let (_, again) = steps_done(&build, &store);
     assert_eq!(works(&again), 6, "{again:?}");
-    // What has a name stays as it is, and serves.
+    // What has a name stays as it is, and serves where it is said to.
     let (named, _) = steps_done(&build.clone().tag("app:1"), &store);
     assert!(store.prune_cache(None, Some(0)).unwrap().steps > 0);
     assert_eq!(store.image("app:1").unwrap().id(), named.id());
-    assert_eq!(works(&steps_done(&build, &store).1), 0);
+    assert_eq!(works(&steps_done(&build.cache_from("app:1"), &store).1), 0);
     assert!(store.verify().unwrap().is_sound());
 }
 

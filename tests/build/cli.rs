@@ -303,6 +303,19 @@ fn what_was_built_as_files() {
     assert_eq!(w.store().image("other:1").unwrap().id(), w.store().image("app:1").unwrap().id());
 }
 
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn nothing_of_it_is_executed_as_its_owner() {
+    use std::os::unix::fs::PermissionsExt;
+    let w = World::new();
+    let text = "FROM localhost/box:1\nRUN cp /bin/busybox /suid && chmod 6755 /suid && mkdir /dir && chmod 2777 /dir\n";
+    let dir = context(&[("Dockerfile", text)]);
+    let at = |name: &str| w.dir.path().join("files").join(name);
+    w.ok(&["build", "--output", at("").to_str().unwrap(), dir.path().to_str().unwrap()]);
+    let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("suid"), mode("dir"), mode("tmp")), (0o755, 0o777, 0o1777));
+}
+
 fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -160,10 +160,10 @@ fn it_is_pushed_and_pulled_unchanged() {
     assert_eq!(pulled.id(), image.id());
     assert_eq!(pulled.config().json(), image.config().json());
     assert_eq!(coracle::Container::builder(&pulled).run().unwrap().stdout_text(), SAYS);
-    // Pulled, it is a cache as well: of what made it nothing is done again.
+    // Pulled, it is a cache as well, where it is said to be one: of what made it nothing is done again.
     let context = context(&[("Dockerfile", TEXT), ("tool", TOOL)]);
     bases::fill(&other);
-    let (again, told) = told::watched(Build::context(context.path()), &other);
+    let (again, told) = told::watched(Build::context(context.path()).cache_from(&name), &other);
     assert_eq!(again.unwrap().config().diff_ids(), image.config().diff_ids());
     let works =
         told.iter().filter(|told| told.step.text.starts_with("RUN") || told.step.text.starts_with("COPY"));

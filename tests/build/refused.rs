@@ -480,3 +480,28 @@ fn files_that_are_none() {
     let _ = Build::context(dir.path()).dockerfile("fifo").run(&store).unwrap_err();
     is_whole(&store);
 }
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_secret_in_a_variable_is_in_no_record() {
+    const SECRET: &str = "a-token-of-twenty-five";
+    let store = bases::store();
+    let (looked, in_store) = (std::sync::Arc::new(std::sync::Mutex::new(0)), store.clone());
+    let told = looked.clone();
+    let build = Build::empty()
+        .dockerfile_text(
+            "FROM localhost/box:1\nRUN --mount=type=secret,id=token,env=TOKEN test -n \"$TOKEN\"\n",
+        )
+        .secret("token", SECRET)
+        .on_event(move |event| {
+            // Its container is made, and goes only after it has been told of.
+            if let coracle::BuildEvent::Running { container, .. } = event {
+                assert!(in_store.path().join("containers").join(container).join("container.json").exists());
+                has_nowhere(&in_store, SECRET.as_bytes());
+                *told.lock().unwrap() += 1;
+            }
+        });
+    build.run(&store).unwrap();
+    assert_eq!(*looked.lock().unwrap(), 1);
+    has_nowhere(&store, SECRET.as_bytes());
+}

@@ -2,10 +2,12 @@
 
 use super::told::watched;
 use super::*;
+use coracle::ErrorKind;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const BODY: &str = "from the network\n";
 const MODIFIED: &str = "Fri, 14 Jul 2017 02:40:00 GMT";
@@ -174,6 +176,76 @@ impl Drop for Git {
         let _ = rustix::process::pidfd_send_signal(&process, rustix::process::Signal::TERM);
         let _ = self.daemon.wait();
     }
+}
+
+/// A program that waits for a server leaves nobody behind who waits for it.
+#[test]
+#[ignore = "needs busybox and git: run with --include-ignored"]
+fn a_repository_whose_server_says_nothing() {
+    const STORE: &str = "CORACLE_TEST_STORE";
+    const URL: &str = "CORACLE_TEST_URL";
+    let build = |url: &str| Build::empty().dockerfile_text(format!("FROM scratch\nADD {url} /x\n"));
+    if let Some(store) = std::env::var_os(STORE) {
+        build(&std::env::var(URL).unwrap()).run(&Store::open(store).unwrap()).unwrap();
+        return;
+    }
+    let (dir, listener) = (tempfile::tempdir().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let path = dir.path().join("store");
+    let url = format!("git://{}/silent.git", listener.local_addr().unwrap());
+    let hears_the_end = |mut stream: TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+    };
+    let vars = [(STORE, path.as_os_str()), (URL, url.as_ref())];
+    let mut program = child("remote::a_repository_whose_server_says_nothing", &vars)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let asked = listener.accept().unwrap().0;
+    program.kill().unwrap();
+    program.wait().unwrap();
+    hears_the_end(asked);
+    // Nor does it take longer than it may.
+    let build = build(&url).timeout(Duration::from_secs(2));
+    let store = Store::open(&path).unwrap();
+    let failed = std::thread::scope(|scope| {
+        let failed = scope.spawn(|| build.run(&store).unwrap_err());
+        hears_the_end(listener.accept().unwrap().0);
+        failed.join().unwrap()
+    });
+    assert_eq!(failed.kind(), ErrorKind::TimedOut, "{failed}");
+    assert_eq!(count(path.join("tmp")), 0);
+}
+
+#[test]
+#[ignore = "needs busybox and git: run with --include-ignored"]
+fn a_submodule_is_no_repository_of_this_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let (private, repository) = (dir.path().join("private"), dir.path().join("app.git"));
+    let git = |at: &Path, args: &[&str]| {
+        let own = ["-C", at.to_str().unwrap(), "-c", "user.name=me", "-c", "user.email=me@example.org"];
+        peer("git", own.iter().chain(args)).trim().to_owned()
+    };
+    for at in [&private, &repository] {
+        fs::create_dir(at).unwrap();
+        git(at, &["init", "--quiet", "--initial-branch=main"]);
+        write(at, "file", "canary-of-the-host");
+        git(at, &["add", "."]);
+        git(at, &["commit", "--quiet", "-m", "first"]);
+    }
+    let commit = git(&private, &["rev-parse", "HEAD"]);
+    let (served, store) = (Git::start(dir.path()), bases::store());
+    for url in [private.display().to_string(), format!("file://{}", private.display())] {
+        write(&repository, ".gitmodules", &format!("[submodule \"s\"]\n\tpath = s\n\turl = {url}\n"));
+        git(&repository, &["add", ".gitmodules"]);
+        git(&repository, &["update-index", "--add", "--cacheinfo", &format!("160000,{commit},s")]);
+        git(&repository, &["commit", "--quiet", "-m", &url]);
+        let text = format!("FROM scratch\nADD git://127.0.0.1:{}/app.git /app\n", served.port);
+        let error = Build::empty().dockerfile_text(text).run(&store).unwrap_err();
+        assert!(error.to_string().contains("transport 'file' not allowed"), "{url}: {error}");
+    }
+    assert_eq!(count(store.path().join("tmp")), 0);
 }
 
 #[test]

@@ -191,3 +191,24 @@ fn many_builds_in_one_program() {
     });
     assert!(store.verify().unwrap().is_sound());
 }
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn the_socket_of_an_agent_stays_as_it_is() {
+    use std::os::unix::fs::MetadataExt;
+    let store = bases::store();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let seen = || {
+        let now = fs::metadata(&socket).unwrap();
+        (now.mode(), now.uid(), now.gid())
+    };
+    let before = seen();
+    for change in ["chmod 777", "chown 1000:1000", "touch -t 200001010000"] {
+        let build =
+            text(&format!("FROM localhost/box:1\nRUN --mount=type=ssh ! {change} \"$SSH_AUTH_SOCK\"\n"));
+        build.ssh("default", &socket).run(&store).unwrap_or_else(|error| panic!("{change}: {error}"));
+        assert_eq!(seen(), before, "{change}");
+    }
+}

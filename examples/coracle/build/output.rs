@@ -99,6 +99,8 @@ fn to_dir(image: &Image, dir: &Path) -> Result<()> {
         let mut archive = tar::Archive::new(io::BufReader::with_capacity(1 << 16, reader));
         archive.set_preserve_permissions(true);
         archive.set_overwrite(true);
+        // With another owner than in the image nothing is executed as the owner.
+        archive.set_mask(0o6000);
         let unpacked = archive.unpack(dir).map_err(context(what()));
         // What it could not do because nobody read any more is not the reason.
         let exported = exporting.join().map_err(|_| fail(format!("{}: it panicked", what())))?;

@@ -185,6 +185,9 @@ fn settings(mut build: Build, args: &Args) -> Result<Build> {
     if let Some(platform) = args.get("platform")? {
         build = build.platform(platform.parse()?);
     }
+    for image in args.all("cache-from")? {
+        build = build.cache_from(image);
+    }
     if let Some(dir) = args.raw("cache-dir") {
         build = build.cache_dir(dir);
     }

@@ -6,14 +6,47 @@
 
 use super::super::disk::Disk;
 use super::super::tree::clean;
+use super::super::work::time_is_up;
 use crate::dockerfile::Ignore;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::Mtime;
 use crate::store::{Lease, Store};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Instant;
 
 const SHOWN_MAX: usize = 500;
+
+/// Of the list of a remote's references; it has millions at most.
+const SAID_MAX: u64 = 256 << 20;
+
+/// Runs a command in a process group that is killed when its input ends, which is when this program closes it or is gone: git and
+/// what it starts may else wait for a silent server for good. A terminal gives it errors, and stops nobody. The last line of the
+/// errors is its status.
+const WATCHED: &str = "\
+trap '' TTIN TTOU
+exec 3<&0 </dev/null
+{ read -r _ <&3; kill -s KILL 0; } >/dev/null 2>&1 &
+\"$@\" 3<&-
+printf '\\n%s\\n' $? >&2
+exec 2>/dev/null
+kill -s KILL $!
+";
+
+const OF_A_HOOK: [&str; 9] = [
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_QUARANTINE_PATH",
+    "GIT_WORK_TREE",
+];
 
 /// A repository, and what of it is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +61,8 @@ pub(super) struct GitSource {
     pub(super) checksum: Option<String>,
     pub(super) keep_git_dir: Option<bool>,
     pub(super) submodules: bool,
+    /// The end of the build's time.
+    pub(super) until: Option<Instant>,
 }
 
 impl GitSource {
@@ -54,6 +89,7 @@ impl GitSource {
             checksum: None,
             keep_git_dir: None,
             submodules: true,
+            until: None,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             git.take(pair).map_err(|why| {
@@ -110,6 +146,21 @@ impl GitSource {
         Ok(())
     }
 
+    /// As an error may show it: without a token or a password.
+    pub(super) fn shown(&self) -> String {
+        let parts = self
+            .remote
+            .split_once("://")
+            .map(|(scheme, rest)| (scheme, rest.split_at(rest.find('/').unwrap_or(rest.len()))));
+        match parts {
+            Some((scheme, (authority, path))) if authority.contains('@') => {
+                let host = authority.rsplit('@').next().unwrap_or_default();
+                format!("{scheme}://***@{host}{path}")
+            }
+            _ => self.remote.clone(),
+        }
+    }
+
     fn is_commit(text: &str) -> bool {
         (text.len() == 40 || text.len() == 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
     }
@@ -122,7 +173,8 @@ impl GitSource {
         };
         match &self.checksum {
             Some(promised) if promised.len() < 7 || !commit.starts_with(&promised.to_ascii_lowercase()) => {
-                let what = format!("{}: its commit is {commit} and not the promised {promised}", self.remote);
+                let what =
+                    format!("{}: its commit is {commit} and not the promised {promised}", self.shown());
                 Err(Error::new(ErrorKind::Mismatch, what))
             }
             _ => Ok(commit),
@@ -145,7 +197,7 @@ impl GitSource {
         let found = names.iter().find_map(|name| lines.iter().find(|(_, other)| other == name));
         match found {
             Some((commit, _)) if Self::is_commit(commit) => Ok((*commit).to_owned()),
-            _ => Err(Error::new(ErrorKind::NotFound, format!("{}: no reference {wanted:?}", self.remote))
+            _ => Err(Error::new(ErrorKind::NotFound, format!("{}: no reference {wanted:?}", self.shown()))
                 .with_remedy("name a branch, a tag, or a commit with all of its digits")),
         }
     }
@@ -169,7 +221,7 @@ impl GitSource {
         }
         let time = run(&["show", "--no-patch", "--format=%ct", commit, "--"])?;
         let secs = time.trim().parse().map_err(|_| {
-            Error::new(ErrorKind::InvalidData, format!("{}: a commit without a time", self.remote))
+            Error::new(ErrorKind::InvalidData, format!("{}: a commit without a time", self.shown()))
         })?;
         let patterns: &[&str] = if keep_git_dir { &[] } else { &["**/.git"] };
         let disk = Disk::open(&path, Ignore::new(patterns)?, None)?.with_time(Mtime { secs, nanos: 0 });
@@ -177,44 +229,101 @@ impl GitSource {
     }
 
     fn run(&self, directory: Option<&Path>, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new("git");
-        // Nobody is asked for a password, and nothing of the repository is executed.
+        let mut command = Command::new("/bin/sh");
+        // Nobody is asked for a password, nothing of the repository is executed, and no submodule is a repository of this host.
         command
+            .args(["-c", WATCHED, "sh", "git"])
             .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"])
             .args(["-c", "core.autocrlf=false", "-c", "protocol.ext.allow=never"])
+            .args(["-c", "protocol.file.allow=user"])
+            .args(["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60"])
             .args(arguments)
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_OPTIONAL_LOCKS", "0")
             .env("LC_ALL", "C")
-            .env_remove("GIT_DIR")
-            .env_remove("GIT_WORK_TREE")
-            .env_remove("GIT_INDEX_FILE")
-            .stdin(Stdio::null());
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // A hook of somebody's repository has them for its own.
+        for name in OF_A_HOOK {
+            command.env_remove(name);
+        }
         if let Some(directory) = directory {
             command.current_dir(directory);
         }
         let verb = arguments.iter().find(|word| !word.starts_with('-') && !word.contains('='));
-        let step = format!("git {} of {}", verb.unwrap_or(&"-"), self.remote);
-        let output = command.output().map_err(|error| {
-            let error = Error::os("posix_spawn", error).with_path("git");
-            match error.kind() {
-                ErrorKind::NotFound => error
-                    .with_kind(ErrorKind::Unsupported)
-                    .during(step.clone())
-                    .with_remedy("install git, or get the repository and COPY it"),
-                _ => error,
-            }
-        })?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
+        let step = format!("git {} of {}", verb.unwrap_or(&"-"), self.shown());
+        let ran = Ran::run(command, self.until).map_err(|error| error.during(step.clone()))?;
+        let said = String::from_utf8_lossy(&ran.err).replace(&self.remote, &self.shown());
+        // The shell's last line.
+        let (said, status) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
         let said: String =
             said.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_MAX).collect();
-        Err(Error::new(ErrorKind::Network, format!("{step}: {said}")).with_remedy(
-            "try it by hand; a private repository wants what git itself uses: a key, or a credential helper",
-        ))
+        match status {
+            "0" => Ok(String::from_utf8_lossy(&ran.out).into_owned()),
+            "127" => Err(Error::new(ErrorKind::Unsupported, format!("{step}: {said}"))
+                .with_remedy("install git, or get the repository and COPY it")),
+            _ => Err(Error::new(ErrorKind::Network, format!("{step}: {said}")).with_remedy(
+                "try it by hand; a private repository wants what git itself uses: a key, or a credential helper",
+            )),
+        }
     }
+}
+
+/// What a program has written.
+struct Ran {
+    out: Vec<u8>,
+    err: Vec<u8>,
+}
+
+impl Ran {
+    fn run(mut command: Command, until: Option<Instant>) -> Result<Self> {
+        let mut child =
+            command.spawn().map_err(|error| Error::os("posix_spawn", error).with_path("/bin/sh"))?;
+        // As long as it is open, the program runs.
+        let mut alive = child.stdin.take();
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let ran = std::thread::scope(|scope| {
+            let (done, ended) = std::sync::mpsc::channel::<()>();
+            let done = [done.clone(), done];
+            let [of_out, of_err] = done;
+            let out = scope.spawn(move || {
+                let _done = of_out;
+                read(stdout)
+            });
+            let err = scope.spawn(move || {
+                let _done = of_err;
+                read(stderr)
+            });
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            // Nothing is ever sent: both have ended, or the time has.
+            let is_late = match left {
+                Some(left) => ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout),
+                None => ended.recv().is_ok(),
+            };
+            if is_late {
+                drop(alive.take());
+            }
+            let panicked = |_| Error::new(ErrorKind::State, "a thread that reads has panicked");
+            let ran = Self { out: out.join().map_err(panicked)??, err: err.join().map_err(panicked)?? };
+            if is_late { Err(time_is_up()) } else { Ok(ran) }
+        });
+        drop(alive);
+        // What it said tells how it ended; a host that reaps everything leaves no status.
+        let _ = child.wait();
+        ran
+    }
+}
+
+fn read(from: Option<impl Read>) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    if let Some(mut from) = from {
+        from.by_ref().take(SAID_MAX).read_to_end(&mut all).call("read")?;
+        // What is more is not kept.
+        std::io::copy(&mut from, &mut std::io::sink()).call("read")?;
+    }
+    Ok(all)
 }
 
 /// `git@host:repository`, as ssh has it.
@@ -288,6 +397,15 @@ mod tests {
         ] {
             assert_eq!(GitSource::parse(bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad}");
         }
+    }
+
+    #[test]
+    #[ignore = "needs git"]
+    fn an_error_shows_no_token() {
+        let source = GitSource::parse("http://me:a-token@127.0.0.1:1/x.git#main").unwrap().unwrap();
+        let error = source.commit().unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("http://***@127.0.0.1:1/x.git") && !shown.contains("a-token"), "{shown}");
     }
 
     #[test]
