@@ -9,12 +9,13 @@ use super::stage::{At, Finished};
 use super::work::{Work, time_is_up};
 use crate::container::{Container, ContainerBuilder, ExitStatus, MemoryFile, Stream};
 use crate::dockerfile::{Command, Heredoc, Mount, Run, RunMount, RunNetwork, RunSecurity};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
-use crate::layer::{Layer, for_caller};
+use crate::layer::{Layer, Scan};
 use crate::network::Network;
 use crate::security::seccomp::Seccomp;
 use std::collections::VecDeque;
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What docker has for an image that names no shell.
@@ -30,6 +31,9 @@ const SCRIPT: &str = "/.coracle-run";
 const KEPT: usize = 64 << 10;
 const LINES: usize = 12;
 const LINE_MAX: usize = 200;
+
+/// So much of a layer is looked through at once.
+const SCANNED: u64 = 2 << 20;
 
 /// What is executed.
 struct Words {
@@ -273,7 +277,9 @@ impl Work<'_> {
         }
         // Until the image with it is leased.
         let _writing = self.store.writing()?;
-        let layer = self.without_secrets(container.difference(self.epoch)?, &mounted, state)?;
+        let scan = |stream: &mut dyn Read| without_secrets(&mounted.secrets, stream);
+        let scan: Option<Scan<'_>> = if mounted.secrets.is_empty() { None } else { Some(&scan) };
+        let layer = container.difference(self.epoch, scan)?;
         match Arc::try_unwrap(container) {
             Ok(container) => container.remove()?,
             // The thread that would kill it has it at this moment, and lets go of it.
@@ -281,33 +287,26 @@ impl Work<'_> {
         }
         Ok(layer)
     }
+}
 
-    /// A secret that is in a layer is nobody's secret any more: the layer goes, and at once.
-    fn without_secrets(
-        &self,
-        layer: Option<Layer>,
-        mounted: &Mounted,
-        state: &Finished,
-    ) -> Result<Option<Layer>> {
-        let Some(layer) = layer else { return Ok(None) };
-        let bytes = self.store.map_blob(&layer.digest())?;
-        let Some((id, _)) = mounted.secrets.iter().find(|(_, secret)| is_in(secret, &bytes)) else {
-            return Ok(Some(layer));
-        };
-        let (digest, diff_id) = (layer.digest(), layer.diff_id());
-        drop((bytes, layer));
-        self.store.remove_blob(&digest)?;
-        let parent = state.image.config().chain_ids().pop();
-        let chain_id = crate::layer::chain_id(parent.as_ref(), &diff_id);
-        if let Some(unpacked) = crate::layer::find(self.store, &diff_id, &chain_id, &*for_caller())? {
-            let key = *unpacked.key();
-            drop(unpacked);
-            self.store.remove_layer(&key)?;
+/// A secret that is in a layer is nobody's secret any more: there is to be no such layer, at no moment.
+fn without_secrets(secrets: &[(String, Arc<[u8]>)], stream: &mut dyn Read) -> Result<()> {
+    let most = secrets.iter().map(|(_, secret)| secret.len()).max().unwrap_or(0);
+    let (mut held, mut found) = (Vec::new(), None);
+    loop {
+        let n = (&mut *stream).take(SCANNED).read_to_end(&mut held).call("reading a layer")?;
+        if n == 0 {
+            break;
         }
-        let error =
-            Error::new(ErrorKind::PermissionDenied, format!("it leaves the secret {id:?} in its layer"));
-        Err(error.with_remedy("use the secret where it is mounted, and write it nowhere else"))
+        // To the end of it also when one is found: who writes it is not to be stopped by another error.
+        if found.is_none() {
+            found = secrets.iter().find(|(_, secret)| is_in(secret, &held)).map(|(id, _)| id);
+        }
+        held.drain(..held.len().saturating_sub(most));
     }
+    let Some(id) = found else { return Ok(()) };
+    let error = Error::new(ErrorKind::PermissionDenied, format!("it leaves the secret {id:?} in its layer"));
+    Err(error.with_remedy("use the secret where it is mounted, and write it nowhere else"))
 }
 
 fn failed(at: &At<'_>, status: &ExitStatus) -> Error {
@@ -328,6 +327,20 @@ fn failed(at: &At<'_>, status: &ExitStatus) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_a_layer_is_found_wherever_it_is_cut() {
+        let secrets = [("a".to_owned(), Arc::from(*b"12345678")), ("b".to_owned(), Arc::from([b'x'; 3000]))];
+        let scan = |at: usize| {
+            let mut layer = vec![0; 5 << 20];
+            layer[at..at + 8].copy_from_slice(b"12345678");
+            without_secrets(&secrets, &mut &layer[..])
+        };
+        for at in (0..16).map(|n| SCANNED as usize - n).chain([0, (5 << 20) - 8]) {
+            assert_eq!(scan(at).unwrap_err().kind(), ErrorKind::PermissionDenied, "{at}");
+        }
+        assert!(without_secrets(&secrets, &mut &[0; 5000][..]).is_ok());
+    }
 
     #[test]
     fn an_error_has_the_last_lines_and_no_escapes() {

@@ -76,9 +76,13 @@ impl Container {
     /// are `latest`. The layer is unpacked already, so that an image with it can be used at once. It has to be stopped, or
     /// is read while it goes on. The caller is [writing](crate::store::Store::writing).
     #[cfg(feature = "build")]
-    pub(crate) fn difference(&self, latest: Option<SystemTime>) -> Result<Option<Layer>> {
+    pub(crate) fn difference(
+        &self,
+        latest: Option<SystemTime>,
+        scan: Option<crate::layer::Scan<'_>>,
+    ) -> Result<Option<Layer>> {
         let written = self.written(Pause::No)?;
-        let layer = written.layer(latest, true).map_err(during)?;
+        let layer = written.layer(latest, true, scan).map_err(during)?;
         tell(layer.as_ref());
         Ok(layer)
     }
@@ -169,7 +173,7 @@ impl Commit<'_> {
         let _writing = self.container.0.store.writing()?;
         let written = self.container.written(self.pause)?;
         let settings = Settings::of(&written)?;
-        let layer = written.layer(self.latest, !written.is_frozen()).map_err(during)?;
+        let layer = written.layer(self.latest, !written.is_frozen(), None).map_err(during)?;
         let image = written.image.clone();
         written.go_on()?;
         tell(layer.as_ref());

@@ -11,7 +11,8 @@ use super::{Container, Inner, Phase, lock, removed};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::{
-    Below, Difference, Entry, Flattened, Layer, Lower, Onto, Owners, RootDir, View, for_caller, root_dir,
+    Below, Difference, Entry, Flattened, Layer, Lower, Onto, Owners, RootDir, Scan, View, for_caller,
+    root_dir,
 };
 use crate::store::UnpackedLayer;
 use crate::store::containers::Turn;
@@ -227,9 +228,14 @@ impl Written<'_> {
 
     /// As a layer; `None` where nothing has changed. Times later than `latest` are `latest`. The caller is
     /// [writing](crate::store::Store::writing).
-    pub(super) fn layer(&self, latest: Option<SystemTime>, unpack: bool) -> Result<Option<Layer>> {
+    pub(super) fn layer(
+        &self,
+        latest: Option<SystemTime>,
+        unpack: bool,
+        scan: Option<Scan<'_>>,
+    ) -> Result<Option<Layer>> {
         let parent = self.image.config().chain_ids().pop();
-        let onto = unpack.then_some(Onto { layers: &self.layers, parent });
+        let onto = unpack.then_some(Onto { layers: &self.layers, parent, scan });
         let root = self.image_root()?;
         Layer::of_difference(self.image.store(), self.difference()?, root.as_ref(), latest, onto)
     }

@@ -264,8 +264,13 @@ pub(super) fn write_with(
             hash = Some(spawn(scope, "coracle-diff-id", move || digest_of(plain))?);
             senders.push(to_hash);
         }
-        let mut unpacker = None;
+        let (mut unpacker, mut scanner) = (None, None);
         if let Some(onto) = onto {
+            if let Some(scan) = onto.scan {
+                let (to_scan, mut plain) = channel();
+                scanner = Some(spawn(scope, "coracle-scan", move || scan(&mut plain))?);
+                senders.push(to_scan);
+            }
             let (to_unpack, plain) = channel();
             unpacker = Some(spawn(scope, "coracle-unpack", move || unpack(store, &onto, plain))?);
             senders.push(to_unpack);
@@ -274,6 +279,7 @@ pub(super) fn write_with(
         let packed = join(packer);
         let hashed = hash.map(join).transpose();
         let unpacked = unpacker.map(join).transpose();
+        let scanned = scanner.map(join).transpose();
         // When a thread fails, the others see its channel closed: the cause is where no channel was closed.
         let (blob, unpacked) = match (filled, packed, unpacked) {
             (Ok(()), packed, unpacked) => (packed?, unpacked?),
@@ -284,6 +290,7 @@ pub(super) fn write_with(
             }
             (Err(error), ..) => return Err(error),
         };
+        scanned?;
         let diff_id = hashed?;
         let bytes = blob.size();
         let (digest, size) = blob.finish(None)?;

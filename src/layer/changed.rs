@@ -31,7 +31,11 @@ pub(crate) struct Onto<'a> {
     pub(crate) layers: &'a [UnpackedLayer],
     /// Their chain_id.
     pub(crate) parent: Option<Digest>,
+    /// Reads all of the archive before anything of it has a name; with an error nothing gets one.
+    pub(crate) scan: Option<Scan<'a>>,
 }
+
+pub(crate) type Scan<'a> = &'a (dyn Fn(&mut dyn io::Read) -> Result<()> + Sync);
 
 /// A layer that is unpacked before it has a digest.
 pub(super) struct Unpacked<'a> {
