@@ -15,7 +15,7 @@ use crate::dockerfile::{Copy, Mount, MountKind, Sharing, Source};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::{EntryKind, Owned, for_caller};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use std::ffi::CString;
 use std::fmt::Write;
 use std::fs::File;
@@ -287,10 +287,10 @@ impl Work<'_> {
         let new = room.join(&name);
         rustix::fs::mkdir(&new, Mode::RWXU).call_at("mkdir", &new)?;
         let filled = open_dir(&new).and_then(|dir| self.fill(at, mount, &dir)).and_then(|()| {
-            match rustix::fs::rename(&new, path) {
-                // Another build was faster, and has something in it.
-                Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => Ok(false),
-                other => other.call_at("rename", path).map(|()| true),
+            match rustix::fs::renameat_with(CWD, &new, CWD, path, RenameFlags::NOREPLACE) {
+                // Another build was faster. Its directory may be empty still, and locked.
+                Err(rustix::io::Errno::EXIST) => Ok(false),
+                other => other.call_at("renameat2(RENAME_NOREPLACE)", path).map(|()| true),
             }
         });
         if !matches!(filled, Ok(true)) {
