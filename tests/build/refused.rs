@@ -2,7 +2,7 @@
 
 use super::told::watched;
 use super::*;
-use coracle::{BuildEvent, Error, ErrorKind, Network};
+use coracle::{BuildEvent, Error, ErrorKind, Limits, Network};
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -448,6 +448,26 @@ fn what_has_to_be_allowed() {
         |flag: &str| Build::empty().dockerfile_text(format!("FROM localhost/box:1\nRUN {flag} true\n"));
     assert_eq!(fails(&text("--security=insecure"), &store, 2).kind(), ErrorKind::PermissionDenied);
     text("--security=insecure").allow_insecure(true).run(&store).unwrap();
+    // What a RUN has is what a container has; an insecure one has all capabilities, and no filter.
+    const LOOK: &str = "grep -E '^(Seccomp|CapEff|CapBnd|NoNewPrivs):' /proc/self/status";
+    let seen = |flag: &str, insecure| {
+        let run = format!("FROM localhost/box:1\nRUN {flag} {LOOK} > /seen\n");
+        let image = Build::empty().dockerfile_text(run).allow_insecure(insecure).run(&store).unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut image.open("/seen").unwrap(), &mut text).unwrap();
+        text.trim_end().to_owned()
+    };
+    let plain = say(&sh(&store.image("localhost/box:1").unwrap(), LOOK));
+    assert!(plain.contains("Seccomp:\t2") && plain.contains("NoNewPrivs:\t1"), "{plain}");
+    assert_eq!(seen("", false), plain);
+    assert_eq!(seen("", true), plain, "allowed is not asked for");
+    let insecure = seen("--security=insecure", true);
+    assert!(insecure.contains("NoNewPrivs:\t0"), "{insecure}");
+    let effective = |text: &str| {
+        let hex = text.split("CapEff:\t").nth(1).unwrap().split_whitespace().next().unwrap();
+        u64::from_str_radix(hex, 16).unwrap().count_ones()
+    };
+    assert!(effective(&insecure) > effective(&plain) + 10, "{insecure} {plain}");
     let host = text("--network=host").network(Network::none());
     assert_eq!(fails(&host, &store, 2).kind(), ErrorKind::PermissionDenied);
     host.allow_host_network(true).run(&store).unwrap();
@@ -507,4 +527,28 @@ fn a_secret_in_a_variable_is_in_no_record() {
     build.run(&store).unwrap();
     assert_eq!(*looked.lock().unwrap(), 1);
     has_nowhere(&store, SECRET.as_bytes());
+}
+
+/// One that takes more memory than the build gives it.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_command_that_is_out_of_memory() {
+    let store = bases::store();
+    let limits = Limits::new().memory_max(32 << 20).memory_swap_max(32 << 20);
+    let can = coracle::Cgroup::create(&format!("coracle-build-{}", std::process::id()), &limits).is_ok();
+    let greedy = "FROM localhost/box:1\nRUN awk 'BEGIN { s = \"x\"; while (1) s = s s }'\n";
+    let error = fails(&Build::empty().dockerfile_text(greedy).limits(limits), &store, 2);
+    let text = error.to_string();
+    match can {
+        true => {
+            assert_eq!(error.kind(), ErrorKind::Command, "{text}");
+            assert!(
+                text.contains("out of memory") && error.remedy().unwrap().contains("Build::limits"),
+                "{text}"
+            );
+        }
+        // It was not executed without its limit.
+        false => assert!(text.contains("memory_max") && error.remedy().is_some(), "{text}"),
+    }
+    is_whole(&store);
 }

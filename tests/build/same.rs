@@ -55,6 +55,25 @@ fn two_stores_have_one_digest() {
     assert!(built[0].2.contains("2017-07-14T02:40:00"), "{}", built[0].2);
 }
 
+/// Whoever builds it, on any kernel: no RUN is in it, which would give what its programs write.
+#[test]
+fn on_every_machine_it_is_this_digest() {
+    use std::os::unix::fs::PermissionsExt;
+    let text = "FROM scratch\nCOPY --chown=3:4 one /a/one\nCOPY dir /a/b/\nWORKDIR /a\nENV A=1 B=\"two words\"\nCOPY <<x /here\ny\nx\nCMD [\"/a/one\"]\n";
+    let dir = context(&[("Dockerfile", text), ("one", "1"), ("dir/two", "2")]);
+    for (name, mode) in [("one", 0o755), ("dir/two", 0o640), ("dir", 0o750)] {
+        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let build = Build::context(dir.path()).platform("linux/amd64".parse().unwrap());
+    let image = build.source_date_epoch(SystemTime::UNIX_EPOCH + EPOCH).run(&Store::temp().unwrap()).unwrap();
+    assert_eq!(
+        image.digest().to_string(),
+        "sha256:076b4ab12ef3da8bdb1a071c2985414edea1113fa016e040d624659eb9b6ea64",
+        "{}",
+        image.config().json()
+    );
+}
+
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn a_directory_and_its_archive_are_one_context() {
