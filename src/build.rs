@@ -22,6 +22,7 @@
 //! `run`. What is made is an image at each step: a layer at most, and a configuration.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod args;
 mod base;
 mod cache;

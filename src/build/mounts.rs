@@ -4,6 +4,7 @@
 //! mounted as a layer of them is, so that a `.dockerignore` counts and nobody changes the caller's; what RUN writes there is dropped.
 #![forbid(unsafe_code)]
 
+use super::agent::Agent;
 use super::base::files_of;
 use super::history;
 use super::stage::{At, Finished};
@@ -41,6 +42,8 @@ pub(super) struct Mounted {
     pub(super) secrets: Vec<(String, Arc<[u8]>)>,
     /// The directories of caches.
     locks: Vec<(PathBuf, File)>,
+    /// The sockets of ssh agents.
+    agents: Vec<Agent>,
 }
 
 /// Files of a context or an image that are to be mounted.
@@ -201,8 +204,11 @@ impl Work<'_> {
             None => format!("/run/buildkit/ssh_agent.{number}").into(),
         };
         mounted.env.push(("SSH_AUTH_SOCK".to_owned(), target.to_string_lossy().into_owned()));
-        // It can be connected to all the same; its mode and its owner stay the caller's.
-        mounted.binds.push(Bind::bind(socket, target).read_only());
+        let owner = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+        let agent = Agent::start(self.store, socket, owner, mount.mode.unwrap_or(0o600) & 0o7777)?;
+        // It can be connected to all the same; its mode and its owner stay what they are.
+        mounted.binds.push(Bind::bind(agent.path(), target).read_only());
+        mounted.agents.push(agent);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! What was built runs where others run it, and travels unchanged.
+//! What was built or committed runs where others run it, and travels unchanged.
 
 use super::common::podman::Podman;
 use super::*;
@@ -17,14 +17,36 @@ CMD [\"default\"]
 ";
 const TOOL: &str = "#!/bin/sh\necho \"$GREETING $1 from $(pwd) as $(id -un)\"\ncat made\nls /opt\n";
 const SAYS: &str = "ahoy default from /app as alice\nmade by RUN\nagain\n";
+const SAYS_COMMITTED: &str = "ahoy default from /app as alice\nmade by RUN\nand committed\nagain\n";
 
-/// The image, and an archive of it that everybody loads.
-fn built(store: &Store, dir: &Path) -> (Image, String) {
+/// What a container of the image changes before it is committed.
+const CHANGE: &str =
+    "cp made new && echo and committed >> new && mv -f new made && rm -r /app/none 2>&1; echo x > here";
+
+struct Made {
+    image: Image,
+    name: &'static str,
+    says: &'static str,
+}
+
+/// One that was built, one that was committed of it, and an archive of both that everybody loads.
+fn made(store: &Store, dir: &Path) -> ([Made; 2], String) {
     let context = context(&[("Dockerfile", TEXT), ("tool", TOOL)]);
-    let image = Build::context(context.path()).tag("localhost/built:1").run(store).unwrap();
-    let archive = dir.join("built.tar");
-    image.save(fs::File::create(&archive).unwrap()).unwrap();
-    (image, archive.to_str().unwrap().to_owned())
+    let built = Build::context(context.path()).tag("localhost/built:1").run(store).unwrap();
+    let container = sh(&built, CHANGE).entrypoint([] as [&str; 0]).create().unwrap();
+    container.start().unwrap();
+    container.wait().unwrap();
+    let commit = container.committing().name("localhost/committed:1");
+    let committed = commit.change("ENTRYPOINT [\"tool\"]").change("CMD [\"default\"]").run().unwrap();
+    container.remove().unwrap();
+    let archive = dir.join("made.tar");
+    let save = coracle::Save::new().image(&built).unwrap().image(&committed).unwrap();
+    save.write(fs::File::create(&archive).unwrap()).unwrap();
+    let made = [
+        Made { image: built, name: "localhost/built:1", says: SAYS },
+        Made { image: committed, name: "localhost/committed:1", says: SAYS_COMMITTED },
+    ];
+    (made, archive.to_str().unwrap().to_owned())
 }
 
 #[test]
@@ -32,27 +54,34 @@ fn built(store: &Store, dir: &Path) -> (Image, String) {
 fn it_runs_here() {
     let store = bases::store();
     let dir = tempfile::tempdir().unwrap();
-    let (image, archive) = built(&store, dir.path());
-    let out = coracle::Container::builder(&image).run().unwrap();
-    assert_eq!(out.stdout_text(), SAYS, "{}", out.stderr_text());
+    let (made, archive) = made(&store, dir.path());
     // And from its archive in a store that never saw the base.
-    let loaded = Image::load(&Store::temp().unwrap(), archive).unwrap().remove(0);
-    assert_eq!(loaded.id(), image.id());
-    assert_eq!(coracle::Container::builder(&loaded).run().unwrap().stdout_text(), SAYS);
+    let elsewhere = Store::temp().unwrap();
+    Image::load(&elsewhere, archive).unwrap();
+    for Made { image, name, says } in made {
+        let loaded = elsewhere.image(name).unwrap();
+        assert_eq!(loaded.id(), image.id());
+        for image in [image, loaded] {
+            let out = coracle::Container::builder(&image).run().unwrap();
+            assert_eq!(out.stdout_text(), says, "{}", out.stderr_text());
+        }
+    }
 }
 
 #[test]
 #[ignore = "needs root, busybox and podman: run with --include-ignored"]
 fn podman_runs_it() {
     let dir = tempfile::tempdir().unwrap();
-    let (image, archive) = built(&bases::store(), dir.path());
+    let (made, archive) = made(&bases::store(), dir.path());
     let podman = Podman::new();
     podman.run(&["load", "--quiet", "--input", &archive]);
-    assert_eq!(podman.inspect("{{.Id}}", "localhost/built:1"), image.id().hex());
     // Without the limits that it would raise above this process's own.
     let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
     let run = ["--cgroup-manager", "cgroupfs", "run", "--rm", "--network", "none"];
-    assert_eq!(podman.run(&[&run[..], &limits, &["localhost/built:1"]].concat()), SAYS);
+    for Made { image, name, says } in made {
+        assert_eq!(podman.inspect("{{.Id}}", name), image.id().hex());
+        assert_eq!(podman.run(&[&run[..], &limits, &[name]].concat()), says);
+    }
     podman.clear();
 }
 
@@ -61,20 +90,19 @@ fn podman_runs_it() {
 fn runc_runs_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = bases::store();
-    built(&store, dir.path());
-    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    // From the store itself, which is a layout.
-    peer(
-        "umoci",
-        ["unpack", "--image", &format!("{}:localhost/built:1", store.path().display()), &at("bundle")],
-    );
-    let path = dir.path().join("bundle/config.json");
-    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    config["process"]["terminal"] = json!(false);
-    config["process"]["rlimits"] = json!([]);
-    fs::write(path, config.to_string()).unwrap();
-    let name = format!("coracle-built-{}", std::process::id());
-    assert_eq!(peer("runc", ["--root", &at("runc"), "run", "--bundle", &at("bundle"), &name]), SAYS);
+    let (made, _) = made(&store, dir.path());
+    for (number, Made { name, says, .. }) in made.into_iter().enumerate() {
+        let at = |name: &str| dir.path().join(format!("{name}-{number}")).to_str().unwrap().to_owned();
+        // From the store itself, which is a layout.
+        peer("umoci", ["unpack", "--image", &format!("{}:{name}", store.path().display()), &at("bundle")]);
+        let path = Path::new(&at("bundle")).join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config["process"]["terminal"] = json!(false);
+        config["process"]["rlimits"] = json!([]);
+        fs::write(path, config.to_string()).unwrap();
+        let name = format!("coracle-made-{}-{number}", std::process::id());
+        assert_eq!(peer("runc", ["--root", &at("runc"), "run", "--bundle", &at("bundle"), &name]), says);
+    }
 }
 
 /// A docker daemon of the test's own.
@@ -129,26 +157,27 @@ impl Drop for Docker {
 #[ignore = "needs root, busybox and docker: run with --include-ignored"]
 fn docker_runs_it() {
     let dir = tempfile::tempdir().unwrap();
-    let (image, archive) = built(&bases::store(), dir.path());
+    let (made, archive) = made(&bases::store(), dir.path());
     let docker = Docker::start();
     docker.run(&["load", "--quiet", "--input", &archive]);
-    let id = docker.run(&["image", "inspect", "--format", "{{.Id}}", "localhost/built:1"]);
-    assert_eq!(id.trim(), image.id().to_string());
-    assert_eq!(docker.run(&["run", "--rm", "--network", "none", "localhost/built:1"]), SAYS);
+    for Made { image, name, says } in made {
+        let id = docker.run(&["image", "inspect", "--format", "{{.Id}}", name]);
+        assert_eq!(id.trim(), image.id().to_string());
+        assert_eq!(docker.run(&["run", "--rm", "--network", "none", name]), says);
+    }
     // What it shows of how it came to be.
     let lines = docker.run(&["history", "--no-trunc", "--format", "{{.CreatedBy}}", "localhost/built:1"]);
     assert_eq!(lines.lines().count(), 8, "{lines}");
     assert!(lines.starts_with("CMD [\"default\"]\n"), "{lines}");
 }
 
-/// docker builds on it, from its store's registry.
 #[cfg(feature = "registry")]
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn it_is_pushed_and_pulled_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let store = bases::store();
-    let (image, _) = built(&store, dir.path());
+    let ([Made { image, .. }, committed], _) = made(&store, dir.path());
     let registry = coracle::Registry::builder().anonymous(coracle::Access::Write);
     let there = Store::temp().unwrap();
     let serving = registry.serve(&there, "127.0.0.1:0").unwrap();
@@ -160,6 +189,16 @@ fn it_is_pushed_and_pulled_unchanged() {
     assert_eq!(pulled.id(), image.id());
     assert_eq!(pulled.config().json(), image.config().json());
     assert_eq!(coracle::Container::builder(&pulled).run().unwrap().stdout_text(), SAYS);
+    // So does one that was committed.
+    let other_name = format!("{}/me/committed:1", serving.addr());
+    committed.image.tag(&other_name).unwrap();
+    coracle::Push::new(&other_name).run(&store.image(&other_name).unwrap()).unwrap();
+    let pulled_too = Image::pull(&Store::temp().unwrap(), &other_name).unwrap();
+    assert_eq!(
+        (pulled_too.id(), pulled_too.config().json()),
+        (committed.image.id(), committed.image.config().json())
+    );
+    assert_eq!(coracle::Container::builder(&pulled_too).run().unwrap().stdout_text(), SAYS_COMMITTED);
     // Pulled, it is a cache as well, where it is said to be one: of what made it nothing is done again.
     let context = context(&[("Dockerfile", TEXT), ("tool", TOOL)]);
     bases::fill(&other);

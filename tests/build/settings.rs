@@ -39,6 +39,52 @@ fn an_agent_for_ssh() {
     absent.run(&store).unwrap();
 }
 
+/// A program of this machine with the libraries that it wants.
+fn with_programs(store: &Store, programs: &[&str]) {
+    let mut layer = coracle::Layer::builder();
+    for program in programs {
+        let said = peer("ldd", [program]);
+        let libraries = said.split_whitespace().filter(|word| word.starts_with('/'));
+        for path in libraries.chain([*program]) {
+            layer = layer.file_with_mode(&path[1..], fs::read(path).unwrap(), 0o755);
+        }
+    }
+    let layer = layer.build(store).unwrap();
+    store.image(bases::BOX).unwrap().with_layer(&layer).unwrap().tag("localhost/programs:1").unwrap();
+}
+
+#[test]
+#[ignore = "needs busybox and openssh-client: run with --include-ignored"]
+fn an_agents_keys_are_used_in_a_command() {
+    let store = bases::store();
+    with_programs(&store, &["/usr/bin/ssh-add"]);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let mut agent = std::process::Command::new("ssh-agent");
+    let mut agent =
+        agent.args(["-D", "-a", &at("agent")]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    eventually("the agent listens", || std::os::unix::net::UnixStream::connect(at("agent")).is_ok());
+    peer("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "the key of this test", "-f", &at("key")]);
+    let added =
+        std::process::Command::new("ssh-add").arg(at("key")).env("SSH_AUTH_SOCK", at("agent")).output();
+    assert!(added.unwrap().status.success());
+    // As root and as another user, whose the socket has to be.
+    let build = text(
+        "FROM localhost/programs:1\nRUN --mount=type=ssh ssh-add -l > /keys\nRUN mkdir -m 777 /open\n\
+         USER alice\nRUN --mount=type=ssh ! ssh-add -l\nRUN --mount=type=ssh,uid=1000,mode=0600 ssh-add -l > /open/keys\n",
+    );
+    let built = build.ssh("default", at("agent")).run(&store);
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let image = built.unwrap();
+    for path in ["/keys", "/open/keys"] {
+        let mut keys = String::new();
+        std::io::Read::read_to_string(&mut image.open(path).unwrap(), &mut keys).unwrap();
+        assert!(keys.contains("the key of this test"), "{path}: {keys}");
+    }
+    assert_eq!(count(store.path().join("tmp")), 0);
+}
+
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn checks() {
