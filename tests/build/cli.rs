@@ -280,6 +280,55 @@ FROM scratch
 
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
+fn flags_about_steps_reach_the_build() {
+    let w = World::new();
+    let built = |text: &str, flags: &[&str]| {
+        let args = [&["build", "-t", "app:1"], flags, &["-f", "-", "."]].concat();
+        w.given(&args, text.as_bytes())
+    };
+    let made = |text: &str, flags: &[&str]| {
+        let done = built(text, flags);
+        assert_eq!(done.code, 0, "{flags:?}: {}", done.err);
+        w.store().image("app:1").unwrap()
+    };
+    let once = "FROM localhost/box:1\nRUN cat /proc/sys/kernel/random/uuid > /uuid\n";
+    let first = *made(once, &[]).id();
+    assert_eq!(*made(once, &[]).id(), first);
+    let anew = *made(once, &["--no-cache"]).id();
+    assert_ne!(anew, first);
+    // With nothing left of the builds, the image is believed when it is named.
+    w.ok(&["builder", "prune", "--all", "--force"]);
+    assert_eq!(
+        made(once, &["--cache-from", "app:1"]).config().diff_ids(),
+        w.store().image("app:1").unwrap().config().diff_ids()
+    );
+    assert_eq!(made(once, &[]).config().diff_ids().len(), 2);
+
+    assert_eq!(made("FROM scratch\nENV A=1\n", &["--platform", "linux/arm64"]).architecture(), "arm64");
+    let insecure = "FROM localhost/box:1\nRUN --security=insecure true\n";
+    let refused = built(insecure, &[]);
+    assert!(refused.code != 0 && refused.err.contains("insecure"), "{}", refused.err);
+    made(insecure, &["--allow", "security.insecure"]);
+    let greedy = built(
+        "FROM localhost/box:1\nRUN awk 'BEGIN { s = \"x\"; while (1) s = s s }'\n",
+        &["--memory", "32m"],
+    );
+    assert!(greedy.code != 0 && greedy.err.contains("memory"), "{}", greedy.err);
+    let socket = w.dir.path().join("agent");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let ssh = "FROM localhost/box:1\nRUN --mount=type=ssh,id=mine,required test -S \"$SSH_AUTH_SOCK\"\n";
+    assert_ne!(built(ssh, &[]).code, 0);
+    made(ssh, &["--ssh", &format!("mine={}", socket.display())]);
+    let shown = built(once, &["--progress", "tty"]);
+    assert!(shown.code == 0 && shown.out.contains("Successfully tagged app:1"), "{}{}", shown.out, shown.err);
+    if cfg!(feature = "registry") {
+        let never = built("FROM localhost/nowhere:1\n", &["--pull=never"]);
+        assert!(never.code != 0 && never.err.contains("localhost/nowhere:1"), "{}", never.err);
+    }
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
 fn what_was_built_as_files() {
     let w = World::new();
     let text = "FROM scratch\nCOPY --from=localhost/box:1 /etc /etc\nCOPY --from=localhost/box:1 /srv /srv\nRUN [\"\"]\n".replace("RUN [\"\"]\n", "");
