@@ -4,7 +4,7 @@
 use super::*;
 use crate::error::ErrorKind;
 use std::fs;
-use std::time::UNIX_EPOCH;
+use std::time::{Instant, UNIX_EPOCH};
 
 /// What a build told, in words.
 fn told(build: Build) -> (Build, Arc<Mutex<Vec<String>>>) {
@@ -69,9 +69,7 @@ fn a_step_is_an_image_that_is_found_but_not_listed() {
     assert!(store.image(&ids[1].to_string()).is_ok() && store.image(&listed).is_ok());
     store.remove_image(&ids[1].to_string()).unwrap();
     assert_eq!(store.image(&ids[1].to_string()).unwrap_err().kind(), ErrorKind::NotFound);
-    let pruned = store.prune_cache(None, None).unwrap();
-    assert_eq!(pruned.steps, 2);
-    assert!(pruned.freed > 0);
+    assert_eq!(store.prune_cache(None, None).unwrap().steps, 2);
     assert_eq!(store.image(&listed).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
@@ -219,9 +217,18 @@ fn what_was_used_last_is_kept() {
     store.prune_images(true).unwrap();
     assert_eq!(store.prune_cache(Some(Duration::from_secs(7200)), None).unwrap().steps, 0);
     assert_eq!(store.prune_cache(None, Some(1 << 30)).unwrap().steps, 0);
+    let blobs = || fs::read_dir(store.path().join("blobs/sha256")).unwrap().count();
+    let before = blobs();
     let pruned = store.prune_cache(None, Some(80_000)).unwrap();
     assert_eq!(pruned.steps, 1);
-    assert!(pruned.freed > 50_000);
     assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
+    let mut freed = pruned.freed;
+    // A program that another test starts has for a moment all locks of this one, and what is locked goes later.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while blobs() != before - 3 && Instant::now() < deadline {
+        freed += store.prune_images(false).unwrap().freed;
+    }
+    assert_eq!(blobs(), before - 3, "the layer, the configuration and the manifest of the old one");
+    assert!(freed > 50_000);
     assert_eq!(store.prune_cache(Some(Duration::ZERO), None).unwrap().steps, 1);
 }
