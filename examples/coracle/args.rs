@@ -216,7 +216,8 @@ impl Syntax {
 
     pub fn help(&self) -> String {
         let mut help = format!("Usage:  coracle {}", self.name);
-        let flags: Vec<_> = self.each().collect();
+        let mut flags: Vec<_> = self.each().collect();
+        flags.sort_by_key(|flag| flag.long);
         if !flags.is_empty() {
             help.push_str(" [OPTIONS]");
         }

@@ -15,7 +15,6 @@ use crate::moment;
 use coracle::Store;
 
 pub const BUILD: &[Flag] = &[
-    flag("add-host", "HOST:IP", "A line for /etc/hosts of each RUN"),
     flag("allow", "WHAT", "What a RUN may ask for: network.host, security.insecure"),
     flag("build-arg", "NAME[=VALUE]", "The value of an ARG, by default of the environment"),
     flag(
@@ -30,18 +29,11 @@ pub const BUILD: &[Flag] = &[
     ),
     flag("cache-from", "IMAGE", "An image of the store that is believed about what its steps gave"),
     switch("check", "Say what is not good in the Dockerfile, and build nothing"),
-    flag("cpu-period", "USEC", "Period of --cpu-quota (default 100000)"),
-    flag("cpu-quota", "USEC", "Processor time in each period"),
-    flag("cpu-shares", "N", "Share of processor time against others (1024 is usual)").short('c'),
-    flag("cpuset-cpus", "LIST", "Processors a RUN may use: 0-1,3"),
-    flag("cpuset-mems", "LIST", "Memory nodes it may use"),
     flag("file", "FILE", "The Dockerfile (default: PATH/Dockerfile); - is stdin").short('f'),
     switch("force-rm", "Always so: nothing of a RUN that failed stays"),
     flag("iidfile", "FILE", "Write the image's id to this file"),
     flag("jobs", "N", "Work on so many stages at once (default: as many as there are processors)"),
     flag("label", "KEY=VALUE", "A label of the image"),
-    flag("memory", "SIZE", "Memory of each RUN").short('m'),
-    flag("memory-swap", "SIZE", "Memory and swap together; -1 for any swap"),
     flag("network", "NET", "Of each RUN: host (default) or none"),
     switch("no-cache", "Do every step anew"),
     flag(
@@ -59,7 +51,6 @@ pub const BUILD: &[Flag] = &[
     flag("ssh", "ID[=SOCKET]", "An agent for RUN --mount=type=ssh (default: $SSH_AUTH_SOCK)"),
     flag("tag", "NAME[:TAG]", "A name for the image").short('t'),
     flag("target", "STAGE", "Build this stage (default: the last)"),
-    flag("ulimit", "NAME=SOFT[:HARD]", "A resource limit of each process of RUN"),
 ];
 
 pub const PRUNE: &[Flag] = &[

@@ -16,18 +16,29 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub const CONTAINER: &[Flag] = &[
+/// Of a container, and of each RUN of a build.
+pub const SHARED: &[Flag] = &[
     flag("add-host", "HOST:IP", "A line for /etc/hosts"),
+    flag("cpu-period", "USEC", "Period of --cpu-quota (default 100000)"),
+    flag("cpu-quota", "USEC", "Processor time in each period"),
+    flag("cpu-shares", "N", "Share of processor time against others (1024 is usual)").short('c'),
+    flag("cpuset-cpus", "LIST", "Processors it may run on: 0-1,3"),
+    flag("cpuset-mems", "LIST", "Memory nodes it may use"),
+    flag("memory", "BYTES", "Memory limit (b, k, m, g)").short('m'),
+    flag(
+        "memory-swap",
+        "BYTES",
+        "Limit of memory and swap together (default: twice the memory); -1 for no limit of swap",
+    ),
+    flag("ulimit", "NAME=SOFT[:HARD]", "A resource limit of each process; -1 for none"),
+];
+
+pub const CONTAINER: &[Flag] = &[
     flag("blkio-weight", "N", "Share of disk time against others (100 is usual); 0 for none of its own"),
     flag("cap-add", "CAP", "Add a capability, or ALL"),
     flag("cap-drop", "CAP", "Drop a capability, or ALL"),
     flag("cidfile", "FILE", "Write the container's id to this file"),
-    flag("cpu-period", "USEC", "Period of --cpu-quota (default 100000)"),
-    flag("cpu-quota", "USEC", "Processor time in each period"),
-    flag("cpu-shares", "N", "Share of processor time against others (1024 is usual)").short('c'),
     flag("cpus", "N", "Processors' worth of time: 0.5 is half of one"),
-    flag("cpuset-cpus", "LIST", "Processors it may run on: 0-1,3"),
-    flag("cpuset-mems", "LIST", "Memory nodes it may use"),
     flag("device", "SRC[:DST[:rwm]]", "A device of the host"),
     flag(
         "device-cgroup-rule",
@@ -50,13 +61,7 @@ pub const CONTAINER: &[Flag] = &[
     switch("interactive", "Connect stdin").short('i'),
     flag("label", "KEY[=VALUE]", "Set a label").short('l'),
     flag("label-file", "FILE", "Set the labels of a file"),
-    flag("memory", "BYTES", "Memory limit (b, k, m, g)").short('m'),
     flag("memory-reservation", "BYTES", "Memory that is left to it when the machine runs short"),
-    flag(
-        "memory-swap",
-        "BYTES",
-        "Limit of memory and swap together (default: twice the memory); -1 for no limit of swap",
-    ),
     flag("mount", "SPEC", "type=bind|volume|tmpfs,source=…,target=…[,readonly]"),
     flag("name", "NAME", "The container's name"),
     flag("net", "NETWORK", "The same as --network"),
@@ -83,7 +88,6 @@ pub const CONTAINER: &[Flag] = &[
     flag("timeout", "SECONDS", "Kill the container after this time"),
     flag("tmpfs", "PATH[:OPTIONS]", "Memory at PATH: size=64m,mode=1777,exec,ro"),
     switch("tty", "Give the command a terminal").short('t'),
-    flag("ulimit", "NAME=SOFT[:HARD]", "A resource limit of each process; -1 for none"),
     flag("user", "USER[:GROUP]", "Name or id").short('u'),
     flag("volume", "SRC:PATH[:ro]", "A volume or directory of the host at PATH").short('v'),
     flag("workdir", "PATH", "Working directory").short('w'),

@@ -75,7 +75,7 @@ const VERBS: &[Verb] = &[
         "run",
         "IMAGE [COMMAND] [ARG...]",
         "Make a container of an image and execute a command in it",
-        &[flags::CONTAINER, pull::MISSING, pull::FROM, pull::REACH, run::RUN],
+        &[flags::CONTAINER, flags::SHARED, pull::MISSING, pull::FROM, pull::REACH, run::RUN],
         (1, ANY),
         run::run,
     )
@@ -84,7 +84,7 @@ const VERBS: &[Verb] = &[
         "create",
         "IMAGE [COMMAND] [ARG...]",
         "Make a container, to be started later",
-        &[flags::CONTAINER, pull::MISSING, pull::FROM, pull::REACH],
+        &[flags::CONTAINER, flags::SHARED, pull::MISSING, pull::FROM, pull::REACH],
         (1, ANY),
         run::create,
     )
@@ -180,7 +180,7 @@ const VERBS: &[Verb] = &[
         "build",
         "PATH|-",
         "Build an image from a Dockerfile and the files beside it",
-        &[build::BUILD, pull::REACH],
+        &[build::BUILD, flags::SHARED, pull::REACH],
         (1, 1),
         build::build,
     ),

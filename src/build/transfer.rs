@@ -46,7 +46,7 @@ use select::{Filter, Found};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 use target::{Clash, MADE, Now, Planned, Target};
 
 /// Where the paths of COPY and ADD are: the context, or the files of an image (`--from`: another one, or a stage's result).
@@ -292,7 +292,7 @@ impl Transfer {
             job.source(tree, source).map_err(during)?;
         }
         let Job { target, checkouts, .. } = job;
-        let times = self.times.map(mtime_of);
+        let times = self.times.map(Mtime::from);
         let layer = Layer::plain(store, |writer| write(target.planned, tree, times, writer)).map_err(during);
         // Files of them were read just now.
         drop(checkouts);
@@ -498,13 +498,6 @@ impl Job<'_, '_, '_> {
                 self.target.put(&path, planned, Clash::Replace)
             }
         }
-    }
-}
-
-fn mtime_of(time: SystemTime) -> Mtime {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => Mtime { secs: since.as_secs() as i64, nanos: since.subsec_nanos() },
-        Err(_) => Mtime::default(),
     }
 }
 

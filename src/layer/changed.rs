@@ -21,7 +21,7 @@ use rustix::fs::{FileType, Stat};
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
 
@@ -96,7 +96,7 @@ impl Layer {
         latest: Option<SystemTime>,
         onto: Option<Onto<'_>>,
     ) -> Result<Option<Self>> {
-        let latest = latest.map(mtime_of);
+        let latest = latest.map(Mtime::from);
         let root = root.cloned();
         // Without anything in it there is to be no layer, and no blob either.
         let mut probe = Archive::<io::Sink> { latest, root: root.clone(), ..Archive::new(None) };
@@ -112,19 +112,6 @@ impl Layer {
         })?;
         let left_out = difference.left_out;
         Self::new(store, made.digest, made.size, made.diff_id, Compression::None, left_out).map(Some)
-    }
-}
-
-fn mtime_of(time: SystemTime) -> Mtime {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => Mtime { secs: since.as_secs() as i64, nanos: since.subsec_nanos() },
-        // Before 1970: the whole second below, and what is above it.
-        Err(before) => {
-            let before = before.duration();
-            let up = u64::from(before.subsec_nanos() > 0);
-            let nanos = (1_000_000_000 - before.subsec_nanos()) % 1_000_000_000;
-            Mtime { secs: -((before.as_secs() + up) as i64), nanos }
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What kind of file an [`Entry`] of a layer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +31,21 @@ pub enum EntryKind {
 pub(crate) struct Mtime {
     pub(crate) secs: i64,
     pub(crate) nanos: u32,
+}
+
+impl From<SystemTime> for Mtime {
+    fn from(time: SystemTime) -> Self {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => Self { secs: since.as_secs() as i64, nanos: since.subsec_nanos() },
+            // Before 1970: the whole second below, and what is above it.
+            Err(before) => {
+                let before = before.duration();
+                let up = u64::from(before.subsec_nanos() > 0);
+                let nanos = (1_000_000_000 - before.subsec_nanos()) % 1_000_000_000;
+                Self { secs: -((before.as_secs() + up) as i64), nanos }
+            }
+        }
+    }
 }
 
 /// One file as an archive describes it.

@@ -56,7 +56,8 @@ pub struct PrunedCache {
 }
 
 /// Something that can be pruned.
-struct Item {
+struct Item<'a> {
+    dir: BorrowedFd<'a>,
     name: OsString,
     is_mount: bool,
     used: SystemTime,
@@ -141,53 +142,35 @@ impl Store {
     /// Those of the file system.
     pub fn prune_cache(&self, older_than: Option<Duration>, keep_bytes: Option<u64>) -> Result<PrunedCache> {
         let mut pruned = PrunedCache::default();
-        let Some(room) = self.cache_room()? else { return Ok(pruned) };
-        let mounts = match open_dir(room.as_fd(), MOUNTS) {
+        let Some(records) = self.cache_room()? else { return Ok(pruned) };
+        let mounts = match open_dir(records.as_fd(), MOUNTS) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             other => Some(other?),
         };
-        let mut items = self.cache_items(room.as_fd(), mounts.as_ref().map(AsFd::as_fd))?;
+        let mut items = self.cache_items(records.as_fd(), mounts.as_ref().map(AsFd::as_fd))?;
         items.sort_by_key(|item| std::cmp::Reverse(item.used));
         let now = SystemTime::now();
-        let is_old = |item: &Item| {
+        let is_old = |item: &Item<'_>| {
             let age = now.duration_since(item.used).unwrap_or_default();
             older_than.is_some_and(|limit| age > limit) || older_than.is_none() && keep_bytes.is_none()
         };
-        let mut counted = match keep_bytes {
-            Some(_) => self.needed_blobs()?,
-            None => HashSet::new(),
-        };
+        // What is needed anyway costs the cache nothing.
+        let mut counted = keep_bytes.map(|_| self.needed_blobs()).transpose()?;
         let mut kept = 0u64;
         for item in items {
-            let size = match (keep_bytes, item.is_mount, &mounts) {
-                (None, false, _) => 0,
-                (_, true, Some(mounts)) => tree_size(mounts.as_fd(), &item.name)?,
-                _ => match self.cache_record(room.as_fd(), &item.name)? {
-                    Some(cached) => self.uncounted(&cached, &mut counted)?,
-                    None => 0,
-                },
-            };
+            let size = self.item_size(&item, counted.as_mut())?;
             kept = kept.saturating_add(size);
             if !is_old(&item) && keep_bytes.is_none_or(|most| kept <= most) {
                 continue;
             }
-            match (item.is_mount, &mounts) {
-                (true, Some(mounts)) => {
-                    // One that a build uses stays, so its bytes are kept.
-                    let Some(_lease) = unused(mounts.as_fd(), &item.name)? else { continue };
-                    self.discard(mounts.as_fd(), &item.name)?;
-                    pruned.mounts += 1;
-                    pruned.freed += size;
-                }
-                _ => {
-                    match rustix::fs::unlinkat(&room, &item.name, AtFlags::empty()) {
-                        Err(Errno::NOENT) => continue,
-                        other => other.call_at("unlinkat", self.cache_path().join(&item.name))?,
-                    }
-                    pruned.steps += 1;
+            // One that stays keeps its bytes.
+            if self.prune_item(&item)? {
+                kept -= size;
+                match item.is_mount {
+                    true => (pruned.mounts, pruned.freed) = (pruned.mounts + 1, pruned.freed + size),
+                    false => pruned.steps += 1,
                 }
             }
-            kept -= size;
         }
         if pruned.steps > 0 {
             pruned.freed += self.collect_garbage()?;
@@ -195,7 +178,32 @@ impl Store {
         Ok(pruned)
     }
 
-    fn cache_items(&self, room: BorrowedFd<'_>, mounts: Option<BorrowedFd<'_>>) -> Result<Vec<Item>> {
+    /// What goes with it; of a record only where somebody counts, and only what is in no one's account yet.
+    fn item_size(&self, item: &Item<'_>, counted: Option<&mut HashSet<Digest>>) -> Result<u64> {
+        match (item.is_mount, counted) {
+            (true, _) => tree_size(item.dir, &item.name),
+            (false, None) => Ok(0),
+            (false, Some(counted)) => match self.cache_record(item.dir, &item.name)? {
+                Some(cached) => self.uncounted(&cached, counted),
+                None => Ok(0),
+            },
+        }
+    }
+
+    /// Whether it was there and nobody used it.
+    fn prune_item(&self, item: &Item<'_>) -> Result<bool> {
+        if item.is_mount {
+            let Some(_lease) = unused(item.dir, &item.name)? else { return Ok(false) };
+            self.discard(item.dir, &item.name)?;
+            return Ok(true);
+        }
+        match rustix::fs::unlinkat(item.dir, &item.name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(false),
+            other => other.call_at("unlinkat", self.cache_path().join(&item.name)).map(|()| true),
+        }
+    }
+
+    fn cache_items<'a>(&self, room: BorrowedFd<'a>, mounts: Option<BorrowedFd<'a>>) -> Result<Vec<Item<'a>>> {
         let mut items = Vec::new();
         let records = self.cache_names(room)?.into_iter().map(|name| (room, name, false));
         let of_mounts = mounts.map(|dir| list(dir).map(|names| (dir, names))).transpose()?;
@@ -209,7 +217,7 @@ impl Store {
             };
             let since = Duration::new(u64::try_from(stat.st_mtime).unwrap_or(0), stat.st_mtime_nsec as u32);
             let used = SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH);
-            items.push(Item { name, is_mount, used });
+            items.push(Item { dir, name, is_mount, used });
         }
         Ok(items)
     }

@@ -87,8 +87,7 @@ pub(super) fn checksum(text: &str) -> Result<Digest> {
 #[cfg(feature = "registry")]
 pub(super) fn fetch(store: &Store, url: &str, promised: Option<&Digest>) -> Result<Fetched> {
     let fetched = crate::registry::fetch(url, promised.is_some())?;
-    let mtime = fetched.modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    let mtime = mtime.map_or(MADE, |time| Mtime { secs: time.as_secs() as i64, nanos: 0 });
+    let mtime = fetched.modified.map_or(MADE, Mtime::from);
     let mut hashing = Hashing { inner: fetched.body, hasher: Default::default() };
     let (file, size) = super::super::memory::spooled(store, &mut hashing)
         .map_err(|error| error.during(format!("getting {url}")))?;
