@@ -4,6 +4,9 @@
 //! with `RESOLVE_BENEATH` and through no link, kinds are looked at before anything is opened, and what is opened must be the file
 //! that was listed. A directory is listed once, when something of it is asked for first; where nothing below an excluded one may
 //! be brought back, it is not listed at all. So all steps of a build see the same files.
+//!
+//! What is read for its digest is copied right after that, as often as not: it is held in memory meanwhile, so that it is read
+//! once. Where a context has more than [`HELD_MAX`] that nobody knows yet, the rest is read twice.
 #![forbid(unsafe_code)]
 
 use super::stats::{Key, Moment, Stats};
@@ -20,6 +23,7 @@ use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Bytes of a directory's entries that are read at a time.
@@ -28,11 +32,16 @@ const LISTED: usize = 16 << 10;
 const PARALLEL_FROM: usize = 8;
 const THREADS_MAX: usize = 4;
 
+/// Bytes of a context that are held at once.
+const HELD_MAX: u64 = 32 << 20;
+
 /// The root of a context, and what is known of its files.
 pub(super) struct Root {
     fd: OwnedFd,
     path: PathBuf,
     stats: Option<Stats>,
+    /// Bytes that may still be held.
+    room: AtomicU64,
     /// The time that all of it has, in place of its own. Modes are then of who checked it out, too.
     time: Option<Mtime>,
 }
@@ -68,6 +77,41 @@ pub(super) struct DiskFile {
     key: Key,
     size: u64,
     known: OnceLock<[u8; 32]>,
+    /// From its digest to its first copy.
+    held: Mutex<Option<Held>>,
+}
+
+/// What a file had, and its part of what may be held at once.
+struct Held {
+    root: Arc<Root>,
+    size: u64,
+    xattrs: Xattrs,
+    bytes: Vec<u8>,
+}
+
+impl Held {
+    fn new(root: &Arc<Root>, size: u64) -> Option<Self> {
+        let less = |room: u64| room.checked_sub(size);
+        root.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
+        Some(Self { root: root.clone(), size, xattrs: Vec::new(), bytes: Vec::new() })
+    }
+
+    fn fill(&mut self, xattrs: Xattrs, data: &mut dyn Read) -> std::io::Result<()> {
+        self.xattrs = xattrs;
+        self.bytes.reserve_exact(self.size as usize);
+        data.take(self.size).read_to_end(&mut self.bytes)?;
+        Ok(())
+    }
+
+    fn digest(&self) -> std::io::Result<[u8; 32]> {
+        hash(&self.xattrs, self.size, &mut &self.bytes[..])
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.root.room.fetch_add(self.size, Ordering::Relaxed);
+    }
 }
 
 impl DiskFile {
@@ -77,11 +121,16 @@ impl DiskFile {
             return Ok(known);
         }
         let since = Moment::now();
-        let mut digest = [0; 32];
-        self.open(&mut |xattrs, data| {
-            digest = hash(&xattrs, self.size, data).call_at("read", self.root.shown(&self.path))?;
+        let (mut digest, mut held) = ([0; 32], Held::new(&self.root, self.size));
+        self.read(&mut |xattrs, data| {
+            let read = match &mut held {
+                Some(held) => held.fill(xattrs, data).and_then(|()| held.digest()),
+                None => hash(&xattrs, self.size, data),
+            };
+            digest = read.call_at("read", self.root.shown(&self.path))?;
             Ok(())
         })?;
+        *self.held() = held;
         if let Some(stats) = &self.root.stats {
             stats.keep(&self.key, &self.path, &digest, since);
         }
@@ -101,7 +150,19 @@ impl DiskFile {
         self.size
     }
 
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn open(&self, take: Take<'_>) -> Result<()> {
+        let held = self.held().take();
+        match held {
+            Some(mut held) => take(std::mem::take(&mut held.xattrs), &mut &held.bytes[..]),
+            None => self.read(take),
+        }
+    }
+
+    fn read(&self, take: Take<'_>) -> Result<()> {
         let shown = || self.root.shown(&self.path);
         let mut file = File::from(self.root.open(&self.path, OFlags::RDONLY)?);
         let is_same = |file: &File| -> Result<()> {
@@ -151,7 +212,8 @@ impl Disk {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).call_at("open", path)?;
         let stat = rustix::fs::fstat(&fd).call_at("fstat", path)?;
-        let root = Arc::new(Root { fd, path: path.to_owned(), stats, time: None });
+        let root =
+            Arc::new(Root { fd, path: path.to_owned(), stats, room: AtomicU64::new(HELD_MAX), time: None });
         Ok(Self { root, ignore, top: Arc::new(Folder::top(&stat)) })
     }
 
@@ -326,7 +388,14 @@ impl Disk {
             EntryKind::File => {
                 entry.size = stat.st_size as u64;
                 let (root, key, size) = (self.root.clone(), Key::of(stat), entry.size);
-                content = Content::Disk(Arc::new(DiskFile { root, path, key, size, known: OnceLock::new() }));
+                content = Content::Disk(Arc::new(DiskFile {
+                    root,
+                    path,
+                    key,
+                    size,
+                    known: OnceLock::new(),
+                    held: Mutex::default(),
+                }));
             }
             EntryKind::Symlink => {
                 let link = match rustix::fs::readlinkat(dir, name, Vec::new()) {

@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// As many links as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
+/// Bytes that are read at a time.
+const BUFFER: usize = 64 << 10;
 
 pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -125,7 +127,7 @@ pub(super) fn digest_of<T: Tree + ?Sized>(tree: &mut T, path: &[u8], item: &Item
 /// Of so many bytes, and of attributes, if there are any.
 pub(super) fn hash(xattrs: &Xattrs, size: u64, data: &mut (dyn Read + Send)) -> io::Result<[u8; 32]> {
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; usize::try_from(size).map_or(BUFFER, |size| size.min(BUFFER))];
     let mut left = size;
     while left > 0 {
         let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));

@@ -116,11 +116,45 @@ fn what_is_known_may_be_lost_or_broken() {
 }
 
 /// The layer has what the digest is of, or none is made.
+/// Its digest is of what is copied then, whatever becomes of the file in between.
+#[test]
+fn a_file_is_read_once() {
+    use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
+    let store = Store::temp().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path(), "a =1 | d/b =2");
+    let watch = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    for name in ["a", "d/b"] {
+        add_watch(&watch, dir.path().join(name), WatchFlags::OPEN).unwrap();
+    }
+    let opened = || {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(&watch, &mut buffer);
+        std::iter::from_fn(|| reader.next().map(drop).ok()).count()
+    };
+    let transfer = instruction("COPY . /", "/");
+    let context = Context::dir(&store, dir.path()).unwrap();
+    let digest = transfer.digest(&store, From::Context(&context)).unwrap();
+    let layer = transfer.layer(&store, From::Context(&context), None).unwrap();
+    assert_eq!(opened(), 2);
+    // It was let go of, and is read for a second copy.
+    assert_eq!(transfer.layer(&store, From::Context(&context), None).unwrap().diff_id(), layer.diff_id());
+    assert_eq!(opened(), 2);
+
+    let context = Context::dir(&store, dir.path()).unwrap();
+    assert_eq!(transfer.digest(&store, From::Context(&context)).unwrap(), digest);
+    fs::write(dir.path().join("a"), "3").unwrap();
+    fs::remove_file(dir.path().join("d/b")).unwrap();
+    assert_eq!(transfer.layer(&store, From::Context(&context), None).unwrap().diff_id(), layer.diff_id());
+}
+
 #[test]
 fn a_file_that_changes_after_its_digest_makes_no_layer() {
     let store = Store::temp().unwrap();
     let dir = tempfile::tempdir().unwrap();
     make(dir.path(), "a =1 | b =2");
+    // More than is held in memory meanwhile.
+    fs::File::options().write(true).open(dir.path().join("a")).unwrap().set_len(33 << 20).unwrap();
     settle();
     let context = Context::dir(&store, dir.path()).unwrap();
     let transfer = instruction("COPY . /", "/");
