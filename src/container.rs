@@ -61,13 +61,13 @@ use crate::image::Image;
 use crate::store::{Pins, Store, random_hex};
 use crate::sys::fork::Witness;
 // The modules below name them through here.
+use crate::signal::Signal;
 use crate::sys::time::after;
 use crate::sys::{output, script};
 pub(crate) use given::Given;
 #[cfg(feature = "build")]
 pub(crate) use given::{MemoryFile, Tree};
 use ids::Range;
-use nix::sys::signal::Signal;
 use output::Streams;
 use record::{Dir, Exited, Names, Record};
 use running::Running;
@@ -452,9 +452,8 @@ impl Container {
         let of_image =
             || self.0.image.as_ref().and_then(|image| image.config().stop_signal().map(str::to_owned));
         match own {
-            Some(number) => Signal::try_from(number)
-                .map_err(|_| Error::new(ErrorKind::InvalidInput, format!("signal {number}"))),
-            None => of_image().map_or(Ok(Signal::SIGTERM), |name| settings::signal(&name)),
+            Some(number) => Signal::try_from(number),
+            None => of_image().map_or(Ok(Signal::SIGTERM), |name| name.parse()),
         }
     }
 

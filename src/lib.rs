@@ -51,6 +51,7 @@ mod reference;
 #[cfg(feature = "registry")]
 mod registry;
 mod security;
+mod signal;
 mod store;
 mod sys;
 mod volume;
@@ -79,7 +80,6 @@ pub use layer::{
 pub use manifest::{Descriptor, Healthcheck, History, ImageConfig, Platform};
 pub use namespace::{Enter, Entered, NamespaceKind, Namespaces};
 pub use network::Network;
-pub use nix::sys::signal::Signal;
 pub use reference::Reference;
 #[cfg(feature = "registry")]
 pub use registry::{
@@ -90,6 +90,7 @@ pub use security::capability::{Capabilities, Capability};
 pub use security::landlock::Landlock;
 pub use security::limit::{Sysctl, Ulimit};
 pub use security::seccomp::{Seccomp, SeccompProfile};
+pub use signal::Signal;
 pub use store::clock::rfc3339;
 pub use store::{Problem, PrunedCache, Store, StorePart, Verification};
 pub use sys::idmap::{Extent, IdMap};

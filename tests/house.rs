@@ -9,13 +9,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     // The words for what a host may lack, which every room needs.
     ("feature", &[]),
     ("error", &["feature"]),
-    ("sys", &["error", "feature"]),
+    ("signal", &["error"]),
+    ("sys", &["error", "feature", "signal"]),
     ("digest", &["error"]),
     ("reference", &["error", "digest"]),
     ("dockerfile", &["error"]),
     ("manifest", &["error", "digest"]),
     ("security", &["error", "feature", "sys"]),
-    ("namespace", &["error", "feature", "sys", "security"]),
+    ("namespace", &["error", "feature", "signal", "sys", "security"]),
     ("cgroup", &["error", "feature", "sys"]),
     ("network", &["error", "sys", "namespace"]),
     // It removes the control groups that dead programs left.
@@ -25,7 +26,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("volume", &["error", "sys", "digest", "namespace", "store"]),
     (
         "image",
-        &["error", "sys", "digest", "reference", "dockerfile", "manifest", "security", "store", "layer"],
+        &[
+            "error",
+            "signal",
+            "sys",
+            "digest",
+            "reference",
+            "dockerfile",
+            "manifest",
+            "security",
+            "store",
+            "layer",
+        ],
     ),
     ("registry", &["error", "sys", "digest", "reference", "manifest", "store", "layer", "image"]),
     (
@@ -33,6 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "error",
             "feature",
+            "signal",
             "sys",
             "digest",
             "reference",
@@ -52,6 +65,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "build",
         &[
             "error",
+            "signal",
             "sys",
             "digest",
             "reference",

@@ -55,7 +55,7 @@ fn one_that_is_run_is_seen_by_others() {
         assert_eq!(other.state(), State::Running);
         assert_eq!(text(&other.exec(["echo", "there"]).output().unwrap().stdout), "there");
         other.kill(Signal::SIGKILL).unwrap();
-        assert_eq!(run.join().unwrap().unwrap().status.signal(), Some(Signal::SIGKILL as i32));
+        assert_eq!(run.join().unwrap().unwrap().status.signal(), Some(Signal::SIGKILL.number()));
     });
     assert_eq!(store.container("seen").unwrap_err().kind(), ErrorKind::NotFound);
 }

@@ -303,7 +303,7 @@ fn a_program_that_gives_up_its_privileges() {
         assert!(error.remedy().is_some_and(|remedy| remedy.contains("rights")), "{error}");
     }
     second.kill(Signal::SIGKILL).unwrap();
-    assert_eq!(second.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
+    assert_eq!(second.wait().unwrap().signal(), Some(Signal::SIGKILL.number()));
     for error in [second.remove().unwrap_err(), third.remove().unwrap_err(), created.start().unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     }

@@ -102,7 +102,7 @@ fn works(image: &Image) {
     let status = machine.stop(Duration::from_secs(10)).unwrap();
     assert_eq!(
         status.code(),
-        Some(128 + Signal::SIGTERM as i32),
+        Some(128 + Signal::SIGTERM.number()),
         "init passes the signal on and says how it ended"
     );
     machine.remove().unwrap();

@@ -6,7 +6,7 @@
 
 use crate::fail::{Result, context, fail};
 use coracle::{Container, Executed, ExitStatus, Signal, Stdio};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{self, SigSet};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{OptionalActions, Termios, Winsize};
@@ -40,13 +40,13 @@ impl Wanted {
 /// The signals that are passed on: all but those that the kernel sends for a fault of this program's own, those of its
 /// children and of its terminal's job control.
 fn forwarded() -> SigSet {
-    use Signal::*;
+    use signal::Signal::*;
     let own = [
         SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, SIGCHLD, SIGPIPE,
         SIGURG, SIGTTIN, SIGTTOU,
     ];
     let mut set = SigSet::empty();
-    Signal::iterator().filter(|signal| !own.contains(signal)).for_each(|signal| set.add(signal));
+    signal::Signal::iterator().filter(|signal| !own.contains(signal)).for_each(|signal| set.add(signal));
     set
 }
 
@@ -60,7 +60,7 @@ impl Signals {
     /// Without `proxy` only what the terminal's size needs is taken; the others keep their effect on this program.
     pub fn take(proxy: bool) -> Result<Self> {
         let mut set = SigSet::empty();
-        set.add(Signal::SIGWINCH);
+        set.add(signal::Signal::SIGWINCH);
         let set = if proxy { forwarded() } else { set };
         set.thread_block().map_err(context("pthread_sigmask"))?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -204,7 +204,7 @@ pub fn follow(
         let [signalled, other] = polled.map(|fd| !fd.revents().is_empty());
         if signalled {
             while let Some(info) = signals.fd.read_signal().map_err(context("read(signalfd)"))? {
-                let signal = Signal::try_from(info.ssi_signo as i32).map_err(context("signalfd"))?;
+                let signal = Signal::try_from(info.ssi_signo as i32)?;
                 match (signal, &size) {
                     (Signal::SIGWINCH, Some(terminal)) => resize(terminal),
                     _ if !signals.proxy => {}

@@ -3,7 +3,6 @@
 
 use crate::args::{Args, Flag, flag, switch};
 use crate::fail::{Result, each, fail, usage, warn};
-use crate::flags;
 use crate::format::{self, Table, ago, binary_size, human, line, print};
 use coracle::{Container, Error, ErrorKind, State, Stats, Store};
 use serde_json::{Value, json};
@@ -50,7 +49,7 @@ fn for_each(store: &Store, args: &Args, work: impl Fn(Container) -> Result<()>) 
 }
 
 pub fn stop(store: &Store, args: &Args) -> Result<u8> {
-    let signal = args.get("signal")?.map(flags::signal).transpose()?;
+    let signal = args.get("signal")?.map(str::parse).transpose()?;
     let time: Option<i64> = args.number("timeout")?.or(args.number("time")?);
     for_each(store, args, |container| {
         if !runs(&container) {
@@ -93,7 +92,7 @@ fn gone_is_fine(result: coracle::Result<()>) -> Result<()> {
 }
 
 pub fn kill(store: &Store, args: &Args) -> Result<u8> {
-    let signal = flags::signal(args.get("signal")?.unwrap_or("KILL"))?;
+    let signal = args.get("signal")?.unwrap_or("KILL").parse()?;
     for_each(store, args, |container| Ok(container.kill(signal)?))
 }
 

@@ -7,7 +7,7 @@ use crate::format::bytes;
 use crate::{limits, mounts, ports};
 use coracle::{
     Container, ContainerBuilder, Device, Image, ImageConfig, Landlock, Network, Profile, Protection,
-    Requirement, Seccomp, Signal, Store,
+    Requirement, Seccomp, Store,
 };
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -187,17 +187,6 @@ pub fn labels(args: &Args) -> Result<Vec<(String, String)>> {
     Ok(all.into_iter().map(split).collect())
 }
 
-/// `TERM`, `SIGTERM` or `15`.
-pub fn signal(text: &str) -> Result<Signal> {
-    let unknown = || usage(format!("invalid signal: {text}"));
-    if let Ok(number) = text.parse::<i32>() {
-        return Signal::try_from(number).map_err(|_| unknown());
-    }
-    let upper = text.to_ascii_uppercase();
-    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    full.parse().map_err(|_| unknown())
-}
-
 /// `SRC:PATH`, `SRC:PATH:MODE`.
 fn files(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
     for option in args.all("file")? {
@@ -238,7 +227,7 @@ fn identity(mut b: ContainerBuilder, args: &Args) -> Result<ContainerBuilder> {
         b = b.working_dir(path);
     }
     if let Some(name) = args.get("stop-signal")? {
-        b = b.stop_signal(signal(name)?);
+        b = b.stop_signal(name.parse()?);
     }
     if let Some(seconds) = args.number("stop-timeout")? {
         b = b.stop_timeout(Duration::from_secs(seconds));

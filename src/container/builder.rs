@@ -15,9 +15,9 @@ use crate::network::Network;
 use crate::security::landlock::Landlock;
 use crate::security::limit::{Sysctl, Ulimit};
 use crate::security::paths::READ_ONLY;
+use crate::signal::Signal;
 use crate::sys::diagnose;
 use crate::volume::Volume;
-use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -283,7 +283,7 @@ impl ContainerBuilder {
 
     /// The signal that [`Container::stop`] sends first; by default the image's, else SIGTERM.
     pub fn stop_signal(mut self, signal: Signal) -> Self {
-        self.spec.stop_signal = Some(signal as i32);
+        self.spec.stop_signal = Some(signal.number());
         self
     }
 

@@ -11,7 +11,7 @@ use crate::image::instruction;
 use crate::image::{HistoryLine, Image, Revision};
 use crate::layer::Layer;
 use crate::reference::Reference;
-use nix::sys::signal::Signal;
+use crate::signal::Signal;
 use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::time::SystemTime;
@@ -258,9 +258,7 @@ impl Settings {
             set("WorkingDir", json!(text(dir.as_os_str())?));
         }
         if let Some(signal) = spec.stop_signal {
-            let name =
-                Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.to_string());
-            set("StopSignal", json!(name));
+            set("StopSignal", json!(Signal::try_from(signal)?.to_string()));
         }
         let created_by = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         Ok(Self { created_by, fields, added: added(spec)? })

@@ -9,7 +9,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::ImageConfig;
 use crate::security::capability::Capabilities;
 use crate::security::seccomp::{Seccomp, SeccompProfile};
-use nix::sys::signal::Signal;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -108,17 +107,6 @@ pub(super) fn files_are_seen(spec: &Spec) -> Result<()> {
 
 pub(super) fn capabilities(spec: &Spec) -> Result<Capabilities> {
     Capabilities::DEFAULT.adjusted(&spec.cap_add, &spec.cap_drop)
-}
-
-/// `SIGTERM`, `TERM` or a number, as images write it.
-pub(super) fn signal(name: &str) -> Result<Signal> {
-    let unknown = || Error::new(ErrorKind::InvalidInput, format!("signal {name:?}"));
-    if let Ok(number) = name.parse::<i32>() {
-        return Signal::try_from(number).map_err(|_| unknown());
-    }
-    let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    full.parse().map_err(|_| unknown())
 }
 
 /// The surroundings of a command, from the specification and the image.

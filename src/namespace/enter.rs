@@ -3,6 +3,7 @@
 
 use super::{Birth, Heard, KILL_TIME, NamespaceKind, Namespaces, READY, clone_into, open};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::signal::Signal;
 use crate::sys::fork::Witness;
 use crate::sys::output::{Log, OUTPUT_MAX, Ours, Pipes, Stdio, Stopped, Stream, Streams};
 use crate::sys::plan::Cell;
@@ -11,7 +12,6 @@ use crate::sys::time::after;
 use crate::sys::warden::{self, Warden};
 use linux_raw_sys::errno::EPERM;
 use linux_raw_sys::general as n;
-use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};

@@ -17,8 +17,8 @@ use super::plan::{Compiled, Plan};
 use super::{diagnose, memfd, message};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, Missing};
+use crate::signal::Signal;
 use launch::{Launch, explain};
-use nix::sys::signal::Signal;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
@@ -522,14 +522,14 @@ pub(crate) fn signal(
     warden: Option<&Warden>,
     deadline: Option<Instant>,
 ) -> Result<bool> {
-    let named = rustix::process::Signal::from_named_raw(signal as i32)
-        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("signal {signal}")))?;
+    // SAFETY: of the kernel's numbers, and not one of those that a C library keeps for itself.
+    let named = unsafe { rustix::process::Signal::from_raw_unchecked(signal.number()) };
     let sent = match (pidfd_send_signal(pidfd, named), warden) {
         (Err(Errno::PERM), Some(warden)) => {
             warden.shared.check()?;
             let deadline = deadline.or_else(|| warden.patience());
             // The number of the signal travels in `size`.
-            match warden.ask_by(Request::SIGNAL, signal as u64, pidfd, deadline)? {
+            match warden.ask_by(Request::SIGNAL, signal.number() as u64, pidfd, deadline)? {
                 0 => Ok(()),
                 errno => Err(Errno::from_raw_os_error(errno as i32)),
             }

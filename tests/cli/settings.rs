@@ -100,13 +100,16 @@ fn an_images_stop_signal_is_sent() {
     let root = w.path().join("rootfs");
     std::fs::create_dir_all(root.join("bin")).unwrap();
     std::fs::copy("/bin/busybox", root.join("bin/sh")).unwrap();
-    let mut command = w.command(["import", "-c", "STOPSIGNAL SIGUSR1"]);
-    let done = Done::of(command.arg(packed(&root)).arg("usr1").output().unwrap());
-    assert_eq!(done.code, 0, "{done:?}");
-    let script = "trap 'exit 5' USR1; echo ready; while :; do read x || exit 6; done";
-    let running = w.spawn(["run", "-i", "--name", "one", "usr1", "/bin/sh", "-c", script]);
-    w.ok(["stop", "-t", "50", "one"]);
-    assert_eq!(running.end().0, Some(5));
+    for (name, number) in [("SIGUSR1", 10), ("SIGRTMIN+3", 37)] {
+        let mut command = w.command(["import", "-c", &format!("STOPSIGNAL {name}")]);
+        let done = Done::of(command.arg(packed(&root)).arg("stops").output().unwrap());
+        assert_eq!(done.code, 0, "{done:?}");
+        let script = format!("trap 'exit 5' {number}; echo ready; while :; do read x || exit 6; done");
+        let running = w.spawn(["run", "-i", "--name", "one", "stops", "/bin/sh", "-c", &script]);
+        w.ok(["stop", "-t", "50", "one"]);
+        assert_eq!(running.end().0, Some(5), "{name}");
+        w.ok(["rm", "one"]);
+    }
 }
 
 #[test]

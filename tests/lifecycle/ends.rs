@@ -31,6 +31,14 @@ fn stop_sends_the_signal_that_was_asked_for() {
     let script = "trap 'exit 11' INT; trap 'exit 12' TERM; echo ready; while :; do sleep 0.1; done";
     let container = ready(&sh(&host(), script).stop_signal(Signal::SIGINT));
     assert_eq!(container.stop(LONG).unwrap().code(), Some(11));
+    // A real-time one, as containers of systemd have it.
+    let halt: Signal = "SIGRTMIN+3".parse().unwrap();
+    for init in [false, true] {
+        let script = "trap 'exit 13' 37; echo ready; while :; do sleep 0.1; done";
+        let container = ready(&sh(&host(), script).stop_signal(halt).init(init));
+        assert_eq!(container.stop_signal().unwrap(), halt);
+        assert_eq!(container.stop(LONG).unwrap().code(), Some(13), "init {init}");
+    }
 }
 
 #[test]

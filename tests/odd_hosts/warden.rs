@@ -1,6 +1,6 @@
 //! The warden is killed, or stopped for a while.
 use super::*;
-use coracle::Signal;
+use nix::sys::signal::Signal;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,7 +43,7 @@ fn it_is_killed() {
         assert_eq!(container.state(), coracle::State::Exited);
         for result in [
             container.exec(["true"]).output().map(drop),
-            container.kill(Signal::SIGTERM),
+            container.kill(coracle::Signal::SIGTERM),
             container.top().map(drop),
         ] {
             let kind = result.unwrap_err().kind();
@@ -186,7 +186,7 @@ fn it_is_stopped_and_continued() {
         let starting = scope.spawn(|| say(&sh(image, "echo late")));
         let executing = scope.spawn(|| two.exec(["echo", "late"]).output());
         // Signals need no warden, nor does what runs.
-        one.kill(Signal::SIGTERM).unwrap();
+        one.kill(coracle::Signal::SIGTERM).unwrap();
         eventually("it ends", || !fs::exists(format!("/proc/{}/root/proc", one.pid().unwrap_or(0))).unwrap());
         assert_eq!(one.wait_timeout(Duration::from_millis(50)).unwrap(), None, "nobody has told yet");
         assert!(!waiting.is_finished() && !starting.is_finished() && !executing.is_finished());

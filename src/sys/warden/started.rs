@@ -3,10 +3,10 @@
 use super::Warden;
 use super::told::{Process, gone, lock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::signal::Signal;
 use crate::sys::message;
 use crate::sys::plan::format::Status;
 use crate::sys::plan::{Compiled, Label, Plan};
-use nix::sys::signal::Signal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
