@@ -1,5 +1,6 @@
 //! Two builds of the same give the same image.
 
+use super::told::steps_done;
 use super::*;
 use std::time::{Duration, SystemTime};
 
@@ -72,6 +73,48 @@ fn on_every_machine_it_is_this_digest() {
         "{}",
         image.config().json()
     );
+}
+
+/// What a kernel is asked for by builds: each kind of mount, owners, links, what is removed and replaced.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn on_every_machine_commands_run_and_what_they_change_is_a_layer() {
+    let text = "\
+FROM localhost/box:1
+COPY --chown=alice dir /home/alice
+RUN --network=none --mount=type=cache,target=/cache --mount=type=secret,id=s --mount=type=tmpfs,target=/scratch \\
+    --mount=type=bind,source=dir,target=/context --mount=type=bind,from=localhost/other:1,source=data,target=/other \\
+    cat /context/two /other/file > /scratch/x && test -s /run/secrets/s && cp /scratch/x /cache/x && chown 7:8 /srv/file
+RUN --mount=type=cache,target=/cache cp /cache/x /made && ln /made /hard && rm -r /opt/kept && rm /etc/motd && echo new > /etc/motd
+USER alice
+WORKDIR /home/alice
+RUN id -un > mine && ls /cache /scratch /run/secrets /context > left 2>&1; test ! -s /srv/none
+";
+    let (store, dir) = (bases::store(), context(&[("Dockerfile", text), ("dir/two", "2\n")]));
+    let build = Build::context(dir.path()).secret("s", "a secret");
+    let (image, done) = steps_done(&build, &store);
+    assert_eq!(done.len(), 6);
+    let base = store.image(bases::BOX).unwrap();
+    let changes = base.diff(&image).unwrap();
+    let changes: Vec<_> =
+        changes.iter().map(|change| format!("{:?} {}", change.kind, change.path.display())).collect();
+    let added = ["/hard", "/home/alice", "/home/alice/left", "/home/alice/mine", "/home/alice/two", "/made"];
+    let deleted = ["/opt/kept", "/opt/kept/a", "/opt/kept/b"];
+    let expected: Vec<_> = std::iter::once("Modified /etc/motd".to_owned())
+        .chain(added.map(|path| format!("Added {path}")))
+        .chain(deleted.map(|path| format!("Deleted {path}")))
+        .chain(["Modified /srv/file".to_owned()])
+        .collect();
+    assert_eq!(changes, expected);
+    let out = sh(&image, "cat mine left /made /etc/motd; stat -c %u:%g /srv/file; stat -c %h /made; id -un")
+        .run()
+        .unwrap();
+    let left = ["/cache", "/scratch", "/run/secrets", "/context"]
+        .map(|path| format!("ls: {path}: No such file or directory\n"))
+        .concat();
+    let says = format!("alice\n{left}2\ndata\nnew\n7:8\n2\nalice\n");
+    assert_eq!(out.stdout_text(), says, "{}", out.stderr_text());
+    assert!(steps_done(&build, &store).1.is_empty());
 }
 
 #[test]
