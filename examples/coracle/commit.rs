@@ -3,7 +3,7 @@
 
 use crate::args::{Args, Flag, flag, switch};
 use crate::fail::{Result, context};
-use crate::format::{self, line, visible};
+use crate::format::{self, left_out, line, visible};
 use crate::{moment, save};
 use coracle::{Change, ChangeKind, Commit, Store};
 use serde_json::json;
@@ -39,6 +39,7 @@ pub fn commit(store: &Store, args: &Args) -> Result<u8> {
     if let Some(time) = moment::source_date_epoch()? {
         commit = commit.source_date_epoch(time);
     }
+    commit = commit.on_left_out(left_out);
     line(commit.run()?.id().to_string())?;
     Ok(0)
 }
@@ -79,7 +80,9 @@ pub fn export(store: &Store, args: &Args) -> Result<u8> {
     let container = store.container(args.names()?[0])?;
     save::output(args.raw("output"), |writer| {
         let mut writer = BufWriter::with_capacity(1 << 20, writer);
-        container.export(&mut writer)?;
+        for (path, why) in container.export(&mut writer)? {
+            left_out(&path, &why);
+        }
         writer.flush().map_err(context("writing the archive"))
     })
 }

@@ -100,7 +100,7 @@ pub fn cp(store: &Store, args: &Args) -> Result<u8> {
 
 fn warn(copied: &Copied) {
     for (path, why) in copied.left_out() {
-        eprintln!("coracle: {} is left out: {why}", path.display());
+        format::left_out(path, why);
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::fail::{Fail, Result, usage};
 use serde_json::Value;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// `64m`, `1.5g`, `512`: bytes in docker's units, powers of 1024.
@@ -205,4 +206,8 @@ pub fn list(format: Option<&str>, columns: &[(&str, &str)], values: &[Value]) ->
         }));
     }
     print(table.text())
+}
+/// Names are whatever a container likes.
+pub fn left_out(path: &Path, why: &str) {
+    eprintln!("coracle: {} is left out: {why}", visible(&path.display().to_string()));
 }

@@ -280,6 +280,10 @@ impl Work<'_> {
         let scan = |stream: &mut dyn Read| without_secrets(&mounted.secrets, stream);
         let scan: Option<Scan<'_>> = if mounted.secrets.is_empty() { None } else { Some(&scan) };
         let layer = container.difference(self.epoch, scan)?;
+        for (path, why) in layer.iter().flat_map(Layer::left_out) {
+            let text = format!("/{} is not in the image: {why}", path.display());
+            self.teller.warn(Some(at.told.line), text);
+        }
         match Arc::try_unwrap(container) {
             Ok(container) => container.remove()?,
             // The thread that would kill it has it at this moment, and lets go of it.

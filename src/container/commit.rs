@@ -14,10 +14,15 @@ use crate::reference::Reference;
 use crate::signal::Signal;
 use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+type Observer = dyn Fn(&Path, &str) + Send + Sync;
+
 /// Makes an image of a container; see [`Container::committing`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Commit<'a> {
     container: &'a Container,
@@ -27,6 +32,7 @@ pub struct Commit<'a> {
     message: Option<String>,
     created: Option<SystemTime>,
     latest: Option<SystemTime>,
+    observer: Option<Arc<Observer>>,
     #[cfg(feature = "build")]
     changes: Vec<String>,
 }
@@ -67,6 +73,7 @@ impl Container {
             message: None,
             created: None,
             latest: None,
+            observer: None,
             #[cfg(feature = "build")]
             changes: Vec::new(),
         }
@@ -82,20 +89,12 @@ impl Container {
         scan: Option<crate::layer::Scan<'_>>,
     ) -> Result<Option<Layer>> {
         let written = self.written(Pause::No)?;
-        let layer = written.layer(latest, true, scan).map_err(during)?;
-        tell(layer.as_ref());
-        Ok(layer)
+        written.layer(latest, true, scan).map_err(during)
     }
 }
 
 fn during(error: Error) -> Error {
     error.during("making a layer of a container's changes")
-}
-
-fn tell(layer: Option<&Layer>) {
-    for (path, why) in layer.into_iter().flat_map(Layer::left_out) {
-        tracing::warn!(?path, why, "left out of the image");
-    }
 }
 
 impl Commit<'_> {
@@ -145,11 +144,17 @@ impl Commit<'_> {
         self
     }
 
+    /// Told of each file that the image does not get, below the container's root, and why: a layer has no sockets.
+    pub fn on_left_out(mut self, observer: impl Fn(&Path, &str) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// Makes the image. Its new layer is a plain archive with its entries in the order of their names: the same changes have
     /// the same digest. A push compresses it. The layer is unpacked in the same pass, so that containers of the image start at
     /// once; where a container is paused for it, that is left to the first of them, and the pause half as long.
     ///
-    /// Sockets are left out, each with a line of `tracing`, and what no layer can have is an error that names it.
+    /// Sockets are left out ([`on_left_out`](Self::on_left_out)), and what else no layer can have is an error that names it.
     ///
     /// # Errors
     /// `InvalidInput` for a name that is none, a change that is none, a setting that is not UTF-8, or a file called `.wh.…`,
@@ -176,7 +181,9 @@ impl Commit<'_> {
         let layer = written.layer(self.latest, !written.is_frozen(), None).map_err(during)?;
         let image = written.image.clone();
         written.go_on()?;
-        tell(layer.as_ref());
+        if let (Some(layer), Some(observer)) = (&layer, &self.observer) {
+            layer.left_out().iter().for_each(|(path, why)| observer(path, why));
+        }
         let created = self.created.unwrap_or_else(SystemTime::now);
         let history = HistoryLine {
             created,
@@ -202,6 +209,15 @@ impl Commit<'_> {
     #[cfg(not(feature = "build"))]
     fn make_changes(&self, _: &mut Value) -> Result<()> {
         Ok(())
+    }
+}
+
+impl fmt::Debug for Commit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commit")
+            .field("container", &self.container)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -133,3 +133,21 @@ fn triggers_are_told_with_their_from() {
     assert_eq!(of(3), (1, true, "ENV A=$B"));
     assert_eq!(of(4), (2, false, "RUN true"));
 }
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn what_no_layer_can_have_is_told() {
+    let text = "FROM localhost/box:1\nRUN ln -s /srv/socket /dev/log && busybox syslogd -n -O - & \\
+        until [ -S /srv/socket ]; do sleep 0.01; done; echo x > /srv/x";
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let to = told.clone();
+    let build = Build::empty().dockerfile_text(text).on_event(move |event| {
+        if let BuildEvent::Warning { line, text } = event {
+            to.lock().unwrap().push((*line, text.clone()));
+        }
+    });
+    let image = build.run(&bases::store()).unwrap();
+    assert!(image.open("/srv/x").is_ok() && image.open("/srv/socket").is_err());
+    let warnings = told.lock().unwrap();
+    assert_eq!(*warnings, [(Some(2), "/srv/socket is not in the image: a socket".to_owned())]);
+}

@@ -57,11 +57,19 @@ fn devices_and_marks_of_the_overlays() {
 #[ignore = "needs busybox, attr and setcap: run with --include-ignored"]
 fn sockets_are_left_out() {
     let store = Store::temp().unwrap();
-    let script = "echo x > /x; nc -l -p 9 local:/dev/null 2>/dev/null & exec 3<>/dev/null; syslogd -n -O - 2>/dev/null & i=0
-        while [ ! -S /dev/log ] && [ $i -lt 1000 ]; do i=$((i+1)); usleep 10000 2>/dev/null || sleep 1; done; mkfifo /pipe";
+    let script = "echo x > /x; mkfifo /pipe; mkdir /dir; ln -s /dir/socket /dev/log; syslogd -n -O - &
+        until [ -S /dir/socket ]; do sleep 0.01; done";
     let (container, _) = ended(&sh(&base(&store), script));
-    let image = container.commit("sockets:1").unwrap();
-    assert_eq!(entries(&image), ["pipe", "x"]);
+    let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let to = told.clone();
+    let commit = container.committing().name("sockets:1");
+    let commit =
+        commit.on_left_out(move |path, why| to.lock().unwrap().push((path.to_owned(), why.to_owned())));
+    let image = commit.run().unwrap();
+    assert_eq!(entries(&image), ["pipe", "x", "dir/"]);
+    let left_out = [(Path::new("dir/socket").to_owned(), "a socket".to_owned())];
+    assert_eq!(*told.lock().unwrap(), left_out);
+    assert_eq!(container.export(std::io::sink()).unwrap(), left_out);
 }
 
 #[test]
