@@ -105,7 +105,8 @@ impl Commit<'_> {
     }
 
     /// Whether a container that runs is paused meanwhile; by default it is. Without, it may be caught in the midst of its work,
-    /// and where it cuts a file short just then, that is an error.
+    /// and where it cuts a file short just then, that is an error. A program that is killed just then leaves another one's
+    /// container paused; [`Container::unpause`] lets it go on.
     pub fn pause(mut self, yes: bool) -> Self {
         self.pause = if yes { Pause::Yes } else { Pause::No };
         self
