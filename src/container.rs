@@ -65,7 +65,7 @@ use crate::sys::time::after;
 use crate::sys::{output, script};
 pub(crate) use given::Given;
 #[cfg(feature = "build")]
-pub(crate) use given::{MemoryFile, Tree};
+pub(crate) use given::{HeldDir, MemoryFile, Tree};
 use ids::Range;
 use nix::sys::signal::Signal;
 use output::Streams;

@@ -18,7 +18,7 @@ use crate::store::Store;
 use nix::sys::signal::Signal;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -52,6 +52,8 @@ pub(super) struct Work<'a> {
     permits: Permits,
     deadline: Option<Instant>,
     running: Mutex<Vec<Weak<Container>>>,
+    /// Whether it was looked for what others have left where cache mounts are.
+    pub(super) swept: AtomicBool,
 }
 
 /// A further context.
@@ -209,6 +211,7 @@ impl Build {
             file,
             deadline,
             running: Mutex::default(),
+            swept: AtomicBool::new(false),
         };
         // All that the steps give is synced once, when the image is listed.
         let deferred = store.defer();
