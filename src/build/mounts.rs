@@ -53,9 +53,9 @@ impl Work<'_> {
         let mut text = String::new();
         for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
             let digest = match self.files(at, mount)? {
-                Files::Context(context) => {
-                    files_at(&source_of(mount)?).digest(self.store, From::Context(context))?
-                }
+                Files::Context(context) => files_at(&source_of(mount)?)
+                    .until(self.deadline())
+                    .digest(self.store, From::Context(context))?,
                 Files::Image(image) => files_of(&image),
             };
             let _ = writeln!(text, "{digest}");
@@ -110,7 +110,7 @@ impl Work<'_> {
             Files::Image(image) => (image, source_of(mount)?),
             Files::Context(context) => {
                 let path = source_of(mount)?;
-                let transfer = files_at(&path);
+                let transfer = files_at(&path).until(self.deadline());
                 let from = From::Context(context);
                 let copied = transfer.digest(self.store, from)?;
                 let scratch = self.scratch(None)?;

@@ -300,10 +300,7 @@ impl Work<'_> {
     /// An error where another stage has failed, or where the time is up.
     pub(super) fn check(&self) -> Result<()> {
         self.stages.check()?;
-        match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => Err(time_is_up()),
-            _ => Ok(()),
-        }
+        in_time(self.deadline)
     }
 
     /// What is left of the time.
@@ -368,6 +365,24 @@ fn kill(container: &Container) {
             tracing::warn!(%error, "the container of a build that has failed");
         }
         _ => {}
+    }
+}
+
+/// An error after the end of the build's time.
+pub(super) fn in_time(until: Option<Instant>) -> Result<()> {
+    match until {
+        Some(until) if Instant::now() >= until => Err(time_is_up()),
+        _ => Ok(()),
+    }
+}
+
+/// What did not come in time failed for that, whoever was waited for.
+pub(super) fn late(error: Error, until: Option<Instant>) -> Error {
+    match error.kind() {
+        ErrorKind::TimedOut | ErrorKind::Network | ErrorKind::Gone if in_time(until).is_err() => {
+            time_is_up().with_source(error)
+        }
+        _ => error,
     }
 }
 
