@@ -277,7 +277,8 @@ pub(super) fn tree(
     mount
 }
 
-#[cfg(all(test, feature = "build"))]
+#[cfg(test)]
+#[cfg(feature = "build")]
 mod tests {
     use super::*;
     use crate::container::{Container, Mount};
