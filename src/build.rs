@@ -437,8 +437,9 @@ impl Build {
         self
     }
 
-    /// How long it may take in all. A RUN that executes then is killed, no further step is begun, and the build fails with kind
-    /// `TimedOut`; a COPY, a download and a pull that go on are not cut short.
+    /// How long all of it may take; by default as long as it does. When the time is up the build fails with kind `TimedOut`: a RUN is
+    /// killed, a pull and a download are given up, whoever is silent there, a COPY ends at its next file, and no further step is begun.
+    /// Only what this machine does alone is brought to its end, such as the layer of a RUN that has ended.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = Some(time);
         self

@@ -66,7 +66,7 @@ use crate::sys::time::after;
 use crate::sys::{output, script};
 pub(crate) use given::Given;
 #[cfg(feature = "build")]
-pub(crate) use given::{MemoryFile, Tree};
+pub(crate) use given::{HeldDir, MemoryFile, Tree};
 use ids::Range;
 use output::Streams;
 use record::{Dir, Exited, Names, Record};

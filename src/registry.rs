@@ -191,6 +191,13 @@ impl Pull {
         self
     }
 
+    /// All of it ends then, at the latest.
+    #[cfg(feature = "build")]
+    pub(crate) fn until(mut self, deadline: Option<std::time::Instant>) -> Self {
+        self.settings.until = deadline;
+        self
+    }
+
     /// Pulls it into a store.
     ///
     /// # Errors

@@ -64,9 +64,9 @@ mod unsynced;
 mod verify;
 
 pub(crate) use blob::BlobWriter;
-#[cfg(feature = "build")]
-pub(crate) use cache::Cached;
 pub use cache::PrunedCache;
+#[cfg(feature = "build")]
+pub(crate) use cache::{Cached, unused};
 pub(crate) use containers::{ANONYMOUS, Turn};
 #[cfg(feature = "registry")]
 pub(crate) use inbox::Inbox;

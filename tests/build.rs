@@ -18,6 +18,8 @@ mod disk;
 mod dockerfiles;
 #[path = "build/killed.rs"]
 mod killed;
+#[path = "build/mounts.rs"]
+mod mounts;
 #[path = "build/peers.rs"]
 mod peers;
 #[path = "build/progress.rs"]

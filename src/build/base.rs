@@ -57,7 +57,7 @@ impl Work<'_> {
             Named::Image(name) => self.image(name, platform),
             Named::Files(context) => {
                 // All of it is the root filesystem.
-                let transfer = Transfer::whole(".").times(self.epoch);
+                let transfer = Transfer::whole(".").times(self.epoch).until(self.deadline());
                 let scratch = self.scratch(platform)?;
                 let from = From::Context(context);
                 let copied = transfer.digest(self.store, from)?;
@@ -136,7 +136,8 @@ impl Work<'_> {
         if let Some(change) = &self.build.puller {
             pull = change(pull);
         }
-        pull.run(self.store)
+        let until = self.deadline();
+        pull.until(until).run(self.store).map_err(|error| super::work::late(error, until))
     }
 
     #[cfg(not(feature = "registry"))]

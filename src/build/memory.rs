@@ -224,7 +224,7 @@ pub(super) fn unpack(
                         Err(error) => return Err(error).call("reading an archive"),
                     };
                     (&*file).write_all(&buffer[..n]).call_at("write", store.path().join("tmp"))?;
-                    room.take(&*file, n as u64)?;
+                    room.take(&*file, n as u64).map_err(|error| error.with_path(store.path().join("tmp")))?;
                     left -= n as u64;
                     at += n as u64;
                     if at > BYTES_MAX {
@@ -255,7 +255,7 @@ pub(super) fn spooled(store: &Store, mut input: impl Read) -> Result<(File, u64)
             Err(error) => return Err(error).call("reading a stream"),
         };
         file.write_all(&buffer[..n]).call_at("write", store.path().join("tmp"))?;
-        room.take(&file, n as u64)?;
+        room.take(&file, n as u64).map_err(|error| error.with_path(store.path().join("tmp")))?;
         size += n as u64;
         if size > BYTES_MAX {
             return Err(Error::new(ErrorKind::TooLarge, format!("more than {BYTES_MAX} bytes")));

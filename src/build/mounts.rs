@@ -1,36 +1,31 @@
 //! `RUN --mount`: what is mounted while a RUN executes.
 //!
-//! A cache is a plain directory, locked as its sharing says while it is used. A secret is a file in memory. Files of a context are
+//! A cache is a plain directory, locked as its sharing says while it is used (`caches`). A secret is a file in memory. Files of a context are
 //! mounted as a layer of them is, so that a `.dockerignore` counts and nobody changes the caller's; what RUN writes there is dropped.
 #![forbid(unsafe_code)]
+
+mod caches;
 
 use super::agent::Agent;
 use super::base::files_of;
 use super::history;
 use super::stage::{At, Finished};
 use super::transfer::{From, Transfer};
+use super::tree::clean;
 use super::work::{Named, Work};
-use crate::container::{Given, MemoryFile, Mount as Bind, Tree, copy_into};
+use crate::container::{Given, MemoryFile, Mount as Bind, Tree};
 use crate::digest::Digest;
 use crate::dockerfile::{Copy, Mount, MountKind, Sharing, Source};
-use crate::error::{Call, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
-use crate::layer::{EntryKind, Owned, for_caller};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
-use std::ffi::CString;
+use crate::layer::EntryKind;
 use std::fmt::Write;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A directory's name has at most 255 bytes.
 const NAME_MAX: usize = 200;
-
-/// How often a cache that another build has is asked for again; flock(2) waits without a deadline.
-const AGAIN: Duration = Duration::from_millis(20);
 
 /// All that a RUN gets, and what is to be kept as long as it executes.
 #[derive(Default)]
@@ -58,10 +53,9 @@ impl Work<'_> {
         let mut text = String::new();
         for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
             let digest = match self.files(at, mount)? {
-                Files::Context(context) => {
-                    let (transfer, _) = files_at(mount);
-                    transfer.digest(self.store, From::Context(context))?
-                }
+                Files::Context(context) => files_at(&source_of(mount)?)
+                    .until(self.deadline())
+                    .digest(self.store, From::Context(context))?,
                 Files::Image(image) => files_of(&image),
             };
             let _ = writeln!(text, "{digest}");
@@ -113,9 +107,10 @@ impl Work<'_> {
 
     fn tree(&self, at: &At<'_>, mount: &Mount, state: &Finished) -> Result<Tree> {
         let (image, path) = match self.files(at, mount)? {
-            Files::Image(image) => (image, mount.source.clone().unwrap_or_default()),
+            Files::Image(image) => (image, source_of(mount)?),
             Files::Context(context) => {
-                let (transfer, path) = files_at(mount);
+                let path = source_of(mount)?;
+                let transfer = files_at(&path).until(self.deadline());
                 let from = From::Context(context);
                 let copied = transfer.digest(self.store, from)?;
                 let scratch = self.scratch(None)?;
@@ -127,7 +122,7 @@ impl Work<'_> {
                 (image, path)
             }
         };
-        let source = Path::new("/").join(path.trim_start_matches('/'));
+        let source = Path::new("/").join(path);
         let Some((found, kind)) = image.locate(&source)? else {
             let what = format!("there is no {:?} to mount", mount.source.as_deref().unwrap_or("/"));
             return Err(Error::new(ErrorKind::NotFound, what));
@@ -211,146 +206,6 @@ impl Work<'_> {
         mounted.agents.push(agent);
         Ok(())
     }
-
-    fn cache(&self, at: &At<'_>, mount: &Mount, state: &Finished, mounted: &mut Mounted) -> Result<()> {
-        let target = target(mount, state)?;
-        let room = match &self.build.cache_dir {
-            Some(dir) => {
-                std::fs::create_dir_all(dir).call_at("mkdir", dir)?;
-                dir.clone()
-            }
-            None => self.store.cache_mounts()?,
-        };
-        let name = directory_of(mount, state)?;
-        let sharing = sharing_of(mount);
-        let path = room.join(&name);
-        // It has the directory already: another lock of it would never come.
-        if sharing != Sharing::Private && mounted.locks.iter().any(|(other, _)| *other == path) {
-            let bind = Bind::bind(path, target);
-            mounted.binds.push(if mount.read_only { bind.read_only() } else { bind });
-            return Ok(());
-        }
-        for number in 0.. {
-            let name = if number == 0 { name.clone() } else { format!("{name}~{number}") };
-            let path = room.join(&name);
-            let Some(lock) = self.locked(at, mount, &room, &path, sharing)? else { continue };
-            // When it was last used, for `Store::prune_cache`.
-            let now = std::fs::FileTimes::new().set_modified(std::time::SystemTime::now());
-            if let Err(error) = lock.set_times(now) {
-                tracing::debug!(%error, ?path, "the time of a cache's directory");
-            }
-            mounted.locks.push((path.clone(), lock));
-            let bind = Bind::bind(path, target);
-            mounted.binds.push(if mount.read_only { bind.read_only() } else { bind });
-            return Ok(());
-        }
-        Ok(())
-    }
-
-    /// The directory of a cache, locked; `None` where another build has it alone and this one may have another.
-    fn locked(
-        &self,
-        at: &At<'_>,
-        mount: &Mount,
-        room: &Path,
-        path: &Path,
-        sharing: Sharing,
-    ) -> Result<Option<File>> {
-        let operation = match sharing {
-            Sharing::Shared => FlockOperation::NonBlockingLockShared,
-            _ => FlockOperation::NonBlockingLockExclusive,
-        };
-        loop {
-            if let Err(rustix::io::Errno::NOENT) = rustix::fs::lstat(path) {
-                self.make(at, mount, room, path)?;
-            }
-            let file = File::from(open_cache(room, path)?);
-            loop {
-                match rustix::fs::flock(&file, operation) {
-                    Ok(()) => break,
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(rustix::io::Errno::WOULDBLOCK) if sharing == Sharing::Private => return Ok(None),
-                    Err(rustix::io::Errno::WOULDBLOCK) => {
-                        self.check()?;
-                        std::thread::park_timeout(AGAIN);
-                    }
-                    Err(errno) => return Err(Error::os("flock", errno).with_path(path)),
-                }
-            }
-            // It may have been pruned before it was locked.
-            let ours = rustix::fs::fstat(&file).call_at("fstat", path)?;
-            match rustix::fs::stat(path) {
-                Ok(now) if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino) => return Ok(Some(file)),
-                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
-                Err(errno) => return Err(Error::os("stat", errno).with_path(path)),
-            }
-        }
-    }
-
-    /// Makes it, under another name until it is what it begins with.
-    fn make(&self, at: &At<'_>, mount: &Mount, room: &Path, path: &Path) -> Result<()> {
-        let name = format!(".new-{}", crate::store::random_hex(8)?);
-        let new = room.join(&name);
-        rustix::fs::mkdir(&new, Mode::RWXU).call_at("mkdir", &new)?;
-        let filled = open_dir(&new).and_then(|dir| self.fill(at, mount, &dir)).and_then(|()| {
-            match rustix::fs::renameat_with(CWD, &new, CWD, path, RenameFlags::NOREPLACE) {
-                // Another build was faster. Its directory may be empty still, and locked.
-                Err(rustix::io::Errno::EXIST) => Ok(false),
-                other => other.call_at("renameat2(RENAME_NOREPLACE)", path).map(|()| true),
-            }
-        });
-        if !matches!(filled, Ok(true)) {
-            open_dir(room).and_then(|room| self.store.remove_tree(room.as_fd(), &name))?;
-        }
-        filled.map(drop)
-    }
-
-    /// What a new cache begins with: files of an image, its owner and mode.
-    fn fill(&self, at: &At<'_>, mount: &Mount, dir: &OwnedFd) -> Result<()> {
-        if mount.from.as_deref().is_some_and(|from| !from.is_empty()) {
-            let Files::Image(image) = self.files(at, mount)? else {
-                let what = "a cache that begins with files of a context";
-                return Err(Error::new(ErrorKind::Unsupported, what)
-                    .with_remedy("from= of a cache names a stage or an image"));
-            };
-            let source = Path::new("/").join(mount.source.as_deref().unwrap_or_default());
-            if !copy_into(&image, &source, dir.as_fd())? {
-                let error =
-                    Error::new(ErrorKind::NotFound, "there is no such directory to begin a cache with");
-                return Err(error.with_path(source));
-            }
-            if mount.mode.is_none() && mount.uid.is_none() && mount.gid.is_none() {
-                return Ok(());
-            }
-        }
-        let mode = mount.mode.unwrap_or(0o755) & 0o7777;
-        let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
-        // Before it is somebody else's, who may change it then.
-        rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod")?;
-        if (uid, gid) == (0, 0) && mount.from.is_none() {
-            return Ok(());
-        }
-        let owned = Owned { path: CString::default(), uid, gid, mode: Some(mode), capability: None };
-        for_caller().apply(dir.as_fd(), &[owned])
-    }
-}
-
-/// An ordinary user's may belong to a sub-id, and be closed to the user.
-fn open_cache(room: &Path, path: &Path) -> Result<OwnedFd> {
-    match (open_dir(path), path.file_name().map(|name| CString::new(name.as_bytes()))) {
-        (Err(error), Some(Ok(name))) if error.kind() == ErrorKind::PermissionDenied => {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            for_caller().open(open_dir(room)?.as_fd(), &name, flags)?.ok_or(error)
-        }
-        (other, _) => other,
-    }
-}
-
-fn open_dir(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-        .call_at("open", path)
-        .map_err(|error| error.during("opening the directory of a cache"))
 }
 
 /// The name of a cache's directory: that of its id, else of its target.
@@ -392,20 +247,26 @@ fn target(mount: &Mount, state: &Finished) -> Result<PathBuf> {
     Ok(clean)
 }
 
-/// The files of a context that a mount shows, as a COPY to the root, and where in it they are.
-fn files_at(mount: &Mount) -> (Transfer, String) {
+/// Where the files of a mount are in what they are from, whose root `/` is.
+fn source_of(mount: &Mount) -> Result<String> {
     let source = mount.source.as_deref().unwrap_or_default();
-    let names: Vec<_> = Path::new(source)
-        .components()
-        .filter_map(|part| match part {
-            Component::Normal(name) => name.to_str(),
-            _ => None,
-        })
-        .collect();
-    if names.is_empty() {
-        return (Transfer::whole("."), String::new());
+    let (path, leads_out) = clean(source.as_bytes());
+    match String::from_utf8(path) {
+        Ok(path) if !leads_out => Ok(path),
+        _ => {
+            let what = format!("source={source}: leads out of what it is from");
+            Err(Error::new(ErrorKind::InvalidInput, what).with_remedy(
+                "name a path from the root of the build context, or of what from= names; another directory of the host can be a further context (Build::build_context)",
+            ))
+        }
     }
-    let path = names.join("/");
+}
+
+/// The files of a context that are at a path, as a COPY to the root.
+fn files_at(path: &str) -> Transfer {
+    if path.is_empty() {
+        return Transfer::whole(".");
+    }
     // It is a name and no pattern.
     let plain = path.chars().fold(String::new(), |mut plain, c| {
         if matches!(c, '*' | '?' | '[' | ']' | '\\') {
@@ -424,7 +285,7 @@ fn files_at(mount: &Mount) -> (Transfer, String) {
         parents: true,
         exclude: Vec::new(),
     };
-    (Transfer::copy(&copy, "/"), path)
+    Transfer::copy(&copy, "/")
 }
 
 /// As the kernel has it for a tmpfs of which nothing is said: half of the memory.

@@ -156,7 +156,7 @@ impl Work<'_> {
     }
 
     fn copy(&self, at: &At<'_>, copy: &Copy, state: &mut Finished) -> Result<()> {
-        let transfer = Transfer::copy(copy, state.working_dir()).times(self.epoch);
+        let transfer = Transfer::copy(copy, state.working_dir()).times(self.epoch).until(self.deadline());
         let line = |copied: &Digest| history::of_copy(copy, copied);
         match &copy.from {
             None => self.transfer(at, &transfer, From::Context(&self.context), &line, state),

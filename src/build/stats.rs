@@ -2,7 +2,7 @@
 //! the store for each place, `STORE/contexts/HEX`:
 //!
 //! ```text
-//! "crstat1\n"   magic
+//! "crstat2\n"   magic
 //! u64           records, little-endian as all that follows
 //! u32           CRC-32 of the records
 //! u32           0
@@ -24,12 +24,11 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hasher};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const MAGIC: &[u8; 8] = b"crstat1\n";
+const MAGIC: &[u8; 8] = b"crstat2\n";
 const HEAD: usize = 24;
 const RECORD: usize = 88;
 const DIRECTORY: &str = "contexts";
@@ -76,7 +75,7 @@ impl Key {
             put(&seconds.to_le_bytes());
             put(&nanos.to_le_bytes());
         }
-        put(&hash(path).to_le_bytes());
+        put(&hash(path));
         put(digest);
         record
     }
@@ -89,10 +88,12 @@ impl Key {
     }
 }
 
-fn hash(path: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(path);
-    hasher.finish()
+/// The beginning of its SHA-256: the same in whatever version of this program.
+fn hash(path: &[u8]) -> [u8; 8] {
+    use sha2::Digest as _;
+    let mut first = [0; 8];
+    first.copy_from_slice(&sha2::Sha256::digest(path)[..8]);
+    first
 }
 
 /// When the reading of a file began, by the clock that stamps files.
@@ -291,4 +292,42 @@ fn bound(dir: &OwnedFd) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another version of the program, or of Rust, reads what this one has written.
+    #[test]
+    fn what_is_on_disk_is_the_same_in_each_version() {
+        let key = Key { dev: 1, ino: 2, size: 3, mtime: (4, 5), ctime: (6, 7) };
+        let record = key.record(b"dir/file", &[8; 32]);
+        let mut expected = Vec::new();
+        expected.extend([1_u64.to_be_bytes(), 2_u64.to_be_bytes(), 3_u64.to_le_bytes()].concat());
+        for (seconds, nanos) in [(4_i64, 5_u32), (6, 7)] {
+            expected.extend(seconds.to_le_bytes());
+            expected.extend(nanos.to_le_bytes());
+        }
+        // printf dir/file | sha256sum
+        expected.extend([0x20, 0x79, 0x85, 0x4a, 0x06, 0x81, 0x43, 0x7b]);
+        expected.extend([8; 32]);
+        assert_eq!(record[..], expected[..]);
+    }
+
+    #[test]
+    fn what_an_earlier_version_has_written_is_not_read() {
+        let store = Store::temp().unwrap();
+        let key = Key { dev: 1, ino: 2, size: 3, mtime: (4, 5), ctime: (6, 7) };
+        let stats = Stats::open(&store, b"/place");
+        stats.keep(&key, b"file", &[8; 32], Moment::now());
+        drop(stats);
+        assert_eq!(Stats::open(&store, b"/place").find(&key, b"file"), Some([8; 32]));
+        let path = store.path().join(DIRECTORY).join(Digest::of(b"/place").hex());
+        let mut bytes = std::fs::read(&path).unwrap();
+        assert_eq!(&bytes[..8], MAGIC);
+        bytes[..8].copy_from_slice(b"crstat1\n");
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(Stats::open(&store, b"/place").find(&key, b"file"), None);
+    }
 }

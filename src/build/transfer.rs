@@ -31,6 +31,7 @@ use super::context::Context;
 use super::files::{Files, with_files};
 use super::stats::Stats;
 use super::tree::{Content, Item, Tree, clean, text};
+use super::work::{in_time, late};
 use crate::digest::Digest;
 use crate::dockerfile::{Add, Copy, Source};
 use crate::error::{Error, ErrorKind, Result};
@@ -156,7 +157,7 @@ impl Transfer {
         self
     }
 
-    /// A program that gets something from elsewhere does not run longer.
+    /// It does not take longer: what gets something from elsewhere ends then, and what is copied with the next file.
     pub(crate) fn until(mut self, deadline: Option<Instant>) -> Self {
         self.until = deadline;
         self
@@ -220,7 +221,8 @@ impl Transfer {
             return Ok(known.clone());
         }
         let promised = self.checksum.as_deref().map(remote::checksum).transpose()?;
-        let new = remote::fetch(store, url, promised.as_ref())
+        let new = remote::fetch(store, url, promised.as_ref(), self.until)
+            .map_err(|error| late(error, self.until))
             .map_err(|error| error.during(format!("{} {url}", self.verb())))?;
         fetched.insert(url.to_owned(), new.clone());
         Ok(new)
@@ -293,7 +295,8 @@ impl Transfer {
         }
         let Job { target, checkouts, .. } = job;
         let times = self.times.map(Mtime::from);
-        let layer = Layer::plain(store, |writer| write(target.planned, tree, times, writer)).map_err(during);
+        let layer = Layer::plain(store, |writer| write(target.planned, tree, times, self.until, writer))
+            .map_err(during);
         // Files of them were read just now.
         drop(checkouts);
         layer
@@ -506,10 +509,12 @@ fn write<W: Write>(
     planned: BTreeMap<Vec<u8>, Planned>,
     tree: &mut dyn Tree,
     times: Option<Mtime>,
+    until: Option<Instant>,
     writer: &mut Writer<W>,
 ) -> Result<()> {
     let mut first_names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
     for (path, planned) in planned {
+        in_time(until)?;
         let Planned { mut entry, content, at, inode, hides, .. } = planned;
         entry.mtime = times.map_or(entry.mtime, |times| entry.mtime.min(times));
         // Its data comes whole.

@@ -18,7 +18,7 @@ use crate::signal::Signal;
 use crate::store::Store;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -52,6 +52,8 @@ pub(super) struct Work<'a> {
     permits: Permits,
     deadline: Option<Instant>,
     running: Mutex<Vec<Weak<Container>>>,
+    /// Whether it was looked for what others have left where cache mounts are.
+    pub(super) swept: AtomicBool,
 }
 
 /// A further context.
@@ -209,6 +211,7 @@ impl Build {
             file,
             deadline,
             running: Mutex::default(),
+            swept: AtomicBool::new(false),
         };
         // All that the steps give is synced once, when the image is listed.
         let deferred = store.defer();
@@ -297,10 +300,7 @@ impl Work<'_> {
     /// An error where another stage has failed, or where the time is up.
     pub(super) fn check(&self) -> Result<()> {
         self.stages.check()?;
-        match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => Err(time_is_up()),
-            _ => Ok(()),
-        }
+        in_time(self.deadline)
     }
 
     /// What is left of the time.
@@ -365,6 +365,24 @@ fn kill(container: &Container) {
             tracing::warn!(%error, "the container of a build that has failed");
         }
         _ => {}
+    }
+}
+
+/// An error after the end of the build's time.
+pub(super) fn in_time(until: Option<Instant>) -> Result<()> {
+    match until {
+        Some(until) if Instant::now() >= until => Err(time_is_up()),
+        _ => Ok(()),
+    }
+}
+
+/// What did not come in time failed for that, whoever was waited for.
+pub(super) fn late(error: Error, until: Option<Instant>) -> Error {
+    match error.kind() {
+        ErrorKind::TimedOut | ErrorKind::Network | ErrorKind::Gone if in_time(until).is_err() => {
+            time_is_up().with_source(error)
+        }
+        _ => error,
     }
 }
 

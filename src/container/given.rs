@@ -5,13 +5,17 @@ use super::ids;
 use super::rootfs::{Planned, Root, Source};
 use super::script::{Links, Script};
 use super::settings::environment;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::overlay::{self, Stack};
 use crate::store::UnpackedLayer;
-use crate::sys::plan::Cell;
+use crate::sys::plan::{At, Cell};
+use linux_raw_sys::errno::{EINTR, ETIMEDOUT};
 use linux_raw_sys::general as n;
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::mem::offset_of;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +28,8 @@ pub(crate) struct Given {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) files: Vec<MemoryFile>,
     pub(crate) trees: Vec<Tree>,
+    /// What binds of these targets are to be.
+    pub(crate) held: Vec<HeldDir>,
 }
 
 impl fmt::Debug for Given {
@@ -34,6 +40,7 @@ impl fmt::Debug for Given {
             .field("env", &names)
             .field("files", &self.files)
             .field("trees", &self.trees)
+            .field("held", &self.held)
             .finish()
     }
 }
@@ -65,6 +72,31 @@ pub(crate) struct Tree {
     pub(crate) path: PathBuf,
     pub(crate) is_dir: bool,
     pub(crate) read_only: bool,
+}
+
+/// A directory of the host that a bind is to show: the one that the caller has opened, whatever is at its path by then.
+#[derive(Clone, Debug)]
+pub(crate) struct HeldDir {
+    target: PathBuf,
+    path: PathBuf,
+    id: FileId,
+}
+
+/// What tells a file from all others for as long as somebody has it open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FileId {
+    inode: u64,
+    device: (u32, u32),
+}
+
+#[cfg(feature = "build")]
+impl HeldDir {
+    /// `path`: where it was found, without a link on the way.
+    pub(crate) fn new(target: PathBuf, path: PathBuf, dir: BorrowedFd<'_>) -> Result<Self> {
+        let stat = statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::INO).call_at("statx", &path)?;
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        Ok(Self { target, path, id: FileId { inode: stat.stx_ino, device } })
+    }
 }
 
 #[cfg(feature = "build")]
@@ -121,6 +153,12 @@ impl Given {
         Ok(all)
     }
 
+    /// The directory that a bind of this target is to show.
+    pub(super) fn held(&self, target: &Path) -> Option<Source> {
+        let held = self.held.iter().find(|held| held.target == target)?;
+        Some(Source::Path { path: held.path.clone(), recursive: true, suid: false, id: Some(held.id) })
+    }
+
     pub(super) fn targets(&self) -> impl Iterator<Item = &Path> {
         let files = self.files.iter().map(|file| &*file.target);
         files.chain(self.trees.iter().map(|tree| &*tree.target))
@@ -160,6 +198,37 @@ pub(super) fn memory_file(
     let clear = if mode & 0o111 != 0 { n::MOUNT_ATTR_NOEXEC } else { 0 };
     s.change_attributes(copy, (flags, clear), None, false, path);
     copy
+}
+
+/// Goes on only if an open file is that one. A directory that was opened in another mount namespace can't be mounted in this one, so
+/// it is opened again here, and may be another. What compares two words in memory is futex(2): of equal ones it says that the time is up.
+pub(super) fn is_same(s: &mut Script<'_>, file: Cell, id: FileId, path: &Path) {
+    let stat = s.space(size_of::<n::statx>());
+    let empty = s.c_str(c"");
+    let (flags, mask) = (n::AT_EMPTY_PATH, n::STATX_INO);
+    s.op(n::__NR_statx, "statx", [file.into(), empty.into(), flags.into(), mask.into(), stat.into()])
+        .path(path);
+    let no_time = s.words64(&[0, 0]);
+    let [a, b, c, d, e, f, g, h] = id.inode.to_ne_bytes();
+    let inode = [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])];
+    let inode_at = offset_of!(n::statx, stx_ino);
+    for (at, word) in [
+        (inode_at, inode[0]),
+        (inode_at + 4, inode[1]),
+        (offset_of!(n::statx, stx_dev_major), id.device.0),
+        (offset_of!(n::statx, stx_dev_minor), id.device.1),
+    ] {
+        let at = At(stat.0 + at as u64);
+        s.op(
+            n::__NR_futex,
+            "comparing with the directory that was locked",
+            [at.into(), n::FUTEX_WAIT.into(), word.into(), no_time.into()],
+        )
+        .tolerate(&[ETIMEDOUT, EINTR])
+        .path(path)
+        .kind(ErrorKind::State)
+        .remedy("somebody has put another one there meanwhile: let nobody else write to where it is");
+    }
 }
 
 /// Mounts what stacked layers have at a path. `writable` is where the container's writable layer is.
@@ -206,4 +275,35 @@ pub(super) fn tree(
     let read_only = if read_only { n::MOUNT_ATTR_RDONLY } else { 0 };
     s.set_attributes(mount, n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | read_only, None, false, path);
     mount
+}
+
+#[cfg(test)]
+#[cfg(feature = "build")]
+mod tests {
+    use super::*;
+    use crate::container::{Container, Mount};
+    use crate::image::Image;
+    use crate::store::Store;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_bind_shows_the_directory_that_is_held_or_none() {
+        let image = Image::host(&Store::temp().unwrap()).unwrap();
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(one.path().join("file"), "one").unwrap();
+        let run = |held: &Path| {
+            let (dir, path) = (std::fs::File::open(held).unwrap(), one.path().canonicalize().unwrap());
+            let held = vec![HeldDir::new("/mnt".into(), path, dir.as_fd()).unwrap()];
+            Container::builder(&image)
+                .command(["cat", "/mnt/file"])
+                .mount(Mount::bind(one.path(), "/mnt"))
+                .given(Given { held, ..Given::default() })
+                .run()
+        };
+        assert_eq!(run(one.path()).unwrap().stdout, b"one");
+        let error = run(other.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::State, "{error}");
+        assert_eq!(error.path(), Some(&*one.path().canonicalize().unwrap()), "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("another one")), "{error}");
+    }
 }

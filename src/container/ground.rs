@@ -98,20 +98,23 @@ pub(super) fn planned_mounts(store: &Store, record: &Record, given: &Given) -> R
             MountKind::Tmpfs { size, inodes, mode, exec } => {
                 (Source::Tmpfs { size: *size, inodes: *inodes, mode: *mode, exec: *exec }, true)
             }
-            MountKind::Bind { source } => {
-                let path = source
-                    .canonicalize()
-                    .call_at("realpath", source)
-                    .map_err(|error| error.with_remedy("the source of a bind mount must exist"))?;
-                let is_dir = path.metadata().call_at("stat", &path)?.is_dir();
-                (Source::Path { path, recursive: is_dir, suid: false }, is_dir)
-            }
+            MountKind::Bind { source } => match given.held(&mount.target) {
+                Some(held) => (held, true),
+                None => {
+                    let path = source
+                        .canonicalize()
+                        .call_at("realpath", source)
+                        .map_err(|error| error.with_remedy("the source of a bind mount must exist"))?;
+                    let is_dir = path.metadata().call_at("stat", &path)?.is_dir();
+                    (Source::Path { path, recursive: is_dir, suid: false, id: None }, is_dir)
+                }
+            },
             MountKind::Volume { .. } => {
                 let name = volume_names
                     .next()
                     .ok_or_else(|| Error::new(ErrorKind::NotFound, "a volume of the record"))?;
                 let volume = crate::volume::Volume::open(store, name)?;
-                (Source::Path { path: volume.path(), recursive: false, suid: false }, true)
+                (Source::Path { path: volume.path(), recursive: false, suid: false, id: None }, true)
             }
         };
         all.push(Planned { target: mount.target.clone(), is_dir, source, read_only: mount.read_only });

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::dev::{self, Dev};
-use super::given;
+use super::given::{self, FileId};
 use super::protection::Protection;
 use super::script::{CWD, Links, Script};
 use super::spec::{FileContent, covering};
@@ -130,10 +130,28 @@ pub(super) struct Planned {
 }
 
 pub(super) enum Source {
-    Path { path: PathBuf, recursive: bool, suid: bool },
-    Tmpfs { size: u64, inodes: u64, mode: u32, exec: bool },
-    Memory { bytes: Arc<[u8]>, mode: u32, owner: (u32, u32) },
-    Layers { lowers: Vec<PathBuf>, path: PathBuf },
+    /// Of the host; with `id` it has to be that file.
+    Path {
+        path: PathBuf,
+        recursive: bool,
+        suid: bool,
+        id: Option<FileId>,
+    },
+    Tmpfs {
+        size: u64,
+        inodes: u64,
+        mode: u32,
+        exec: bool,
+    },
+    Memory {
+        bytes: Arc<[u8]>,
+        mode: u32,
+        owner: (u32, u32),
+    },
+    Layers {
+        lowers: Vec<PathBuf>,
+        path: PathBuf,
+    },
 }
 
 /// The operations; gives the descriptor of the root's mount, which is attached in the container's directory.
@@ -487,7 +505,7 @@ fn one<'a>(
             let files = root.files.iter().filter(is_here);
             files.map(|file| write_file(s, root, tmpfs, &planned.target, file)).collect()
         }
-        Source::Path { path, recursive, suid } => {
+        Source::Path { path, recursive, suid, id } => {
             // Resolved by the host already: a link that shows up now was put there meanwhile.
             let at = s.string(path);
             let how = s.words64(&[u64::from(n::O_PATH | n::O_CLOEXEC), 0, u64::from(n::RESOLVE_NO_SYMLINKS)]);
@@ -501,6 +519,9 @@ fn one<'a>(
                 .path(path)
                 .remedy("the source of a mount must exist when the container starts")
                 .result();
+            if let Some(id) = id {
+                given::is_same(s, source, *id, path);
+            }
             let copy = s.clone_mount(source, *recursive, path);
             let flags = n::MOUNT_ATTR_NODEV | read_only | if *suid { 0 } else { n::MOUNT_ATTR_NOSUID };
             let mapped = s.label();

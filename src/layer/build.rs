@@ -280,18 +280,19 @@ pub(super) fn write_with(
         let hashed = hash.map(join).transpose();
         let unpacked = unpacker.map(join).transpose();
         let scanned = scanner.map(join).transpose();
-        // When a thread fails, the others see its channel closed: the cause is where no channel was closed.
-        let (blob, unpacked) = match (filled, packed, unpacked) {
-            (Ok(()), packed, unpacked) => (packed?, unpacked?),
-            (Err(error), Err(cause), _) | (Err(error), Ok(_), Err(cause))
-                if super::apply::is_stopped(&error) =>
-            {
-                return Err(cause);
-            }
-            (Err(error), ..) => return Err(error),
+        // When a thread fails, the others see its channel closed, and those that they write to see theirs: the cause is where none was.
+        let mut wrong = Vec::new();
+        let parts = (
+            sound(filled, &mut wrong),
+            sound(packed, &mut wrong),
+            sound(unpacked, &mut wrong),
+            sound(scanned, &mut wrong),
+            sound(hashed, &mut wrong),
+        );
+        let (Some(()), Some(blob), Some(unpacked), Some(_), Some(diff_id)) = parts else {
+            let cause = wrong.iter().position(|error| !super::apply::is_stopped(error)).unwrap_or(0);
+            return Err(wrong.swap_remove(cause));
         };
-        scanned?;
-        let diff_id = hashed?;
         let bytes = blob.size();
         let (digest, size) = blob.finish(None)?;
         let written = Written { digest, size, diff_id: diff_id.unwrap_or(digest) };
@@ -300,6 +301,10 @@ pub(super) fn write_with(
         }
         Ok(written)
     })
+}
+
+fn sound<T>(result: Result<T>, wrong: &mut Vec<Error>) -> Option<T> {
+    result.map_err(|error| wrong.push(error)).ok()
 }
 
 /// Writes whole chunks.

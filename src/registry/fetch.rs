@@ -7,7 +7,7 @@ use super::http::{Client, Method, Request, Settings};
 use super::url::Url;
 use crate::error::{Error, ErrorKind, Result};
 use std::io::{self, Read};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// What a server answered.
 pub(crate) struct Fetch {
@@ -21,15 +21,15 @@ pub(crate) struct Fetch {
 const BYTES_MAX: u64 = 256 << 30;
 
 /// Asks for a file. `verified`: what comes is compared with a digest, so anybody on the way may see it and nobody change it; else it
-/// comes over TLS, or from this machine.
+/// comes over TLS, or from this machine. After `until` nothing more comes.
 ///
 /// # Errors
 /// As of a pull: `NotFound` (404), `PermissionDenied`, `Network`, `TimedOut`.
-pub(crate) fn fetch(url: &str, verified: bool) -> Result<Fetch> {
+pub(crate) fn fetch(url: &str, verified: bool, until: Option<Instant>) -> Result<Fetch> {
     let parsed = Url::parse(url).map_err(|error| {
         error.with_kind(ErrorKind::InvalidInput).during(format!("reading the address {url}"))
     })?;
-    let mut settings = Settings { retries: RETRIES, parallel: 1, ..Settings::default() };
+    let mut settings = Settings { retries: RETRIES, parallel: 1, until, ..Settings::default() };
     if verified {
         settings.plain.push(parsed.host.clone());
     }

@@ -3,7 +3,7 @@
 //! - **Redirects** are followed here, at most ten; with a body or for a POST only those that keep the method (307, 308). What authorises a request goes to the host, port and
 //!   scheme that it was meant for and to no other. From TLS none leads to plain HTTP, and to plain HTTP only where it is allowed.
 //! - **Time.** All that a registry does has an end (`pace`): each wait for the next bytes, a head and a document as a whole, and a
-//!   blob by the least rate at which it has to go on.
+//!   blob by the least rate at which it has to go on. Where whoever asked has a deadline (a build), all of it ends then.
 //! - **Again.** What says that it may pass (408, 429 with Retry-After, 5xx, a connection that is reset or silent) is tried again,
 //!   later each time. A transfer that was given up stops at once.
 #![forbid(unsafe_code)]
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use ureq::http;
 use ureq::tls::TlsConfig;
 
@@ -47,6 +47,7 @@ pub(super) struct Client {
     plain_here: bool,
     tries: u32,
     pace: Pace,
+    until: Option<Instant>,
     stop: Stop,
     /// What is taken out of texts from outside.
     secrets: Mutex<Vec<Secret>>,
@@ -102,6 +103,8 @@ pub(super) struct Settings {
     pub(super) certificates: Option<PathBuf>,
     pub(super) retries: u32,
     pub(super) pace: Pace,
+    /// When all of it has to be done.
+    pub(super) until: Option<Instant>,
     /// Idle connections that are kept.
     pub(super) parallel: usize,
 }
@@ -240,6 +243,7 @@ impl Client {
             plain_here: !settings.has_certificates(),
             tries: settings.retries.saturating_add(1),
             pace: settings.pace,
+            until: settings.until,
             stop: Stop::default(),
             secrets: Mutex::new(Vec::new()),
         })
@@ -275,6 +279,15 @@ impl Client {
 
     pub(super) fn is_stopped(&self) -> bool {
         self.stop.is_set()
+    }
+
+    /// What is left of the time, where it has an end.
+    fn left(&self) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    fn is_late(&self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
     }
 
     /// What is never to be read in a text.
@@ -320,7 +333,7 @@ impl Client {
                 Err(failed) => failed,
             };
             let error = self.scrubbed(error);
-            if !may_pass {
+            if !may_pass || self.is_late() {
                 return Err(error);
             }
             if tried >= self.tries || wait.is_some_and(|wait| wait > LONGEST_WAIT) {
@@ -338,7 +351,8 @@ impl Client {
     /// Waits before the next try: as long as was asked for, or longer each time.
     pub(super) fn wait(&self, tried: u32, asked: Option<Duration>) -> Result<()> {
         let own = FIRST_WAIT.saturating_mul(1 << tried.saturating_sub(1).min(8));
-        match self.stop.wait(asked.unwrap_or(own).min(LONGEST_WAIT)) {
+        let time = asked.unwrap_or(own).min(LONGEST_WAIT).min(self.left().unwrap_or(Duration::MAX));
+        match self.stop.wait(time) {
             true => Err(stopped()),
             false => Ok(()),
         }
@@ -351,6 +365,9 @@ impl Client {
                 return Err(stopped().into());
             }
             let step = format!("{} {url}", request.verb());
+            if self.is_late() {
+                return Err(Error::new(ErrorKind::TimedOut, format!("{step}: the time for it is up")).into());
+            }
             if !url.tls && !self.allows_plain(&url) {
                 let to = if url.is_loopback() { "where TLS was asked for" } else { "to another machine" };
                 return Err(Error::new(ErrorKind::InvalidData, format!("{step}: plain HTTP {to}"))
@@ -407,13 +424,15 @@ impl Client {
             value.set_sensitive(true);
             builder = builder.header(http::header::AUTHORIZATION, value);
         }
-        let agent = self.agent(url);
+        let (agent, left) = (self.agent(url), self.left());
         match request.method {
             Method::Post(form) => {
                 let builder = builder.header("content-type", "application/x-www-form-urlencoded");
-                agent.run(builder.body(form)?)
+                agent.run(agent.configure_request(builder.body(form)?).timeout_global(left).build())
             }
-            Method::Begin => agent.run(builder.body("")?),
+            Method::Begin => {
+                agent.run(agent.configure_request(builder.body("")?).timeout_global(left).build())
+            }
             Method::Put(payload) => {
                 let mut builder =
                     builder.header("content-type", payload.media_type).header("content-length", payload.size);
@@ -423,13 +442,17 @@ impl Client {
                 let mut body = payload.content.open();
                 let request = builder.body(ureq::SendBody::from_reader(&mut body))?;
                 let whole = self.pace.blob(payload.size);
-                agent.run(agent.configure_request(request).timeout_send_body(Some(whole)).build())
+                let request = agent.configure_request(request).timeout_send_body(Some(whole));
+                agent.run(request.timeout_global(left).build())
             }
             Method::GetBlob(bytes) => {
                 let request = agent.configure_request(builder.body(())?);
-                agent.run(request.timeout_recv_body(Some(self.pace.blob(bytes))).build())
+                let whole = self.pace.blob(bytes);
+                agent.run(request.timeout_recv_body(Some(whole)).timeout_global(left).build())
             }
-            Method::Get | Method::Head => agent.run(builder.body(())?),
+            Method::Get | Method::Head => {
+                agent.run(agent.configure_request(builder.body(())?).timeout_global(left).build())
+            }
         }
     }
 

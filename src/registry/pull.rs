@@ -30,7 +30,8 @@ pub(super) fn run(pull: &Pull, store: &Store) -> Result<Image> {
             .with_remedy("pull it, with another policy than PullPolicy::Never"));
     }
     // Of two that want the same, one gets it and the other finds it.
-    let lock = Lease::exclusive_byte(store.locks_dir(), LOCKS, number(&name)).map_err(during)?;
+    let lock = Lease::exclusive_byte_until(store.locks_dir(), LOCKS, number(&name), pull.settings.until);
+    let lock = lock.map_err(during)?;
     let pulled = locked(pull, store, &name).map_err(during);
     drop(lock);
     // What is wrong is not kept. What is whole is, where only the way was bad: the next pull need not get it again.

@@ -85,7 +85,8 @@ impl Write for BlobWriter {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             other => other.call_at("write", self.store.path().join("tmp"))?,
         };
-        self.room.take(self.lease.file(), n as u64)?;
+        let room = self.room.take(self.lease.file(), n as u64);
+        room.map_err(|error| error.with_path(self.store.path().join("tmp")))?;
         self.hasher.update(&bytes[..n]);
         self.size += n as u64;
         Ok(n)

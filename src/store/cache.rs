@@ -224,7 +224,7 @@ impl Store {
 }
 
 /// Locked, unless a build uses it or it is gone.
-fn unused(mounts: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Lease>> {
+pub(crate) fn unused(mounts: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Lease>> {
     let found = match (Lease::try_exclusive(mounts, name), CString::new(name.as_bytes())) {
         // Of an ordinary user it may be a sub-id's, and closed to the user.
         (Err(error), Ok(name)) if error.kind() == ErrorKind::PermissionDenied => {

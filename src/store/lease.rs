@@ -106,16 +106,44 @@ impl Lease {
     /// this opening of the file, and goes with it as the others do (fcntl(2), open file description locks).
     pub(crate) fn exclusive_byte(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>, at: i64) -> Result<Self> {
         let lease = Self::lock_file(parent, name.as_ref())?;
-        lease.set_byte(libc::F_WRLCK, at).call_at("fcntl(F_OFD_SETLKW)", name.as_ref())?;
+        lease.set_byte(true, libc::F_WRLCK, at).call_at("fcntl(F_OFD_SETLKW)", name.as_ref())?;
         Ok(lease)
+    }
+
+    /// The same, but waits no longer than that.
+    ///
+    /// # Errors
+    /// `TimedOut` when somebody has it still.
+    #[cfg(feature = "registry")]
+    pub(crate) fn exclusive_byte_until(
+        parent: BorrowedFd<'_>,
+        name: impl AsRef<OsStr>,
+        at: i64,
+        until: Option<Instant>,
+    ) -> Result<Self> {
+        let name = name.as_ref();
+        let Some(until) = until else { return Self::exclusive_byte(parent, name, at) };
+        let lease = Self::lock_file(parent, name)?;
+        // Nothing tells that a lock is free but what waits without a deadline.
+        loop {
+            match lease.set_byte(false, libc::F_WRLCK, at) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other.call_at("fcntl(F_OFD_SETLK)", name).map(|()| lease),
+            }
+            if Instant::now() >= until {
+                let what = "fcntl(F_OFD_SETLK): another one has it, and the time is up";
+                return Err(Error::new(ErrorKind::TimedOut, what).with_path(name));
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
     }
 
     /// Gives up what [`exclusive_byte`](Self::exclusive_byte) took.
     pub(crate) fn unlock_byte(&self, at: i64) -> Result<()> {
-        self.set_byte(libc::F_UNLCK, at).call("fcntl(F_OFD_SETLKW)")
+        self.set_byte(true, libc::F_UNLCK, at).call("fcntl(F_OFD_SETLKW)")
     }
 
-    fn set_byte(&self, kind: i32, at: i64) -> io::Result<()> {
+    fn set_byte(&self, waits: bool, kind: i32, at: i64) -> io::Result<()> {
         let flock = libc::flock {
             l_type: kind as i16,
             l_whence: libc::SEEK_SET as i16,
@@ -123,7 +151,11 @@ impl Lease {
             l_len: 1,
             l_pid: 0,
         };
-        uninterrupted(|| Ok(fcntl(&self.0, FcntlArg::F_OFD_SETLKW(&flock)).map(drop)?))
+        let call = || match waits {
+            true => FcntlArg::F_OFD_SETLKW(&flock),
+            false => FcntlArg::F_OFD_SETLK(&flock),
+        };
+        uninterrupted(|| Ok(fcntl(&self.0, call()).map(drop)?))
     }
 
     /// Makes a directory with a new name and leases it. Also gives the name.

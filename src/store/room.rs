@@ -39,7 +39,9 @@ impl Room {
         if of(stat.f_bavail) >= free.saturating_add(if coming > FREE_MAX { coming } else { 0 }) {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::StorageFull, format!("{} MiB of the disk are to stay free", free >> 20))
+        let shown =
+            if free >> 20 > 0 { format!("{} MiB", free >> 20) } else { format!("{} KiB", free >> 10) };
+        Err(Error::new(ErrorKind::StorageFull, format!("{shown} of the disk are to stay free"))
             .with_remedy("make room, or put the store on a larger filesystem"))
     }
 }

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Outside of every context; nothing may show it.
-const CANARY: &str = "canary-of-the-host";
+pub const CANARY: &str = "canary-of-the-host";
 
 /// A directory with the canary, and in it a context.
-fn outside() -> (tempfile::TempDir, PathBuf) {
+pub fn outside() -> (tempfile::TempDir, PathBuf) {
     let dir = context(&[("secret", CANARY), ("ctx/one", "1"), ("ctx/dir/two", "2")]);
     let context = dir.path().join("ctx");
     (dir, context)
@@ -20,7 +20,7 @@ fn outside() -> (tempfile::TempDir, PathBuf) {
 
 /// Builds what has to fail at that line.
 #[track_caller]
-fn fails(build: &Build, store: &Store, line: usize) -> Error {
+pub fn fails(build: &Build, store: &Store, line: usize) -> Error {
     let (result, told) = watched(build.clone(), store);
     let Err(error) = result else { panic!("it was built: {build:?}") };
     assert_eq!(error.position().map(|(line, _)| line), Some(line), "{error}");
@@ -30,7 +30,7 @@ fn fails(build: &Build, store: &Store, line: usize) -> Error {
 }
 
 /// No layer has the words, nor does any other file of the store.
-fn has_nowhere(store: &Store, words: &[u8]) {
+pub fn has_nowhere(store: &Store, words: &[u8]) {
     fn walk(dir: &Path, words: &[u8]) {
         for entry in fs::read_dir(dir).unwrap() {
             let entry = entry.unwrap();
@@ -50,7 +50,7 @@ fn has_nowhere(store: &Store, words: &[u8]) {
     walk(store.path(), words);
 }
 
-fn is_whole(store: &Store) {
+pub fn is_whole(store: &Store) {
     assert!(store.verify().unwrap().is_sound());
     // What was removed is taken apart beside the program.
     eventually("nothing is left", || {
@@ -176,23 +176,32 @@ fn archives_that_reach_out() {
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn triggers_that_reach_out() {
+    use ErrorKind as Kind;
     let (dir, context) = outside();
-    for trigger in [
-        "COPY ../secret /stolen",
-        "COPY --from=localhost/box:1 ../../x /x",
-        "RUN --mount=source=../secret,target=/m cat /m",
-        "FROM x",
-        "ONBUILD RUN x",
-        "NOTHING x",
+    for (trigger, kind, why) in [
+        ("COPY ../secret /stolen", Kind::NotFound, "leads out of the context"),
+        ("COPY --from=localhost/box:1 ../../x /x", Kind::NotFound, "leads out of the image localhost/box:1"),
+        ("RUN --mount=source=../secret,target=/m cat /m", Kind::InvalidInput, "leads out of what it is from"),
+        ("RUN --mount=source=/secret,target=/m cat /m", Kind::NotFound, "secret"),
+        ("RUN --security=insecure true", Kind::PermissionDenied, "--security=insecure is not allowed"),
+        ("RUN --mount=type=secret,id=a,required true", Kind::NotFound, "no secret \"a\""),
+        ("RUN exit 7", Kind::Command, "exit code 7"),
+        ("FROM x", Kind::InvalidData, "FROM"),
+        ("ONBUILD RUN x", Kind::InvalidData, "ONBUILD"),
+        ("MAINTAINER x", Kind::InvalidData, "MAINTAINER is no trigger"),
+        ("NOTHING x", Kind::InvalidData, "NOTHING"),
     ] {
         let store = bases::store();
-        let base = bases::image(vec![tar([("d/", Node::Dir)])], json!({"OnBuild": [trigger]}));
+        let base = bases::image(vec![bases::root()], json!({"OnBuild": [trigger]}));
         Image::load_reader(&store, &docker_archive(&[(&base, &["localhost/hostile:1"])])[..]).unwrap();
-        let error = Build::context(&context)
-            .dockerfile_text("FROM localhost/hostile:1\nLABEL a=b\n")
-            .run(&store)
-            .unwrap_err();
-        assert!(!error.to_string().contains(CANARY), "{error}");
+        // Whose they are is said by the line of FROM, as no line of the file has them.
+        let text = "# of another\nFROM localhost/hostile:1\nLABEL a=b\n";
+        let error = fails(&Build::context(&context).dockerfile_text(text), &store, 2);
+        let said = error.to_string();
+        assert_eq!(error.kind(), kind, "{trigger}: {said}");
+        assert!(said.contains(&format!("executing ONBUILD {trigger} of the base")), "{trigger}: {said}");
+        assert!(said.contains(why) && said.contains("FROM localhost/hostile:1"), "{trigger}: {said}");
+        has_nowhere(&store, CANARY.as_bytes());
         is_whole(&store);
     }
     drop(dir);
@@ -496,12 +505,25 @@ fn files_that_are_none() {
     let (store, dir) = (bases::store(), context(&[("one", "1")]));
     rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("fifo"), rustix::fs::Mode::RWXU).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
-    // Either they are left out or it is an error; it does not hang.
-    for text in ["FROM localhost/box:1\nCOPY . /c\n", "FROM localhost/box:1\nCOPY fifo /c\n"] {
-        let _ = Build::context(dir.path()).dockerfile_text(text).run(&store);
+    // As in BuildKit a FIFO is copied as one, and a socket as an empty file; nobody waits for what they have in them.
+    let are = |at: &str| format!("test -p {at}/fifo -a -f {at}/socket -a ! -s {at}/socket");
+    for text in [
+        format!("COPY . /c\nRUN {}", are("/c")),
+        format!("COPY fifo s* /c/\nRUN {}", are("/c")),
+        format!("ADD fifo socket /c/\nRUN {}", are("/c")),
+        format!("RUN --mount=target=/c {}", are("/c")),
+        "RUN --mount=source=fifo,target=/c test -p /c".to_owned(),
+    ] {
+        let text = format!("FROM localhost/box:1\n{text}\n");
+        Build::context(dir.path()).dockerfile_text(&text).run(&store).unwrap();
+        is_whole(&store);
     }
-    let _ = Build::context(dir.path()).dockerfile("fifo").run(&store).unwrap_err();
-    is_whole(&store);
+    for name in ["fifo", "socket"] {
+        let error = Build::context(dir.path()).dockerfile(name).run(&store).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.path().is_some_and(|at| at.ends_with(name)), "{error}");
+        is_whole(&store);
+    }
 }
 
 #[test]

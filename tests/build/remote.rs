@@ -178,6 +178,63 @@ impl Drop for Git {
     }
 }
 
+/// A server that says nothing, or one byte after the other of an answer without an end, as long as it is listened to.
+struct Slow(String);
+
+impl Slow {
+    fn start(drips: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        // It ends with the program.
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            for stream in listener.incoming().map(Result::unwrap) {
+                match drips {
+                    true => _ = std::thread::spawn(move || drip(stream)),
+                    false => held.push(stream),
+                }
+            }
+        });
+        Self(authority)
+    }
+}
+
+fn drip(mut stream: TcpStream) -> std::io::Result<()> {
+    let lines = BufReader::new(stream.try_clone()?).lines();
+    lines.take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty())).for_each(drop);
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: 4000000\r\n\r\n")?;
+    loop {
+        stream.write_all(b" ")?;
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Fails as late as it may, and no later.
+#[track_caller]
+fn is_late(build: &Build, store: &Store, line: usize) {
+    let error = build.clone().timeout(Duration::from_secs(1)).run(store).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert_eq!(error.position().map(|(line, _)| line), Some(line), "{error}");
+    assert!(error.to_string().contains("the build's time is up"), "{error}");
+    assert!(error.remedy().is_some_and(|remedy| remedy.contains("Build::timeout")), "{error}");
+    assert_eq!(count(store.path().join("tmp")), 0, "{error}");
+    assert!(store.verify().unwrap().is_sound());
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_file_whose_server_never_ends() {
+    let store = bases::store();
+    for drips in [false, true] {
+        let Slow(authority) = Slow::start(drips);
+        for flags in ["", "--unpack=true", &format!("--checksum={}", coracle::Digest::of(b"x"))] {
+            let text = format!("FROM localhost/box:1\nADD {flags} http://{authority}/file /x\n");
+            is_late(&Build::empty().dockerfile_text(text), &store, 2);
+        }
+    }
+}
+
 /// A program that waits for a server leaves nobody behind who waits for it.
 #[test]
 #[ignore = "needs busybox and git: run with --include-ignored"]
@@ -335,6 +392,62 @@ mod registry {
         assert_eq!(build.run(&store).unwrap().id(), image.id());
         assert_eq!(*pulls.lock().unwrap(), 0);
         assert!(build.pull(PullPolicy::Always).run(&store).is_err());
+    }
+
+    /// However long the registry may be silent: the time is the build's.
+    #[test]
+    #[ignore = "needs busybox: run with --include-ignored"]
+    fn a_base_whose_registry_never_ends() {
+        let store = bases::store();
+        let build = |text: String| {
+            let day = Duration::from_secs(86_400);
+            Build::empty().dockerfile_text(text).pull_with(move |pull| pull.patience(day).retries(20))
+        };
+        for drips in [false, true] {
+            let Slow(authority) = Slow::start(drips);
+            let name = format!("{authority}/a/base:1");
+            is_late(&build(format!("FROM {name}\n")), &store, 1);
+            is_late(&build(format!("FROM localhost/box:1\nCOPY --from={name} /x /x\n")), &store, 2);
+            is_late(
+                &build(format!("FROM localhost/box:1\nRUN --mount=from={name},target=/x true\n")),
+                &store,
+                2,
+            );
+            // Two stages, of which one waits for the other's pull.
+            let text = format!("FROM {name} AS one\nFROM {name}\nCOPY --from=one /x /x\n");
+            let error = build(text).timeout(Duration::from_millis(500)).run(&store).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        }
+    }
+
+    /// Of two programs that want the same image, one waits for the other; no longer than it may.
+    #[test]
+    #[ignore = "needs busybox: run with --include-ignored"]
+    fn a_base_that_another_program_pulls_for_ever() {
+        const NAME: &str = "CORACLE_TEST_NAME";
+        const PLACE: &str = "CORACLE_TEST_STORE";
+        if let Some(name) = std::env::var_os(NAME) {
+            let store = Store::open(std::env::var_os(PLACE).unwrap()).unwrap();
+            coracle::Pull::new(name.to_str().unwrap()).run(&store).unwrap();
+            return;
+        }
+        let store = bases::store();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = format!("{}/a/base:1", listener.local_addr().unwrap());
+        let vars = [(NAME, name.as_ref()), (PLACE, store.path().as_os_str())];
+        let mut other = child("remote::registry::a_base_that_another_program_pulls_for_ever", &vars)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It asks, so it has the name.
+        let asked = listener.accept().unwrap();
+        is_late(&Build::empty().dockerfile_text(format!("FROM {name}\n")), &store, 1);
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "the second one asks, too");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        drop(asked);
     }
 
     #[test]

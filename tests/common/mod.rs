@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -388,4 +388,49 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(std::time::Instant::now() < deadline, "{what}");
         std::thread::park_timeout(Duration::from_millis(1));
     }
+}
+
+const MOUNTED: &str = "CORACLE_TEST_MOUNTED";
+
+/// Runs `tests`, named with their modules, one after the other where a tmpfs with these options is mounted; `between` is a command
+/// of the shell that is executed after the first, with the mount's path as `$m`.
+///
+/// It is in a mount namespace of its own, which goes with the test whatever happens. An ordinary user mounts it in a user namespace,
+/// and runs the test in one below, as an ordinary user again.
+#[track_caller]
+pub fn on_small_filesystem(options: &str, tests: &[&str], between: &str) {
+    let mount = tempfile::tempdir().unwrap();
+    let mut words = Vec::new();
+    if !is_root() {
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        words.extend(["unshare", "--user"].map(str::to_owned));
+        words.extend([format!("--map-user={uid}"), format!("--map-group={gid}")]);
+    }
+    let program = std::env::current_exe().unwrap();
+    words.extend(
+        [program.to_str().unwrap(), "--nocapture", "--test-threads=1", "--include-ignored"]
+            .map(str::to_owned),
+    );
+    // "1 passed" of each: a name that does not exist would pass as well.
+    let mut script = "m=$1 o=$2; shift 2; mount -t tmpfs -o \"$o\" tmpfs \"$m\" || exit 77\n".to_owned();
+    for (number, test) in tests.iter().enumerate() {
+        if number == 1 {
+            script += &format!("{between}\n");
+        }
+        script += &format!("\"$@\" --exact {test} || exit 1\n");
+    }
+    let mut command = Command::new("unshare");
+    if !is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--mount", "--propagation", "private", "sh", "-ec", &script, "sh"]);
+    command.arg(mount.path()).arg(options).args(&words).env(MOUNTED, mount.path()).stdin(Stdio::null());
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
+    assert_eq!(text(&out.stdout).matches("1 passed").count(), tests.len(), "{}", text(&out.stdout));
+}
+
+/// Where it is mounted, in such a test.
+pub fn mounted() -> Option<PathBuf> {
+    std::env::var_os(MOUNTED).map(Into::into)
 }

@@ -1,7 +1,6 @@
 //! A store on a filesystem that is full, of bytes or of inodes, or read-only.
 //!
-//! The filesystem is a small tmpfs in a mount namespace of its own, which goes with the test whatever happens. An
-//! ordinary user mounts it in a user namespace, and runs the test in one below, as an ordinary user again.
+//! The filesystem is a small tmpfs in a mount namespace of its own.
 use super::*;
 use rustix::fs::statvfs;
 use std::collections::BTreeMap;
@@ -9,54 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-const MOUNTED: &str = "CORACLE_TEST_MOUNTED";
-
-/// Runs `tests` one after the other where a tmpfs with these options is mounted; `between` is a command of the shell
-/// that is executed after the first, with the mount's path as `$m`.
-#[track_caller]
-fn on_small_filesystem(options: &str, tests: &[&str], between: &str) {
-    let mount = tempfile::tempdir().unwrap();
-    let mut words = Vec::new();
-    if !is_root() {
-        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        words.extend(["unshare", "--user"].map(str::to_owned));
-        words.extend([format!("--map-user={uid}"), format!("--map-group={gid}")]);
-    }
-    let program = std::env::current_exe().unwrap();
-    words.extend(
-        [program.to_str().unwrap(), "--nocapture", "--test-threads=1", "--include-ignored"]
-            .map(str::to_owned),
-    );
-    // "1 passed" of each: a name that does not exist would pass as well.
-    let mut script = "m=$1 o=$2; shift 2; mount -t tmpfs -o \"$o\" tmpfs \"$m\" || exit 77\n".to_owned();
-    for (number, test) in tests.iter().enumerate() {
-        if number == 1 {
-            script += &format!("{between}\n");
-        }
-        script += &format!("\"$@\" --exact disk::{test} || exit 1\n");
-    }
-    let mut command = Command::new("unshare");
-    if !is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    command.args(["--mount", "--propagation", "private", "sh", "-ec", &script, "sh"]);
-    command
-        .arg(mount.path())
-        .arg(options)
-        .args(&words)
-        .env(MOUNTED, mount.path())
-        .stdin(std::process::Stdio::null());
-    let out = command.output().unwrap();
-    assert!(out.status.success(), "{}\n{}\n{}", out.status, text(&out.stdout), text(&out.stderr));
-    assert_eq!(text(&out.stdout).matches("1 passed").count(), tests.len(), "{}", text(&out.stdout));
-}
-
-fn mounted() -> Option<PathBuf> {
-    std::env::var_os(MOUNTED).map(Into::into)
-}
 
 /// Everything in a store but for the files that are only locked: path and size.
 fn content(store: &Path) -> BTreeMap<PathBuf, u64> {
@@ -238,12 +190,12 @@ fn ever_more_inodes() {
 
 #[test]
 fn no_bytes_are_left() {
-    on_small_filesystem("size=2m,mode=777", &["ever_more_pages"], "");
+    on_small_filesystem("size=2m,mode=777", &["disk::ever_more_pages"], "");
 }
 
 #[test]
 fn no_inodes_are_left() {
-    on_small_filesystem("size=8m,nr_inodes=400,mode=777", &["ever_more_inodes"], "");
+    on_small_filesystem("size=8m,nr_inodes=400,mode=777", &["disk::ever_more_inodes"], "");
 }
 
 /// What is in the store that becomes read-only.
@@ -313,6 +265,6 @@ fn it_can_be_read() {
 
 #[test]
 fn a_read_only_filesystem() {
-    let tests = ["a_store_is_made", "it_can_be_read"];
+    let tests = ["disk::a_store_is_made", "disk::it_can_be_read"];
     on_small_filesystem("size=8m,mode=777", &tests, "mount -o remount,bind,ro \"$m\"");
 }

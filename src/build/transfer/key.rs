@@ -3,6 +3,7 @@
 
 use super::super::disk::DiskFile;
 use super::super::tree::{Content, Item, Tree, attributes};
+use super::super::work::in_time;
 use super::remote::{Place, checksum, file_name};
 use super::{Transfer, select};
 use crate::digest::Digest;
@@ -13,6 +14,7 @@ use crate::store::Store;
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Of so many bytes it is worth the threads.
 const PARALLEL_FROM: u64 = 1 << 20;
@@ -101,8 +103,9 @@ impl Transfer {
                 picked.push(Picked { at: at.to_vec(), name: name.to_vec(), item });
                 Ok(())
             })?;
-            read_all(&unread)?;
+            read_all(&unread, self.until)?;
             for picked in &picked {
+                in_time(self.until)?;
                 self.file(key, tree, picked)?;
             }
             key.bytes(b"end");
@@ -147,16 +150,17 @@ impl Transfer {
 }
 
 /// Reads files, several at once, so that they are known.
-fn read_all(files: &[Arc<DiskFile>]) -> Result<()> {
+fn read_all(files: &[Arc<DiskFile>], until: Option<Instant>) -> Result<()> {
+    let read = |file: &Arc<DiskFile>| in_time(until).and_then(|()| file.digest().map(drop));
     let bytes = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.size()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     if files.len() < 2 || bytes < PARALLEL_FROM || threads < 2 {
-        return files.iter().try_for_each(|file| file.digest().map(drop));
+        return files.iter().try_for_each(read);
     }
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = file.digest() {
+            if let Err(error) = read(file) {
                 // Nobody goes on.
                 next.store(files.len(), Ordering::Relaxed);
                 return Err(error);

@@ -12,6 +12,7 @@ use crate::layer::{EntryKind, Mtime};
 use crate::store::Store;
 #[cfg(feature = "registry")]
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a source of ADD is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +86,13 @@ pub(super) fn checksum(text: &str) -> Result<Digest> {
 }
 
 #[cfg(feature = "registry")]
-pub(super) fn fetch(store: &Store, url: &str, promised: Option<&Digest>) -> Result<Fetched> {
-    let fetched = crate::registry::fetch(url, promised.is_some())?;
+pub(super) fn fetch(
+    store: &Store,
+    url: &str,
+    promised: Option<&Digest>,
+    until: Option<Instant>,
+) -> Result<Fetched> {
+    let fetched = crate::registry::fetch(url, promised.is_some(), until)?;
     let mtime = fetched.modified.map_or(MADE, Mtime::from);
     let mut hashing = Hashing { inner: fetched.body, hasher: Default::default() };
     let (file, size) = super::super::memory::spooled(store, &mut hashing)
@@ -101,7 +107,7 @@ pub(super) fn fetch(store: &Store, url: &str, promised: Option<&Digest>) -> Resu
 }
 
 #[cfg(not(feature = "registry"))]
-pub(super) fn fetch(_: &Store, url: &str, _: Option<&Digest>) -> Result<Fetched> {
+pub(super) fn fetch(_: &Store, url: &str, _: Option<&Digest>, _: Option<Instant>) -> Result<Fetched> {
     Err(Error::new(ErrorKind::Unsupported, format!("ADD {url}: this program can't speak HTTP"))
         .with_remedy("build coracle with its feature `registry`, or get the file and COPY it"))
 }

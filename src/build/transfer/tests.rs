@@ -481,6 +481,26 @@ fn times_are_kept_and_bounded() {
 }
 
 #[test]
+fn a_copy_ends_when_the_time_is_up() {
+    let store = Store::temp().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path(), "d/a =1 | d/b =2 | c =3");
+    let context = Context::dir(&store, dir.path()).unwrap();
+    let copy = |until| instruction("COPY d /", "/").until(Some(until));
+    let now = Instant::now();
+    for result in [
+        copy(now).digest(&store, From::Context(&context)).map(drop),
+        copy(now).layer(&store, From::Context(&context), None).map(drop),
+    ] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+    let later = copy(now + Duration::from_secs(3600));
+    later.digest(&store, From::Context(&context)).unwrap();
+    assert_eq!(later.layer(&store, From::Context(&context), None).unwrap().entries().unwrap().count(), 2);
+    assert_eq!(fs::read_dir(store.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
 fn from_an_image() {
     let store = Store::temp().unwrap();
     let image = base(

@@ -1,0 +1,271 @@
+//! The directories of `RUN --mount=type=cache`: made, locked and mounted by handle, as others may write to where they are.
+#![forbid(unsafe_code)]
+
+use super::{Files, Mounted, directory_of, sharing_of, target};
+use crate::build::stage::{At, Finished};
+use crate::build::work::Work;
+use crate::container::{HeldDir, Mount as Bind, copy_into};
+use crate::dockerfile::{Mount, Sharing};
+use crate::error::{Call, Error, ErrorKind, Result};
+use crate::layer::{Owned, for_caller};
+use crate::store::{random_hex, unused};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often a cache that another build has is asked for again; flock(2) waits without a deadline.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// What a cache is named until it has what it begins with; no id gives a name with a dot at its beginning.
+const NEW: &str = ".new-";
+const DIGITS: usize = 16;
+
+/// Where all of them are.
+struct Room {
+    dir: OwnedFd,
+    /// Without links.
+    path: PathBuf,
+}
+
+impl Work<'_> {
+    fn room(&self) -> Result<Room> {
+        let path = match &self.build.cache_dir {
+            Some(dir) => {
+                std::fs::create_dir_all(dir).call_at("mkdir", dir)?;
+                dir.canonicalize().call_at("realpath", dir)?
+            }
+            None => {
+                let dir = self.store.cache_mounts()?;
+                dir.canonicalize().call_at("realpath", &dir)?
+            }
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&path, flags, Mode::empty()).call_at("open", &path)?;
+        let room = Room { dir, path };
+        if !self.swept.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            self.sweep(&room)?;
+        }
+        Ok(room)
+    }
+
+    /// Removes what programs have left that were killed while they made one.
+    fn sweep(&self, room: &Room) -> Result<()> {
+        for name in crate::store::list(room.dir.as_fd())? {
+            let hex = name.to_str().and_then(|name| name.strip_prefix(NEW));
+            if !hex.is_some_and(|hex| hex.len() == DIGITS && hex.bytes().all(|b| b.is_ascii_hexdigit())) {
+                continue;
+            }
+            let removed = match unused(room.dir.as_fd(), &name) {
+                Ok(Some(_lease)) => self.store.remove_tree(room.dir.as_fd(), &name),
+                other => other.map(drop),
+            };
+            // It is in nobody's way.
+            if let Err(error) = removed {
+                tracing::warn!(%error, room = ?room.path, ?name, "what a killed build has left");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn cache(
+        &self,
+        at: &At<'_>,
+        mount: &Mount,
+        state: &Finished,
+        mounted: &mut Mounted,
+    ) -> Result<()> {
+        let target = target(mount, state)?;
+        let room = self.room()?;
+        let name = directory_of(mount, state)?;
+        let sharing = sharing_of(mount);
+        // It has the directory already: another lock of it would never come.
+        let path = room.path.join(&name);
+        let has = mounted.locks.iter().position(|(other, _)| sharing != Sharing::Private && *other == path);
+        let number = match has {
+            Some(number) => number,
+            None => {
+                let (path, lock) = self.locked_as(at, mount, &room, &name, sharing)?;
+                // When it was last used, for `Store::prune_cache`.
+                let now = std::fs::FileTimes::new().set_modified(std::time::SystemTime::now());
+                if let Err(error) = lock.set_times(now) {
+                    tracing::debug!(%error, ?path, "the time of a cache's directory");
+                }
+                mounted.locks.push((path, lock));
+                mounted.locks.len() - 1
+            }
+        };
+        let (path, lock) = &mounted.locks[number];
+        mounted.given.held.push(HeldDir::new(target.clone(), path.clone(), lock.as_fd())?);
+        let bind = Bind::bind(path, target);
+        mounted.binds.push(if mount.read_only { bind.read_only() } else { bind });
+        Ok(())
+    }
+
+    /// The directory of this name; where that may be another one, the first that nobody has.
+    fn locked_as(
+        &self,
+        at: &At<'_>,
+        mount: &Mount,
+        room: &Room,
+        name: &str,
+        sharing: Sharing,
+    ) -> Result<(PathBuf, File)> {
+        let mut number = 0;
+        loop {
+            let name = if number == 0 { name.to_owned() } else { format!("{name}~{number}") };
+            if let Some(lock) = self.locked(at, mount, room, &name, sharing)? {
+                return Ok((room.path.join(name), lock));
+            }
+            number += 1;
+        }
+    }
+
+    /// The directory of a cache, locked; `None` where another build has it alone and this one may have another.
+    fn locked(
+        &self,
+        at: &At<'_>,
+        mount: &Mount,
+        room: &Room,
+        name: &str,
+        sharing: Sharing,
+    ) -> Result<Option<File>> {
+        let path = || room.path.join(name);
+        let operation = match sharing {
+            Sharing::Shared => FlockOperation::NonBlockingLockShared,
+            _ => FlockOperation::NonBlockingLockExclusive,
+        };
+        loop {
+            self.check()?;
+            let file = match open_cache(room, name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    match self.make(at, mount, room, name, operation)? {
+                        Some(made) => return Ok(Some(made)),
+                        None => continue,
+                    }
+                }
+                other => File::from(other?),
+            };
+            while !lock(file.as_fd(), operation).map_err(|error| error.with_path(path()))? {
+                if sharing == Sharing::Private {
+                    return Ok(None);
+                }
+                self.check()?;
+                std::thread::park_timeout(AGAIN);
+            }
+            // It may have been pruned before it was locked.
+            if leads_to(room, name, file.as_fd())? {
+                return Ok(Some(file));
+            }
+        }
+    }
+
+    /// Makes it, under another name until it is what it begins with, and locked from the beginning on, so that nobody takes it for
+    /// what a killed program has left. `None` where another build was faster.
+    fn make(
+        &self,
+        at: &At<'_>,
+        mount: &Mount,
+        room: &Room,
+        name: &str,
+        operation: FlockOperation,
+    ) -> Result<Option<File>> {
+        let (new, dir) = loop {
+            let new = format!("{NEW}{}", random_hex(DIGITS / 2)?);
+            rustix::fs::mkdirat(&room.dir, &new, Mode::RWXU).call_at("mkdir", room.path.join(&new))?;
+            // Who looks for what was left may have been faster than the lock.
+            match open_dir(room, &new) {
+                Ok(dir) if lock(dir.as_fd(), operation)? && leads_to(room, &new, dir.as_fd())? => {
+                    break (new, dir);
+                }
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        };
+        let made = self.fill(at, mount, &dir).and_then(|()| {
+            match rustix::fs::renameat_with(&room.dir, &new, &room.dir, name, RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) => Ok(false),
+                other => other.call_at("renameat2(RENAME_NOREPLACE)", room.path.join(name)).map(|()| true),
+            }
+        });
+        match made {
+            Ok(true) => Ok(Some(File::from(dir))),
+            other => {
+                self.store.remove_tree(room.dir.as_fd(), &new)?;
+                other.map(|_| None)
+            }
+        }
+    }
+
+    /// What a new cache begins with: files of an image, its owner and mode.
+    fn fill(&self, at: &At<'_>, mount: &Mount, dir: &OwnedFd) -> Result<()> {
+        if mount.from.as_deref().is_some_and(|from| !from.is_empty()) {
+            let Files::Image(image) = self.files(at, mount)? else {
+                let what = "a cache that begins with files of a context";
+                return Err(Error::new(ErrorKind::Unsupported, what)
+                    .with_remedy("from= of a cache names a stage or an image"));
+            };
+            let source = Path::new("/").join(mount.source.as_deref().unwrap_or_default());
+            if !copy_into(&image, &source, dir.as_fd())? {
+                let error =
+                    Error::new(ErrorKind::NotFound, "there is no such directory to begin a cache with");
+                return Err(error.with_path(source));
+            }
+            if mount.mode.is_none() && mount.uid.is_none() && mount.gid.is_none() {
+                return Ok(());
+            }
+        }
+        let mode = mount.mode.unwrap_or(0o755) & 0o7777;
+        let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+        // Before it is somebody else's, who may change it then.
+        rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod")?;
+        if (uid, gid) == (0, 0) && mount.from.is_none() {
+            return Ok(());
+        }
+        let owned = Owned { path: CString::default(), uid, gid, mode: Some(mode), capability: None };
+        for_caller().apply(dir.as_fd(), &[owned])
+    }
+}
+
+/// Whether it was free.
+fn lock(file: BorrowedFd<'_>, operation: FlockOperation) -> Result<bool> {
+    loop {
+        match rustix::fs::flock(file, operation) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).call("flock"),
+        }
+    }
+}
+
+/// Whether the name is that of this directory.
+fn leads_to(room: &Room, name: &str, dir: BorrowedFd<'_>) -> Result<bool> {
+    let ours = rustix::fs::fstat(dir).call("fstat")?;
+    match rustix::fs::statat(&room.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(now) => Ok((now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno).call_at("fstatat", room.path.join(name)),
+    }
+}
+
+/// An ordinary user's may belong to a sub-id, and be closed to the user.
+fn open_cache(room: &Room, name: &str) -> Result<OwnedFd> {
+    match (open_dir(room, name), CString::new(OsStr::new(name).as_encoded_bytes())) {
+        (Err(error), Ok(name)) if error.kind() == ErrorKind::PermissionDenied => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            for_caller().open(room.dir.as_fd(), &name, flags)?.ok_or(error)
+        }
+        (other, _) => other,
+    }
+}
+
+fn open_dir(room: &Room, name: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(&room.dir, name, flags, Mode::empty())
+        .call_at("openat", room.path.join(name))
+        .map_err(|error| error.during("opening the directory of a cache"))
+}

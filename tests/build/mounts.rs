@@ -1,0 +1,157 @@
+//! What RUN is given by its mounts: where they lead, and who may put something else there.
+
+use super::refused::{CANARY, fails, has_nowhere, is_whole, outside};
+use super::*;
+use coracle::ErrorKind;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A source is a path in what it is from, whose root `/` is. BuildKit has it so, but for what leads out of it: there it is the root.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn the_root_of_a_source_is_that_of_what_it_is_from() {
+    let (store, (dir, context)) = (bases::store(), outside());
+    let build = |text: &str| {
+        Build::context(&context).dockerfile_text(format!(
+            "FROM localhost/box:1 AS s\nRUN touch /of-the-stage\nFROM localhost/box:1\n{text}\n"
+        ))
+    };
+    let seen = |mount: &str| {
+        let image = build(&format!("RUN --mount={mount},target=/m ls -a /m > /seen")).run(&store).unwrap();
+        let mut names = String::new();
+        std::io::Read::read_to_string(&mut image.open("/seen").unwrap(), &mut names).unwrap();
+        names.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for source in
+        ["type=bind", "source=/", "source=.", "source=", "source=//", "source=dir/..", "source=/dir/./../"]
+    {
+        assert_eq!(seen(source), [".", "..", "dir", "one"], "{source}");
+    }
+    for source in ["source=dir", "source=/dir", "source=/dir/../dir/."] {
+        assert_eq!(seen(source), [".", "..", "two"], "{source}");
+    }
+    for source in ["from=s", "from=s,source=/", "from=s,source=srv/.."] {
+        let names = seen(source);
+        assert!(
+            ["bin", "of-the-stage", "srv"].iter().all(|name| names.iter().any(|seen| seen == name)),
+            "{names:?}"
+        );
+    }
+    assert!(seen("from=localhost/box:1,source=/").iter().all(|name| name != "of-the-stage"));
+    // The host's own files are at paths that name nothing here.
+    let secret = dir.path().join("secret").display().to_string();
+    let up = "../".repeat(20);
+    for (source, kind) in [
+        ("source=/etc".into(), ErrorKind::NotFound),
+        ("source=/etc/passwd".into(), ErrorKind::NotFound),
+        (format!("source={secret}"), ErrorKind::NotFound),
+        ("source=..".into(), ErrorKind::InvalidInput),
+        ("source=../..".into(), ErrorKind::InvalidInput),
+        ("source=dir/../../secret".into(), ErrorKind::InvalidInput),
+        (format!("source={up}{secret}"), ErrorKind::InvalidInput),
+        (format!("from=s,source={secret}"), ErrorKind::NotFound),
+        (format!("from=s,source={up}{secret}"), ErrorKind::InvalidInput),
+        ("from=s,source=../..".into(), ErrorKind::InvalidInput),
+    ] {
+        let error = fails(&build(&format!("RUN --mount={source},target=/m cat /m /m/*; true")), &store, 4);
+        assert_eq!(error.kind(), kind, "{source}: {error}");
+        let named = source.rsplit('=').next().unwrap();
+        assert!(error.to_string().contains(named), "{source}: {error}");
+        assert!(kind != ErrorKind::InvalidInput || error.remedy().is_some(), "{source}: {error}");
+    }
+    has_nowhere(&store, CANARY.as_bytes());
+    is_whole(&store);
+}
+
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// While builds run somebody exchanges a cache's directory for a link all the time.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_cache_that_is_exchanged_for_a_link() {
+    let (store, dir) = (bases::store(), context(&[("outside/secret", CANARY), ("caches/c/own", "1")]));
+    let (outside, caches) = (dir.path().join("outside"), dir.path().join("caches"));
+    let (own, link) = (caches.join("c"), dir.path().join("link"));
+    symlink(&outside, &link).unwrap();
+    let file =
+        "FROM localhost/box:1\nRUN --mount=type=cache,id=c,target=/c echo x > /c/written && cat /c/*\n";
+    let build = Build::empty().dockerfile_text(file).cache_dir(&caches).no_cache(true);
+    let done = AtomicBool::new(false);
+    let (mut built, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        // Also where an assertion fails.
+        let ends = Ends(&done);
+        let exchanges = scope.spawn(|| {
+            let mut times = 0_u64;
+            while !done.load(Ordering::Relaxed) {
+                renameat_with(CWD, &own, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                times += 1;
+            }
+            times
+        });
+        for _ in 0..400 {
+            match told::watched(build.clone(), &store) {
+                (Ok(_), told) => {
+                    let said: Vec<u8> = told.iter().flat_map(|told| told.output.clone()).collect();
+                    assert!(!text(&said).contains(CANARY), "{}", text(&said));
+                    built += 1;
+                }
+                (Err(error), _) => {
+                    assert_eq!(error.position().map(|(line, _)| line), Some(2), "{error}");
+                    assert!(!error.to_string().contains(CANARY), "{error}");
+                    refused += 1;
+                }
+            }
+            // Nothing outside was written to, nor made.
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+            if built >= 5 && refused >= 5 {
+                break;
+            }
+        }
+        drop(ends);
+        println!("{built} were built, {refused} were not; {} exchanges", exchanges.join().unwrap());
+    });
+    assert!(built > 0 && refused > 0, "{built} were built, {refused} were not");
+    assert_eq!(fs::read_to_string(outside.join("secret")).unwrap(), CANARY);
+    // The caller's own link to the directory of all of them is followed.
+    let own = [own, link].into_iter().find(|path| path.symlink_metadata().unwrap().is_dir()).unwrap();
+    assert_eq!(fs::read_to_string(own.join("written")).unwrap(), "x\n");
+    is_whole(&store);
+}
+
+/// What a program was making when it was killed, and what another one is making.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn caches_that_nobody_makes_any_more_are_removed() {
+    let (store, dir) = (bases::store(), tempfile::tempdir().unwrap());
+    let caches = dir.path();
+    let (left, used) = (".new-0123456789abcdef", ".new-fedcba9876543210");
+    // Names of others.
+    let others = [".new-0123456789abcdeg", ".new-0123", "new-0123456789abcdef"];
+    for name in [left, used].iter().chain(&others) {
+        write(caches, &format!("{name}/dir/file"), "x");
+    }
+    let lock = fs::File::open(caches.join(used)).unwrap();
+    lock.lock_shared().unwrap();
+    let text = "FROM localhost/box:1\nRUN --mount=type=cache,id=c,target=/c echo x > /c/file\n";
+    let build = Build::empty().dockerfile_text(text).cache_dir(caches).no_cache(true);
+    build.run(&store).unwrap();
+    let is_there = |name: &str| caches.join(name).exists();
+    assert!(!is_there(left) && is_there("c/file"));
+    assert!(is_there(&format!("{used}/dir/file")) && others.iter().all(|name| is_there(name)));
+    // A program that another test starts at this moment has all locks of this one until it executes.
+    drop(lock);
+    eventually("it is removed", || {
+        build.run(&store).unwrap();
+        !is_there(used)
+    });
+    assert_eq!(count(caches), 1 + others.len());
+    is_whole(&store);
+}
