@@ -3,10 +3,12 @@
 
 #[path = "build/bases.rs"]
 mod bases;
+#[cfg(feature = "registry")]
 #[path = "build/buildah.rs"]
 mod buildah;
 #[path = "build/cache.rs"]
 mod cache;
+#[cfg_attr(not(feature = "registry"), allow(dead_code))] // some of it is for buildah
 #[path = "build/case.rs"]
 mod case;
 #[path = "build/cli.rs"]
@@ -24,12 +26,15 @@ mod mounts;
 mod peers;
 #[path = "build/progress.rs"]
 mod progress;
+#[path = "build/pruned.rs"]
+mod pruned;
 #[path = "build/refused.rs"]
 mod refused;
 #[path = "build/remote.rs"]
 mod remote;
 #[path = "build/same.rs"]
 mod same;
+#[cfg_attr(not(feature = "registry"), allow(dead_code))] // some of it is for buildah
 #[path = "build/seen.rs"]
 mod seen;
 #[path = "build/settings.rs"]
