@@ -10,7 +10,7 @@
 //! results and values, and on steps.
 #![forbid(unsafe_code)]
 
-use super::bounds::{LENGTH_MAX, Left, too_large};
+use super::bounds::{Left, too_large};
 use super::pattern::Pattern;
 use super::place::{Fault, Found};
 use super::syntax::shortened;
@@ -435,9 +435,12 @@ impl Lexer<'_> {
                     return Ok(format!("${{{name}{sign}{pattern}/{replacement}}}"));
                 }
                 let pattern = self.pattern(from, &pattern)?;
-                let (value, steps) = (value.unwrap_or_default(), &mut self.left.steps);
-                let replaced = pattern.replace(&value, &replacement, all, LENGTH_MAX, steps);
-                replaced.map_err(|why| too_large(from..self.at, why))
+                let (value, left) = (value.unwrap_or_default(), &mut *self.left);
+                let replaced = pattern.replace(&value, &replacement, all, left.length, &mut left.steps);
+                replaced.map_err(|why| {
+                    left.length = 0;
+                    too_large(from..self.at, why)
+                })
             }
             _ => self.fault(from, format!("{sign:?} is no modifier of a variable")),
         }
