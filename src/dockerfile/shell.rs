@@ -67,7 +67,7 @@ impl Expander {
         self
     }
 
-    /// The escape character does what it does, and stays.
+    /// The escape character does what it does, and stays. In double quotes one that escapes nothing becomes two, as in BuildKit.
     #[must_use]
     pub fn raw_escapes(mut self, raw: bool) -> Self {
         self.raw_escapes = raw;
