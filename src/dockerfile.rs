@@ -36,7 +36,7 @@
 //! Whatever the input is, the time and memory of reading it are linear in its size, which is bounded (16 MiB, 65535 bytes a
 //! line), but for the logarithm of look-ups; those of [`Dockerfile::check`] are, too, times the patterns of the `.dockerignore` that
 //! it is given. An expansion is no longer linear, as values are in it any number of times: what one instruction may come to has
-//! bounds of its own, in bytes and in steps, and each is an error.
+//! bounds of its own, in bytes and in steps, and each is an error. A check has the same for the whole file.
 #![forbid(unsafe_code)]
 
 mod bounds;
@@ -61,6 +61,7 @@ mod values;
 mod words;
 
 use crate::error::{Error, ErrorKind, Result};
+use bounds::Left;
 use place::{Fault, Found};
 use read::Item;
 
@@ -154,12 +155,12 @@ impl Origin {
     }
 
     fn expand(&self, span: Span, text: &str, env: &Lookup) -> Result<Expansion> {
-        self.expanded(text, env).map_err(|fault| self.error(span, text, fault))
+        self.expanded(text, env, &mut Left::new()).map_err(|fault| self.error(span, text, fault))
     }
 
     /// Without looking for the place of what is wrong, which takes the length of the lines.
-    fn expanded(&self, text: &str, env: &Lookup) -> Found<Expansion> {
-        let expanded = Expander::new(self.escape).expand(text, env, &mut bounds::Left::new());
+    fn expanded(&self, text: &str, env: &Lookup, left: &mut Left) -> Found<Expansion> {
+        let expanded = Expander::new(self.escape).expand(text, env, left);
         expanded.map(|(expansion, _)| expansion)
     }
 }
@@ -172,7 +173,12 @@ impl Step {
     /// so, and for a mount that can't be. `TooLarge`, for all of the instruction together: beyond 16 MiB, where the values that
     /// were looked up have more than 64 MiB, and where patterns would take more than 2²⁶ steps. With the line.
     pub fn expand(&self, env: &Lookup) -> Result<Expanded> {
-        let mut replacer = expand::Replacer::new(self.origin.escape, env);
+        self.expand_within(env, &mut Left::new())
+    }
+
+    /// Of what is left for several.
+    fn expand_within(&self, env: &Lookup, left: &mut Left) -> Result<Expanded> {
+        let mut replacer = expand::Replacer::new(self.origin.escape, env, left);
         let expanded = replacer.expand(&self.instruction);
         expanded.map_err(|fault| self.origin.error(self.span, &replacer.last, fault))
     }

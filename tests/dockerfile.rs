@@ -53,6 +53,8 @@ const FILE: &[&str] = &[
     "<<E",
     "<<-'E'",
     "E\n",
+    "RUN <<E cat\nx $A\nE\n",
+    "COPY <<-E <<F <<E /\n\t$A\n\tE\ny\nF\nz\nE\n",
     "[\"a\", \"b\"]",
     "[",
     "{}]",
@@ -141,6 +143,12 @@ const GLOBS: &[&str] = &[
     ")",
 ];
 
+/// Whole lines of a `.dockerignore`, as each has a say after those before it.
+const LINES: &[&str] = &[
+    "a\n", "!a\n", "b\n", "a/b\n", "!a/b\n", "a/*\n", "!**/b\n", "**\n", "*\n", "!b/a\n", "**/x.y\n",
+    "!*/a\n",
+];
+
 #[test]
 fn no_dockerfile_panics_and_every_place_exists() {
     let mut numbers = Numbers(1);
@@ -171,7 +179,8 @@ fn no_pattern_panics_and_a_walk_says_the_same() {
     let mut numbers = Numbers(3);
     let mut good = 0;
     for _ in 0..20_000 {
-        good += usize::from(entries::ignore(&numbers.text(GLOBS)));
+        let pieces = if numbers.below(4) == 0 { LINES } else { GLOBS };
+        good += usize::from(entries::ignore(&numbers.text(pieces)));
     }
     assert!((1_000..19_500).contains(&good), "{good}");
 }

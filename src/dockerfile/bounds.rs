@@ -12,10 +12,11 @@ const VALUES_MAX: usize = 4 * LENGTH_MAX;
 /// How many steps patterns may take: characters of values times characters of patterns.
 const STEPS_MAX: usize = 1 << 26;
 
-/// What is left of it, for an instruction or for a text that is expanded by itself.
+/// What is left of it, for an instruction, for a text that is expanded by itself, or for all of a file that is checked. What was not
+/// enough is nothing afterwards: who goes on after the error does not try again.
 #[derive(Debug)]
 pub(super) struct Left {
-    length: usize,
+    pub(super) length: usize,
     values: usize,
     pub(super) steps: usize,
 }
@@ -41,8 +42,9 @@ impl Left {
 }
 
 fn take(left: &mut usize, by: usize, otherwise: impl FnOnce() -> Fault) -> Found<()> {
-    *left = left.checked_sub(by).ok_or_else(otherwise)?;
-    Ok(())
+    let rest = left.checked_sub(by);
+    *left = rest.unwrap_or(0);
+    rest.map(drop).ok_or_else(otherwise)
 }
 
 pub(super) fn too_large(at: Range<usize>, why: impl Into<String>) -> Fault {

@@ -7,6 +7,7 @@ mod scope;
 mod steps;
 mod variables;
 
+use super::bounds::Left;
 use super::instruction::Instruction;
 use super::{Dockerfile, Ignore, Span, Stage, Step};
 use crate::error::{Error, ErrorKind, Result};
@@ -118,6 +119,8 @@ struct Checker<'a> {
     rules: Rules,
     /// Those of the instruction that was warned about last, by its place.
     own: Option<(Span, Rules)>,
+    /// What may still be expanded, in the whole file.
+    left: Left,
     /// How many more names may be looked at for one that was meant.
     suggestions: usize,
     warnings: Vec<Warning>,
@@ -138,7 +141,8 @@ impl Checker<'_> {
 
 impl Dockerfile {
     /// What the rules say, in the order of lines. `ignore` is the context's; `base_env` says which variables an image has
-    /// that a stage begins with, and `None` where that is not known: then nothing is said of undefined ones.
+    /// that a stage begins with, and `None` where that is not known: then nothing is said of undefined ones. Once all variables of the
+    /// file came to what those of one instruction [may](Step::expand), others are not replaced, and what needs it is not said.
     ///
     /// ```
     /// use coracle::dockerfile::{Dockerfile, Rule};
@@ -157,7 +161,8 @@ impl Dockerfile {
     ) -> Result<Vec<Warning>> {
         let rules = Rules::new(&self.check_options()?);
         let (own, suggestions, warnings) = (None, SUGGESTIONS_MAX, Vec::new());
-        let mut checker = Checker { file: self, ignore, rules, own, suggestions, warnings };
+        let left = Left::new();
+        let mut checker = Checker { file: self, ignore, rules, own, left, suggestions, warnings };
         for gap in self.gaps.iter().filter(|_| rules.applies(Rule::NoEmptyContinuation)) {
             let message = "there is an empty line in this instruction, which will be an error".to_owned();
             checker.warnings.push(Warning { rule: Rule::NoEmptyContinuation, message, span: *gap });

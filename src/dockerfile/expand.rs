@@ -25,7 +25,7 @@ pub(super) struct Replacer<'a> {
     word: Expander,
     content: Expander,
     env: &'a Lookup<'a>,
-    left: Left,
+    left: &'a mut Left,
     used: BTreeSet<String>,
     unset: BTreeSet<String>,
     /// What was expanded last.
@@ -33,13 +33,13 @@ pub(super) struct Replacer<'a> {
 }
 
 impl<'a> Replacer<'a> {
-    pub(super) fn new(escape: char, env: &'a Lookup<'a>) -> Self {
+    pub(super) fn new(escape: char, env: &'a Lookup<'a>, left: &'a mut Left) -> Self {
         Self {
             word: Expander::new(escape),
             // Whatever the file's escape character is, as in BuildKit.
             content: Expander::new('\\').plain_quotes(true),
             env,
-            left: Left::new(),
+            left,
             used: BTreeSet::new(),
             unset: BTreeSet::new(),
             last: String::new(),
@@ -50,7 +50,7 @@ impl<'a> Replacer<'a> {
         self.last.clear();
         self.last.push_str(text);
         let expander = if content { &self.content } else { &self.word };
-        let (expansion, words) = expander.expand(text, self.env, &mut self.left)?;
+        let (expansion, words) = expander.expand(text, self.env, self.left)?;
         self.used.extend(expansion.used);
         self.unset.extend(expansion.unset);
         Ok((expansion.text, words))

@@ -7,7 +7,8 @@
 //!
 //! The measure is moby's patternmatcher, with its test tables. It makes a regular expression of a pattern, and some of
 //! what that does by the way is not imitated: here `\d` is the letter, `^` is a character, in brackets `*` and `?` are
-//! no wildcards, and `**` matches a newline.
+//! no wildcards, and `**` matches a newline. Nor is a walk another thing than the path alone: there, a pattern that changes nothing
+//! for a directory is not compared with it, and is then forgotten for what is in it, as the last one in `**`, `!a/b`, `a`.
 #![forbid(unsafe_code)]
 
 mod glob;
@@ -46,7 +47,16 @@ struct Pattern {
 
 /// Which patterns match a directory: what is below it need not be compared with them again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parents(Option<Vec<bool>>);
+pub struct Parents(Option<Vec<Above>>);
+
+/// What is known of a pattern and a directory, or one above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Above {
+    Matches,
+    Differs,
+    /// It would have changed nothing, and was not compared. Below it may.
+    Unknown,
+}
 
 impl Ignore {
     /// A `.dockerignore`: a pattern on each line; a line that begins with `#` is a comment. A slash at the beginning means
@@ -108,23 +118,27 @@ impl Ignore {
             return (false, Parents::default());
         }
         let chars: Vec<char> = path.chars().collect();
-        let ends = match parents.0 {
-            // Of each directory that it is in, itself not among them.
-            None => ends_of_parents(&chars),
-            Some(_) => Vec::new(),
-        };
+        // Of each directory that it is in, itself not among them.
+        let ends = std::cell::OnceCell::new();
         let (mut excluded, mut matched) = (false, Vec::with_capacity(self.patterns.len()));
         for (at, pattern) in self.patterns.iter().enumerate() {
-            let known = parents.0.as_ref().and_then(|known| known.get(at)).copied().unwrap_or(false);
-            // Only what changes something is compared.
-            let is_match = known
-                || pattern.is_exception == excluded
-                    && (pattern.glob.matches(&chars)
-                        || ends.iter().any(|end| pattern.glob.matches(&chars[..*end])));
-            if is_match {
+            let known = parents.0.as_ref().and_then(|known| known.get(at)).copied().unwrap_or(Above::Unknown);
+            let found = match known {
+                Above::Matches => Above::Matches,
+                // Only what changes something is compared.
+                _ if pattern.is_exception != excluded => Above::Unknown,
+                Above::Differs if pattern.glob.matches(&chars, &[]) => Above::Matches,
+                Above::Unknown
+                    if pattern.glob.matches(&chars, ends.get_or_init(|| ends_of_parents(&chars))) =>
+                {
+                    Above::Matches
+                }
+                _ => Above::Differs,
+            };
+            if found == Above::Matches {
                 excluded = !pattern.is_exception;
             }
-            matched.push(is_match);
+            matched.push(found);
         }
         (excluded, Parents(Some(matched)))
     }
@@ -133,8 +147,9 @@ impl Ignore {
     /// look into it.
     pub fn may_include_below(&self, directory: impl AsRef<Path>) -> bool {
         let directory = directory.as_ref().to_string_lossy();
-        let exceptions = self.patterns.iter().filter(|pattern| pattern.is_exception);
-        exceptions.into_iter().any(|pattern| pattern.glob.may_match_below(&pattern.text, &directory))
+        let is_root = directory.is_empty() || directory == ".";
+        let mut exceptions = self.patterns.iter().filter(|pattern| pattern.is_exception);
+        exceptions.any(|pattern| is_root || pattern.glob.may_match_below(&pattern.text, &directory))
     }
 
     /// Whether there is a `!` in it.

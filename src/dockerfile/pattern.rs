@@ -39,7 +39,9 @@ impl Pattern {
     /// of the text times characters of the pattern, of the `steps` that are left.
     fn ends(&self, text: &[char], longest: bool, steps: &mut usize) -> Result<Vec<u32>, &'static str> {
         let taken = (text.len() + 1).saturating_mul(self.0.len() + 1);
-        *steps = steps.checked_sub(taken).filter(|_| text.len() < NOTHING as usize).ok_or(TOO_LONG)?;
+        let rest = steps.checked_sub(taken).filter(|_| text.len() < NOTHING as usize);
+        *steps = rest.unwrap_or(0);
+        rest.ok_or(TOO_LONG)?;
         let better = |a: u32, b: u32| match (a, b) {
             (NOTHING, other) | (other, NOTHING) => other,
             (a, b) if longest => a.max(b),

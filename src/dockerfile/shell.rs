@@ -10,7 +10,7 @@
 //! results and values, and on steps.
 #![forbid(unsafe_code)]
 
-use super::bounds::{LENGTH_MAX, Left, too_large};
+use super::bounds::{Left, too_large};
 use super::pattern::Pattern;
 use super::place::{Fault, Found};
 use super::syntax::shortened;
@@ -67,7 +67,7 @@ impl Expander {
         self
     }
 
-    /// The escape character does what it does, and stays.
+    /// The escape character does what it does, and stays. In double quotes one that escapes nothing becomes two, as in BuildKit.
     #[must_use]
     pub fn raw_escapes(mut self, raw: bool) -> Self {
         self.raw_escapes = raw;
@@ -435,9 +435,12 @@ impl Lexer<'_> {
                     return Ok(format!("${{{name}{sign}{pattern}/{replacement}}}"));
                 }
                 let pattern = self.pattern(from, &pattern)?;
-                let (value, steps) = (value.unwrap_or_default(), &mut self.left.steps);
-                let replaced = pattern.replace(&value, &replacement, all, LENGTH_MAX, steps);
-                replaced.map_err(|why| too_large(from..self.at, why))
+                let (value, left) = (value.unwrap_or_default(), &mut *self.left);
+                let replaced = pattern.replace(&value, &replacement, all, left.length, &mut left.steps);
+                replaced.map_err(|why| {
+                    left.length = 0;
+                    too_large(from..self.at, why)
+                })
             }
             _ => self.fault(from, format!("{sign:?} is no modifier of a variable")),
         }

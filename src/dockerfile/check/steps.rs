@@ -2,10 +2,16 @@
 #![forbid(unsafe_code)]
 
 use super::super::instruction::{Command, Instruction, Source};
+use super::super::syntax::shortened;
 use super::super::{Stage, Step};
 use super::scope::{Scope, UNKNOWN};
 use super::variables::Globals;
 use super::{Checker, Rule};
+
+/// How many words of one EXPOSE are looked at that are not written, but are of what its variables have.
+const SPLIT_MAX: usize = 256;
+/// How long a path can be, in bytes: `PATH_MAX` of limits.h.
+const PATH_MAX: usize = 4096;
 
 /// What a stage has, and whoever is FROM it from there on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,16 +93,16 @@ impl Checker<'_> {
                 }
                 traits.workdir = true;
             }
-            (Instruction::Expose(ports), _) => {
-                for port in ports {
-                    let shown = port.replace(UNKNOWN, "…");
+            (Instruction::Expose(ports), Instruction::Expose(written)) => {
+                for port in ports.iter().take(written.len() + SPLIT_MAX) {
+                    let shown = shortened(&port.replace(UNKNOWN, "…"));
                     if port.split_once('/').is_some_and(|(_, proto)| proto.contains(char::is_uppercase)) {
-                        let what = format!("the protocol of {shown:?} is not in lowercase");
+                        let what = format!("the protocol of {shown} is not in lowercase");
                         warn(Rule::ExposeProtoCasing, what);
                     }
                     if port.contains(':') {
                         let what =
-                            format!("{shown:?} has more than a port, which is left to who runs the image");
+                            format!("{shown} has more than a port, which is left to who runs the image");
                         warn(Rule::ExposeInvalidFormat, what);
                     }
                 }
@@ -112,7 +118,12 @@ impl Checker<'_> {
         let Some(ignore) = self.ignore.filter(|ignore| !ignore.has_exceptions()) else { return };
         for source in sources {
             let Source::Path(path) = source else { continue };
-            if path.contains(['*', '?', '[']) || path.contains("://") || path.contains(UNKNOWN) {
+            // What is no path has no file that would be left out.
+            if path.len() > PATH_MAX
+                || path.contains(['*', '?', '['])
+                || path.contains("://")
+                || path.contains(UNKNOWN)
+            {
                 continue;
             }
             let cleaned = super::super::ignore::cleaned(path);
@@ -122,7 +133,7 @@ impl Checker<'_> {
                 path => ignore.excludes(path),
             };
             if is_ignored {
-                let what = format!("{path:?} is left out of the context by .dockerignore");
+                let what = format!("{} is left out of the context by .dockerignore", shortened(path));
                 self.warn(Rule::CopyIgnoredFile, step.span, &step.comments, what);
             }
         }

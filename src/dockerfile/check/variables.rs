@@ -1,9 +1,11 @@
 //! The rules that look at variables.
 #![forbid(unsafe_code)]
 
+use super::super::bounds::Left;
 use super::super::instruction::{Arg, Instruction};
 use super::super::place::nearest;
 use super::super::shell::Expansion;
+use super::super::syntax::shortened;
 use super::super::{Base, Stage, Step};
 use super::scope::{Scope, UNKNOWN, VALUE_MAX};
 use super::steps::Traits;
@@ -74,14 +76,15 @@ impl Checker<'_> {
     }
 
     /// With their defaults; what each build has is something, whatever it is.
-    fn globals(&self) -> Globals {
+    fn globals(&mut self) -> Globals {
         let mut globals: Globals =
             PLATFORM.into_iter().map(|name| (name.into(), Some(format!("<{name}>")))).collect();
         for step in &self.file.globals {
             let Instruction::Arg(args) = &step.instruction else { continue };
             for arg in args {
                 let env = |name: &str| globals.get(name).cloned().flatten();
-                let value = arg.value.as_deref().map(|default| match step.origin.expanded(default, &env) {
+                let left = &mut self.left;
+                let value = arg.value.as_deref().map(|text| match step.origin.expanded(text, &env, left) {
                     Ok(expansion) if expansion.text.len() <= VALUE_MAX => expansion.text,
                     _ => UNKNOWN.to_owned(),
                 });
@@ -94,12 +97,15 @@ impl Checker<'_> {
     /// What it begins with, as far as that is known.
     fn base(&mut self, at: usize, stage: &Stage, globals: &Globals) -> Option<Base> {
         let env = |name: &str| globals.get(name).cloned().flatten();
-        let base = stage.expand_base(&env).ok();
+        let (origin, left) = (&stage.origin, &mut self.left);
+        let base = origin.expanded(&stage.base, &env, left).ok();
+        let platform = stage.platform.as_deref();
+        let platform = platform.and_then(|platform| origin.expanded(platform, &env, left).ok());
         let is_known = |text: &Expansion| !text.text.contains(UNKNOWN);
         if let Some(base) = &base {
             self.from(stage, base, globals);
         }
-        if let Ok(Some(platform)) = stage.expand_platform(&env) {
+        if let Some(platform) = platform {
             self.platform(stage, &platform, globals);
         }
         base.filter(is_known).and_then(|base| self.file.base(at, &base.text).ok())
@@ -116,8 +122,9 @@ impl Checker<'_> {
             || text.contains("//");
         if is_wrong && !text.contains(UNKNOWN) && !(base.used.is_empty() && base.unset.is_empty()) {
             let what = format!(
-                "with the defaults of its ARGs, {:?} is {text:?}, which is no image's name",
-                stage.base
+                "with the defaults of its ARGs, {:?} is {}, which is no image's name",
+                stage.base,
+                shortened(text)
             );
             self.warn(Rule::InvalidDefaultArgInFrom, stage.span, &stage.comments, what);
         }
@@ -166,14 +173,15 @@ impl Checker<'_> {
         if let Instruction::Arg(args) = &step.instruction {
             let mut unset = BTreeSet::new();
             for arg in args {
-                let value = default(step, arg, complete, scope, &mut unset);
+                let value = default(step, arg, complete, scope, &mut unset, &mut self.left);
                 let global = || globals.get(&arg.name).cloned().flatten();
                 scope.set(&arg.name, &value.or_else(global).unwrap_or_else(|| UNKNOWN.to_owned()));
             }
             self.undefined(step, &unset, scope);
             return None;
         }
-        let expanded = step.expand(&|name: &str| value(scope, complete, name)).ok();
+        let env = |name: &str| value(scope, complete, name);
+        let expanded = step.expand_within(&env, &mut self.left).ok();
         if let Some(expanded) = &expanded {
             self.undefined(step, &expanded.unset, scope);
         }
@@ -219,9 +227,10 @@ fn default(
     complete: bool,
     scope: &Scope,
     unset: &mut BTreeSet<String>,
+    left: &mut Left,
 ) -> Option<String> {
     let env = |name: &str| value(scope, complete, name);
-    Some(match step.origin.expanded(arg.value.as_deref()?, &env) {
+    Some(match step.origin.expanded(arg.value.as_deref()?, &env, left) {
         Ok(expansion) => {
             unset.extend(expansion.unset);
             expansion.text

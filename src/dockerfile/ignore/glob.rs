@@ -32,6 +32,8 @@ impl Glob {
     pub(super) fn new(pattern: &str) -> Result<Self, &'static str> {
         let chars: Vec<char> = pattern.chars().collect();
         let (mut tokens, mut at) = (Vec::new(), 0);
+        // Where a name of a class may end at the latest: not each `[:` is to look for it to the end.
+        let last = chars.windows(2).rposition(|two| two == [':', ']']).unwrap_or(0);
         // Whether it needs no tokens: nothing special so far but for a first or a last `**`.
         let (mut is_plain, mut begins, mut ends) = (true, false, false);
         while at < chars.len() {
@@ -67,7 +69,7 @@ impl Glob {
                     is_plain = false;
                 }
                 '[' => {
-                    tokens.push(class(&chars, &mut at)?);
+                    tokens.push(class(&chars, &mut at, last)?);
                     is_plain = false;
                 }
                 c => {
@@ -85,13 +87,19 @@ impl Glob {
         })
     }
 
-    pub(super) fn matches(&self, path: &[char]) -> bool {
+    /// The path, or what ends at one of these places in it.
+    pub(super) fn matches(&self, path: &[char], ends: &[usize]) -> bool {
+        let any =
+            |is_match: &dyn Fn(usize) -> bool| is_match(path.len()) || ends.iter().any(|end| is_match(*end));
         match self {
-            Self::Exact(text) => path == text,
+            Self::Exact(text) => path.starts_with(text) && any(&|end| end == text.len()),
             Self::Prefix(text) => path.starts_with(text),
             // `**/x` matches x itself.
-            Self::Suffix(text) => path.ends_with(text) || text.first() == Some(&'/') && path == &text[1..],
-            Self::Tokens(tokens) => matches(tokens, path),
+            Self::Suffix(text) => any(&|end| {
+                let path = &path[..end];
+                path.ends_with(text) || text.first() == Some(&'/') && path == &text[1..]
+            }),
+            Self::Tokens(tokens) => reached(tokens, path).is_some_and(|reached| any(&|end| reached[end])),
         }
     }
 
@@ -110,7 +118,7 @@ impl Glob {
 }
 
 /// After a `[`.
-fn class(chars: &[char], at: &mut usize) -> Result<Token, &'static str> {
+fn class(chars: &[char], at: &mut usize, last: usize) -> Result<Token, &'static str> {
     const OPEN: &str = "a '[' without its ']'";
     let negated = chars.get(*at) == Some(&'^');
     *at += usize::from(negated);
@@ -133,7 +141,9 @@ fn class(chars: &[char], at: &mut usize) -> Result<Token, &'static str> {
             *at += 1;
             return Ok(Token::Class { negated, ranges });
         }
-        if let Some(named) = named(&chars[*at..]) {
+        if *at < last
+            && let Some(named) = named(&chars[*at..])
+        {
             let (length, named) = named?;
             ranges.extend_from_slice(named);
             *at += length;
@@ -183,13 +193,13 @@ fn named(rest: &[char]) -> Named {
     Some(Ok((end + 2, ranges)))
 }
 
-/// Which places of the path can be reached by the tokens so far: as many steps as both are long, whatever they are.
-fn matches(tokens: &[Token], path: &[char]) -> bool {
+/// Which places of the path can be reached by the tokens, if any can: as many steps as both are long, whatever they are.
+fn reached(tokens: &[Token], path: &[char]) -> Option<Vec<bool>> {
     // Most differ in what they begin with.
     if let (Some(Token::Char(c)), first) = (tokens.first(), path.first())
         && Some(c) != first
     {
-        return false;
+        return None;
     }
     let mut reached = vec![false; path.len() + 1];
     reached[0] = true;
@@ -230,8 +240,8 @@ fn matches(tokens: &[Token], path: &[char]) -> bool {
             }
         }
         if !reached.contains(&true) {
-            return false;
+            return None;
         }
     }
-    reached[path.len()]
+    Some(reached)
 }

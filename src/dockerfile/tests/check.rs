@@ -174,3 +174,30 @@ fn options_are_read_or_refused() {
     let url = file.check(None, &|_| None).unwrap()[0].rule.url();
     assert_eq!(url, "https://docs.docker.com/go/dockerfile/rule/maintainer-deprecated/");
 }
+
+/// What one instruction may come to, all of a file's may: else each line of thirty bytes would be work for 16 MiB.
+#[test]
+fn what_is_replaced_is_bounded_for_the_whole_file() {
+    let value = "x".repeat(256);
+    let line = "EXPOSE 1/TCP${A//?/${A//?/${A//?/x}}}\n";
+    let text = format!("FROM scratch\nENV A={value}\n{}EXPOSE 1/TCP\n", line.repeat(3));
+    // The first one does not fit, and took all; what has no variables needs nothing.
+    assert_eq!(warnings(&text, None), ["6 ExposeProtoCasing"]);
+    // Half of it.
+    let half = "EXPOSE 1/TCP${A//??/${A//?/$A}}\n";
+    let text = format!("FROM scratch\nENV A={value}\n{}", half.repeat(3));
+    assert_eq!(warnings(&text, None), ["3 ExposeProtoCasing"]);
+}
+
+#[test]
+fn a_message_is_no_longer_than_one_reads_and_there_are_not_more_than_is_written() {
+    let text = format!(
+        "ARG A={0}\nFROM /${{A//?/$A}}\nFROM scratch\nENV A={0} B={1}1\nEXPOSE 1/TCP${{A//?/$A}} ${{A//?/$B}}",
+        "x".repeat(200),
+        "1:1\\ ".repeat(50),
+    );
+    let file = Dockerfile::parse(&text).unwrap();
+    let found = file.check(None, &|_| None).unwrap();
+    assert!((100..400).contains(&found.len()), "{}", found.len());
+    assert!(found.iter().all(|one| one.message.len() < 600));
+}

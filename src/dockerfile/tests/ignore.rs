@@ -240,4 +240,22 @@ fn who_walks_knows_where_to_look() {
         assert_eq!(ignore.may_include_below(directory), may, "{directory}");
     }
     assert!(!Ignore::parse("**").unwrap().may_include_below("src"));
+    // The root, by either name.
+    assert!(ignore.may_include_below("") && ignore.may_include_below("."));
+    assert!(!Ignore::parse("**").unwrap().may_include_below(""));
+}
+
+/// A pattern that was not compared with a directory, as it would have changed nothing there, may change what is in it.
+#[test]
+fn a_walk_does_not_forget_what_changed_nothing_above() {
+    for (text, path, excluded) in [
+        ("**\n!a/b\na", "a/b", true),
+        ("a\n!a/b\na", "a/b/c", true),
+        ("!a\na/b\n!a", "a/b", false),
+        ("**\n!a/b/c\na\n!a/b", "a/b/c", false),
+        ("**\n!a/b/c\na", "a/b/c/d", true),
+    ] {
+        let ignore = Ignore::parse(text).unwrap();
+        assert_eq!((ignore.excludes(path), walked(&ignore, path)), (excluded, excluded), "{text:?}");
+    }
 }
