@@ -7,6 +7,7 @@
 mod config;
 pub(crate) mod media;
 
+pub(crate) use config::DEFAULT_PATH;
 pub use config::{Healthcheck, ImageConfig};
 pub use oci_spec::image::History;
 
@@ -153,10 +154,17 @@ impl FromStr for Platform {
 
     /// Reads `OS/ARCHITECTURE` or `OS/ARCHITECTURE/VARIANT`, such as `linux/arm64` and `linux/arm/v6`.
     fn from_str(text: &str) -> Result<Self> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        if text.contains(',') {
+            let what = format!("platform {text:?}: several, where there is one at a time");
+            return Err(Error::new(ErrorKind::InvalidInput, what).with_remedy("do it for each of them"));
+        }
         let mut parts = text.split('/');
         let mut next = || parts.next().filter(|part| !part.is_empty()).map(str::to_lowercase);
         match (next(), next(), next(), parts.next()) {
-            (Some(os), Some(architecture), variant, None) if text.split('/').all(|part| !part.is_empty()) => {
+            (Some(os), Some(architecture), variant, None)
+                if text.chars().all(is_plain) && text.split('/').all(|part| !part.is_empty()) =>
+            {
                 Ok(Self { architecture, os, variant, extra: Map::new() })
             }
             _ => Err(Error::new(ErrorKind::InvalidInput, format!("platform {text:?}: not OS/ARCHITECTURE"))

@@ -20,6 +20,8 @@ mod disk;
 mod dockerfiles;
 #[path = "build/killed.rs"]
 mod killed;
+#[path = "build/mistakes.rs"]
+mod mistakes;
 #[path = "build/mounts.rs"]
 mod mounts;
 #[path = "build/peers.rs"]

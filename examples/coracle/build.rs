@@ -35,6 +35,7 @@ pub const BUILD: &[Flag] = &[
     flag("jobs", "N", "Work on so many stages at once (default: as many as there are processors)"),
     flag("label", "KEY=VALUE", "A label of the image"),
     flag("network", "NET", "Of each RUN: host (default) or none"),
+    switch("load", "Always so: the image is in the store"),
     switch("no-cache", "Do every step anew"),
     flag(
         "output",

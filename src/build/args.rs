@@ -8,7 +8,7 @@
 
 use crate::dockerfile::{Arg, Dockerfile, Instruction, Step};
 use crate::error::Result;
-use crate::manifest::Platform;
+use crate::manifest::{DEFAULT_PATH, Platform};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -102,7 +102,11 @@ impl Globals {
             let Instruction::Arg(args) = &step.instruction else { continue };
             for arg in args {
                 let value = value_of(step, arg, given, &|name| globals.get(name))?;
-                globals.0.insert(arg.name.clone(), value);
+                // Without a value it is a name, and takes none away: those of the platforms stay.
+                let known = globals.0.entry(arg.name.clone()).or_default();
+                if value.is_some() {
+                    *known = value;
+                }
             }
         }
         Ok(globals)
@@ -137,7 +141,12 @@ impl Scope {
         let of_image = env.iter().rev().find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name));
         match of_image {
             Some((_, value)) => Some(value.to_owned()),
-            None => self.0.iter().rev().find(|(key, _)| key == name).and_then(|(_, value)| value.clone()),
+            None => {
+                let own =
+                    self.0.iter().rev().find(|(key, _)| key == name).and_then(|(_, value)| value.clone());
+                // What a RUN has, too, where the image says nothing of it.
+                own.or_else(|| (name == "PATH").then(|| DEFAULT_PATH.to_owned()))
+            }
         }
     }
 
@@ -153,7 +162,9 @@ impl Scope {
         let mut told = String::from("ARG");
         for arg in args {
             let own = value_of(step, arg, given, &|name| self.get(env, name))?;
-            let value = own.or_else(|| globals.get(&arg.name));
+            let before =
+                || self.0.iter().find(|(name, _)| *name == arg.name).and_then(|(_, value)| value.clone());
+            let value = own.or_else(|| globals.get(&arg.name)).or_else(before);
             told.push(' ');
             told.push_str(&arg.name);
             if let Some(value) = &value {
@@ -221,6 +232,25 @@ mod tests {
         assert_eq!((plain.get("B").as_deref(), plain.get("C")), (Some("1-2"), None));
         let other = globals(&file, &given(&[("A", "9"), ("C", "c")]));
         assert_eq!((other.get("B").as_deref(), other.get("C").as_deref()), (Some("9-2"), Some("c")));
+    }
+
+    #[test]
+    fn without_a_value_it_takes_none_away() {
+        let text = "ARG TARGETARCH\nARG A=1\nARG A\nFROM scratch\nARG TARGETARCH\nARG B=2\nARG B\nARG A";
+        let file = Dockerfile::parse(text).unwrap();
+        let (given, env) = (given(&[]), Vec::new());
+        assert_eq!(globals(&file, &given).get("TARGETARCH").as_deref(), Some("arm64"));
+        let (scope, told) = scope_of(&file, &given, &[]);
+        assert_eq!(told, ["ARG TARGETARCH=arm64", "ARG B=2", "ARG B=2", "ARG A=1"]);
+        assert_eq!(scope.get(&env, "B").as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn there_is_a_path_where_the_image_has_none() {
+        let scope = Scope::default();
+        assert!(scope.get(&[], "PATH").unwrap().ends_with(":/sbin:/bin"));
+        assert_eq!(scope.get(&["PATH=/x".to_owned()], "PATH").as_deref(), Some("/x"));
+        assert_eq!(scope.of_run(&[]).count(), 0);
     }
 
     #[test]

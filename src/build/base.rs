@@ -5,16 +5,13 @@ use super::stage::Finished;
 use super::transfer::{From, Transfer};
 use super::work::{Named, Work};
 use crate::digest::Digest;
-use crate::dockerfile::{Base, Stage};
+use crate::dockerfile::{Base, Stage, nearest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
-use crate::manifest::Platform;
+use crate::manifest::{DEFAULT_PATH, Platform};
 use crate::reference::Reference;
 use serde_json::json;
 use std::sync::{Arc, PoisonError};
-
-/// What docker searches for commands in an image that says nothing of it.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An image is named by its id from so many digits on: a shorter one may be a name.
 const ID_MIN: usize = 12;
@@ -34,7 +31,19 @@ impl Work<'_> {
         match super::graph::base_of(&self.file, at, &name)? {
             Base::Scratch => self.scratch(platform.as_ref()).map(Finished::of),
             Base::Stage(other) => self.stage(other).map(|done| Finished::clone(&done)),
-            Base::Image(name) => self.image(&name, platform.as_ref()).map(Finished::of),
+            Base::Image(name) => self
+                .image(&name, platform.as_ref())
+                .map(Finished::of)
+                .map_err(|error| self.or_a_stage(&name, error)),
+        }
+    }
+
+    /// A name that leads to no image may be a stage's, misspelt.
+    pub(super) fn or_a_stage(&self, name: &str, error: Error) -> Error {
+        let names = self.file.stages().iter().filter_map(|stage| stage.name.as_deref());
+        match nearest(name, names) {
+            Some(near) => error.with_remedy(format!("did you mean the stage {near}?")),
+            None => error,
         }
     }
 
@@ -57,7 +66,7 @@ impl Work<'_> {
             Named::Image(name) => self.image(name, platform),
             Named::Files(context) => {
                 // All of it is the root filesystem.
-                let transfer = Transfer::whole(".").times(self.epoch).until(self.deadline());
+                let transfer = Transfer::mount("").times(self.epoch).until(self.deadline());
                 let scratch = self.scratch(platform)?;
                 let from = From::Context(context);
                 let copied = transfer.digest(self.store, from)?;
@@ -84,7 +93,7 @@ impl Work<'_> {
         let mut config = json!({
             "architecture": platform.architecture,
             "os": platform.os,
-            "config": { "Env": [PATH], "WorkingDir": "/" },
+            "config": { "Env": [format!("PATH={DEFAULT_PATH}")], "WorkingDir": "/" },
             "rootfs": { "type": "layers", "diff_ids": [] },
             "history": [],
         });
@@ -137,7 +146,15 @@ impl Work<'_> {
             pull = change(pull);
         }
         let until = self.deadline();
-        pull.until(until).run(self.store).map_err(|error| super::work::late(error, until))
+        pull.until(until).run(self.store).map_err(|error| {
+            let error = super::work::late(error, until);
+            match (platform, self.store.image(name)) {
+                (Some(wanted), Ok(image)) if !image.config().platform().is_for(wanted) => error.during(
+                    format!("the store has {name} for {}, not for {wanted}", image.config().platform()),
+                ),
+                _ => error,
+            }
+        })
     }
 
     #[cfg(not(feature = "registry"))]

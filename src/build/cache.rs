@@ -9,6 +9,7 @@ use crate::image::Image;
 use crate::layer::Layer;
 use crate::manifest::History;
 use crate::store::{Cached, clock};
+use serde_json::Value;
 use std::time::SystemTime;
 
 impl Work<'_> {
@@ -22,7 +23,8 @@ impl Work<'_> {
         Ok((image, false))
     }
 
-    /// The same for a step that gives a layer, or none where it changes nothing. It may be that of another image with the same steps.
+    /// The same for a step that gives a layer, or none where it changes nothing, by a key of what it stands on. It may be that of
+    /// another image with the same steps.
     pub(super) fn kept_or_known(
         &self,
         key: &Digest,
@@ -30,8 +32,8 @@ impl Work<'_> {
         line: &str,
         make: impl FnOnce() -> Result<Option<Layer>>,
     ) -> Result<(Image, bool)> {
-        if let Some(image) = self.noted(key)? {
-            return Ok((image, true));
+        if let Some(found) = self.noted(key)? {
+            return self.onto(key, parent, line, found, |_| Ok(())).map(|image| (image, true));
         }
         let known = self.known(parent, line)?;
         let was_known = known.is_some();
@@ -44,7 +46,30 @@ impl Work<'_> {
         Ok((image, was_known))
     }
 
-    fn noted(&self, key: &Digest) -> Result<Option<Image>> {
+    /// A step that was done on the same ground, as one on `parent`, whose history may have other ARGs.
+    pub(super) fn onto(
+        &self,
+        key: &Digest,
+        parent: &Image,
+        line: &str,
+        found: Image,
+        change: impl FnOnce(&mut Value) -> Result<()>,
+    ) -> Result<Image> {
+        let (below, above) = (parent.config().history(), found.config().history());
+        let Some((last, before)) = above.split_last() else { return Ok(found) };
+        if before == below {
+            return Ok(found);
+        }
+        let layer = match last.empty_layer().unwrap_or(false) {
+            true => None,
+            false => found.layers()?.pop(),
+        };
+        let image = self.derived(parent, layer.as_ref(), line.to_owned(), created(last), change)?;
+        self.note(key, &image)?;
+        Ok(image)
+    }
+
+    pub(super) fn noted(&self, key: &Digest) -> Result<Option<Image>> {
         if self.build.no_cache {
             return Ok(None);
         }
@@ -62,7 +87,7 @@ impl Work<'_> {
         }
     }
 
-    fn note(&self, key: &Digest, image: &Image) -> Result<()> {
+    pub(super) fn note(&self, key: &Digest, image: &Image) -> Result<()> {
         self.store.set_cached(key, &Cached { manifest: *image.digest(), id: *image.id() })
     }
 
@@ -93,7 +118,7 @@ impl Work<'_> {
         Ok(None)
     }
 
-    fn candidates(&self) -> Result<&[Image]> {
+    pub(super) fn candidates(&self) -> Result<&[Image]> {
         if let Some(images) = self.candidates.get() {
             return Ok(images);
         }
@@ -103,8 +128,10 @@ impl Work<'_> {
         }
         for name in &self.build.cache_from {
             match self.store.image(name) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                other => images.push(other?),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.teller.warn(None, format!("there is no image {name} that could be a cache"));
+                }
+                other => images.push(other.map_err(|error| error.during("looking for an image as a cache"))?),
             }
         }
         images.retain(Image::is_whole);
@@ -131,6 +158,9 @@ fn next(parent: &Image, image: &Image, line: &str) -> Option<(bool, Option<Syste
         // Else the next line with a layer is not the next layer's.
         && below.history().iter().filter(|line| !is_empty(line)).count() == layers;
     let has_layer = !is_empty(next);
-    (is_alike && (!has_layer || above.diff_ids().len() > layers))
-        .then(|| (has_layer, next.created().as_deref().and_then(clock::parse_rfc3339)))
+    (is_alike && (!has_layer || above.diff_ids().len() > layers)).then(|| (has_layer, created(next)))
+}
+
+fn created(line: &History) -> Option<SystemTime> {
+    line.created().as_deref().and_then(clock::parse_rfc3339)
 }

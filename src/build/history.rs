@@ -9,7 +9,9 @@ use crate::dockerfile::{
     Add, Command, Copy, Healthcheck, Instruction, Mount, MountKind, Run, RunNetwork, RunSecurity, Sharing,
     Source, Variable,
 };
-use serde_json::json;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::ImageConfig;
+use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// A longer line ends with the digest of all of it: a configuration has bounds.
@@ -33,16 +35,18 @@ fn bounded(line: String) -> String {
     format!("{}… # {}", &line[..end], Digest::of(line.as_bytes()))
 }
 
-/// The line of a RUN: its flags, its ARGs as docker writes them (`|2 A=1 B=2`), its command, and the digest of what it mounts.
+/// The line of a RUN: its flags and those of the build that it depends on, its ARGs as docker writes them (`|2 A=1 B=2`), its
+/// command, and the digest of what it mounts.
 pub(super) fn of_run<'a>(
     run: &Run,
+    of_build: &str,
     mounts: &[Mount],
     args: impl Iterator<Item = (&'a str, &'a str)>,
     command: &[String],
     is_shell: bool,
     mounted: Option<&Digest>,
 ) -> String {
-    let mut line = String::from("RUN ");
+    let mut line = format!("RUN {of_build}");
     for mount in mounts {
         let _ = write!(line, "--mount={} ", mount_text(mount));
     }
@@ -112,7 +116,7 @@ pub(super) fn of_copy(copy: &Copy, copied: &Digest) -> String {
     let mut line = String::from("COPY ");
     let from = copy.from.as_ref().map(|from| format!("--from={}", word(from)));
     let flags = [from, flag("chown", &copy.chown), flag("chmod", &copy.chmod)];
-    let switches = [("--link", copy.link), ("--parents", copy.parents)];
+    let switches = [("--link", copy.link), ("--parents", copy.parents), ("", false)];
     files(&mut line, flags, switches, &copy.exclude, &copy.sources, &copy.destination, copied);
     bounded(line)
 }
@@ -121,7 +125,11 @@ pub(super) fn of_copy(copy: &Copy, copied: &Digest) -> String {
 pub(super) fn of_add(add: &Add, copied: &Digest) -> String {
     let mut line = String::from("ADD ");
     let flags = [flag("chown", &add.chown), flag("chmod", &add.chmod), flag("checksum", &add.checksum)];
-    let switches = [("--link", add.link), ("--unpack", add.unpack == Some(true))];
+    let switches = [
+        ("--link", add.link),
+        ("--unpack", add.unpack == Some(true)),
+        ("--unpack=false", add.unpack == Some(false)),
+    ];
     files(&mut line, flags, switches, &add.exclude, &add.sources, &add.destination, copied);
     bounded(line)
 }
@@ -133,7 +141,7 @@ fn flag(name: &str, value: &Option<String>) -> Option<String> {
 fn files(
     line: &mut String,
     flags: [Option<String>; 3],
-    switches: [(&str, bool); 2],
+    switches: [(&str, bool); 3],
     exclude: &[String],
     sources: &[Source],
     destination: &str,
@@ -178,10 +186,27 @@ pub(super) fn of_setting(instruction: &Instruction, text: &str) -> String {
     bounded(format!("{name} {rest}"))
 }
 
-/// By what a step is found again. `parts` are all that it depends on beside the image before it, `parent`.
+/// What a step depends on of the image that it stands on: its files, its settings, and the steps that it came to them by. An
+/// ARG is none of these, though the history has it: who uses one has it in its own line.
+pub(super) fn ground(image: &ImageConfig) -> Result<Digest> {
+    let config: Value = serde_json::from_slice(image.raw()).map_err(|error| {
+        Error::new(ErrorKind::InvalidData, "the configuration of an image").with_source(error)
+    })?;
+    let fields = ["os", "architecture", "variant", "config", "rootfs"];
+    let mut text: String = fields.iter().map(|field| format!("{}\n", config[field])).collect();
+    for line in image.history() {
+        let line = line.created_by().as_deref().unwrap_or_default();
+        if !line.starts_with("ARG ") {
+            let _ = writeln!(text, "{} {line}", line.len());
+        }
+    }
+    Ok(Digest::of(text.as_bytes()))
+}
+
+/// By what a step is found again. `parts` are all that it depends on beside what it stands on, `parent`.
 pub(super) fn key(parent: &Digest, parts: &[&str]) -> Digest {
     // A number for what this crate makes of it all: another one, and nothing is found.
-    let mut text = format!("coracle build 1\n{parent}\n");
+    let mut text = format!("coracle build 2\n{parent}\n");
     for part in parts {
         let _ = writeln!(text, "{} {part}", part.len());
     }
@@ -210,7 +235,7 @@ mod tests {
             })
             .collect();
         let command: Vec<_> = command.iter().map(|word| (*word).to_owned()).collect();
-        of_run(&run, &mounts, args.iter().copied(), &command, is_shell, None)
+        of_run(&run, "", &mounts, args.iter().copied(), &command, is_shell, None)
     }
 
     #[test]

@@ -11,17 +11,17 @@ use super::base::files_of;
 use super::history;
 use super::stage::{At, Finished};
 use super::transfer::{From, Transfer};
-use super::tree::clean;
+use super::tree::{absolute, clean};
 use super::work::{Named, Work};
 use crate::container::{Given, MemoryFile, Mount as Bind, Tree};
 use crate::digest::Digest;
-use crate::dockerfile::{Copy, Mount, MountKind, Sharing, Source};
+use crate::dockerfile::{Mount, MountKind, Sharing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::EntryKind;
 use std::fmt::Write;
 use std::fs::File;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A directory's name has at most 255 bytes.
@@ -48,12 +48,19 @@ enum Files<'a> {
 }
 
 impl Work<'_> {
-    /// What a RUN depends on by its mounts: the files that they show; `None` where there are none.
+    /// What a RUN depends on by its mounts: the files that they show, or that a cache begins with; `None` where there are none.
+    /// Whatever stage they are from is done then: nobody waits for one with a cache's lock in the hand.
     pub(super) fn mounted_digest(&self, at: &At<'_>, mounts: &[Mount]) -> Result<Option<Digest>> {
         let mut text = String::new();
-        for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
+        let begins = |mount: &Mount| mount.from.as_deref().is_some_and(|from| !from.is_empty());
+        let has_files = |mount: &&Mount| match mount.kind {
+            MountKind::Bind => true,
+            MountKind::Cache => begins(mount),
+            _ => false,
+        };
+        for mount in mounts.iter().filter(has_files) {
             let digest = match self.files(at, mount)? {
-                Files::Context(context) => files_at(&source_of(mount)?)
+                Files::Context(context) => Transfer::mount(&source_of(mount)?)
                     .until(self.deadline())
                     .digest(self.store, From::Context(context))?,
                 Files::Image(image) => files_of(&image),
@@ -110,7 +117,7 @@ impl Work<'_> {
             Files::Image(image) => (image, source_of(mount)?),
             Files::Context(context) => {
                 let path = source_of(mount)?;
-                let transfer = files_at(&path).until(self.deadline());
+                let transfer = Transfer::mount(&path).until(self.deadline());
                 let from = From::Context(context);
                 let copied = transfer.digest(self.store, from)?;
                 let scratch = self.scratch(None)?;
@@ -147,7 +154,7 @@ impl Work<'_> {
                 return Ok(());
             }
             return Err(Error::new(ErrorKind::NotFound, format!("the build was given no secret {id:?}"))
-                .with_remedy("Build::secret gives one"));
+                .with_remedy("Build::secret gives one: --secret id=ID,src=FILE"));
         };
         mounted.secrets.push((id.clone(), bytes.clone()));
         if let Some(name) = &mount.env {
@@ -191,7 +198,7 @@ impl Work<'_> {
                 return Ok(());
             }
             return Err(Error::new(ErrorKind::NotFound, format!("the build was given no ssh agent {id:?}"))
-                .with_remedy("Build::ssh gives the socket of one"));
+                .with_remedy("Build::ssh gives the socket of one: --ssh ID=SOCKET"));
         };
         let number = mounted.env.iter().filter(|(name, _)| name == "SSH_AUTH_SOCK").count();
         let target = match &mount.target {
@@ -229,14 +236,7 @@ fn target(mount: &Mount, state: &Finished) -> Result<PathBuf> {
         );
     };
     let workdir = Some(state.image.config().working_dir()).filter(|dir| !dir.is_empty()).unwrap_or("/");
-    let mut clean = PathBuf::from("/");
-    for part in Path::new(workdir).join(text).components() {
-        match part {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => drop(clean.pop()),
-            _ => {}
-        }
-    }
+    let clean = absolute(&Path::new(workdir).join(text));
     let is_system = ["/dev", "/proc", "/sys"].iter().any(|dir| clean.starts_with(dir));
     if clean.parent().is_none() || is_system && clean != Path::new("/dev/shm") {
         let error = Error::new(ErrorKind::Unsupported, "nothing can be mounted there").with_path(&clean);
@@ -260,32 +260,6 @@ fn source_of(mount: &Mount) -> Result<String> {
             ))
         }
     }
-}
-
-/// The files of a context that are at a path, as a COPY to the root.
-fn files_at(path: &str) -> Transfer {
-    if path.is_empty() {
-        return Transfer::whole(".");
-    }
-    // It is a name and no pattern.
-    let plain = path.chars().fold(String::new(), |mut plain, c| {
-        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
-            plain.push('\\');
-        }
-        plain.push(c);
-        plain
-    });
-    let copy = Copy {
-        sources: vec![Source::Path(plain)],
-        destination: "/".to_owned(),
-        from: None,
-        chown: None,
-        chmod: None,
-        link: true,
-        parents: true,
-        exclude: Vec::new(),
-    };
-    Transfer::copy(&copy, "/")
 }
 
 /// As the kernel has it for a tmpfs of which nothing is said: half of the memory.

@@ -15,6 +15,7 @@ use crate::layer::{Layer, Scan};
 use crate::network::Network;
 use crate::security::seccomp::Seccomp;
 use std::collections::VecDeque;
+use std::fmt::Write;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -156,13 +157,13 @@ impl Work<'_> {
         let words = Words::of(run, &state.image)?;
         let mounted = self.mounted_digest(at, &mounts)?;
         let args = state.scope.of_run(state.env());
-        let line = history::of_run(run, &mounts, args, &words.words, words.is_shell, mounted.as_ref());
+        let of_build = self.settings_of(run)?;
+        let line =
+            history::of_run(run, &of_build, &mounts, args, &words.words, words.is_shell, mounted.as_ref());
         let exact = format!("{:?}", run.command);
         let scripts = format!("{:?}", run.heredocs);
-        let hosts = format!("{:?}", self.build.hosts);
-        let network = self.network(run)?.name();
-        let parts = ["run", &line, &exact, &scripts, &hosts, network, &self.epoch_part()];
-        let key = history::key(state.image.id(), &parts);
+        let parts = ["run", &of_build, &line, &exact, &scripts, &self.epoch_part()];
+        let key = history::key(&history::ground(state.image.config())?, &parts);
         let (image, was_there) = self.kept_or_known(&key, &state.image, &line, || {
             let mounted = self.mount(at, &mounts, state)?;
             let _permit = self.permits().take();
@@ -180,7 +181,7 @@ impl Work<'_> {
     fn allowed(&self, run: &Run) -> Result<Vec<Mount>> {
         if run.security == RunSecurity::Insecure && !self.build.allow_insecure {
             return Err(Error::new(ErrorKind::PermissionDenied, "--security=insecure is not allowed")
-                .with_remedy("Build::allow_insecure allows it"));
+                .with_remedy("Build::allow_insecure allows it: --allow security.insecure"));
         }
         self.network(run)?;
         if let Some(device) = run.devices.iter().find(|device| device.required) {
@@ -194,6 +195,21 @@ impl Work<'_> {
         run.mounts.iter().map(read).collect()
     }
 
+    /// What of the build's settings a RUN depends on, where they are not the usual ones.
+    fn settings_of(&self, run: &Run) -> Result<String> {
+        let mut text = String::new();
+        for (name, address) in &self.build.hosts {
+            let _ = write!(text, "--add-host={name}:{address} ");
+        }
+        if run.network == RunNetwork::Default && !self.network(run)?.is_host() {
+            text.push_str("--network=none ");
+        }
+        if self.build.new_privileges && run.security != RunSecurity::Insecure {
+            text.push_str("--security-opt=no-new-privileges=false ");
+        }
+        Ok(text)
+    }
+
     fn network(&self, run: &Run) -> Result<Network> {
         match run.network {
             RunNetwork::None => Ok(Network::none()),
@@ -201,7 +217,9 @@ impl Work<'_> {
                 Ok(Network::host())
             }
             RunNetwork::Host => Err(Error::new(ErrorKind::PermissionDenied, "--network=host is not allowed")
-                .with_remedy("Build::allow_host_network allows it, where the build's own network is none")),
+                .with_remedy(
+                    "Build::allow_host_network allows it where the build's own network is none: --allow network.host",
+                )),
             _ => Ok(self.build.network.clone()),
         }
     }
@@ -217,7 +235,13 @@ impl Work<'_> {
         let output = Arc::new(Output::new(&mounted));
         let mut given = std::mem::take(&mut mounted.given);
         given.no_volumes = true;
-        given.env = std::mem::take(&mut mounted.env);
+        // A proxy's address may have a password in it: none of them is written down.
+        given.env = state
+            .scope
+            .env_of_run(state.env(), &self.given)
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .chain(std::mem::take(&mut mounted.env))
+            .collect();
         if let Some(script) = &words.script {
             let (target, bytes) = (SCRIPT.into(), script.as_bytes().into());
             given.files.push(MemoryFile { target, bytes, mode: 0o755, owner: (0, 0) });
@@ -228,12 +252,15 @@ impl Work<'_> {
             .network(self.network(run)?)
             .no_new_privileges(!self.build.new_privileges)
             .limits(self.build.limits.clone())
-            .envs(state.scope.env_of_run(state.env(), &self.given))
             .given(given)
             .output_max(0);
         builder = mounted.binds.drain(..).fold(builder, ContainerBuilder::mount);
         builder =
             self.build.hosts.iter().fold(builder, |builder, (name, address)| builder.host(name, *address));
+        if self.network(run)?.is_host() && !self.build.hosts.iter().any(|(name, _)| name == HOSTNAME) {
+            // Else the host's name server would be asked for it.
+            builder = builder.host(HOSTNAME, std::net::Ipv4Addr::LOCALHOST.into());
+        }
         builder = self.build.ulimits.iter().cloned().fold(builder, ContainerBuilder::ulimit);
         if run.security == RunSecurity::Insecure {
             builder = builder

@@ -6,6 +6,7 @@ use super::event::{BuildEvent, BuildStep};
 use super::files::with_files;
 use super::history;
 use super::transfer::{self, From, Transfer};
+use super::tree::absolute;
 use super::work::{Named, Work};
 use crate::digest::Digest;
 use crate::dockerfile::{Add, Base, Copy, Dockerfile, Expanded, Instruction, Stage, Step};
@@ -182,7 +183,9 @@ impl Work<'_> {
         match base {
             Base::Scratch => self.scratch(None),
             Base::Stage(other) => self.stage(other).map(|done| done.image.clone()),
-            Base::Image(name) => self.image(&name, self.build.platform.as_ref()),
+            Base::Image(name) => {
+                self.image(&name, self.build.platform.as_ref()).map_err(|error| self.or_a_stage(&name, error))
+            }
         }
     }
 
@@ -206,7 +209,7 @@ impl Work<'_> {
         let line = line(&copied);
         let exact = format!("{:?}", at.step.instruction);
         let parts = ["copy", &line, &exact, state.working_dir(), &self.epoch_part()];
-        let key = history::key(state.image.id(), &parts);
+        let key = history::key(&history::ground(state.image.config())?, &parts);
         let (image, was_there) = self.kept_or_known(&key, &state.image, &line, || {
             transfer.layer(self.store, from, Some(&state.image)).map(Some)
         })?;
@@ -224,16 +227,21 @@ impl Work<'_> {
     ) -> Result<()> {
         let line = history::of_setting(instruction, &at.step.text);
         let exact = format!("{:?}", at.step.instruction);
-        let key = history::key(state.image.id(), &["workdir", &line, &exact, &self.epoch_part()]);
+        let ground = history::ground(state.image.config())?;
+        let key = history::key(&ground, &["workdir", &line, &exact, &self.epoch_part()]);
+        let change = |config: &mut Value| instruction::apply(config, instruction, &mut false);
+        if let Some(found) = self.noted(&key)? {
+            let image = self.onto(&key, &state.image, &line, found, change)?;
+            self.done(at, state, image, true);
+            return Ok(());
+        }
+        let permit = self.permits().take();
         let path = absolute(&Path::new(state.working_dir()).join(path));
-        let (image, was_there) = self.kept(&key, || {
-            let _permit = self.permits().take();
-            let layer = self.directory(&state.image, &path)?;
-            self.derived(&state.image, layer.as_ref(), line, None, |config| {
-                instruction::apply(config, instruction, &mut false)
-            })
-        })?;
-        self.done(at, state, image, was_there);
+        let layer = self.directory(&state.image, &path)?;
+        let image = self.derived(&state.image, layer.as_ref(), line, None, change)?;
+        drop(permit);
+        self.note(&key, &image)?;
+        self.done(at, state, image, false);
         Ok(())
     }
 
@@ -312,17 +320,4 @@ impl Work<'_> {
         let history = HistoryLine { created, created_by: line, comment: None, author: None };
         parent.derive_unlisted(Revision { layer, history, created: None }, change)
     }
-}
-
-/// Without `.` and `..`.
-fn absolute(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => drop(clean.pop()),
-            _ => {}
-        }
-    }
-    clean
 }

@@ -77,6 +77,8 @@ impl From<'_> {
 
 /// A COPY or an ADD, its variables replaced.
 pub(crate) struct Transfer {
+    /// For messages.
+    verb: &'static str,
     is_add: bool,
     sources: Vec<Source>,
     destination: String,
@@ -113,6 +115,7 @@ impl Transfer {
 
     pub(crate) fn add(add: &Add, workdir: &str) -> Self {
         Self {
+            verb: "ADD",
             is_add: true,
             chown: add.chown.clone(),
             chmod: add.chmod.clone(),
@@ -125,13 +128,16 @@ impl Transfer {
         }
     }
 
-    /// What is at a path, as a layer and a key by itself: for a mount.
-    pub(crate) fn whole(source: &str) -> Self {
-        Self { link: true, ..Self::new(&[Source::Path(source.to_owned())], "/", "/") }
+    /// What is at a path, which is a name and no pattern, at the same path of a layer by itself: for a mount.
+    pub(crate) fn mount(path: &str) -> Self {
+        let source = if path.is_empty() { ".".to_owned() } else { select::literal(path) };
+        let parents = !path.is_empty();
+        Self { verb: "mount of", link: true, parents, ..Self::new(&[Source::Path(source)], "/", "/") }
     }
 
     fn new(sources: &[Source], destination: &str, workdir: &str) -> Self {
         Self {
+            verb: "COPY",
             is_add: false,
             sources: sources.to_vec(),
             destination: destination.to_owned(),
@@ -188,13 +194,9 @@ impl Transfer {
         }
     }
 
-    fn verb(&self) -> &'static str {
-        if self.is_add { "ADD" } else { "COPY" }
-    }
-
     /// What is wrong whatever the files are.
     fn check(&self) -> Result<()> {
-        let bad = |what: String| Err(Error::new(ErrorKind::InvalidInput, format!("{} {what}", self.verb())));
+        let bad = |what: String| Err(Error::new(ErrorKind::InvalidInput, format!("{} {what}", self.verb)));
         self.chmod.as_deref().map_or(Ok(()), |mode| Chmod::parse(mode).map(drop))?;
         Filter::excluding(&self.exclude)?;
         for source in &self.sources {
@@ -223,7 +225,7 @@ impl Transfer {
         let promised = self.checksum.as_deref().map(remote::checksum).transpose()?;
         let new = remote::fetch(store, url, promised.as_ref(), self.until)
             .map_err(|error| late(error, self.until))
-            .map_err(|error| error.during(format!("{} {url}", self.verb())))?;
+            .map_err(|error| error.during(format!("{} {}", self.verb, remote::shown(url))))?;
         fetched.insert(url.to_owned(), new.clone());
         Ok(new)
     }
@@ -266,9 +268,9 @@ impl Transfer {
         if self.parents {
             let (start, pattern) = select::pivot(source);
             let filter = if pattern.is_empty() { filter } else { filter.including(&pattern)? };
-            return Ok((select::find(tree, start, self.verb())?, filter));
+            return Ok((select::find(tree, start, self.verb)?, filter));
         }
-        let mut found = select::find(tree, source, self.verb())?;
+        let mut found = select::find(tree, source, self.verb)?;
         found
             .retain(|found| !found.by_wildcard || found.item.is_directory() || !filter.excludes(&found.name));
         Ok((found, filter))
@@ -280,7 +282,7 @@ impl Transfer {
             return Ok(());
         }
         let (path, leads_out) = clean(source.as_bytes());
-        Err(select::not_found(tree, &path, source, leads_out, self.verb())?)
+        Err(select::not_found(tree, &path, source, leads_out, self.verb)?)
     }
 
     fn make(&self, store: &Store, tree: &mut dyn Tree, mut below: Option<&mut Below<'_>>) -> Result<Layer> {
@@ -289,7 +291,7 @@ impl Transfer {
         let chmod = self.chmod.as_deref().map(Chmod::parse).transpose()?;
         let target = Target::new(if self.link { None } else { below });
         let mut job = Job { transfer: self, store, target, owner, chmod, checkouts: Vec::new(), placed: 0 };
-        let during = |error: Error| error.during(format!("{} to {}", self.verb(), self.destination));
+        let during = |error: Error| error.during(format!("{} to {}", self.verb, self.destination));
         for source in &self.sources {
             job.source(tree, source).map_err(during)?;
         }
@@ -344,7 +346,9 @@ impl Job<'_, '_, '_> {
                     let checkout = git.checkout(self.store, &commit, keep)?;
                     let mut disk = &checkout.disk;
                     let filter = Filter::excluding(&transfer.exclude)?;
-                    for found in select::find(&mut disk, &format!("/{}", git.directory), "ADD")? {
+                    for found in
+                        select::find(&mut disk, &format!("/{}", select::literal(&git.directory)), "ADD")?
+                    {
                         self.copy(&mut disk, &found, &filter)?;
                     }
                     self.checkouts.push(checkout);

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// As many links as the kernel follows (path_resolution(7)).
@@ -238,6 +238,11 @@ pub(super) fn clean(path: &[u8]) -> (Vec<u8>, bool) {
         }
     }
     (parts.join(&b'/'), leads_out)
+}
+
+/// The same of a path in an image.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    Path::new("/").join(text(&clean(path.as_os_str().as_bytes()).0))
 }
 
 /// For messages.

@@ -213,6 +213,9 @@ impl Build {
             running: Mutex::default(),
             swept: AtomicBool::new(false),
         };
+        if !self.cache_from.is_empty() {
+            work.candidates()?;
+        }
         // All that the steps give is synced once, when the image is listed.
         let deferred = store.defer();
         let image = work.all()?;

@@ -6,7 +6,7 @@ use super::record::Record;
 use super::spec::{MountKind, SeccompChoice, Spec, covering};
 use super::users::Identity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::ImageConfig;
+use crate::manifest::{DEFAULT_PATH, ImageConfig};
 use crate::security::capability::Capabilities;
 use crate::security::seccomp::{Seccomp, SeccompProfile};
 use std::collections::HashMap;
@@ -14,8 +14,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
-
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What can be seen to be wrong before anything is made.
 pub(super) fn validate(spec: &Spec) -> Result<()> {

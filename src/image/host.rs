@@ -21,7 +21,7 @@ mod hidden;
 use hidden::{DATA, HIDDEN, STATE};
 
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::manifest::ImageConfig;
+use crate::manifest::{DEFAULT_PATH, ImageConfig};
 use crate::store::{Store, list};
 use crate::sys::open::openat2;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -60,7 +60,7 @@ pub(crate) enum What {
 /// A configuration for containers on the host's root: this machine's platform, a search path, a shell.
 pub(super) fn config() -> Result<ImageConfig> {
     ImageConfig::new(&[], json!([]), "1970-01-01T00:00:00Z")?.edit(|value| {
-        value["config"]["Env"] = json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
+        value["config"]["Env"] = json!([format!("PATH={DEFAULT_PATH}")]);
         value["config"]["Cmd"] = json!(["/bin/sh"]);
         Ok(())
     })

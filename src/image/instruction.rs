@@ -4,7 +4,7 @@
 use super::settings::Settings;
 use crate::dockerfile::{Command, Dockerfile, Healthcheck, Instruction, Step};
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::Healthcheck as Check;
+use crate::manifest::{DEFAULT_PATH, Healthcheck as Check};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -136,7 +136,10 @@ pub(crate) fn apply_changes(config: &mut Value, changes: &[Step]) -> Result<()> 
         let env = config["config"]["Env"].as_array().cloned().unwrap_or_default();
         let value = |name: &str| {
             let mut pairs = env.iter().filter_map(|entry| entry.as_str()?.split_once('='));
-            pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+            match pairs.find(|(key, _)| *key == name) {
+                Some((_, value)) => Some(value.to_owned()),
+                None => (name == "PATH").then(|| DEFAULT_PATH.to_owned()),
+            }
         };
         let expanded = change.expand(&value)?;
         apply(config, &expanded.instruction, &mut cmd_is_set)

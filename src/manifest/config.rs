@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Where commands are searched for where a configuration says nothing of it, as in docker.
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The configuration of an image: for which machine it is, how its containers start, and what its layers are.
 #[derive(Clone, Debug)]
 pub struct ImageConfig(Arc<Inner>);

@@ -26,9 +26,8 @@ const BYTES_MAX: u64 = 256 << 30;
 /// # Errors
 /// As of a pull: `NotFound` (404), `PermissionDenied`, `Network`, `TimedOut`.
 pub(crate) fn fetch(url: &str, verified: bool, until: Option<Instant>) -> Result<Fetch> {
-    let parsed = Url::parse(url).map_err(|error| {
-        error.with_kind(ErrorKind::InvalidInput).during(format!("reading the address {url}"))
-    })?;
+    let parsed = Url::parse(url)
+        .map_err(|error| error.with_kind(ErrorKind::InvalidInput).during("reading the address"))?;
     let mut settings = Settings { retries: RETRIES, parallel: 1, until, ..Settings::default() };
     if verified {
         settings.plain.push(parsed.host.clone());

@@ -18,6 +18,9 @@ use std::path::{Component, Path};
 
 pub(crate) const CWD: i32 = n::AT_FDCWD;
 
+/// Of a command that the kernel does not execute.
+const EXECUTABLE: &str = "it has to be there and executable (chmod +x), and so has the interpreter that its first line or its ELF header names";
+
 /// How a path inside a root is resolved: beneath it, links as the container would see them, no magic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links {
@@ -627,7 +630,8 @@ impl<'fd> Script<'fd> {
             let at = self.string(word);
             self.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()])
                 .path(word)
-                .kind(ErrorKind::Exec);
+                .kind(ErrorKind::Exec)
+                .remedy(EXECUTABLE);
             return;
         }
         for dir in std::env::split_paths(path) {
@@ -637,6 +641,7 @@ impl<'fd> Script<'fd> {
             self.op(n::__NR_execve, "execve", [at.into(), argv.into(), envp.into()])
                 .path(&candidate)
                 .kind(ErrorKind::Exec)
+                .remedy(EXECUTABLE)
                 .tolerate(&[ENOENT, EACCES, ENOTDIR]);
         }
         // What is there but may not be executed matters more than what is not there.
@@ -648,7 +653,10 @@ impl<'fd> Script<'fd> {
             self.op(n::__NR_faccessat, "faccessat", [CWD.into(), at.into(), F_OK.into()])
                 .tolerate_all()
                 .otherwise(absent);
-            self.op(OP_FAIL, "execve", [EACCES.into()]).path(&candidate).kind(ErrorKind::Exec);
+            self.op(OP_FAIL, "execve", [EACCES.into()])
+                .path(&candidate)
+                .kind(ErrorKind::Exec)
+                .remedy(EXECUTABLE);
             self.place(absent);
         }
         self.op(OP_FAIL, missing, [ENOENT.into()])

@@ -182,6 +182,56 @@ fn the_same_step_in_another_dockerfile_is_found() {
     assert_eq!(again, ["RUN echo two"]);
 }
 
+/// Who waits for a stage holds no cache that the stage waits for.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_cache_that_begins_with_a_stage_waits_for_no_lock() {
+    let store = bases::store();
+    let text = "FROM localhost/box:1 AS a\nRUN true\nRUN --mount=type=cache,id=one,sharing=locked,target=/c echo a > /srv/a\n\
+        FROM localhost/box:1\nRUN --mount=type=cache,id=one,sharing=locked,target=/c \\\n\
+        --mount=type=cache,id=two,from=a,source=/srv,target=/d cp /d/a /got\n";
+    for _ in 0..8 {
+        // It would not end else.
+        let build = Build::empty().dockerfile_text(text).timeout(std::time::Duration::from_secs(60));
+        assert!(build.no_cache(true).parallel(2).run(&store).unwrap().open("/got").is_ok());
+        store.prune_cache(None, None).unwrap();
+    }
+}
+
+/// As in BuildKit an ARG is what a RUN sees; what copies files does not change with it.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn an_argument_changes_what_uses_it() {
+    let (store, dir) = (bases::store(), context(&[("one", "1"), ("two", "2")]));
+    let text = "FROM localhost/box:1\nARG C\nCOPY one /\nWORKDIR /w\nADD two .\nENV E=1\nRUN echo $C > /c\nCOPY one /after\n";
+    let build = |value: &str| Build::context(dir.path()).dockerfile_text(text).arg("C", value);
+    let (first, _) = steps_done(&build("1"), &store);
+    let (second, done) = steps_done(&build("2"), &store);
+    // Settings are made anew each time that what is below them is, and cost nothing.
+    assert_eq!(done, ["ARG C", "ENV E=1", "RUN echo $C > /c", "COPY one /after"]);
+    let lines = |image: &Image| -> Vec<String> {
+        image.config().history().iter().map(|line| line.created_by().clone().unwrap_or_default()).collect()
+    };
+    let expected: Vec<_> = lines(&first)
+        .into_iter()
+        .map(|line| line.replace("ARG C=1", "ARG C=2").replace("|1 C=1", "|1 C=2"))
+        .collect();
+    assert_eq!(lines(&second), expected);
+    let ids = |image: &Image| image.config().diff_ids().to_vec();
+    assert_eq!(ids(&first)[..4], ids(&second)[..4]);
+    assert_ne!(ids(&first)[4], ids(&second)[4]);
+    assert_eq!(first.config().working_dir(), second.config().working_dir());
+    // Each of them is found again, and is the same image.
+    for (value, image) in [("1", &first), ("2", &second)] {
+        let (again, done) = steps_done(&build(value), &store);
+        assert_eq!((again.id(), done), (image.id(), Vec::new()), "{value}");
+    }
+    // A global one that only FROM uses changes nothing below.
+    let text = |value: &str| format!("ARG T={value}\nFROM localhost/box:${{T%x}}\nRUN echo global > /g");
+    steps_done(&Build::empty().dockerfile_text(text("1")), &store);
+    assert!(steps_done(&Build::empty().dockerfile_text(text("1x")), &store).1.is_empty());
+}
+
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn a_stage_that_is_copied_from_counts_by_what_it_has() {

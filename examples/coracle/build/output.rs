@@ -46,6 +46,8 @@ impl std::str::FromStr for Output {
         let or_stdout = |dest: Option<PathBuf>| dest.unwrap_or_else(|| STDOUT.into());
         match kind {
             "image" => Ok(Self::Image(name)),
+            // What the steps gave stays in the store, and so does the image.
+            "cacheonly" => Ok(Self::Image(None)),
             "local" => Ok(Self::Dir(dest.ok_or_else(no_dest)?)),
             "tar" => Ok(Self::Tar(or_stdout(dest))),
             "docker" if dest.is_none() => Ok(Self::Image(name)),

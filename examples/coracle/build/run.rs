@@ -4,7 +4,7 @@
 use super::output::Output;
 use super::steps::Steps;
 use crate::args::Args;
-use crate::fail::{Result, context, fail, usage};
+use crate::fail::{Fail, Result, context, fail, usage};
 use crate::format::{line, print, visible};
 use crate::{flags, limits, moment};
 use coracle::dockerfile::Warning;
@@ -42,7 +42,8 @@ pub fn build(store: &Store, args: &Args) -> Result<u8> {
     let built = build.run(store);
     let mut steps = steps.lock().unwrap_or_else(PoisonError::into_inner);
     steps.end();
-    let image = built?;
+    // A step that could not be executed is a build that failed.
+    let image = built.map_err(|error| Fail { code: None, ..error.into() })?;
     if let Some(path) = args.raw("iidfile") {
         fs::write(path, image.id().to_string()).map_err(context(format!("--iidfile {}", path.display())))?;
     }
@@ -185,7 +186,13 @@ fn settings(mut build: Build, args: &Args) -> Result<Build> {
     if let Some(platform) = args.get("platform")? {
         build = build.platform(platform.parse()?);
     }
-    for image in args.all("cache-from")? {
+    for text in args.all("cache-from")? {
+        let image = match text.strip_prefix("type=") {
+            None => text,
+            Some(typed) => typed.strip_prefix("registry,ref=").ok_or_else(|| {
+                usage(format!("--cache-from {text:?}: an image of the store, or type=registry,ref=IMAGE"))
+            })?,
+        };
         build = build.cache_from(image);
     }
     if let Some(dir) = args.raw("cache-dir") {

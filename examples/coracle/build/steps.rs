@@ -83,6 +83,7 @@ impl Steps {
             let at = line.map_or_else(String::new, |line| format!("line {line}: "));
             let text = format!("[Warning] {at}{}", visible(text));
             return match &self.how {
+                How::Quiet => {}
                 How::Tty(tty) => tty.bars.suspend(|| eprintln!("{text}")),
                 _ => eprintln!("{text}"),
             };

@@ -148,17 +148,7 @@ impl GitSource {
 
     /// As an error may show it: without a token or a password.
     pub(super) fn shown(&self) -> String {
-        let parts = self
-            .remote
-            .split_once("://")
-            .map(|(scheme, rest)| (scheme, rest.split_at(rest.find('/').unwrap_or(rest.len()))));
-        match parts {
-            Some((scheme, (authority, path))) if authority.contains('@') => {
-                let host = authority.rsplit('@').next().unwrap_or_default();
-                format!("{scheme}://***@{host}{path}")
-            }
-            _ => self.remote.clone(),
-        }
+        super::remote::shown(&self.remote)
     }
 
     fn is_commit(text: &str) -> bool {

@@ -8,7 +8,7 @@ use super::remote::{Place, checksum, file_name};
 use super::{Transfer, select};
 use crate::digest::Digest;
 use crate::dockerfile::Source;
-use crate::error::{Call, Result};
+use crate::error::Result;
 use crate::layer::EntryKind;
 use crate::store::Store;
 use sha2::{Digest as _, Sha256};
@@ -172,7 +172,14 @@ fn read_all(files: &[Arc<DiskFile>], until: Option<Instant>) -> Result<()> {
         let mut others = Vec::new();
         for _ in 1..threads {
             let thread = std::thread::Builder::new().name("coracle-context".into());
-            others.push(thread.spawn_scoped(scope, work).call("starting a thread")?);
+            match thread.spawn_scoped(scope, work) {
+                Ok(other) => others.push(other),
+                // Without it the others have more to do.
+                Err(error) => {
+                    tracing::debug!(%error, "a context is read by fewer threads");
+                    break;
+                }
+            }
         }
         let own = work();
         for other in others {

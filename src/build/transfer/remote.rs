@@ -34,6 +34,18 @@ impl<'a> Place<'a> {
     }
 }
 
+/// As an error may show it: a token may be before the host and in the query.
+pub(super) fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = match authority.rsplit_once('@') {
+        Some((_, host)) => format!("***@{host}"),
+        None => authority.to_owned(),
+    };
+    let path = path.split_once('?').map_or(path.to_owned(), |(path, _)| format!("{path}?***"));
+    format!("{scheme}://{host}{path}")
+}
+
 /// A file that was got from a URL.
 #[derive(Clone)]
 pub(super) struct Fetched {
@@ -96,10 +108,10 @@ pub(super) fn fetch(
     let mtime = fetched.modified.map_or(MADE, Mtime::from);
     let mut hashing = Hashing { inner: fetched.body, hasher: Default::default() };
     let (file, size) = super::super::memory::spooled(store, &mut hashing)
-        .map_err(|error| error.during(format!("getting {url}")))?;
+        .map_err(|error| error.during(format!("getting {}", shown(url))))?;
     let digest = Digest::finish(hashing.hasher);
     if let Some(promised) = promised.filter(|promised| **promised != digest) {
-        let what = format!("{url}: what came has digest {digest} and not the promised {promised}");
+        let what = format!("{}: what came has digest {digest} and not the promised {promised}", shown(url));
         return Err(Error::new(ErrorKind::Mismatch, what));
     }
     let entry = Entry { mode: 0o600, size, mtime, ..Entry::new("", EntryKind::File) };

@@ -4,7 +4,7 @@
 use super::super::tree::{Item, Tree, clean, resolve, text};
 use crate::dockerfile::{Ignore, Parents, nearest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{join, split};
+use crate::layer::{EntryKind, join, split};
 
 /// More than any real tree has.
 const DEPTH_MAX: usize = 512;
@@ -62,6 +62,17 @@ pub(super) fn has_wildcard(text: &[u8]) -> bool {
     false
 }
 
+/// A source that means this path alone, whatever characters are in it.
+pub(super) fn literal(path: &str) -> String {
+    path.chars().fold(String::new(), |mut literal, c| {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
+            literal.push('\\');
+        }
+        literal.push(c);
+        literal
+    })
+}
+
 /// What a source means. A wildcard may mean nothing, any other source is an error then.
 pub(super) fn find(tree: &mut dyn Tree, source: &str, verb: &str) -> Result<Vec<Found>> {
     let (path, leads_out) = clean(source.as_bytes());
@@ -75,8 +86,12 @@ pub(super) fn find(tree: &mut dyn Tree, source: &str, verb: &str) -> Result<Vec<
     let patterns = parts[plain..].iter().map(|part| Pattern::new(part));
     let patterns: Option<Vec<_>> = patterns.collect();
     let patterns = patterns.ok_or_else(|| {
-        Error::new(ErrorKind::InvalidInput, format!("{verb} {source}: a pattern that is broken"))
-            .with_remedy("a bracket is closed, and a backslash has something behind it")
+        Error::new(ErrorKind::InvalidInput, format!("{verb} {source}: a pattern that is broken")).with_remedy(
+            match source.starts_with('[') {
+                true => "a list is JSON: quotation marks, commas, and a ] at its end",
+                false => "a bracket is closed, and a backslash has something behind it",
+            },
+        )
     })?;
     let prefix = parts[..plain].join(&b'/');
     let Some((at, item)) = resolve(tree, &prefix)? else { return Err(missing(tree, &prefix)?) };
@@ -139,6 +154,13 @@ pub(super) fn not_found(
         names = tree.list(&at)?;
     }
     let texts: Vec<_> = names.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
+    if let Some((_, item)) = names.iter().find(|(other, _)| other == name)
+        && item.entry.kind == EntryKind::Symlink
+    {
+        let to = String::from_utf8_lossy(&item.entry.link);
+        let what = format!("a link to {to}, which leads to nothing in {place}");
+        return Ok(not_found(what).with_remedy(format!("the root of {place} is that of its links")));
+    }
     let error = not_found(format!("not found in {place}"));
     Ok(match nearest(&shown, texts.iter().map(|text| &**text)) {
         Some(near) => {

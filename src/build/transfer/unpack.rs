@@ -6,8 +6,13 @@ use super::super::tree::{Content, Item, Tree, Xattrs, text};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::{Compression, Entry, EntryKind, MAGIC, decoder};
 use crate::store::Store;
-use std::io::{BufReader, Chain, Cursor, Read};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::fs::File;
+use std::io::{BufReader, Chain, Cursor, Read, Seek};
 use std::process::{Child, Command, Stdio};
+
+/// As much of what a program says is shown.
+const SAID_MAX: u64 = 1024;
 
 /// What an archive has, in its order; `None` where the file is none.
 pub(super) fn archive(
@@ -69,6 +74,8 @@ fn entries(store: &Store, plain: impl Read) -> Result<Option<Vec<(Entry, Content
 struct Program {
     name: &'static str,
     child: Child,
+    /// What it says, in memory: nobody has to read it for it to go on.
+    said: File,
     output: std::process::ChildStdout,
 }
 
@@ -77,7 +84,9 @@ impl Program {
         // From a file: who does not read it blocks nobody.
         let (input, _) = spooled(store, input)?;
         let mut command = Command::new(name);
-        command.arg("-dc").stdin(input).stdout(Stdio::piped()).stderr(Stdio::null());
+        let said = File::from(memfd_create("said", MemfdFlags::CLOEXEC).call("memfd_create")?);
+        let stderr = said.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
+        command.arg("-dc").stdin(input).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().map_err(|error| {
             let error = Error::os("posix_spawn", error).with_path(name);
             match error.kind() {
@@ -89,7 +98,7 @@ impl Program {
             }
         })?;
         match child.stdout.take() {
-            Some(output) => Ok(Self { name, child, output }),
+            Some(output) => Ok(Self { name, child, said, output }),
             None => Err(Error::new(ErrorKind::State, "a program without its output")),
         }
     }
@@ -99,10 +108,14 @@ impl Program {
         std::io::copy(&mut self.output, &mut std::io::sink()).call("read")?;
         // A host that reaps everything leaves no status: then the archive's end mark counts.
         match self.child.wait() {
-            Ok(status) if !status.success() => Err(Error::new(
-                ErrorKind::InvalidData,
-                format!("{}: the compressed data is broken", self.name),
-            )),
+            Ok(status) if !status.success() => {
+                let mut said = Vec::new();
+                self.said.rewind().call("lseek")?;
+                (&self.said).take(SAID_MAX).read_to_end(&mut said).call("read")?;
+                let said = String::from_utf8_lossy(&said).replace(char::is_control, " ");
+                let what = format!("{}: {status}: {}", self.name, said.trim());
+                Err(Error::new(ErrorKind::InvalidData, what))
+            }
             _ => Ok(()),
         }
     }
