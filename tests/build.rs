@@ -22,6 +22,8 @@ mod killed;
 mod peers;
 #[path = "build/progress.rs"]
 mod progress;
+#[path = "build/pruned.rs"]
+mod pruned;
 #[path = "build/refused.rs"]
 mod refused;
 #[path = "build/remote.rs"]

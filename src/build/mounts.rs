@@ -16,11 +16,12 @@ use crate::dockerfile::{Copy, Mount, MountKind, Sharing, Source};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::{EntryKind, Owned, for_caller};
+use crate::store::{Lease, random_hex};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use std::ffi::CString;
 use std::fmt::Write;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -264,7 +265,11 @@ impl Work<'_> {
             if let Err(rustix::io::Errno::NOENT) = rustix::fs::lstat(path) {
                 self.make(at, mount, room, path)?;
             }
-            let file = File::from(open_cache(room, path)?);
+            let file = match open_cache(room, path) {
+                // Pruned just now.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                other => File::from(other?),
+            };
             loop {
                 match rustix::fs::flock(&file, operation) {
                     Ok(()) => break,
@@ -287,26 +292,26 @@ impl Work<'_> {
         }
     }
 
-    /// Makes it, under another name until it is what it begins with.
+    /// Makes it, under another name until it is what it begins with. Until then it is locked, as one that is not is anybody's to
+    /// prune.
     fn make(&self, at: &At<'_>, mount: &Mount, room: &Path, path: &Path) -> Result<()> {
-        let name = format!(".new-{}", crate::store::random_hex(8)?);
-        let new = room.join(&name);
-        rustix::fs::mkdir(&new, Mode::RWXU).call_at("mkdir", &new)?;
-        let filled = open_dir(&new).and_then(|dir| self.fill(at, mount, &dir)).and_then(|()| {
-            match rustix::fs::renameat_with(CWD, &new, CWD, path, RenameFlags::NOREPLACE) {
+        let parent = open_dir(room)?;
+        let (dir, name) = new_cache(parent.as_fd()).map_err(|error| error.with_path(room))?;
+        let filled = self.fill(at, mount, dir.as_fd()).and_then(|()| {
+            match rustix::fs::renameat_with(&parent, &name, CWD, path, RenameFlags::NOREPLACE) {
                 // Another build was faster. Its directory may be empty still, and locked.
                 Err(rustix::io::Errno::EXIST) => Ok(false),
                 other => other.call_at("renameat2(RENAME_NOREPLACE)", path).map(|()| true),
             }
         });
         if !matches!(filled, Ok(true)) {
-            open_dir(room).and_then(|room| self.store.remove_tree(room.as_fd(), &name))?;
+            self.store.remove_tree(parent.as_fd(), &name)?;
         }
         filled.map(drop)
     }
 
     /// What a new cache begins with: files of an image, its owner and mode.
-    fn fill(&self, at: &At<'_>, mount: &Mount, dir: &OwnedFd) -> Result<()> {
+    fn fill(&self, at: &At<'_>, mount: &Mount, dir: BorrowedFd<'_>) -> Result<()> {
         if mount.from.as_deref().is_some_and(|from| !from.is_empty()) {
             let Files::Image(image) = self.files(at, mount)? else {
                 let what = "a cache that begins with files of a context";
@@ -314,7 +319,7 @@ impl Work<'_> {
                     .with_remedy("from= of a cache names a stage or an image"));
             };
             let source = Path::new("/").join(mount.source.as_deref().unwrap_or_default());
-            if !copy_into(&image, &source, dir.as_fd())? {
+            if !copy_into(&image, &source, dir)? {
                 let error =
                     Error::new(ErrorKind::NotFound, "there is no such directory to begin a cache with");
                 return Err(error.with_path(source));
@@ -331,7 +336,19 @@ impl Work<'_> {
             return Ok(());
         }
         let owned = Owned { path: CString::default(), uid, gid, mode: Some(mode), capability: None };
-        for_caller().apply(dir.as_fd(), &[owned])
+        for_caller().apply(dir, &[owned])
+    }
+}
+
+/// An empty directory, leased, and its name.
+fn new_cache(room: BorrowedFd<'_>) -> Result<(Lease, String)> {
+    loop {
+        let name = format!(".new-{}", random_hex(8)?);
+        rustix::fs::mkdirat(room, &name, Mode::RWXU).call("mkdirat")?;
+        // `None`: a prune was faster than the lock.
+        if let Some(lease) = Lease::shared(room, &name)? {
+            return Ok((lease, name));
+        }
     }
 }
 
@@ -465,5 +482,17 @@ mod tests {
         let (long, other) = ("x".repeat(300), format!("{}y", "x".repeat(299)));
         assert!(cache_name(&long).len() <= NAME_MAX && cache_name(&long) != cache_name(&other));
         assert!(!cache_name("").is_empty());
+    }
+
+    #[test]
+    fn one_that_is_being_made_is_not_pruned() {
+        let store = crate::store::Store::temp().unwrap();
+        let mounts = open_dir(&store.cache_mounts().unwrap()).unwrap();
+        let (lease, name) = new_cache(mounts.as_fd()).unwrap();
+        assert_eq!(store.prune_cache(None, None).unwrap().mounts, 0);
+        assert!(rustix::fs::statat(&mounts, &name, rustix::fs::AtFlags::empty()).is_ok());
+        // What a build that was killed has left is.
+        drop(lease);
+        assert_eq!(store.prune_cache(None, None).unwrap().mounts, 1);
     }
 }

@@ -217,23 +217,30 @@ impl Store {
 
 /// Locked, unless a build uses it or it is gone.
 fn unused(mounts: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Lease>> {
-    let found = match (Lease::try_exclusive(mounts, name), CString::new(name.as_bytes())) {
-        // Of an ordinary user it may be a sub-id's, and closed to the user.
-        (Err(error), Ok(name)) if error.kind() == ErrorKind::PermissionDenied => {
-            let (keeper, flags) = (Keeper::default(), OFlags::RDONLY | OFlags::DIRECTORY);
-            let opened = keeper.open(mounts, &name, flags.bits())?;
-            Lease::try_exclusive_of(opened.into(), OsStr::from_bytes(name.as_bytes())).and_then(|lease| {
-                // Only its owner moves it.
-                let own = Ownership { path: name, uid: 0, gid: 0, mode: Some(0o700), capability: None };
-                keeper.apply(mounts, [&own]).map(|()| Some(lease))
-            })
-        }
-        (other, _) => other,
+    let found = match Lease::try_exclusive(mounts, name) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => unused_of_sub_id(mounts, name),
+        other => other,
     };
     match found {
-        Err(error) if error.kind() == ErrorKind::InUse => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::NotFound) => Ok(None),
         other => other,
     }
+}
+
+/// Of an ordinary user it may be a sub-id's, and closed to the user.
+fn unused_of_sub_id(mounts: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Lease>> {
+    let path = CString::new(name.as_bytes()).call("the name of a directory")?;
+    let (keeper, flags) = (Keeper::default(), OFlags::RDONLY | OFlags::DIRECTORY);
+    let opened = keeper.open(mounts, &path, flags.bits())?;
+    let lease = Lease::try_exclusive_of(opened.into(), name)?;
+    // Another program may have pruned it since, and a build made another one.
+    if !lease.has_name(mounts, name)? {
+        return Ok(None);
+    }
+    // Only its owner moves it.
+    let own = Ownership { path, uid: 0, gid: 0, mode: Some(0o700), capability: None };
+    keeper.apply(mounts, [&own])?;
+    Ok(Some(lease))
 }
 
 /// The bytes of a directory's files, as far as this process may look.
@@ -244,7 +251,12 @@ fn tree_size(parent: BorrowedFd<'_>, name: &OsStr) -> Result<u64> {
         None => return Ok(0),
     }];
     while let Some(dir) = todo.pop() {
-        for name in list(dir.as_fd())? {
+        let names = match list(dir.as_fd()) {
+            // A build that has just made it gives it to a sub-id, and closes it.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => continue,
+            other => other?,
+        };
+        for name in names {
             let Ok(stat) = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
                 rustix::fs::FileType::Directory => todo.extend(open_dir_os(dir.as_fd(), &name)),

@@ -68,6 +68,11 @@ impl Lease {
         }
     }
 
+    /// Whether it still has this name.
+    pub(crate) fn has_name(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
+        leads_to(parent, name, &self.0)
+    }
+
     /// The same with some patience: when a thread of a program starts another one, that has for a moment, until it is
     /// executed, all descriptors of the first and with them its locks, also those that are dropped meanwhile. Tried again
     /// and again: flock(2) waits without a deadline, and nothing tells that a lock is free.

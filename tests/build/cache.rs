@@ -199,8 +199,8 @@ fn a_stage_that_is_copied_from_counts_by_what_it_has() {
     assert_eq!(again.len(), 3, "{again:?}");
 }
 
-const STORE: &str = "CORACLE_TEST_STORE";
-const CONTEXT: &str = "CORACLE_TEST_CONTEXT";
+pub const STORE: &str = "CORACLE_TEST_STORE";
+pub const CONTEXT: &str = "CORACLE_TEST_CONTEXT";
 
 /// In a process of its own.
 fn build_as_told() -> bool {
