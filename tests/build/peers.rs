@@ -1,9 +1,10 @@
 //! What was built or committed runs where others run it, and travels unchanged.
 
+#[cfg(feature = "registry")]
+use super::common::distribution::{Distribution, skopeo};
+use super::common::docker::Docker;
 use super::common::podman::Podman;
 use super::*;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 const TEXT: &str = "\
 FROM localhost/box:1
@@ -105,54 +106,6 @@ fn runc_runs_it() {
     }
 }
 
-/// A docker daemon of the test's own.
-struct Docker {
-    daemon: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Docker {
-    fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("coracle-docker-").tempdir_in("/var/tmp").unwrap();
-        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        let mut command = Command::new("dockerd");
-        command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")]);
-        command.args(["-H", &format!("unix://{}", at("socket"))]);
-        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
-        let log = fs::File::create(at("log")).unwrap();
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let daemon = command.spawn().unwrap_or_else(|error| panic!("dockerd: {error}; this test needs it"));
-        let mut docker = Self { daemon, dir };
-        let socket = docker.dir.path().join("socket");
-        eventually("dockerd listens", || {
-            let ended = docker.daemon.try_wait().unwrap();
-            assert!(ended.is_none(), "{}", fs::read_to_string(docker.dir.path().join("log")).unwrap());
-            std::os::unix::net::UnixStream::connect(&socket).is_ok()
-        });
-        docker
-    }
-
-    fn run(&self, args: &[&str]) -> String {
-        let at = |name: &str| self.dir.path().join(name).display().to_string();
-        peer(
-            "docker",
-            [&["--config", &at("config"), "-H", &format!("unix://{}", at("socket"))], args].concat(),
-        )
-    }
-}
-
-impl Drop for Docker {
-    fn drop(&mut self) {
-        // It has mounts to take down.
-        let process = pidfd(self.daemon.id() as i32);
-        let _ = rustix::process::pidfd_send_signal(&process, rustix::process::Signal::TERM);
-        if !ends(&process, Duration::from_secs(30)) {
-            let _ = self.daemon.kill();
-        }
-        let _ = self.daemon.wait();
-    }
-}
-
 #[test]
 #[ignore = "needs root, busybox and docker: run with --include-ignored"]
 fn docker_runs_it() {
@@ -207,4 +160,57 @@ fn it_is_pushed_and_pulled_unchanged() {
     let works =
         told.iter().filter(|told| told.step.text.starts_with("RUN") || told.step.text.starts_with("COPY"));
     assert!(works.clone().count() == 2 && works.clone().all(|told| told.is_cached));
+}
+
+/// As docker-registry keeps it, and to which what it has is not sent again.
+#[cfg(feature = "registry")]
+#[test]
+#[ignore = "needs busybox, docker-registry and skopeo: run with --include-ignored"]
+fn docker_registry_gives_it_back_unchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (made, _) = made(&bases::store(), dir.path());
+    let registry = Distribution::start("");
+    let sent = |tag: &str| {
+        let log = registry.take_access(&format!("\"PUT /v2/me/app/manifests/{tag} "));
+        log.iter()
+            .filter(|line| line.contains("/v2/me/app/blobs/uploads/") && line.contains("\"PUT "))
+            .count()
+    };
+    for (number, Made { image, name, says }) in made.into_iter().enumerate() {
+        let tag = format!("n{number}");
+        let there = format!("{}/me/app:{tag}", registry.authority);
+        let blobs = image.layer_descriptors().len() + 1;
+        let pushed = image.push(&there).unwrap().digest;
+        // The second stands on the first.
+        assert_eq!(sent(&tag), if number == 0 { blobs } else { 2 }, "{name}");
+        assert_eq!(image.push(&there).unwrap().digest, pushed, "{name}");
+        assert_eq!(sent(&tag), 0, "{name}");
+
+        let elsewhere = Store::temp().unwrap();
+        let pulled = Image::pull(&elsewhere, &there).unwrap();
+        registry.take_answers("\"GET /v2/me/app/blobs/", blobs);
+        assert_eq!(*pulled.digest(), pushed, "{name}");
+        assert_eq!(pulled.id(), image.id(), "{name}");
+        assert_eq!(pulled.config().json(), image.config().json(), "{name}");
+        assert_eq!(pulled.config().diff_ids(), image.config().diff_ids(), "{name}");
+        assert_eq!(coracle::Container::builder(&pulled).run().unwrap().stdout_text(), says);
+        assert!(elsewhere.verify().unwrap().is_sound());
+        // Again it is one question, and what was pulled is pushed as it is.
+        assert_eq!(Image::pull(&elsewhere, &there).unwrap().digest(), pulled.digest(), "{name}");
+        let head = format!("\"HEAD /v2/me/app/manifests/{tag} ");
+        let asked = registry.take_access(&head);
+        assert!(asked.iter().all(|line| line.contains(&head)), "{asked:?}");
+        assert_eq!(pulled.push(&there).unwrap().digest, pushed, "{name}");
+        assert_eq!(sent(&tag), 0, "{name}");
+
+        let there = format!("docker://{there}");
+        let seen = skopeo(&["inspect", "--tls-verify=false", &there]);
+        let seen: Value = serde_json::from_str(&seen).unwrap();
+        let layers: Vec<_> =
+            pulled.layer_descriptors().iter().map(|layer| layer.digest.to_string()).collect();
+        assert_eq!((&seen["Digest"], &seen["Layers"]), (&json!(pushed), &json!(layers)), "{name}");
+        let config = skopeo(&["inspect", "--tls-verify=false", "--config", "--raw", &there]);
+        assert_eq!(config, image.config().json(), "{name}");
+        registry.take_answers("/v2/me/app/blobs/", 1);
+    }
 }

@@ -151,6 +151,7 @@ fn archives_that_reach_out() {
             let again = members.iter().map(|(name, node)| {
                 let node = match node {
                     Node::File(data) => Node::File(data),
+                    Node::Program(data) => Node::Program(data),
                     Node::Dir => Node::Dir,
                     Node::Link(target) => Node::Link(target),
                     Node::HardLink(target) => Node::HardLink(target),

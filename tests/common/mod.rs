@@ -3,6 +3,8 @@
 #![allow(dead_code)] // each test program uses its part
 
 pub mod certificates;
+pub mod distribution;
+pub mod docker;
 pub mod podman;
 
 use coracle::Digest;
@@ -31,6 +33,7 @@ pub fn peer(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) ->
 /// A file to be archived.
 pub enum Node<'a> {
     File(&'a [u8]),
+    Program(&'a [u8]),
     Dir,
     Link(&'a str),
     HardLink(&'a str),
@@ -42,9 +45,9 @@ pub fn tar<'a>(files: impl IntoIterator<Item = (&'a str, Node<'a>)>) -> Vec<u8> 
     for (path, node) in files {
         let mut header = tar::Header::new_gnu();
         header.set_mtime(1_700_000_000);
-        header.set_mode(if matches!(node, Node::Dir) { 0o755 } else { 0o644 });
+        header.set_mode(if matches!(node, Node::Dir | Node::Program(_)) { 0o755 } else { 0o644 });
         let (kind, data, target) = match node {
-            Node::File(data) => (tar::EntryType::Regular, data, None),
+            Node::File(data) | Node::Program(data) => (tar::EntryType::Regular, data, None),
             Node::Dir => (tar::EntryType::Directory, &b""[..], None),
             Node::Link(target) => (tar::EntryType::Symlink, &b""[..], Some(target)),
             Node::HardLink(target) => (tar::EntryType::Link, &b""[..], Some(target)),

@@ -2,6 +2,7 @@
 
 use super::auth::*;
 use super::cli::*;
+use super::common::distribution::Distribution;
 use super::peers::*;
 use super::*;
 

@@ -2,6 +2,7 @@
 //! they push coracle pulls, byte for byte.
 
 use super::common::certificates::certificates;
+use super::common::distribution::{Distribution, skopeo};
 use super::common::podman::Podman;
 use super::peers::*;
 use super::push::loaded;

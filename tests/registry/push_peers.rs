@@ -2,8 +2,9 @@
 
 use super::auth::set;
 use super::common::certificates::{HOST, certificates};
+use super::common::distribution::{Distribution, skopeo};
 use super::common::podman::Podman;
-use super::peers::{Distribution, archive, push as skopeo_push, skopeo};
+use super::peers::{archive, push as skopeo_push};
 use super::push::{for_two_machines, loaded};
 use super::tls::{Proxy, certs_d, through, with_tls};
 use super::*;

@@ -2,6 +2,7 @@
 
 use super::cli::*;
 use super::common::certificates::{HOST, certificates};
+use super::common::distribution::Distribution;
 use super::peers::*;
 use super::*;
 use std::io::{BufRead, BufReader, Write};

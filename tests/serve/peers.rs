@@ -1,10 +1,10 @@
 //! docker, podman and skopeo as clients: what they push and pull, byte for byte.
 
 use super::common::certificates::certificates;
+use super::common::docker::Docker;
 use super::*;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 /// A directory for a client's own, and its settings.
 struct Client {
@@ -209,50 +209,6 @@ fn podman_pushes_and_pulls_the_very_bytes() {
     }
 }
 
-/// A docker daemon of the test's own.
-struct Docker {
-    daemon: Child,
-    client: Client,
-}
-
-impl Docker {
-    fn start() -> Self {
-        let client = Client::new();
-        let socket = format!("unix://{}", client.path("docker.sock"));
-        let log = std::fs::File::create(client.path("log")).unwrap();
-        let mut command = Command::new("dockerd");
-        command.args(["--data-root", &client.path("data"), "--exec-root", &client.path("exec")]);
-        command.args(["--pidfile", &client.path("docker.pid"), "-H", &socket]);
-        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let daemon = command.spawn().unwrap_or_else(|error| panic!("dockerd: {error}; this test needs it"));
-        let mut docker = Self { daemon, client };
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while !Path::new(&docker.client.path("docker.sock")).exists() {
-            let log = || std::fs::read_to_string(docker.client.path("log")).unwrap();
-            assert!(docker.daemon.try_wait().unwrap().is_none(), "{}", log());
-            assert!(Instant::now() < deadline, "{}", log());
-            std::thread::park_timeout(Duration::from_millis(50));
-        }
-        docker.run(&["version"]);
-        docker
-    }
-
-    fn run(&self, args: &[&str]) -> String {
-        let (socket, config) =
-            (format!("unix://{}", self.client.path("docker.sock")), self.client.path("config"));
-        peer("docker", [&["--config", &config, "-H", &socket], args].concat())
-    }
-}
-
-impl Drop for Docker {
-    fn drop(&mut self) {
-        use nix::sys::signal::{Signal, kill};
-        let _ = kill(nix::unistd::Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
-        let _ = self.daemon.wait();
-    }
-}
-
 /// Where docker looks for authorities; removed with this.
 struct Trusted(std::path::PathBuf);
 
@@ -274,7 +230,7 @@ impl Drop for Trusted {
 #[test]
 #[ignore = "needs root, docker, htpasswd and openssl: run with --include-ignored"]
 fn docker_pushes_and_pulls_the_very_bytes() {
-    let docker = Docker::start();
+    let (docker, client) = (Docker::start(), Client::new());
     let authority = Authority::new();
     for builder in [Registry::builder(), with_users(authority.builder())] {
         let has_tls = format!("{builder:?}").contains("tls: true");
@@ -285,7 +241,7 @@ fn docker_pushes_and_pulls_the_very_bytes() {
         }
         let (base, child) = (Fixture::new(&["base"]), Fixture::new(&["base", "child"]));
         for (image, name) in [(&base, "me/base:1"), (&child, "me/child:1")] {
-            docker.run(&["load", "-q", "-i", &docker.client.archive(image, "app:1")]);
+            docker.run(&["load", "-q", "-i", &client.archive(image, "app:1")]);
             docker.run(&["tag", "app:1", &world.name(name)]);
             let said = docker.run(&["push", &world.name(name)]);
             let stored = world.store.image(name).unwrap();
@@ -304,8 +260,7 @@ fn docker_pushes_and_pulls_the_very_bytes() {
         docker.run(&["rmi", "-f", &names[0], &names[1]]);
         // What coracle has made of it is pulled as well.
         let other = Fixture::new(&["of coracle's"]);
-        let image =
-            Image::load(&world.store, docker.client.archive(&other, "me/loaded:1")).unwrap().remove(0);
+        let image = Image::load(&world.store, client.archive(&other, "me/loaded:1")).unwrap().remove(0);
         docker.run(&["pull", "-q", &world.name("me/loaded:1")]);
         let digests = docker.run(&["inspect", "--format", "{{.RepoDigests}}", &world.name("me/loaded:1")]);
         assert!(digests.contains(&image.digest().to_string()), "{digests}");
