@@ -3,10 +3,12 @@
 
 #[path = "build/bases.rs"]
 mod bases;
+#[cfg(feature = "registry")]
 #[path = "build/buildah.rs"]
 mod buildah;
 #[path = "build/cache.rs"]
 mod cache;
+#[cfg_attr(not(feature = "registry"), allow(dead_code))] // some of it is for buildah
 #[path = "build/case.rs"]
 mod case;
 #[path = "build/cli.rs"]
@@ -30,6 +32,7 @@ mod refused;
 mod remote;
 #[path = "build/same.rs"]
 mod same;
+#[cfg_attr(not(feature = "registry"), allow(dead_code))] // some of it is for buildah
 #[path = "build/seen.rs"]
 mod seen;
 #[path = "build/settings.rs"]

@@ -1,7 +1,28 @@
-//! Debian's buildah (1.28), with a directory of its own. It reaches no network and no store of this machine's.
+//! Debian's buildah (1.28), with a directory of its own. It has its bases from a docker-registry on this machine, and reaches
+//! nothing else: no network and no store of this machine's.
 
+use super::common::distribution::Distribution;
 use super::*;
 use std::process::{Command, Output, Stdio};
+
+/// A docker-registry with the images to build on.
+pub struct Bases(Distribution);
+
+impl Bases {
+    pub fn serve() -> Self {
+        let (registry, store) = (Distribution::start(""), bases::store());
+        let bases = Self(registry);
+        for name in [bases::BOX, bases::OTHER, bases::ONBUILD] {
+            store.image(name).unwrap().push(&bases.name(name)).unwrap();
+        }
+        bases
+    }
+
+    /// What Dockerfiles have on localhost, which is no registry.
+    fn name(&self, name: &str) -> String {
+        format!("{}/{}", self.0.authority, name.strip_prefix("localhost/").unwrap())
+    }
+}
 
 pub struct Buildah {
     dir: tempfile::TempDir,
@@ -9,12 +30,18 @@ pub struct Buildah {
 
 impl Buildah {
     /// With the images to build on.
-    pub fn new() -> Self {
+    pub fn new(bases: &Bases) -> Self {
         let buildah = Self { dir: tempfile::tempdir().unwrap() };
-        let path = buildah.dir.path().join("bases.tar");
-        fs::write(&path, bases::archive()).unwrap();
+        // It looks for nobody's credentials on this machine.
+        let nobody = buildah.dir.path().join("auth.json");
+        fs::write(&nobody, "{}").unwrap();
         for name in [bases::BOX, bases::OTHER, bases::ONBUILD] {
-            buildah.run(&["pull", "--quiet", &format!("docker-archive:{}:{name}", path.display())]).unwrap();
+            let there = bases.name(name);
+            let auth = ["--authfile", nobody.to_str().unwrap()];
+            buildah
+                .run(&[&["pull", "--quiet", "--tls-verify=false"], &auth[..], &[&there]].concat())
+                .unwrap();
+            buildah.run(&["tag", &there, name]).unwrap();
         }
         buildah
     }

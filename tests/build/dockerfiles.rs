@@ -3,6 +3,7 @@
 use super::case::Case;
 use super::seen::Seen;
 use super::*;
+#[cfg(feature = "registry")]
 use std::sync::Mutex;
 
 /// What a case stands on.
@@ -50,10 +51,11 @@ fn every_dockerfile_gives_what_is_expected() {
 }
 
 /// What `expected` says is what buildah makes of it, where it is not by hand. With `CORACLE_BLESS` set it is written down.
+#[cfg(feature = "registry")]
 #[test]
-#[ignore = "needs root and buildah: its chroots and their mounts"]
+#[ignore = "needs root, buildah and docker-registry: its chroots and their mounts"]
 fn buildah_gives_the_same() {
-    let bases = base_images();
+    let (bases, served) = (base_images(), buildah::Bases::serve());
     let contexts = tempfile::tempdir().unwrap();
     let cases: Vec<_> = Case::all().into_iter().filter(|case| !case.is_by_hand()).collect();
     assert!(cases.len() >= 40 || std::env::var_os("CORACLE_TEST_CASE").is_some(), "{}", cases.len());
@@ -62,7 +64,7 @@ fn buildah_gives_the_same() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let buildah = buildah::Buildah::new();
+                let buildah = buildah::Buildah::new(&served);
                 loop {
                     let Some(case) = next.lock().unwrap().next() else { break };
                     let context = contexts.path().join(&case.name);
