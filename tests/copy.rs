@@ -6,6 +6,8 @@ mod common;
 mod attacks;
 #[path = "copy/kept.rs"]
 mod kept;
+#[path = "copy/peers.rs"]
+mod peers;
 #[path = "copy/places.rs"]
 mod places;
 #[path = "copy/rules.rs"]

@@ -1,13 +1,11 @@
-//! The table of `docker cp`'s documentation, row by row, in both directions and for containers in all states.
-//!
-//! Docker 28.2 does the same in every row, but for a link that leads to itself: it replaces that one.
+//! The table of `docker cp`'s documentation, row by row, in both directions and for containers in all states. `peers` asks docker.
 
 use super::*;
 use coracle::ErrorKind::{self, AlreadyExists, Io, NotFound};
 use std::os::unix::fs::symlink;
 
 /// What is copied from.
-fn source(dir: &Path) {
+pub fn source(dir: &Path) {
     fs::write(dir.join("f"), "new").unwrap();
     fs::create_dir_all(dir.join("d/s")).unwrap();
     fs::write(dir.join("d/a"), "a").unwrap();
@@ -18,7 +16,7 @@ fn source(dir: &Path) {
 }
 
 /// Where it goes.
-fn dest(dir: &Path) {
+pub fn dest(dir: &Path) {
     fs::write(dir.join("file"), "old").unwrap();
     fs::create_dir(dir.join("dir")).unwrap();
     fs::write(dir.join("dir/kept"), "kept").unwrap();
@@ -28,12 +26,12 @@ fn dest(dir: &Path) {
     symlink("turn", dir.join("turn")).unwrap();
 }
 
-struct Row {
-    from: &'static str,
-    follow: bool,
-    to: &'static str,
+pub struct Row {
+    pub from: &'static str,
+    pub follow: bool,
+    pub to: &'static str,
     /// What is there after it and was not before, or the error.
-    becomes: Result<&'static [&'static str], ErrorKind>,
+    pub becomes: Result<&'static [&'static str], ErrorKind>,
 }
 
 const fn row(
@@ -52,7 +50,7 @@ const fn followed(
     Row { from, follow: true, to, becomes }
 }
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     // A file.
     row("f", "new", Ok(&["new=new"])),
     row("f", "new/", Err(NotFound)),
@@ -105,17 +103,27 @@ const ROWS: &[Row] = &[
     row("d", "dangling", Ok(&["none/", "none/a=a", "none/l->a", "none/s/", "none/s/b=b"])),
 ];
 
-fn tree(fill: fn(&Path)) -> tempfile::TempDir {
+pub fn tree(fill: fn(&Path)) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path());
     dir
 }
 
+impl Row {
+    pub fn shown(&self) -> String {
+        format!("{} to {}{}", self.from, self.to, if self.follow { " (followed)" } else { "" })
+    }
+}
+
+/// What is there now and was not before.
+pub fn new<'a>(before: &[String], after: &'a [String]) -> Vec<&'a str> {
+    after.iter().filter(|line| !before.contains(line)).map(String::as_str).collect()
+}
+
 /// What is new, and what is gone because of it.
 #[track_caller]
 fn check(row: &Row, result: coracle::Result<coracle::Copied>, before: &[String], after: &[String]) {
-    let shown = format!("{} to {}{}", row.from, row.to, if row.follow { " (followed)" } else { "" });
-    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).map(String::as_str).collect();
+    let (shown, new) = (row.shown(), new(before, after));
     match row.becomes {
         Ok(expected) => {
             let copied = result.unwrap_or_else(|error| panic!("{shown}: {error}"));
