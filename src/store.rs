@@ -71,7 +71,7 @@ pub(crate) use containers::{ANONYMOUS, Turn};
 #[cfg(feature = "registry")]
 pub(crate) use inbox::Inbox;
 pub(crate) use layers::{Base, Place, StagedLayer, UnpackedLayer};
-pub(crate) use lease::{Lease, random_hex};
+pub(crate) use lease::{Lease, leads_to, random_hex};
 pub(crate) use pins::Pins;
 pub(crate) use remove::{Remover, remove_tree};
 pub(crate) use room::Room;

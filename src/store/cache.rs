@@ -13,7 +13,7 @@
 #[cfg(feature = "build")]
 mod written;
 
-use super::{Lease, Store, list, open_dir};
+use super::{Lease, Store, leads_to, list, open_dir};
 use crate::digest::Digest;
 use crate::error::{Call, ErrorKind, Result};
 use crate::sys::owners::{Keeper, Ownership};
@@ -242,7 +242,7 @@ fn unused_of_sub_id(mounts: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Lease
     let opened = keeper.open(mounts, &path, flags.bits())?;
     let lease = Lease::try_exclusive_of(opened.into(), name)?;
     // Another program may have pruned it since, and a build made another one.
-    if !lease.has_name(mounts, name)? {
+    if !leads_to(mounts, name, &lease)? {
         return Ok(None);
     }
     // Only its owner moves it.

@@ -68,11 +68,6 @@ impl Lease {
         }
     }
 
-    /// Whether it still has this name.
-    pub(crate) fn has_name(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
-        leads_to(parent, name, &self.0)
-    }
-
     /// The same with some patience: when a thread of a program starts another one, that has for a moment, until it is
     /// executed, all descriptors of the first and with them its locks, also those that are dropped meanwhile. Tried again
     /// and again: flock(2) waits without a deadline, and nothing tells that a lock is free.
@@ -252,7 +247,7 @@ fn open_any(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<File>> {
 }
 
 /// Whether `name` still is this very file.
-fn leads_to(parent: BorrowedFd<'_>, name: &OsStr, file: &File) -> Result<bool> {
+pub(crate) fn leads_to(parent: BorrowedFd<'_>, name: &OsStr, file: impl AsFd) -> Result<bool> {
     let ours = rustix::fs::fstat(file).call_at("fstat", name)?;
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => Ok(false),

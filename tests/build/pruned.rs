@@ -10,7 +10,7 @@ const PROGRAMS: usize = 3;
 const ROUNDS: u32 = 16;
 
 /// Some steps are the same in every round, some are the program's own, and some of the round: what is pruned is found, is just
-/// being made, or stands below what is being made.
+/// being made, or stands below what is being made. In a cache, which they share, each writes its own files.
 const TEXT: &str = "\
 FROM localhost/box:1 AS same
 RUN echo same > /same
@@ -19,9 +19,10 @@ FROM same AS own
 ARG WHO
 RUN --mount=type=cache,target=/c echo $WHO > /c/$WHO && cp /c/$WHO /own
 FROM same AS changed
+ARG WHO
 ARG ROUND
 COPY round /round
-RUN --mount=type=cache,id=closed,target=/c,uid=3,gid=4,mode=0700 echo $ROUND > /c/$ROUND && cat /c/$ROUND /dir/* /round > /changed
+RUN --mount=type=cache,id=closed,target=/c,uid=3,gid=4,mode=0700 echo $ROUND > /c/$WHO && cat /c/$WHO /dir/* /round > /changed
 FROM own
 ARG ROUND
 RUN mkdir /$ROUND && rm -r /opt/kept

@@ -8,8 +8,8 @@ use crate::container::{HeldDir, Mount as Bind, copy_into};
 use crate::dockerfile::{Mount, Sharing};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::{Owned, for_caller};
-use crate::store::{random_hex, unused};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
+use crate::store::{leads_to, random_hex, unused};
+use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -157,7 +157,7 @@ impl Work<'_> {
                 std::thread::park_timeout(AGAIN);
             }
             // It may have been pruned before it was locked.
-            if leads_to(room, name, file.as_fd())? {
+            if leads_to(room.dir.as_fd(), OsStr::new(name), &file)? {
                 return Ok(Some(file));
             }
         }
@@ -178,7 +178,10 @@ impl Work<'_> {
             rustix::fs::mkdirat(&room.dir, &new, Mode::RWXU).call_at("mkdir", room.path.join(&new))?;
             // Who looks for what was left may have been faster than the lock.
             match open_dir(room, &new) {
-                Ok(dir) if lock(dir.as_fd(), operation)? && leads_to(room, &new, dir.as_fd())? => {
+                Ok(dir)
+                    if lock(dir.as_fd(), operation)?
+                        && leads_to(room.dir.as_fd(), OsStr::new(&new), &dir)? =>
+                {
                     break (new, dir);
                 }
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -239,16 +242,6 @@ fn lock(file: BorrowedFd<'_>, operation: FlockOperation) -> Result<bool> {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).call("flock"),
         }
-    }
-}
-
-/// Whether the name is that of this directory.
-fn leads_to(room: &Room, name: &str, dir: BorrowedFd<'_>) -> Result<bool> {
-    let ours = rustix::fs::fstat(dir).call("fstat")?;
-    match rustix::fs::statat(&room.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(now) => Ok((now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)),
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno).call_at("fstatat", room.path.join(name)),
     }
 }
 
