@@ -5,17 +5,15 @@ use super::ids;
 use super::rootfs::{Planned, Root, Source};
 use super::script::{Links, Script};
 use super::settings::environment;
-use crate::error::{Call, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layer::overlay::{self, Stack};
 use crate::store::UnpackedLayer;
 use crate::sys::plan::{At, Cell};
 use linux_raw_sys::errno::{EINTR, ETIMEDOUT};
 use linux_raw_sys::general as n;
-use rustix::fs::{AtFlags, StatxFlags, statx};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::mem::offset_of;
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,7 +90,9 @@ pub(crate) struct FileId {
 #[cfg(feature = "build")]
 impl HeldDir {
     /// `path`: where it was found, without a link on the way.
-    pub(crate) fn new(target: PathBuf, path: PathBuf, dir: BorrowedFd<'_>) -> Result<Self> {
+    pub(crate) fn new(target: PathBuf, path: PathBuf, dir: std::os::fd::BorrowedFd<'_>) -> Result<Self> {
+        use crate::error::Call;
+        use rustix::fs::{AtFlags, StatxFlags, statx};
         let stat = statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::INO).call_at("statx", &path)?;
         let device = (stat.stx_dev_major, stat.stx_dev_minor);
         Ok(Self { target, path, id: FileId { inode: stat.stx_ino, device } })

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// What docker calls its own registry in its files.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -66,11 +67,13 @@ impl Credentials {
         Self(Kind::Refresh(Secret::new(token)))
     }
 
-    /// What this machine keeps for a repository; anonymous where it keeps nothing.
-    pub(super) fn find(name: &Reference) -> Result<Self> {
+    /// What this machine keeps for a repository; anonymous where it keeps nothing. A helper is not waited for after `until`.
+    pub(super) fn find(name: &Reference, until: Option<Instant>) -> Result<Self> {
         let registry = name.domain();
         let find = |file: &AuthFile| match file.read_named()? {
-            Some((config, _)) => config.find(registry, Some(name.path())).map_err(|error| file.name(error)),
+            Some((config, _)) => {
+                config.find(registry, Some(name.path()), until).map_err(|error| file.name(error))
+            }
             None => Ok(Self::anonymous()),
         };
         AuthFile::find().map_or(Ok(Self::anonymous()), |file| find(&file)).map_err(looking_for(registry))
@@ -79,7 +82,7 @@ impl Credentials {
     /// What this machine keeps for a registry as a whole.
     pub(super) fn kept(registry: &str) -> Result<Option<Self>> {
         let find = |file: &AuthFile| match file.read()? {
-            Some((config, _)) => config.find(registry, None).map_err(|error| file.name(error)),
+            Some((config, _)) => config.find(registry, None, None).map_err(|error| file.name(error)),
             None => Ok(Self::anonymous()),
         };
         let found = AuthFile::find().map_or(Ok(Self::anonymous()), |file| find(&file));
@@ -200,9 +203,9 @@ impl Config {
         (!self.store.is_empty()).then(|| (self.store.clone(), key_of(registry).to_owned()))
     }
 
-    fn find(&self, registry: &str, path: Option<&str>) -> Result<Credentials> {
+    fn find(&self, registry: &str, path: Option<&str>, until: Option<Instant>) -> Result<Credentials> {
         if let Some((helper, key)) = self.helper(registry) {
-            return Helper::named(&helper)?.get(&key);
+            return Helper::named(&helper)?.until(until).get(&key);
         }
         // From the repository up to its registry.
         let whole = path.map_or(registry.to_owned(), |path| format!("{registry}/{path}"));
@@ -294,7 +297,7 @@ mod tests {
 
     fn find(config: &serde_json::Value, name: &str) -> Result<Credentials> {
         let name: Reference = name.parse().unwrap();
-        serde_json::from_value::<Config>(config.clone()).unwrap().find(name.domain(), Some(name.path()))
+        serde_json::from_value::<Config>(config.clone()).unwrap().find(name.domain(), Some(name.path()), None)
     }
 
     #[test]

@@ -27,6 +27,7 @@ const TOKEN: &str = "<token>";
 /// A helper by the name that docker's file has for it.
 pub(super) struct Helper {
     program: String,
+    until: Option<Instant>,
 }
 
 #[derive(Deserialize)]
@@ -54,7 +55,12 @@ impl Helper {
                 format!("credentials: {name:?} is no helper's name"),
             ));
         }
-        Ok(Self { program: format!("docker-credential-{name}") })
+        Ok(Self { program: format!("docker-credential-{name}"), until: None })
+    }
+
+    /// It is not waited for after that.
+    pub(super) fn until(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
     }
 
     /// What it keeps for a registry; anonymous where that is nothing.
@@ -126,7 +132,9 @@ impl Helper {
                 _ => error,
             }
         })?;
-        let said = listen(&mut child).map_err(|error| error.with_path(&self.program));
+        let deadline = Instant::now() + TIME;
+        let deadline = self.until.map_or(deadline, |until| until.min(deadline));
+        let said = listen(&mut child, deadline).map_err(|error| error.with_path(&self.program));
         if said.is_err() {
             let _ = child.kill();
         }
@@ -146,10 +154,9 @@ fn done(said: &[u8], status: Option<ExitStatus>) -> bool {
     status.map_or_else(|| said.trim_ascii().is_empty(), |status| status.success())
 }
 
-fn listen(child: &mut Child) -> Result<Vec<u8>> {
+fn listen(child: &mut Child, deadline: Instant) -> Result<Vec<u8>> {
     let Some(mut stdout) = child.stdout.take() else { return Ok(Vec::new()) };
     let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
-    let deadline = Instant::now() + TIME;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };

@@ -281,6 +281,11 @@ impl Client {
         self.stop.is_set()
     }
 
+    /// When all of it has to be done.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
     /// What is left of the time, where it has an end.
     fn left(&self) -> Option<Duration> {
         self.until.map(|until| until.saturating_duration_since(Instant::now()))

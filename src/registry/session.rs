@@ -188,7 +188,7 @@ impl Session {
     fn meet(&self, challenge: Challenge) -> Result<Auth> {
         let credentials = match &self.credentials {
             Some(credentials) => credentials.clone(),
-            None => Credentials::find(&self.name)?,
+            None => Credentials::find(&self.name, self.client.until())?,
         };
         let meet =
             |wanted: &Wanted| meet(&self.client, &self.registry, challenge.clone(), &credentials, wanted);

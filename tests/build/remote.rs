@@ -210,10 +210,13 @@ fn drip(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Fails as late as it may, and no later.
+/// Fails when its time is up, long before anybody else would lose patience.
 #[track_caller]
 fn is_late(build: &Build, store: &Store, line: usize) {
-    let error = build.clone().timeout(Duration::from_secs(1)).run(store).unwrap_err();
+    let (build, place) = (build.clone().timeout(Duration::from_secs(1)), store.clone());
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(build.run(&place)));
+    let error = ended.recv_timeout(Duration::from_secs(40)).expect("it waits still").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     assert_eq!(error.position().map(|(line, _)| line), Some(line), "{error}");
     assert!(error.to_string().contains("the build's time is up"), "{error}");
@@ -418,6 +421,41 @@ mod registry {
             let error = build(text).timeout(Duration::from_millis(500)).run(&store).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
         }
+    }
+
+    /// A program that keeps credentials, and waits for somebody who is not there.
+    #[test]
+    #[ignore = "needs busybox: run with --include-ignored"]
+    fn a_base_whose_credentials_never_come() {
+        const NAME: &str = "CORACLE_TEST_NAME";
+        if let Some(name) = std::env::var_os(NAME) {
+            let text = format!("FROM {}\n", name.to_str().unwrap());
+            is_late(&Build::empty().dockerfile_text(text), &Store::temp().unwrap(), 1);
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map(Result::unwrap) {
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                lines.take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty())).for_each(drop);
+                let asks = "WWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\nConnection: close";
+                let _ = write!(stream, "HTTP/1.1 401 Unauthorized\r\n{asks}\r\n\r\n");
+            }
+        });
+        let dir = context(&[
+            ("config.json", &json!({"credHelpers": {&authority: "silent"}}).to_string()),
+            ("docker-credential-silent", "#!/bin/sh\nexec sleep 1000\n"),
+        ]);
+        let helper = dir.path().join("docker-credential-silent");
+        fs::set_permissions(helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let name = format!("{authority}/a/base:1");
+        let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+        let vars =
+            [(NAME, name.as_ref()), ("DOCKER_CONFIG", dir.path().as_os_str()), ("PATH", path.as_ref())];
+        let mut again = child("remote::registry::a_base_whose_credentials_never_come", &vars);
+        again.env_remove("REGISTRY_AUTH_FILE");
+        passes(again);
     }
 
     /// Of two programs that want the same image, one waits for the other; no longer than it may.
