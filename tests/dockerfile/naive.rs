@@ -90,7 +90,7 @@ fn expression(pattern: &[char], path: &[char], tries: &mut Tries) -> Option<bool
 
 /// Whether a character is in brackets, and what follows them. That they are right was said before.
 fn class(mut rest: &[char], c: char) -> (bool, &[char]) {
-    fn one<'a>(rest: &'a [char]) -> (char, &'a [char]) {
+    fn one(rest: &[char]) -> (char, &[char]) {
         match rest {
             ['\\', c, after @ ..] | [c, after @ ..] => (*c, after),
             [] => panic!("a bracket is not closed"),
