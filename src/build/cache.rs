@@ -23,8 +23,25 @@ impl Work<'_> {
         Ok((image, false))
     }
 
-    /// The same for a step that gives a layer, or none where it changes nothing, by a key of what it stands on. It may be that of
-    /// another image with the same steps.
+    /// The same for a step on an image, by a key of its ground: `make` gives the layer, if it has one, and `change` its settings.
+    pub(super) fn kept_on(
+        &self,
+        key: &Digest,
+        parent: &Image,
+        line: &str,
+        change: impl FnOnce(&mut Value) -> Result<()>,
+        make: impl FnOnce() -> Result<Option<Layer>>,
+    ) -> Result<(Image, bool)> {
+        if let Some(found) = self.noted(key)? {
+            return self.onto(key, parent, line, found, change).map(|image| (image, true));
+        }
+        let layer = make()?;
+        let image = self.derived(parent, layer.as_ref(), line.to_owned(), None, change)?;
+        self.note(key, &image)?;
+        Ok((image, false))
+    }
+
+    /// The same for a step that changes no settings, which may be that of another image with the same steps.
     pub(super) fn kept_or_known(
         &self,
         key: &Digest,
@@ -47,7 +64,7 @@ impl Work<'_> {
     }
 
     /// A step that was done on the same ground, as one on `parent`, whose history may have other ARGs.
-    pub(super) fn onto(
+    fn onto(
         &self,
         key: &Digest,
         parent: &Image,
@@ -69,7 +86,7 @@ impl Work<'_> {
         Ok(image)
     }
 
-    pub(super) fn noted(&self, key: &Digest) -> Result<Option<Image>> {
+    fn noted(&self, key: &Digest) -> Result<Option<Image>> {
         if self.build.no_cache {
             return Ok(None);
         }
@@ -87,7 +104,7 @@ impl Work<'_> {
         }
     }
 
-    pub(super) fn note(&self, key: &Digest, image: &Image) -> Result<()> {
+    fn note(&self, key: &Digest, image: &Image) -> Result<()> {
         self.store.set_cached(key, &Cached { manifest: *image.digest(), id: *image.id() })
     }
 

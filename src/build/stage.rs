@@ -143,8 +143,9 @@ impl Work<'_> {
         // What the line says may be meant in two ways, so it is the instruction that counts.
         let exact = format!("{instruction:?}");
         let flag = if state.cmd_is_set { "cmd" } else { "" };
-        let key = history::key(state.image.id(), &["setting", &line, &exact, flag, &self.epoch_part()]);
-        let (image, was_there) = self.kept(&key, || self.derived(&state.image, None, line, None, change))?;
+        let ground = history::ground(state.image.config())?;
+        let key = history::key(&ground, &["setting", &line, &exact, flag, &self.epoch_part()]);
+        let (image, was_there) = self.kept_on(&key, &state.image, &line, change, || Ok(None))?;
         self.done(at, state, image, was_there);
         Ok(())
     }
@@ -230,18 +231,11 @@ impl Work<'_> {
         let ground = history::ground(state.image.config())?;
         let key = history::key(&ground, &["workdir", &line, &exact, &self.epoch_part()]);
         let change = |config: &mut Value| instruction::apply(config, instruction, &mut false);
-        if let Some(found) = self.noted(&key)? {
-            let image = self.onto(&key, &state.image, &line, found, change)?;
-            self.done(at, state, image, true);
-            return Ok(());
-        }
-        let permit = self.permits().take();
-        let path = absolute(&Path::new(state.working_dir()).join(path));
-        let layer = self.directory(&state.image, &path)?;
-        let image = self.derived(&state.image, layer.as_ref(), line, None, change)?;
-        drop(permit);
-        self.note(&key, &image)?;
-        self.done(at, state, image, false);
+        let (image, was_there) = self.kept_on(&key, &state.image, &line, change, || {
+            let _permit = self.permits().take();
+            self.directory(&state.image, &absolute(&Path::new(state.working_dir()).join(path)))
+        })?;
+        self.done(at, state, image, was_there);
         Ok(())
     }
 

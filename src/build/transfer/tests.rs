@@ -284,7 +284,7 @@ fn wildcards_are_gos() {
     }
     case("a[b] =1 | ab =2", "", "COPY a[[]b] /x/").gives("755 x/ | 644 x/a[b] =1");
     case(SOME, "", "COPY foo[ /x/").fails(ErrorKind::InvalidInput, "a pattern that is broken");
-    case("dangling -> nowhere", "", "COPY d* /x/").fails(ErrorKind::NotFound, "not found");
+    case("dangling -> nowhere", "", "COPY d* /x/").fails(ErrorKind::NotFound, "a link to nowhere");
 }
 
 #[test]
