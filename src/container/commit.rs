@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 #[cfg(feature = "build")]
 use crate::image::instruction;
 use crate::image::{HistoryLine, Image, Revision};
+#[cfg(feature = "build")]
 use crate::layer::Layer;
 use crate::reference::Reference;
 use crate::signal::Signal;
