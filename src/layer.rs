@@ -46,7 +46,7 @@ pub(crate) use apply::{Applied, Expected, Lowers, apply, chain_id, find, unpack_
 pub(crate) use attributes::get_xattrs;
 pub(crate) use below::{Below, Found, Lower, opaque_name};
 pub use build::LayerBuilder;
-pub(crate) use changed::{Onto, Scan};
+pub(crate) use changed::{Changed, Onto, Scan};
 pub use compression::Compression;
 #[cfg(feature = "build")]
 pub(crate) use compression::MAGIC;

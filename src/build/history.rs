@@ -11,7 +11,7 @@ use crate::dockerfile::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::ImageConfig;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
 /// A longer line ends with the digest of all of it: a configuration has bounds.
@@ -189,11 +189,11 @@ pub(super) fn of_setting(instruction: &Instruction, text: &str) -> String {
 /// What a step depends on of the image that it stands on: its files, its settings, and the steps that it came to them by. An
 /// ARG is none of these, though the history has it: who uses one has it in its own line.
 pub(super) fn ground(image: &ImageConfig) -> Result<Digest> {
-    let config: Value = serde_json::from_slice(image.raw()).map_err(|error| {
+    let mut config: Map<String, Value> = serde_json::from_slice(image.raw()).map_err(|error| {
         Error::new(ErrorKind::InvalidData, "the configuration of an image").with_source(error)
     })?;
-    let fields = ["os", "architecture", "variant", "config", "rootfs"];
-    let mut text: String = fields.iter().map(|field| format!("{}\n", config[field])).collect();
+    config.retain(|field, _| field != "created" && field != "history");
+    let mut text = format!("{}\n", Value::Object(config));
     for line in image.history() {
         let line = line.created_by().as_deref().unwrap_or_default();
         if !line.starts_with("ARG ") {

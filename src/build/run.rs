@@ -201,6 +201,9 @@ impl Work<'_> {
         for (name, address) in &self.build.hosts {
             let _ = write!(text, "--add-host={name}:{address} ");
         }
+        for limit in &self.build.ulimits {
+            let _ = write!(text, "--ulimit={limit} ");
+        }
         if run.network == RunNetwork::Default && !self.network(run)?.is_host() {
             text.push_str("--network=none ");
         }
@@ -306,8 +309,8 @@ impl Work<'_> {
         let _writing = self.store.writing()?;
         let scan = |stream: &mut dyn Read| without_secrets(&mounted.secrets, stream);
         let scan: Option<Scan<'_>> = if mounted.secrets.is_empty() { None } else { Some(&scan) };
-        let layer = container.difference(self.epoch, scan)?;
-        for (path, why) in layer.iter().flat_map(Layer::left_out) {
+        let (layer, left_out) = container.difference(self.epoch, scan)?;
+        for (path, why) in left_out {
             let text = format!("/{} is not in the image: {why}", path.display());
             self.teller.warn(Some(at.told.line), text);
         }

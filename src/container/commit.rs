@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::instruction;
 use crate::image::{HistoryLine, Image, Revision};
 #[cfg(feature = "build")]
-use crate::layer::Layer;
+use crate::layer::Changed;
 use crate::reference::Reference;
 use crate::signal::Signal;
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ impl Container {
         }
     }
 
-    /// What the container has changed as a layer of its image's store, `None` where that is nothing; times later than `latest`
+    /// What the container has changed as a layer of its image's store, `None` where that is nothing, and what no layer has; times later than `latest`
     /// are `latest`. The layer is unpacked already, so that an image with it can be used at once. It has to be stopped, or
     /// is read while it goes on. The caller is [writing](crate::store::Store::writing).
     #[cfg(feature = "build")]
@@ -88,7 +88,7 @@ impl Container {
         &self,
         latest: Option<SystemTime>,
         scan: Option<crate::layer::Scan<'_>>,
-    ) -> Result<Option<Layer>> {
+    ) -> Result<Changed> {
         let written = self.written(Pause::No)?;
         written.layer(latest, true, scan).map_err(during)
     }
@@ -180,11 +180,11 @@ impl Commit<'_> {
         let _writing = self.container.0.store.writing()?;
         let written = self.container.written(self.pause)?;
         let settings = Settings::of(&written)?;
-        let layer = written.layer(self.latest, !written.is_frozen(), None).map_err(during)?;
+        let (layer, left_out) = written.layer(self.latest, !written.is_frozen(), None).map_err(during)?;
         let image = written.image.clone();
         written.go_on()?;
-        if let (Some(layer), Some(observer)) = (&layer, &self.observer) {
-            layer.left_out().iter().for_each(|(path, why)| observer(path, why));
+        if let Some(observer) = &self.observer {
+            left_out.iter().for_each(|(path, why)| observer(path, why));
         }
         let created = self.created.unwrap_or_else(SystemTime::now);
         let history = HistoryLine {

@@ -11,8 +11,8 @@ use super::{Container, Inner, Phase, lock, removed};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::{
-    Below, Difference, Entry, Flattened, Layer, Lower, Onto, Owners, RootDir, Scan, View, for_caller,
-    root_dir,
+    Below, Changed, Difference, Entry, Flattened, Layer, Lower, Onto, Owners, RootDir, Scan, View,
+    for_caller, root_dir,
 };
 use crate::store::UnpackedLayer;
 use crate::store::containers::Turn;
@@ -233,7 +233,7 @@ impl Written<'_> {
         latest: Option<SystemTime>,
         unpack: bool,
         scan: Option<Scan<'_>>,
-    ) -> Result<Option<Layer>> {
+    ) -> Result<Changed> {
         let parent = self.image.config().chain_ids().pop();
         let onto = unpack.then_some(Onto { layers: &self.layers, parent, scan });
         let root = self.image_root()?;

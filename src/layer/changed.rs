@@ -15,12 +15,13 @@ use super::path::{split, text};
 use super::root::RootDir;
 use super::unpack::{Limits, Outcome};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::{StagedLayer, Store, UnpackedLayer};
 use rustix::fs::{FileType, Stat};
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
@@ -82,8 +83,12 @@ impl Unpacked<'_> {
     }
 }
 
+/// What a container has changed, if it has, and what of that no layer can have, with the reason.
+pub(crate) type Changed = (Option<Layer>, Vec<(PathBuf, String)>);
+
 impl Layer {
-    /// What a container has changed, as a plain archive; `None` where that is nothing. Times later than `latest` are `latest`.
+    /// What a container has changed, as a plain archive, `None` where that is nothing; and what has no place in one. Times later
+    /// than `latest` are `latest`.
     /// `root`: what the image says of its root directory. The caller holds `store.writing()`.
     ///
     /// # Errors
@@ -95,14 +100,14 @@ impl Layer {
         root: Option<&RootDir>,
         latest: Option<SystemTime>,
         onto: Option<Onto<'_>>,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Changed> {
         let latest = latest.map(Mtime::from);
         let root = root.cloned();
         // Without anything in it there is to be no layer, and no blob either.
         let mut probe = Archive::<io::Sink> { latest, root: root.clone(), ..Archive::new(None) };
         difference.walk(&mut probe)?;
         if !probe.any {
-            return Ok(None);
+            return Ok((None, difference.left_out));
         }
         difference.begin_again();
         let made = write_with(store, Compression::None, onto, |output| {
@@ -111,7 +116,9 @@ impl Layer {
             archive.finish()
         })?;
         let left_out = difference.left_out;
-        Self::new(store, made.digest, made.size, made.diff_id, Compression::None, left_out).map(Some)
+        let layer =
+            Self::new(store, made.digest, made.size, made.diff_id, Compression::None, left_out.clone())?;
+        Ok((Some(layer), left_out))
     }
 }
 
@@ -223,14 +230,21 @@ impl<W: Write> Visitor for Archive<W> {
             // There is something.
             return self.put(Entry::new(node.path, EntryKind::File), None);
         }
-        let first = if node.is(FileType::Socket) { None } else { difference.linked(node) };
         let Some((mut entry, file)) = difference.describe(node)? else { return Ok(GO_ON) };
-        if let Some(first) = first {
+        // Of what was opened: a container may have put another file there since it was found.
+        let stat = match &file {
+            Some(file) => rustix::fs::fstat(file).call_at("fstat", text(node.path))?,
+            None => node.stat,
+        };
+        if let Some(first) = difference.linked(&stat, node.path) {
             (entry.kind, entry.link) = (EntryKind::HardLink, first);
             (entry.size, entry.xattrs) = (0, Vec::new());
             return self.put(entry, None);
         }
-        self.put(entry, file.as_ref().map(|file| (file, &node.stat, node.path)))
+        if file.is_some() {
+            entry.size = stat.st_size as u64;
+        }
+        self.put(entry, file.as_ref().map(|file| (file, &stat, node.path)))
     }
 
     fn gone(&mut self, path: Vec<u8>, covered: bool) -> Result<ControlFlow<()>> {

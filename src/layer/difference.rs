@@ -193,8 +193,15 @@ impl<'a> Difference<'a> {
         if self.is_mounted(dir.as_fd(), name, &path)? {
             return Ok(GO_ON);
         }
-        if self.view == View::Writable && self.is_whiteout(dir.as_fd(), name, &path, &stat)? {
-            return self.missing(path, covered, visitor);
+        if self.view == View::Writable {
+            match self.is_whiteout(dir.as_fd(), name, &path, &stat) {
+                Err(error) if self.moving && error.kind() == ErrorKind::NotFound => return Ok(GO_ON),
+                Ok(false) => {}
+                other => {
+                    other?;
+                    return self.missing(path, covered, visitor);
+                }
+            }
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             directories.push(Todo { path, covered });
@@ -405,15 +412,15 @@ impl<'a> Difference<'a> {
     }
 
     /// The path under which the file came already, if it has several names.
-    pub(super) fn linked(&mut self, node: &Node<'_>) -> Option<Vec<u8>> {
-        if node.stat.st_nlink < 2 || node.is(FileType::Directory) {
+    pub(super) fn linked(&mut self, stat: &Stat, path: &[u8]) -> Option<Vec<u8>> {
+        if stat.st_nlink < 2 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return None;
         }
-        let id = (node.stat.st_dev, node.stat.st_ino);
+        let id = (stat.st_dev, stat.st_ino);
         match self.links.get(&id) {
             Some(first) => Some(first.clone()),
             None => {
-                self.links.insert(id, node.path.to_vec());
+                self.links.insert(id, path.to_vec());
                 None
             }
         }

@@ -10,7 +10,7 @@ use super::compression::Compression;
 use super::difference::Difference;
 use super::entry::{Entry, EntryKind};
 use super::flow::Chunks;
-use super::path::{ancestors, join, text};
+use super::path::{ancestors, join, normal, text};
 use crate::error::{Call, ErrorKind, Result};
 use crate::store::Store;
 use rustix::fs::OFlags;
@@ -117,6 +117,8 @@ impl<W: Write> Flattened<W> {
             let mut directories = Vec::new();
             for name in below.names(&at)? {
                 let path = join(&at, &name);
+                // Whoever goes through layers is told of no deeper one, and goes no deeper.
+                normal(&path)?;
                 if places.contains(&path) {
                     continue;
                 }

@@ -29,6 +29,7 @@ fn what_is_too_deep_for_an_image_is_an_error() {
     let error = container.commit("deep:1").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
     assert_eq!(container.diff().unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(container.export(std::io::sink()).unwrap_err().kind(), ErrorKind::TooLarge);
     container.remove().unwrap();
 }
 
@@ -70,6 +71,19 @@ fn sockets_are_left_out() {
     let left_out = [(Path::new("dir/socket").to_owned(), "a socket".to_owned())];
     assert_eq!(*told.lock().unwrap(), left_out);
     assert_eq!(container.export(std::io::sink()).unwrap(), left_out);
+    // Also where it is all that there is.
+    let script = "mkdir /tmp/dir; ln -s /etc/keep.d/socket /dev/log; syslogd -n -O - & until [ -S /etc/keep.d/socket ]; do sleep 0.01; done";
+    let base = changing(&base(&store), "mkdir /etc/keep.d");
+    let (with_dir, _) = ended(&base);
+    let image = with_dir.commit("dir:1").unwrap();
+    let (container, _) = ended(&sh(&image, &script.replace("mkdir /tmp/dir; ", "")));
+    told.lock().unwrap().clear();
+    let to = told.clone();
+    let commit = container.committing();
+    let commit =
+        commit.on_left_out(move |path, why| to.lock().unwrap().push((path.to_owned(), why.to_owned())));
+    commit.run().unwrap();
+    assert_eq!(*told.lock().unwrap(), [(Path::new("etc/keep.d/socket").to_owned(), "a socket".to_owned())]);
 }
 
 #[test]

@@ -197,8 +197,9 @@ impl Work<'_> {
         match made {
             Ok(true) => Ok(Some(File::from(dir))),
             other => {
-                self.store.remove_tree(room.dir.as_fd(), &new)?;
-                other.map(|_| None)
+                let removed = self.store.remove_tree(room.dir.as_fd(), &new);
+                // Why it was not filled matters more.
+                other.and_then(|_| removed.map(|()| None))
             }
         }
     }
