@@ -38,7 +38,7 @@
 //! leads there. The kernel lets go of a dead program's locks, so [`Store::open`] sweeps what it left.
 //!
 //! **Power failure.** Files are not synced one by one. A layer is followed by one `syncfs` before its
-//! rename (those of a build's steps together by one at its end), and a change of `index.json` by one before its own; a blob that no index names may be
+//! rename (those of a build's steps together by one at its end; that of a commit by none, which only its blob is worth), and a change of `index.json` by one before its own; a blob that no index names may be
 //! cut short, which its size tells, and is then written again. A temporary store syncs nothing.
 #![forbid(unsafe_code)]
 
@@ -77,6 +77,7 @@ pub(crate) use remove::{Remover, remove_tree};
 pub(crate) use room::Room;
 pub use verify::{Problem, StorePart, Verification};
 
+use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;
 use rustix::fs::{Mode, OFlags};
@@ -274,6 +275,21 @@ impl Store {
             return Ok(());
         }
         rustix::fs::syncfs(&self.0.root).call_at("syncfs", self.path())
+    }
+
+    /// Writes these blobs down to the disk, and their names.
+    pub(crate) fn sync_blobs<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Result<()> {
+        if self.is_temporary() {
+            return Ok(());
+        }
+        for digest in digests {
+            let path = || self.blob_path(digest);
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let blob = rustix::fs::openat(&self.0.blobs, digest.hex(), flags, Mode::empty())
+                .call_at("openat", path())?;
+            rustix::fs::fdatasync(blob).call_at("fdatasync", path())?;
+        }
+        rustix::fs::fsync(&self.0.blobs).call_at("fsync", self.path().join("blobs/sha256"))
     }
 
     /// Names who removes trees that this process may not: files of ids that only a user namespace

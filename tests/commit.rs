@@ -15,6 +15,8 @@ mod peers;
 mod running;
 #[path = "commit/settings.rs"]
 mod settings;
+#[path = "commit/synced.rs"]
+mod synced;
 
 use common::*;
 use coracle::{ChangeKind, Container, ContainerBuilder, ErrorKind, Image, Import, Store, Stream};

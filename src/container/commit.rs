@@ -180,7 +180,10 @@ impl Commit<'_> {
         let _writing = self.container.0.store.writing()?;
         let written = self.container.written(self.pause)?;
         let settings = Settings::of(&written)?;
+        // Its blob is synced, as what the image is: what is unpacked can be had from it again.
+        let deferred = self.container.0.store.defer();
         let (layer, left_out) = written.layer(self.latest, !written.is_frozen(), None).map_err(during)?;
+        drop(deferred);
         let image = written.image.clone();
         written.go_on()?;
         if let Some(observer) = &self.observer {

@@ -1,7 +1,7 @@
 //! Images out of images: layers are added, the configuration is changed, and what comes of it is another image.
 #![forbid(unsafe_code)]
 
-use super::load::{publish_one, transaction};
+use super::load::{publish_synced, transaction};
 use super::{Image, check_layers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::Layer;
@@ -70,9 +70,19 @@ impl Image {
         name: Option<Reference>,
         edit: impl FnOnce(&mut Value) -> Result<()>,
     ) -> Result<Self> {
+        let layer = revision.layer.map(Layer::digest);
         let draft = self.draft(revision, edit)?;
-        transaction(&self.0.store, WHAT, || {
-            draft.write(&self.0.store).and_then(|manifest| publish_one(&self.0.store, manifest, name))
+        let store = &self.0.store;
+        transaction(store, WHAT, || {
+            let manifest = draft.write(store)?;
+            let is_listed = store.index()?.manifests.iter().any(|other| other.digest == self.0.listed.digest);
+            if is_listed {
+                // What it stands on is on the disk.
+                store.sync_blobs(layer.iter().chain([&manifest.config().digest, manifest.digest()]))?;
+            } else {
+                store.sync()?;
+            }
+            publish_synced(store, manifest, name)
         })
     }
 

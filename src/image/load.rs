@@ -66,6 +66,10 @@ fn publish(store: &Store, found: &[Found]) -> Result<Vec<Image>> {
 /// The same with something noted in the index.
 fn publish_with(store: &Store, found: &[Found], note: impl Fn(&mut Descriptor)) -> Result<Vec<Image>> {
     store.sync()?;
+    name_found(store, found, note)
+}
+
+fn name_found(store: &Store, found: &[Found], note: impl Fn(&mut Descriptor)) -> Result<Vec<Image>> {
     let describe = |manifest: &Manifest| {
         let mut descriptor = manifest.descriptor();
         note(&mut descriptor);
@@ -88,6 +92,11 @@ fn publish_with(store: &Store, found: &[Found], note: impl Fn(&mut Descriptor)) 
 /// [writing](Store::writing).
 pub(super) fn publish_one(store: &Store, manifest: Manifest, name: Option<Reference>) -> Result<Image> {
     one(publish(store, &[Found { manifest, names: name.into_iter().collect() }])?)
+}
+
+/// The same, of blobs that are on the disk.
+pub(super) fn publish_synced(store: &Store, manifest: Manifest, name: Option<Reference>) -> Result<Image> {
+    one(name_found(store, &[Found { manifest, names: name.into_iter().collect() }], |_| ())?)
 }
 
 /// The same for an image from a repository of a registry, where its name led to `origin`.

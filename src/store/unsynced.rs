@@ -1,4 +1,5 @@
-//! Layers that are not on the disk yet: those of a build's steps, which are synced once, at its end.
+//! Layers that are not on the disk yet: those of a build's steps, which are synced once, at its end, and that of a commit, whose
+//! blob is: it need not be written twice for the disk.
 //!
 //! Such a layer has a file `unsynced` beside its files, with the number of the boot in it. A filesystem keeps the order of names, so
 //! whoever finds the layer finds the mark; and as long as the machine has not been started again, what was written can be read
@@ -29,10 +30,8 @@ fn boot() -> Option<&'static str> {
 }
 
 /// As long as this is there, layers that are published are marked and not synced.
-#[cfg(feature = "build")]
 pub(crate) struct Deferred<'a>(&'a Store);
 
-#[cfg(feature = "build")]
 impl Drop for Deferred<'_> {
     fn drop(&mut self) {
         self.0.0.deferring.fetch_sub(1, Ordering::Relaxed);
@@ -40,9 +39,9 @@ impl Drop for Deferred<'_> {
 }
 
 impl Store {
-    /// Puts off syncing layers. Whoever names them in the index has [synced](Store::sync) then, and says so of each
-    /// ([`UnpackedLayer::settle`]).
-    #[cfg(feature = "build")]
+    /// Puts off syncing layers. Whoever names their image in the index has [synced](Store::sync) all then and says so of each
+    /// ([`UnpackedLayer::settle`]), or their [blobs](Store::sync_blobs) alone: then they are unpacked again after the machine
+    /// was started anew.
     pub(crate) fn defer(&self) -> Deferred<'_> {
         self.0.deferring.fetch_add(1, Ordering::Relaxed);
         Deferred(self)
