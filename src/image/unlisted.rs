@@ -6,8 +6,8 @@ use super::edit::Draft;
 use crate::error::Result;
 use crate::manifest::{Descriptor, ImageConfig, encode};
 use crate::reference::Reference;
-use crate::store::Store;
 use crate::store::index::{name_of, set_name};
+use crate::store::{Store, UnpackedLayer};
 use serde_json::Value;
 
 impl Image {
@@ -34,8 +34,10 @@ impl Image {
         if mine(None) && names.iter().all(|name| mine(Some(name))) {
             return Ok(());
         }
+        // Those that are there before all is synced: what is unpacked meanwhile may not be on the disk.
+        let layers = self.unpacked()?;
         self.0.store.sync()?;
-        self.settle()?;
+        layers.iter().try_for_each(UnpackedLayer::settle)?;
         self.0.store.update_index(|index| {
             names.iter().for_each(|name| set_name(index, &self.0.listed, Some(name)));
             if names.is_empty() {
@@ -45,14 +47,13 @@ impl Image {
         })
     }
 
-    /// Its layers are on the disk by now, as far as they are unpacked.
-    fn settle(&self) -> Result<()> {
+    /// Its layers, as far as they are unpacked.
+    fn unpacked(&self) -> Result<Vec<UnpackedLayer>> {
         let (config, owners) = (&self.0.config, crate::layer::for_caller());
+        let mut all = Vec::new();
         for (diff_id, chain_id) in config.diff_ids().iter().zip(config.chain_ids()) {
-            if let Some(layer) = crate::layer::find(&self.0.store, diff_id, &chain_id, &*owners)? {
-                layer.settle()?;
-            }
+            all.extend(crate::layer::find(&self.0.store, diff_id, &chain_id, &*owners)?);
         }
-        Ok(())
+        Ok(all)
     }
 }

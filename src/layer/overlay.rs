@@ -80,6 +80,9 @@ pub(crate) fn stack(s: &mut Script<'_>, stack: &Stack<'_>) -> Cell {
         s.set_string(fs, c"lowerdir+", at, path);
     }
     if let Some((upper, work, path)) = stack.upper {
+        // With an index, which some kernels have by default, an upper directory is of these very lower ones: a layer that was
+        // unpacked again would be another one.
+        s.set(fs, c"index", "off");
         for (key, fd) in [(c"upperdir", upper), (c"workdir", work)] {
             let at = s.magic(fd);
             s.set_string(fs, key, at, path);
@@ -114,6 +117,7 @@ fn attached(s: &mut Script<'_>, stack: &Stack<'_>, lowers: &[(Cell, &Path)]) -> 
             s.op(n::__NR_symlinkat, "symlinkat", [target.into(), tmpfs.into(), name.into()]).path(dir);
             options.push_str(&format!(",{key}={key}"));
         }
+        options.push_str(",index=off");
         path = dir;
     }
     if stack.userxattr {
