@@ -142,12 +142,15 @@ impl Scope {
         match of_image {
             Some((_, value)) => Some(value.to_owned()),
             None => {
-                let own =
-                    self.0.iter().rev().find(|(key, _)| key == name).and_then(|(_, value)| value.clone());
                 // What a RUN has, too, where the image says nothing of it.
-                own.or_else(|| (name == "PATH").then(|| DEFAULT_PATH.to_owned()))
+                self.own(name).or_else(|| (name == "PATH").then(|| DEFAULT_PATH.to_owned()))
             }
         }
+    }
+
+    /// The value of an ARG by itself.
+    fn own(&self, name: &str) -> Option<String> {
+        self.0.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.clone())
     }
 
     /// Takes in an ARG. Gives what the history says of it.
@@ -162,9 +165,7 @@ impl Scope {
         let mut told = String::from("ARG");
         for arg in args {
             let own = value_of(step, arg, given, &|name| self.get(env, name))?;
-            let before =
-                || self.0.iter().find(|(name, _)| *name == arg.name).and_then(|(_, value)| value.clone());
-            let value = own.or_else(|| globals.get(&arg.name)).or_else(before);
+            let value = own.or_else(|| globals.get(&arg.name)).or_else(|| self.own(&arg.name));
             told.push(' ');
             told.push_str(&arg.name);
             if let Some(value) = &value {

@@ -116,8 +116,8 @@ pub(super) fn of_copy(copy: &Copy, copied: &Digest) -> String {
     let mut line = String::from("COPY ");
     let from = copy.from.as_ref().map(|from| format!("--from={}", word(from)));
     let flags = [from, flag("chown", &copy.chown), flag("chmod", &copy.chmod)];
-    let switches = [("--link", copy.link), ("--parents", copy.parents), ("", false)];
-    files(&mut line, flags, switches, &copy.exclude, &copy.sources, &copy.destination, copied);
+    let switches = [("--link", copy.link), ("--parents", copy.parents)];
+    files(&mut line, flags, &switches, &copy.exclude, &copy.sources, &copy.destination, copied);
     bounded(line)
 }
 
@@ -130,7 +130,7 @@ pub(super) fn of_add(add: &Add, copied: &Digest) -> String {
         ("--unpack", add.unpack == Some(true)),
         ("--unpack=false", add.unpack == Some(false)),
     ];
-    files(&mut line, flags, switches, &add.exclude, &add.sources, &add.destination, copied);
+    files(&mut line, flags, &switches, &add.exclude, &add.sources, &add.destination, copied);
     bounded(line)
 }
 
@@ -141,14 +141,14 @@ fn flag(name: &str, value: &Option<String>) -> Option<String> {
 fn files(
     line: &mut String,
     flags: [Option<String>; 3],
-    switches: [(&str, bool); 3],
+    switches: &[(&str, bool)],
     exclude: &[String],
     sources: &[Source],
     destination: &str,
     copied: &Digest,
 ) {
     let flags = flags.into_iter().flatten();
-    let switches = switches.into_iter().filter(|(_, on)| *on).map(|(name, _)| name.to_owned());
+    let switches = switches.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned());
     let exclude = exclude.iter().map(|pattern| format!("--exclude={}", word(pattern)));
     for text in flags.chain(switches).chain(exclude) {
         let _ = write!(line, "{text} ");
@@ -188,7 +188,7 @@ pub(super) fn of_setting(instruction: &Instruction, text: &str) -> String {
 
 /// What a step depends on of the image that it stands on: its files, its settings, and the steps that it came to them by. An
 /// ARG is none of these, though the history has it: who uses one has it in its own line.
-pub(super) fn ground(image: &ImageConfig) -> Result<Digest> {
+fn ground(image: &ImageConfig) -> Result<Digest> {
     let mut config: Map<String, Value> = serde_json::from_slice(image.raw()).map_err(|error| {
         Error::new(ErrorKind::InvalidData, "the configuration of an image").with_source(error)
     })?;
@@ -201,6 +201,11 @@ pub(super) fn ground(image: &ImageConfig) -> Result<Digest> {
         }
     }
     Ok(Digest::of(text.as_bytes()))
+}
+
+/// By what a step on an image is found again.
+pub(super) fn key_on(image: &ImageConfig, parts: &[&str]) -> Result<Digest> {
+    Ok(key(&ground(image)?, parts))
 }
 
 /// By what a step is found again. `parts` are all that it depends on beside what it stands on, `parent`.

@@ -163,7 +163,7 @@ impl Work<'_> {
         let exact = format!("{:?}", run.command);
         let scripts = format!("{:?}", run.heredocs);
         let parts = ["run", &of_build, &line, &exact, &scripts, &self.epoch_part()];
-        let key = history::key(&history::ground(state.image.config())?, &parts);
+        let key = history::key_on(state.image.config(), &parts)?;
         let (image, was_there) = self.kept_or_known(&key, &state.image, &line, || {
             let mounted = self.mount(at, &mounts, state)?;
             let _permit = self.permits().take();

@@ -33,16 +33,14 @@ struct Room {
 
 impl Work<'_> {
     fn room(&self) -> Result<Room> {
-        let path = match &self.build.cache_dir {
+        let dir = match &self.build.cache_dir {
             Some(dir) => {
                 std::fs::create_dir_all(dir).call_at("mkdir", dir)?;
-                dir.canonicalize().call_at("realpath", dir)?
+                dir.clone()
             }
-            None => {
-                let dir = self.store.cache_mounts()?;
-                dir.canonicalize().call_at("realpath", &dir)?
-            }
+            None => self.store.cache_mounts()?,
         };
+        let path = dir.canonicalize().call_at("realpath", &dir)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&path, flags, Mode::empty()).call_at("open", &path)?;
         let room = Room { dir, path };
