@@ -202,6 +202,7 @@ fn what_this_machine_has_not_a_start_says_in_the_same_words() {
         match builder.start() {
             Ok(_) => assert!(host.has(feature), "{feature}: {host}"),
             Err(error) => {
+                assert!(!host.has(feature), "{feature}: {error}; {host}");
                 let (said, asked) = (error.missing().unwrap(), missing(&host, feature));
                 assert_eq!((said.reason(), said.remedy()), (asked.reason(), asked.remedy()), "{error}");
                 // Where there is no Landlock at all that is what is missing.

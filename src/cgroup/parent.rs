@@ -15,6 +15,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+/// So often a directory is made that other processes remove as they find it empty.
+const TRIES: usize = 8;
+
 /// Where this process may make control groups, found once and used for many. Cheap to clone.
 ///
 /// Groups are made in a directory `coracle` below this process's own group in each v1 hierarchy that a limit needs,
@@ -155,16 +158,15 @@ impl CgroupParent {
     pub(super) fn make_v1(&self, hierarchy: &Hierarchy, name: &str) -> Result<PathBuf> {
         let room = hierarchy.own.join(ROOM);
         let cpuset = hierarchy.controllers.iter().any(|c| c == "cpuset");
-        let prepare = || {
-            self.make_room(&room)?;
-            if cpuset { inherit(&hierarchy.own, &room) } else { Ok(()) }
+        // With a group in it nobody removes the room; who has made it may not have got as far as its cpuset.
+        let fill = |dir: &Path| {
+            if cpuset {
+                inherit(&hierarchy.own, &room)?;
+                inherit(&room, dir)?;
+            }
+            Ok(true)
         };
-        let dir = self.make(&room, name, &prepare)?;
-        if cpuset && let Err(error) = inherit(&room, &dir) {
-            let _ = fs::remove_dir(&dir);
-            return Err(error);
-        }
-        Ok(dir)
+        self.make(&room, name, &|| self.make_room(&room).map(drop), &fill)
     }
 
     /// Makes `name` in the unified hierarchy, where it has `controllers`.
@@ -193,8 +195,12 @@ impl CgroupParent {
             Choice::Room(room) => room,
             Choice::Scope => self.scope(origin)?.join(ROOM),
         };
-        let prepare = || self.open_room(&room, controllers);
-        self.make(&room, name, &prepare)
+        // The room may be another process's by now, which needs other controllers.
+        let has_all = |dir: &Path| match controllers {
+            [] => Ok(true),
+            _ => Ok(lacking(&read(dir, "cgroup.controllers")?, controllers).is_none()),
+        };
+        self.make(&room, name, &|| self.open_room(&room, controllers), &has_all)
     }
 
     /// The nearest group in which `coracle` can have these controllers.
@@ -276,6 +282,19 @@ impl CgroupParent {
         // Joining asks for write permission in the group above both places.
         let procs = dir.join("cgroup.procs");
         fs::OpenOptions::new().write(true).open(&procs).call_at("open", &procs)?;
+        let mut opened = self.try_room(dir, room, controllers);
+        for _ in 1..TRIES {
+            // Of a group that is removed, what is open says ENODEV.
+            let errno = opened.as_ref().err().and_then(Error::raw_os_error);
+            if !matches!(errno, Some(nix::libc::ENOENT | nix::libc::ENODEV)) {
+                break;
+            }
+            opened = self.try_room(dir, room, controllers);
+        }
+        opened
+    }
+
+    fn try_room(&self, dir: &Path, room: &Path, controllers: &[&str]) -> Result<()> {
         let fresh = self.make_room(room)?;
         let mut new = Vec::new();
         let opened = enable(dir, controllers, &mut new)
@@ -306,20 +325,33 @@ impl CgroupParent {
         Ok(fresh)
     }
 
-    /// Makes `room/name`. `prepare` makes the room; it runs first where this handle has not made it yet, and again
-    /// where another process removed the empty room in between.
-    fn make(&self, room: &Path, name: &str, prepare: &dyn Fn() -> Result<()>) -> Result<PathBuf> {
+    /// Makes `room/name`. `prepare` makes the room; it runs first where this handle has not made it yet. It runs again where
+    /// another process removed the empty room in between, or where what was made in it is not `whole`: with that in it the
+    /// room stays as it is.
+    fn make(
+        &self,
+        room: &Path,
+        name: &str,
+        prepare: &dyn Fn() -> Result<()>,
+        whole: &dyn Fn(&Path) -> Result<bool>,
+    ) -> Result<PathBuf> {
         let dir = room.join(name);
         let mut ready = self.lock_made().contains(room);
-        for _ in 0..8 {
+        for _ in 0..TRIES {
             if !ready {
                 prepare()?;
             }
-            match mkdir(&dir) {
-                Ok(()) => return Ok(dir),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => ready = false,
+            ready = match mkdir(&dir) {
+                Ok(()) => match whole(&dir) {
+                    Ok(true) => return Ok(dir),
+                    unfit => {
+                        fs::remove_dir(&dir).call_at("rmdir", &dir)?;
+                        unfit?
+                    }
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                 Err(error) => return Err(refused(error, &dir)),
-            }
+            };
         }
         Err(Error::new(ErrorKind::InUse, "the directory for control groups keeps vanishing").with_path(room))
     }
@@ -383,8 +415,7 @@ fn above(hierarchy: &Hierarchy) -> impl Iterator<Item = &Path> {
 
 /// An error where the kernel lets no process be: below a group that has become the root of a threaded sub-tree.
 fn takes_processes(room: &Path) -> Result<()> {
-    let path = room.join("cgroup.type");
-    let kind = fs::read_to_string(&path).call_at("read", &path)?;
+    let kind = read(room, "cgroup.type")?;
     match kind.trim_end() {
         "domain" | "domain threaded" => Ok(()),
         other => Err(Error::new(ErrorKind::Unsupported, format!("a control group of the type {other:?}"))
@@ -392,22 +423,31 @@ fn takes_processes(room: &Path) -> Result<()> {
     }
 }
 
+fn read(dir: &Path, file: &str) -> Result<String> {
+    let path = dir.join(file);
+    fs::read_to_string(&path).call_at("read", &path)
+}
+
+/// Whether a list of controllers, as the kernel writes it, has this one.
+fn has(list: &str, controller: &str) -> bool {
+    list.split_whitespace().any(|one| one == controller)
+}
+
+/// The first of them that the list lacks.
+fn lacking<'a>(list: &str, controllers: &[&'a str]) -> Option<&'a str> {
+    controllers.iter().find(|controller| !has(list, controller)).copied()
+}
+
 /// Gives the groups below `dir` these controllers; those that they did not have before are added to `new`.
 fn enable<'a>(dir: &Path, controllers: &[&'a str], new: &mut Vec<&'a str>) -> Result<()> {
     if controllers.is_empty() {
         return Ok(());
     }
-    let read = |file: &str| {
-        let path = dir.join(file);
-        fs::read_to_string(&path).call_at("read", &path)
-    };
-    let has = |list: &str, controller: &str| list.split_whitespace().any(|one| one == controller);
-    let available = read("cgroup.controllers")?;
-    if let Some(missing) = controllers.iter().find(|controller| !has(&available, controller)) {
+    if let Some(missing) = lacking(&read(dir, "cgroup.controllers")?, controllers) {
         let error = Error::new(ErrorKind::Unsupported, "a control group").with_path(dir);
         return Err(error.lacks(words::no_controller(missing)));
     }
-    let enabled = read("cgroup.subtree_control")?;
+    let enabled = read(dir, "cgroup.subtree_control")?;
     let file = dir.join("cgroup.subtree_control");
     for controller in controllers.iter().filter(|controller| !has(&enabled, controller)) {
         let added = fs::write(&file, format!("+{controller}"));
@@ -435,205 +475,4 @@ fn inherit(_: &Path, _: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cgroup::{LimitKind, Outcome};
-
-    #[test]
-    fn looks_upwards_to_the_mount_and_no_further() {
-        let place =
-            |mount: &str, own: &str| Hierarchy { controllers: vec![], mount: mount.into(), own: own.into() };
-        let dirs =
-            |mount, own| above(&place(mount, own)).map(|dir| dir.display().to_string()).collect::<Vec<_>>();
-        assert_eq!(dirs("/c", "/c/a/b"), ["/c/a/b", "/c/a", "/c"]);
-        assert_eq!(dirs("/c", "/c/"), ["/c/"]);
-    }
-
-    #[test]
-    fn knows_which_groups_are_systemds_own() {
-        for dir in ["/c/user.slice", "/c/user.slice/user@1000.service", "/c/app.slice"] {
-            assert!(is_systemds(Path::new(dir)), "{dir}");
-        }
-        for dir in
-            ["/c", "/", "/c/run-u1.scope", "/c/session.slice/user@1000.service/x.service", "/c/delegated"]
-        {
-            assert!(!is_systemds(Path::new(dir)), "{dir}");
-        }
-    }
-
-    #[test]
-    fn what_can_not_be_removed_is_left_to_somebody() {
-        use crate::cgroup::{Cgroup, Remnant};
-        let dir = tempfile::tempdir().unwrap();
-        let (tell, told) = std::sync::mpsc::channel::<(String, Remnant)>();
-        let remove = |group: Cgroup| assert!(group.remove().is_err());
-        for (go, is_in_use) in [(drop as fn(_), true), (remove as fn(_), true), (drop as fn(_), false)] {
-            // A plain directory with a file is as little removed as a group with a process.
-            let path = dir.path().join("x");
-            fs::create_dir(&path).unwrap();
-            fs::write(path.join("tasks"), "").unwrap();
-            let mut group = Cgroup::open([&path]).unwrap();
-            group.owner = Some(crate::sys::fork::Witness::current().unwrap());
-            let tell = tell.clone();
-            group.leave_to(move |name, remove| tell.send((name.to_owned(), remove)).unwrap());
-            if !is_in_use {
-                fs::remove_file(path.join("tasks")).unwrap();
-            }
-            go(group);
-            assert_eq!(path.exists(), is_in_use);
-            let Ok((name, mut remove)) = told.try_recv() else {
-                assert!(!is_in_use, "nobody got it");
-                continue;
-            };
-            assert!(is_in_use && name == "x", "{name}");
-            assert!(remove().is_err());
-            fs::remove_file(path.join("tasks")).unwrap();
-            remove().unwrap();
-            assert!(!path.exists());
-            remove().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_plain_directory_is_no_control_group() {
-        let dir = tempfile::tempdir().unwrap();
-        let own = Hierarchy { controllers: vec![], mount: dir.path().into(), own: dir.path().into() };
-        let parent = CgroupParent::new(Layout { v1: vec![], unified: Some(own) }).unwrap();
-        let group = parent.create("x", &Limits::new()).unwrap();
-        let error = group.freeze(std::time::Duration::ZERO).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.remedy().is_some() && error.to_string().contains("cgroup.procs"), "{error}");
-        assert!(parent.create("x", &Limits::new().pids_max(5)).is_err(), "required");
-        let group = parent.create("x", &Limits::new().pids_max(5).best_effort(LimitKind::PidsMax)).unwrap();
-        assert!(matches!(group.report().get("pids_max").unwrap().outcome(), Outcome::NotEnforced(_)));
-        drop((group, parent));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
-    }
-
-    #[test]
-    fn controllers_must_be_there_to_be_handed_on() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("cgroup.controllers"), "cpu memory\n").unwrap();
-        fs::write(dir.path().join("cgroup.subtree_control"), "cpu\n").unwrap();
-        let new = &mut Vec::new();
-        enable(dir.path(), &[], new).unwrap();
-        enable(dir.path(), &["cpu"], new).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "cpu\n");
-        enable(dir.path(), &["cpu", "memory"], new).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+memory");
-        assert_eq!(enable(dir.path(), &["pids"], new).unwrap_err().kind(), ErrorKind::Unsupported);
-    }
-
-    /// Beside v1 as well: what a pure v2 would do, here in the unified hierarchy.
-    #[test]
-    #[ignore = "needs root and cgroup2: has the kernel run a program for devices"]
-    fn on_v2_a_program_decides_on_devices() {
-        let layout = Layout { v1: Vec::new(), ..Layout::detect().unwrap() };
-        let parent = CgroupParent::new(layout).unwrap();
-        let name = format!("test-{}-program", std::process::id());
-        let rules = ["c 1:3 rw", "c 1:5 w"].map(|rule| rule.parse().unwrap());
-        let group = parent.create(&name, &Limits::new().devices(rules)).unwrap();
-        assert!(matches!(group.report().get("device_rules").unwrap().outcome(), Outcome::Enforced(_)));
-        let procs = group.join_paths().next().unwrap();
-        let opens = |redirection: &str| {
-            let script = format!("echo 0 > {} && true {redirection}", procs.display());
-            let out = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
-            let refused = String::from_utf8_lossy(&out.stderr).contains("not permitted");
-            assert!(out.status.success() || refused, "{out:?}");
-            out.status.success()
-        };
-        assert!(opens("</dev/null") && opens(">/dev/null") && opens(">/dev/zero"));
-        assert!(!opens("</dev/zero") && !opens("</dev/urandom"));
-        group.remove().unwrap();
-    }
-
-    /// As before Linux 5.14, and as before 5.2. Each process of the group lives just long enough to fork the next one.
-    #[test]
-    #[ignore = "needs root and cgroup2: kills processes that fork all the time"]
-    fn who_forks_all_the_time_is_killed_one_by_one() {
-        let layout = Layout { v1: Vec::new(), ..Layout::detect().unwrap() };
-        let parent = CgroupParent::new(layout).unwrap();
-        for (round, is_frozen) in [true, true, true, false].into_iter().enumerate() {
-            let name = format!("test-{}-forks-{round}", std::process::id());
-            let mut group = parent.create(&name, &Limits::new()).unwrap();
-            let unified = group.unified.as_mut().unwrap();
-            let kill = unified.kill.take();
-            if !is_frozen {
-                unified.freeze = None;
-            }
-            let procs = group.join_paths().next().unwrap();
-            let script = format!("echo 0 >{} && next() {{ next & }} && next", procs.display());
-            let null = std::process::Stdio::null;
-            let mut shell = std::process::Command::new("sh");
-            let shell = shell.args(["-c", &script]).stdin(null()).stdout(null()).stderr(null());
-            assert!(shell.status().unwrap().success());
-            let killed = group.kill();
-            if let (false, Err(error)) = (is_frozen, &killed) {
-                // By luck alone, and said.
-                assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-                rustix::io::write(kill.as_ref().unwrap(), b"1").unwrap();
-            } else {
-                killed.unwrap();
-                assert_eq!(group.procs().unwrap(), Vec::<i32>::new());
-            }
-            group.remove().unwrap();
-        }
-    }
-
-    struct Reaped(std::process::Child);
-
-    impl Drop for Reaped {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-
-    /// An ordinary user under systemd gets a scope for another process, with the controllers that systemd hands on; it
-    /// goes when that process ends. Elsewhere the group is where the program's own is, or it is said what to do.
-    #[test]
-    fn a_users_systemd_hands_a_group_on_for_another_process() {
-        let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        let mut child = Reaped(child);
-        let pid = i32::try_from(child.0.id()).unwrap();
-        let group_of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-        let (own, before) = (group_of("self"), group_of(&pid.to_string()));
-        let scope = OnceLock::new();
-        let origin = Origin { pid: &|| Ok(pid), scope: &scope };
-        let parent = CgroupParent::detect().unwrap();
-        let name = format!("test-{}-scope", std::process::id());
-        let made = parent.create_for(origin, &name, &Limits::new().memory_max(64 << 20).pids_max(9));
-        assert_eq!(group_of("self"), own, "this program stays where it is");
-        let is_user = !rustix::process::geteuid().is_root() && parent.0.layout.v1.is_empty();
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_default();
-        let is_there = ["systemd/private", "bus"].iter().any(|socket| runtime.join(socket).exists());
-        if !(is_user && is_there) {
-            assert_eq!(group_of(&pid.to_string()), before, "nobody is moved");
-            match made {
-                Ok(group) => assert!(group.report().is_complete() && !matches!(scope.get(), Some(Ok(_)))),
-                Err(error) => assert!(error.remedy().is_some(), "{error}"),
-            }
-            return;
-        }
-        let group = made.unwrap();
-        assert!(group.report().is_complete(), "{:?}", group.report());
-        let dir = scope.get().unwrap().clone().unwrap();
-        println!("{} from {}", dir.display(), own.trim());
-        assert!(group_of(&pid.to_string()).trim().ends_with(".scope/warden"));
-        assert_eq!(group.paths().next().unwrap(), dir.join(ROOM).join(&name));
-        assert_eq!(fs::read_to_string(dir.join(ROOM).join(&name).join("memory.max")).unwrap(), "67108864\n");
-        // A second group needs no second scope.
-        let second = parent.create_for(origin, &format!("{name}-2"), &Limits::new().pids_max(3)).unwrap();
-        assert!(second.paths().all(|path| path.starts_with(&dir)));
-        // As at the end of a program that is killed: nobody removes the groups.
-        group.keep();
-        second.keep();
-        child.0.kill().unwrap();
-        child.0.wait().unwrap();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        while dir.exists() {
-            assert!(std::time::Instant::now() < deadline, "{} is left", dir.display());
-            std::thread::yield_now();
-        }
-    }
-}
+mod tests;
