@@ -87,7 +87,16 @@ impl FromStr for Signal {
         let found = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
             (Some(rest), _) => away(rest, '+', NAMED_UP).map(|away| Self(RTMIN + away)),
             (_, Some(rest)) => away(rest, '-', NAMED_DOWN).map(|away| Self(RTMAX - away)),
-            _ => NAMED.iter().find(|(known, _)| known[3..] == *name).map(|(_, signal)| *signal),
+            _ => {
+                // As other systems call them, or did.
+                let name = match name {
+                    "CLD" => "CHLD",
+                    "IOT" => "ABRT",
+                    "POLL" => "IO",
+                    name => name,
+                };
+                NAMED.iter().find(|(known, _)| known[3..] == *name).map(|(_, signal)| *signal)
+            }
         };
         found.ok_or_else(|| unknown(text))
     }
@@ -137,6 +146,15 @@ mod tests {
             [("SIGRTMIN", 34), ("rtmin+3", 37), ("SIGRTMIN+15", 49), ("RTMAX-14", 50), ("SIGRTMAX", 64)]
         {
             assert_eq!(text.parse::<Signal>().unwrap().number(), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_docker_reads_under_a_second_name() {
+        for (text, signal) in
+            [("SIGCLD", Signal::SIGCHLD), ("iot", Signal::SIGABRT), ("SIGPOLL", Signal::SIGIO)]
+        {
+            assert_eq!(text.parse::<Signal>().unwrap(), signal, "{text}");
         }
     }
 

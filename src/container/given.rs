@@ -153,9 +153,9 @@ impl Given {
         Ok(all)
     }
 
-    /// The directory that a bind of this target is to show.
-    pub(super) fn held(&self, target: &Path) -> Option<Source> {
-        let held = self.held.iter().find(|held| held.target == target)?;
+    /// What a bind of this directory, where it was found, is to show at the target.
+    pub(super) fn held(&self, target: &Path, path: &Path) -> Option<Source> {
+        let held = self.held.iter().find(|held| held.target == target && held.path == path)?;
         Some(Source::Path { path: held.path.clone(), recursive: true, suid: false, id: Some(held.id) })
     }
 
@@ -293,10 +293,10 @@ mod tests {
         std::fs::write(one.path().join("file"), "one").unwrap();
         let run = |held: &Path| {
             let (dir, path) = (std::fs::File::open(held).unwrap(), one.path().canonicalize().unwrap());
-            let held = vec![HeldDir::new("/mnt".into(), path, dir.as_fd()).unwrap()];
+            let held = vec![HeldDir::new("/mnt".into(), path.clone(), dir.as_fd()).unwrap()];
             Container::builder(&image)
                 .command(["cat", "/mnt/file"])
-                .mount(Mount::bind(one.path(), "/mnt"))
+                .mount(Mount::bind(&path, "/mnt"))
                 .given(Given { held, ..Given::default() })
                 .run()
         };

@@ -98,7 +98,7 @@ pub(super) fn planned_mounts(store: &Store, record: &Record, given: &Given) -> R
             MountKind::Tmpfs { size, inodes, mode, exec } => {
                 (Source::Tmpfs { size: *size, inodes: *inodes, mode: *mode, exec: *exec }, true)
             }
-            MountKind::Bind { source } => match given.held(&mount.target) {
+            MountKind::Bind { source } => match given.held(&mount.target, source) {
                 Some(held) => (held, true),
                 None => {
                     let path = source

@@ -234,4 +234,7 @@ fn what_can_not_be_copied_is_told() {
     container.copy_out("/proc/version", out.path()).unwrap();
     let version = fs::read_to_string("/proc/version").unwrap();
     assert_eq!(fs::read_to_string(out.path().join("version")).unwrap(), version);
+    // Of a page, says its size.
+    container.copy_out("/sys/devices/virtual/net/lo/mtu", out.path()).unwrap();
+    assert_eq!(fs::read_to_string(out.path().join("mtu")).unwrap(), "65536\n");
 }

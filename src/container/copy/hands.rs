@@ -416,9 +416,15 @@ pub(super) fn kind(stat: &rustix::fs::Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
+/// So much memory the names of one directory take at most, in bytes: some millions of names.
+const NAMES_MAX: usize = 256 << 20;
+
 /// The names in a directory that is open for reading, sorted.
+///
+/// # Errors
+/// `TooLarge` where there are too many, as in one without end.
 pub(super) fn names(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
+    let (mut names, mut taken) = (Vec::new(), 0);
     let mut buffer = [MaybeUninit::uninit(); 32 << 10];
     let mut entries = RawDir::new(dir, &mut buffer);
     while let Some(entry) = entries.next() {
@@ -426,6 +432,12 @@ pub(super) fn names(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>> {
         let name = entry.file_name().to_bytes();
         // A filesystem of the container's own making (FUSE) names what it likes.
         if !matches!(name, b"." | b".." | b"") && !name.contains(&b'/') {
+            taken += name.len() + size_of::<Vec<u8>>();
+            if taken > NAMES_MAX {
+                return Err(
+                    Error::new(ErrorKind::TooLarge, "millions of names in a directory").with_path(text(path))
+                );
+            }
             names.push(name.to_vec());
         }
     }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 /// How many names of directories wait to be visited, at most.
 const DIRECTORIES_MAX: usize = 5_000_000;
 
-/// The content of a file. What the kernel makes up as it is read (proc(5)) has no size before.
+/// The content of a file. What the kernel makes up as it is read (proc(5), sysfs(5)) has no size before.
 pub(super) enum Data<'a> {
     None,
     /// Opened for reading, and whether it may have holes.
@@ -138,7 +138,9 @@ impl Tree<'_> {
                 }
                 entry.xattrs = self.hands.xattrs(file.as_fd(), self.wanted, &path)?;
                 entry.size = stat.st_size as u64;
-                if entry.size > 0 {
+                // In sysfs files have the size of a page, whatever is in them, and no blocks.
+                let is_made_up = entry.size == 0 || stat.st_blocks == 0 && is_of_the_kernel(&file);
+                if !is_made_up {
                     let is_sparse = stat.st_blocks.saturating_mul(512) < stat.st_size;
                     each(entry, Data::File(&file, is_sparse))?;
                 } else {
