@@ -23,6 +23,7 @@ mod ids;
 mod inner;
 mod inside;
 mod names;
+mod pausing;
 mod places;
 mod profile;
 mod protection;

@@ -3,7 +3,7 @@
 
 use super::output::Streams;
 use super::record::{Dir, Names};
-use super::{Container, Held, Phase, end_event, names, start, verify};
+use super::{Container, Held, Phase, end_event, names, pausing, start, verify};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::{Problem, Store, StorePart, Verification};
 use std::sync::Arc;
@@ -111,7 +111,10 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
     let image = start::reopen_image(store, &record)?;
     let phase = match dir.running()? {
         Some(running) => match start::join(&dir, &running)? {
-            Some(running) => Phase::Running(running),
+            Some(running) => {
+                pausing::settle(&running);
+                Phase::Running(running)
+            }
             None => Phase::Exited(start::exited_of_other(&dir, running.started)?),
         },
         // Read anew: it may just have ended.

@@ -4,7 +4,7 @@
 use super::output::{Callback, Log, Ours, Pump, Stopped};
 use super::reach::Forwarder;
 use super::record::{Dir, Exited, RunningRecord};
-use super::{Inner, KILL_TIME, Output, Process, lock};
+use super::{Inner, KILL_TIME, Output, Process, lock, pausing};
 use crate::cgroup::{Cgroup, OomEvents, Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, words};
@@ -254,6 +254,9 @@ impl Running {
         if self.exited().is_some() {
             return Err(not_running(&self.dir.id));
         }
+        if freeze {
+            pausing::settle(self);
+        }
         let cgroup = lock(&self.cgroup);
         let cgroup = cgroup.as_ref().ok_or_else(no_cgroup)?;
         // The kernel knows, whichever handle or program has done it.
@@ -266,6 +269,14 @@ impl Running {
             return Err(Error::new(ErrorKind::State, what).with_path(&self.dir.id));
         }
         if freeze { cgroup.freeze(KILL_TIME) } else { cgroup.thaw(KILL_TIME) }
+    }
+
+    /// Lets it go on where it is paused.
+    pub fn thaw(&self) -> Result<()> {
+        match lock(&self.cgroup).as_ref() {
+            Some(cgroup) if cgroup.is_frozen()? => cgroup.thaw(KILL_TIME),
+            _ => Ok(()),
+        }
     }
 
     pub fn is_paused(&self) -> bool {

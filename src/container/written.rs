@@ -5,6 +5,7 @@ use super::exec::root_of;
 use super::given::Given;
 use super::host_root::ETC_FILES;
 use super::ids;
+use super::pausing::{self, Pausing};
 use super::record::{Record, UPPER, living};
 use super::running::Running;
 use super::{Container, Inner, Phase, lock, removed};
@@ -40,7 +41,7 @@ enum Still {
     /// Nobody starts it.
     Stopped(#[expect(dead_code)] Turn),
     /// It was frozen for this.
-    Frozen(Arc<Running>),
+    Frozen(Arc<Running>, Pausing),
     /// Somebody else has paused it.
     Paused(Arc<Running>),
     /// It goes on.
@@ -112,23 +113,27 @@ impl Inner {
 
     fn stand_still(&self, pause: Pause) -> Result<Still> {
         if let Some(running) = self.running_now()? {
+            pausing::settle(&running);
             if running.is_paused() {
                 return Ok(Still::Paused(running));
             }
             if pause == Pause::No {
                 return Ok(Still::Moving(running));
             }
+            let pausing = Pausing::begin(&running)?;
             match running.pause(true) {
-                Ok(()) => return Ok(Still::Frozen(running)),
-                // It has just been paused, or has ended.
-                Err(error) if error.kind() == ErrorKind::State && running.is_paused() => {
-                    return Ok(Still::Paused(running));
-                }
-                Err(error) if error.kind() == ErrorKind::State => {}
+                Ok(()) => return Ok(Still::Frozen(running, pausing)),
                 Err(error) => {
-                    return Err(error.during("pausing a container while its changes are read").with_remedy(
-                        "stop the container first, or choose not to have it paused: Commit::pause(false), --pause=false",
-                    ));
+                    pausing.end()?;
+                    // It has just been paused, or has ended.
+                    if error.kind() != ErrorKind::State {
+                        return Err(error.during("pausing a container while its changes are read").with_remedy(
+                            "stop the container first, or choose not to have it paused: Commit::pause(false), --pause=false",
+                        ));
+                    }
+                    if running.is_paused() {
+                        return Ok(Still::Paused(running));
+                    }
                 }
             }
         }
@@ -163,7 +168,7 @@ impl Inner {
                 .with_path(&self.id)
                 .with_remedy("have it read before the container ends, or keep the writable layer on disk")
         };
-        let (Still::Frozen(running) | Still::Paused(running) | Still::Moving(running)) = still else {
+        let (Still::Frozen(running, _) | Still::Paused(running) | Still::Moving(running)) = still else {
             return Err(gone());
         };
         let (member, _process) = running.member()?;
@@ -284,7 +289,7 @@ impl Written<'_> {
 
     /// Whether it was paused for this.
     pub(super) fn is_frozen(&self) -> bool {
-        matches!(self.still, Still::Frozen(_))
+        matches!(self.still, Still::Frozen(..))
     }
 
     /// Lets it go on.
@@ -295,15 +300,17 @@ impl Written<'_> {
 
 impl Still {
     fn go_on(&mut self) -> Result<()> {
-        let Self::Frozen(running) = self else { return Ok(()) };
+        let Self::Frozen(running, _) = self else { return Ok(()) };
         let running = running.clone();
         let thawed = match running.pause(false) {
             // It was killed meanwhile, or somebody was faster.
             Err(error) if error.kind() == ErrorKind::State => Ok(()),
             other => other.map_err(|error| error.during("letting a paused container go on")),
         };
-        *self = Self::Moving(running);
-        thawed
+        match std::mem::replace(self, Self::Moving(running)) {
+            Self::Frozen(_, pausing) if thawed.is_ok() => pausing.end(),
+            _ => thawed,
+        }
     }
 
     fn go_on_quietly(&mut self, id: &str) {

@@ -162,5 +162,5 @@ fn of_two_caches_at_one_place_the_later_is_seen() {
     let (store, caches) = (bases::store(), tempfile::tempdir().unwrap());
     let text = "FROM localhost/box:1\nRUN --mount=type=cache,id=a,target=/c --mount=type=cache,id=b,target=/c echo x > /c/x\n";
     Build::empty().dockerfile_text(text).cache_dir(caches.path()).run(&store).unwrap();
-    assert_eq!((count(&caches.path().join("a")), count(&caches.path().join("b"))), (0, 1));
+    assert_eq!((count(caches.path().join("a")), count(caches.path().join("b"))), (0, 1));
 }

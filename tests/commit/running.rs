@@ -93,3 +93,41 @@ fn the_host_image_is_refused() {
         assert!(error.kind() == ErrorKind::Unsupported && error.remedy().is_some(), "{error}");
     }
 }
+
+const COMMITS: &str = "CORACLE_TEST_COMMITS";
+
+#[test]
+#[ignore = "needs root and writable cgroups: pauses a container, of busybox and attr"]
+fn a_program_that_is_killed_while_it_commits_leaves_nothing_paused() {
+    if let Some(id) = std::env::var_os(COMMITS) {
+        let store = Store::open(std::env::var_os("STORE").unwrap()).unwrap();
+        let container = store.container(id.to_str().unwrap()).unwrap();
+        // Until it is killed.
+        loop {
+            container.commit("killed:1").unwrap();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    let write = "dd if=/dev/urandom of=/big bs=1M count=16 2>/dev/null; echo ready; exec sleep 1000";
+    let container = ready(&sh(&base(&store), write));
+    let is_paused = || container.state() == coracle::State::Paused;
+    let test = "running::a_program_that_is_killed_while_it_commits_leaves_nothing_paused";
+    eventually("it is killed while the container is paused", || {
+        let mut program =
+            child(test, &[(COMMITS, container.id().as_ref()), ("STORE", store.path().as_ref())]);
+        let mut program = program.stdout(std::process::Stdio::null()).spawn().unwrap();
+        eventually("it is paused", is_paused);
+        program.kill().unwrap();
+        program.wait().unwrap();
+        is_paused()
+    });
+    let other = store.container(container.id()).unwrap();
+    assert_eq!((other.state(), container.state()), (coracle::State::Running, coracle::State::Running));
+    // One that somebody pauses stays so, whoever looks.
+    other.pause().unwrap();
+    assert!(store.containers().unwrap().iter().all(|container| container.state() == coracle::State::Paused));
+    container.unpause().unwrap();
+    container.commit("killed:1").unwrap();
+    assert!(!is_paused());
+}
