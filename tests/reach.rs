@@ -266,7 +266,7 @@ fn http_is_ready_when_it_answers_well() {
         h.HTTPServer(('127.0.0.1', 80), H).serve_forever()\n";
     let container = Container::builder(&image).command(["python3", "-c", script]).start().unwrap();
     container.wait_until(Ready::http(80, "/health"), TIME).unwrap();
-    let error = container.wait_until(Ready::http(80, "/other"), Duration::from_millis(100)).unwrap_err();
+    let error = container.wait_until(Ready::http(80, "/other"), Duration::from_millis(1500)).unwrap_err();
     assert!(error.to_string().contains("503"), "{error}");
 }
 

@@ -397,7 +397,7 @@ fn nobody_waits_for_the_word_of_the_dead() {
     let since = Instant::now();
     assert_eq!(seen.wait().unwrap().signal(), Some(9));
     // It would have had two seconds to say so.
-    assert!(since.elapsed() < Duration::from_millis(1500), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     program.wait().unwrap();
     seen.remove().unwrap();
 }

@@ -193,7 +193,7 @@ fn a_body_that_breaks_off_leaves_what_came_to_go_on_with_and_no_blob() {
 
 #[test]
 fn who_is_slow_is_shown_out() {
-    let short = Duration::from_millis(100);
+    let short = Duration::from_millis(300);
     let world = World::with(Registry::builder().header_timeout(short).idle_timeout(short));
     // Nothing at all; a head that never ends; one that comes by the byte, for longer than it may.
     assert_eq!(raw(world.addr(), ""), (Some(408), true));
@@ -219,7 +219,7 @@ fn who_is_slow_is_shown_out() {
 
 #[test]
 fn who_does_not_read_is_shown_out() {
-    let world = World::with(Registry::builder().idle_timeout(Duration::from_millis(200)));
+    let world = World::with(Registry::builder().idle_timeout(Duration::from_secs(1)));
     // More than the sockets' buffers hold.
     let digest = world.blob("me/app", &vec![9; 32 << 20]);
     let mut connection = Connection::to(world.addr());
