@@ -67,7 +67,7 @@ pub(crate) use blob::BlobWriter;
 pub use cache::PrunedCache;
 #[cfg(feature = "build")]
 pub(crate) use cache::{Cached, unused};
-pub(crate) use containers::{ANONYMOUS, Turn};
+pub(crate) use containers::ANONYMOUS;
 #[cfg(feature = "registry")]
 pub(crate) use inbox::Inbox;
 pub(crate) use layers::{Base, Place, StagedLayer, UnpackedLayer};

@@ -19,8 +19,8 @@ use crate::dockerfile::{Mount, MountKind, Sharing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::layer::EntryKind;
+use crate::store::Lease;
 use std::fmt::Write;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub(super) struct Mounted {
     /// The secrets among them.
     pub(super) secrets: Vec<(String, Arc<[u8]>)>,
     /// The directories of caches.
-    locks: Vec<(PathBuf, File)>,
+    locks: Vec<(PathBuf, Lease)>,
     /// The sockets of ssh agents.
     agents: Vec<Agent>,
 }

@@ -11,10 +11,8 @@
 mod given;
 
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::Store;
+use crate::store::{Lease, Store};
 use given::Given;
-use rustix::fs::{Mode, OFlags};
-use std::fs::{File, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
@@ -46,7 +44,7 @@ pub(crate) fn shared(base: u32) -> Option<String> {
 /// A range in use by this program.
 #[derive(Debug)]
 pub(crate) struct Range {
-    file: File,
+    lease: Lease,
     path: PathBuf,
     pub base: u32,
 }
@@ -77,7 +75,7 @@ impl Range {
             }
             let Some(mut range) = Self::lock(store, number)? else { continue };
             let mut holder = String::new();
-            (&range.file).take(100).read_to_string(&mut holder).call_at("read", number.to_string())?;
+            range.lease.file().take(100).read_to_string(&mut holder).call_at("read", number.to_string())?;
             let kept = !holder.is_empty()
                 && rustix::fs::accessat(
                     store.containers_dir(),
@@ -132,22 +130,18 @@ impl Range {
     fn lock(store: &Store, number: u32) -> Result<Option<Self>> {
         let name = number.to_string();
         let path = store.path().join("ids").join(&name);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd =
-            rustix::fs::openat(store.ids_dir(), &name, flags, Mode::from(0o600)).call_at("openat", &path)?;
-        let file = File::from(fd);
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { file, path, base: FIRST + number * COUNT })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(Error::os("flock(LOCK_EX)", error).with_path(path)),
-        }
+        let lease =
+            Lease::lock_file(store.ids_dir(), &name).map_err(|error| error.with_path(path.clone()))?;
+        let is_free = lease.try_lock().map_err(|error| error.with_path(path.clone()))?;
+        Ok(is_free.then(|| Self { lease, path, base: FIRST + number * COUNT }))
     }
 
     fn name(&mut self, id: &str) -> Result<()> {
         let write = || {
-            self.file.set_len(0)?;
-            (&self.file).seek(SeekFrom::Start(0))?;
-            (&self.file).write_all(id.as_bytes())
+            let mut file = self.lease.file();
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(id.as_bytes())
         };
         write().call_at("write", &self.path)
     }

@@ -9,7 +9,6 @@ use super::record::Dir;
 use super::running::Running;
 use crate::error::{Call, Result};
 use crate::store::Lease;
-use std::fs::TryLockError;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -64,14 +63,8 @@ fn settled(running: &Running) -> Result<()> {
     if !left.is_left(dir)? {
         return Ok(());
     }
-    match left.0.file().try_lock() {
-        Ok(()) => {}
-        // Of a living program.
-        Err(TryLockError::WouldBlock) => return Ok(()),
-        Err(TryLockError::Error(error)) => return Err(error).call_at("flock(LOCK_EX)", path(dir)),
-    }
-    // It may have ended just now.
-    if left.is_left(dir)? {
+    // Otherwise it is a living program's, or has ended just now.
+    if left.0.try_lock().map_err(|error| error.with_path(path(dir)))? && left.is_left(dir)? {
         running.thaw()?;
         left.end()?;
     }

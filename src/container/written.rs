@@ -15,8 +15,7 @@ use crate::layer::{
     Below, Changed, Difference, Entry, Flattened, Layer, Lower, Onto, Owners, RootDir, Scan, View,
     for_caller, root_dir,
 };
-use crate::store::UnpackedLayer;
-use crate::store::containers::Turn;
+use crate::store::{Lease, UnpackedLayer};
 use crate::sys::idmap::{IdMap, is_privileged};
 use crate::sys::{owners, warden};
 use rustix::fs::{AtFlags, StatxFlags};
@@ -39,7 +38,7 @@ pub(super) enum Pause {
 /// What keeps a container from changing.
 enum Still {
     /// Nobody starts it.
-    Stopped(#[expect(dead_code)] Turn),
+    Stopped(#[expect(dead_code)] Lease),
     /// It was frozen for this.
     Frozen(Arc<Running>, Pausing),
     /// Somebody else has paused it.

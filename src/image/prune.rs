@@ -11,7 +11,7 @@ use crate::store::{Lease, Store};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-/// When a thread of a program starts another one, that has for a moment all descriptors of the first, and so its leases.
+/// Who only looks at an image has it for a moment.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Store {

@@ -18,43 +18,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Random bytes in the name of an anonymous volume, two digits each.
 pub(crate) const ANONYMOUS: usize = 32;
 
-/// Keeps everybody else waiting, in this program and in others; see [`Store::starting`] and [`Store::naming`].
-#[derive(Debug)]
-pub(crate) enum Turn {
-    Whole(Lease),
-    /// Of a file that many share, one byte each.
-    Byte(Lease, i64),
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // By word: a forked copy of the program may hold the descriptor, and with it the lock, for long. That this fails
-        // is not to be expected, and closing follows.
-        let _ = match self {
-            Self::Whole(lease) => lease.file().unlock().map_err(drop),
-            Self::Byte(lease, at) => lease.unlock_byte(*at).map_err(drop),
-        };
-    }
-}
-
 impl Store {
     /// Waits until nobody starts the container of this id, in this program or another. Whoever starts it holds this from
     /// the look whether it runs until its record says that it does.
-    pub(crate) fn starting(&self, id: &str) -> Result<Turn> {
+    pub(crate) fn starting(&self, id: &str) -> Result<Lease> {
         let first = id.get(..15).unwrap_or(id);
         let at = i64::from_str_radix(first, 16).map_err(|_| {
             Error::new(ErrorKind::InvalidInput, "an id of hexadecimal digits was expected").with_path(id)
         })?;
         let lease = Lease::exclusive_byte(self.locks_dir(), "starting", at);
-        let lease = lease.map_err(|error| error.with_path(self.path().join("locks/starting")))?;
-        Ok(Turn::Byte(lease, at))
+        lease.map_err(|error| error.with_path(self.path().join("locks/starting")))
     }
 
     /// Waits until nobody gives a container a name, or takes one away.
-    pub(crate) fn naming(&self) -> Result<Turn> {
-        let path = || self.path().join("locks/names");
+    pub(crate) fn naming(&self) -> Result<Lease> {
         let lease = Lease::exclusive_file(self.locks_dir(), "names");
-        lease.map(Turn::Whole).map_err(|error| error.with_path(path()))
+        lease.map_err(|error| error.with_path(self.path().join("locks/names")))
     }
 
     /// Where this program's control groups go.

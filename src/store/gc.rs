@@ -11,7 +11,6 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{DOCUMENT_MAX, Document, ImageConfig, media};
 use std::collections::HashSet;
-use std::fs::TryLockError;
 use std::os::fd::AsFd;
 
 /// Says that blobs are being written which no index names yet.
@@ -38,15 +37,9 @@ impl Store {
     /// is [`writing`](Store::writing), nothing is removed; the next collection does it.
     pub(crate) fn collect_garbage(&self) -> Result<u64> {
         let lock = Lease::lock_file(self.locks_dir(), "gc")?;
-        match lock.file().try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                tracing::debug!(store = ?self.path(), "somebody is writing: garbage stays for now");
-                return Ok(0);
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(Error::os("flock(LOCK_EX)", error).with_path("locks/gc"));
-            }
+        if !lock.try_lock().map_err(|error| error.with_path(self.path().join("locks/gc")))? {
+            tracing::debug!(store = ?self.path(), "somebody is writing: garbage stays for now");
+            return Ok(0);
         }
         let mut live = Live::default();
         self.mark_needed(&mut live)?;

@@ -8,6 +8,7 @@ use super::janitor::{Janitor, Task};
 use super::{Store, list, remove_tree};
 use crate::cgroup::Remnant;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::sys::fork::Witness;
 use crate::sys::warden::{DOOR, NEW};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -21,11 +22,37 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// A locked file or directory. The lock goes with the last descriptor, also when the program dies.
+/// A locked file or directory. The lock goes when this is dropped, and when the program dies.
 #[derive(Debug)]
-pub(crate) struct Lease(File);
+pub(crate) struct Lease {
+    file: File,
+    /// The byte that is locked, where it is not all of the file.
+    byte: Option<i64>,
+    owner: Witness,
+}
+
+impl Drop for Lease {
+    /// Gives the lock up by word. Closing alone would not: until it is executed, a program that another thread starts has all
+    /// descriptors of this one, and with them the locks, and a forked copy has them for as long as it lives. The copy itself gives
+    /// nothing up.
+    fn drop(&mut self) {
+        if !self.owner.is_here() {
+            return;
+        }
+        // That this fails is not to be expected, and closing follows.
+        let _ = match self.byte {
+            Some(at) => self.set_byte(false, libc::F_UNLCK, at),
+            None => self.file.unlock(),
+        };
+    }
+}
 
 impl Lease {
+    /// Of a file that is locked, or will be.
+    pub(crate) fn of(file: File) -> Result<Self> {
+        Ok(Self { file, byte: None, owner: Witness::current()? })
+    }
+
     /// Opens `name` (a file or directory, never a link) and takes the shared lock.
     /// `None` when there is no such name.
     pub(crate) fn shared(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Option<Self>> {
@@ -34,7 +61,7 @@ impl Lease {
             let Some(file) = open_any(parent, name)? else { return Ok(None) };
             uninterrupted(|| file.lock_shared()).call_at("flock(LOCK_SH)", name)?;
             if leads_to(parent, name, &file)? {
-                return Ok(Some(Self(file)));
+                return Self::of(file).map(Some);
             }
         }
     }
@@ -48,7 +75,7 @@ impl Lease {
         loop {
             let Some(file) = open_any(parent, name)? else { return Ok(None) };
             let lease = Self::try_exclusive_of(file, name)?;
-            if leads_to(parent, name, &lease.0)? {
+            if leads_to(parent, name, &lease.file)? {
                 return Ok(Some(lease));
             }
         }
@@ -59,18 +86,15 @@ impl Lease {
     /// # Errors
     /// `InUse` when somebody has one.
     pub(crate) fn try_exclusive_of(file: File, name: &OsStr) -> Result<Self> {
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::new(ErrorKind::InUse, "flock(LOCK_EX): in use").with_path(name))
-            }
-            Err(TryLockError::Error(error)) => Err(error).call_at("flock(LOCK_EX)", name),
+        let lease = Self::of(file)?;
+        match lease.try_lock().map_err(|error| error.with_path(name))? {
+            true => Ok(lease),
+            false => Err(Error::new(ErrorKind::InUse, "flock(LOCK_EX): in use").with_path(name)),
         }
     }
 
-    /// The same with some patience: when a thread of a program starts another one, that has for a moment, until it is
-    /// executed, all descriptors of the first and with them its locks, also those that are dropped meanwhile. Tried again
-    /// and again: flock(2) waits without a deadline, and nothing tells that a lock is free.
+    /// The same with some patience, as who only looks at it has a lock for a moment. Tried again and again: flock(2) waits
+    /// without a deadline, and nothing tells that a lock is free.
     ///
     /// # Errors
     /// `InUse` when somebody has kept one for a fifth of a second.
@@ -92,21 +116,31 @@ impl Lease {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR).call_at("openat", name)?;
-        Ok(Self(file.into()))
+        Self::of(file.into())
+    }
+
+    /// Takes the exclusive lock on an opened [`lock_file`](Self::lock_file), if nobody has any: whether it did.
+    pub(crate) fn try_lock(&self) -> Result<bool> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error).call("flock(LOCK_EX)"),
+        }
     }
 
     /// Waits for the exclusive lock on `name`, which is made where it is missing and never removed.
     pub(crate) fn exclusive_file(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>) -> Result<Self> {
         let lease = Self::lock_file(parent, name.as_ref())?;
-        uninterrupted(|| lease.0.lock()).call_at("flock(LOCK_EX)", name.as_ref())?;
+        uninterrupted(|| lease.file.lock()).call_at("flock(LOCK_EX)", name.as_ref())?;
         Ok(lease)
     }
 
     /// Waits for the exclusive lock on one byte of the file `name`: without a file for each that is to be locked. It is of
     /// this opening of the file, and goes with it as the others do (fcntl(2), open file description locks).
     pub(crate) fn exclusive_byte(parent: BorrowedFd<'_>, name: impl AsRef<OsStr>, at: i64) -> Result<Self> {
-        let lease = Self::lock_file(parent, name.as_ref())?;
+        let mut lease = Self::lock_file(parent, name.as_ref())?;
         lease.set_byte(true, libc::F_WRLCK, at).call_at("fcntl(F_OFD_SETLKW)", name.as_ref())?;
+        lease.byte = Some(at);
         Ok(lease)
     }
 
@@ -123,12 +157,16 @@ impl Lease {
     ) -> Result<Self> {
         let name = name.as_ref();
         let Some(until) = until else { return Self::exclusive_byte(parent, name, at) };
-        let lease = Self::lock_file(parent, name)?;
+        let mut lease = Self::lock_file(parent, name)?;
         // Nothing tells that a lock is free but what waits without a deadline.
         loop {
             match lease.set_byte(false, libc::F_WRLCK, at) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other.call_at("fcntl(F_OFD_SETLK)", name).map(|()| lease),
+                other => {
+                    other.call_at("fcntl(F_OFD_SETLK)", name)?;
+                    lease.byte = Some(at);
+                    return Ok(lease);
+                }
             }
             if Instant::now() >= until {
                 let what = "fcntl(F_OFD_SETLK): another one has it, and the time is up";
@@ -136,11 +174,6 @@ impl Lease {
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }
-    }
-
-    /// Gives up what [`exclusive_byte`](Self::exclusive_byte) took.
-    pub(crate) fn unlock_byte(&self, at: i64) -> Result<()> {
-        self.set_byte(true, libc::F_UNLCK, at).call("fcntl(F_OFD_SETLKW)")
     }
 
     fn set_byte(&self, waits: bool, kind: i32, at: i64) -> io::Result<()> {
@@ -155,7 +188,7 @@ impl Lease {
             true => FcntlArg::F_OFD_SETLKW(&flock),
             false => FcntlArg::F_OFD_SETLK(&flock),
         };
-        uninterrupted(|| Ok(fcntl(&self.0, call()).map(drop)?))
+        uninterrupted(|| Ok(fcntl(&self.file, call()).map(drop)?))
     }
 
     /// Makes a directory with a new name and leases it. Also gives the name.
@@ -184,46 +217,41 @@ impl Lease {
             };
             uninterrupted(|| file.lock_shared()).call_at("flock(LOCK_SH)", &name)?;
             if leads_to(parent, OsStr::new(&name), &file)? {
-                return Ok((Self(file), name));
+                return Ok((Self::of(file)?, name));
             }
         }
     }
 
     /// Waits for the shared lock on an opened [`lock_file`](Self::lock_file).
     pub(crate) fn share(self) -> Result<Self> {
-        uninterrupted(|| self.0.lock_shared()).call("flock(LOCK_SH)")?;
+        uninterrupted(|| self.file.lock_shared()).call("flock(LOCK_SH)")?;
         Ok(self)
     }
 
     /// Whether somebody else has a shared lock, too. For a moment this one is given up.
     pub(crate) fn is_shared(&self) -> Result<bool> {
-        let alone = match self.0.try_lock() {
-            Ok(()) => true,
-            Err(TryLockError::WouldBlock) => false,
-            Err(TryLockError::Error(error)) => return Err(error).call("flock(LOCK_EX)"),
-        };
-        uninterrupted(|| self.0.lock_shared()).call("flock(LOCK_SH)")?;
+        let alone = self.try_lock()?;
+        uninterrupted(|| self.file.lock_shared()).call("flock(LOCK_SH)")?;
         Ok(!alone)
     }
 
     pub(crate) fn file(&self) -> &File {
-        &self.0
+        &self.file
     }
 
     /// The file without its lock.
     pub(crate) fn into_file(self) -> Result<File> {
-        self.0.unlock().call("flock(LOCK_UN)")?;
-        Ok(self.0)
+        self.file.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")
     }
 
     pub(crate) fn file_mut(&mut self) -> &mut File {
-        &mut self.0
+        &mut self.file
     }
 }
 
 impl AsFd for Lease {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }
 

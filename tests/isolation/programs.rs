@@ -254,6 +254,37 @@ fn a_port_goes_with_its_container_while_a_copy_lives_on() {
     again.remove().unwrap();
 }
 
+/// What this program lets go of is free, whoever has a copy of what it had open; and a copy lets go of nothing.
+#[test]
+fn nothing_is_in_use_for_a_copy() {
+    if !is_own_process("programs::nothing_is_in_use_for_a_copy") {
+        return;
+    }
+    let (store, files) = (coracle::Store::temp().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(files.path().join("file"), "x").unwrap();
+    let image = coracle::Import::new().name("app").path(&store, files.path()).unwrap();
+    let volume = coracle::Volume::builder("data").create(&store).unwrap();
+    // SAFETY: the copy of a program of one thread may do what it likes; it ends without clearing up anything else.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            drop(image);
+            unsafe { nix::libc::_exit(0) };
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            nix::sys::wait::waitpid(child, None).unwrap();
+        }
+    }
+    assert!(store.prune_images(true).unwrap().deleted.is_empty(), "the copy has let go of it");
+    let layers = image.layers().unwrap();
+    let _copy = Copied::new();
+    let id = *image.id();
+    drop((image, layers));
+    let pruned = store.prune_images(true).unwrap();
+    assert!(pruned.deleted == [id] && pruned.freed > 0, "{pruned:?}");
+    assert_eq!((count(store.path().join("layers")), count(store.path().join("blobs/sha256"))), (0, 0));
+    volume.remove().unwrap();
+}
+
 /// A copy of the program has its own warden, containers and clearing up.
 #[test]
 fn a_copy_makes_and_removes_its_own() {

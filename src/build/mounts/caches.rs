@@ -8,11 +8,10 @@ use crate::container::{HeldDir, Mount as Bind, copy_into};
 use crate::dockerfile::{Mount, Sharing};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::{Owned, for_caller};
-use crate::store::{leads_to, random_hex, unused};
+use crate::store::{Lease, leads_to, random_hex, unused};
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::{CString, OsStr};
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +28,23 @@ struct Room {
     dir: OwnedFd,
     /// Without links.
     path: PathBuf,
+}
+
+/// A cache as a step asks for it.
+struct Wanted<'a, 'w> {
+    at: &'a At<'w>,
+    mount: &'a Mount,
+    room: &'a Room,
+    sharing: Sharing,
+}
+
+impl Wanted<'_, '_> {
+    fn lock(&self) -> FlockOperation {
+        match self.sharing {
+            Sharing::Shared => FlockOperation::NonBlockingLockShared,
+            _ => FlockOperation::NonBlockingLockExclusive,
+        }
+    }
 }
 
 impl Work<'_> {
@@ -86,10 +102,10 @@ impl Work<'_> {
         let number = match has {
             Some(number) => number,
             None => {
-                let (path, lock) = self.locked_as(at, mount, &room, &name, sharing)?;
+                let (path, lock) = self.locked_as(&Wanted { at, mount, room: &room, sharing }, &name)?;
                 // When it was last used, for `Store::prune_cache`.
                 let now = std::fs::FileTimes::new().set_modified(std::time::SystemTime::now());
-                if let Err(error) = lock.set_times(now) {
+                if let Err(error) = lock.file().set_times(now) {
                     tracing::debug!(%error, ?path, "the time of a cache's directory");
                 }
                 mounted.locks.push((path, lock));
@@ -104,51 +120,32 @@ impl Work<'_> {
     }
 
     /// The directory of this name; where that may be another one, the first that nobody has.
-    fn locked_as(
-        &self,
-        at: &At<'_>,
-        mount: &Mount,
-        room: &Room,
-        name: &str,
-        sharing: Sharing,
-    ) -> Result<(PathBuf, File)> {
+    fn locked_as(&self, wanted: &Wanted<'_, '_>, name: &str) -> Result<(PathBuf, Lease)> {
         let mut number = 0;
         loop {
             let name = if number == 0 { name.to_owned() } else { format!("{name}~{number}") };
-            if let Some(lock) = self.locked(at, mount, room, &name, sharing)? {
-                return Ok((room.path.join(name), lock));
+            if let Some(lock) = self.locked(wanted, &name)? {
+                return Ok((wanted.room.path.join(name), lock));
             }
             number += 1;
         }
     }
 
     /// The directory of a cache, locked; `None` where another build has it alone and this one may have another.
-    fn locked(
-        &self,
-        at: &At<'_>,
-        mount: &Mount,
-        room: &Room,
-        name: &str,
-        sharing: Sharing,
-    ) -> Result<Option<File>> {
+    fn locked(&self, wanted: &Wanted<'_, '_>, name: &str) -> Result<Option<Lease>> {
+        let room = wanted.room;
         let path = || room.path.join(name);
-        let operation = match sharing {
-            Sharing::Shared => FlockOperation::NonBlockingLockShared,
-            _ => FlockOperation::NonBlockingLockExclusive,
-        };
         loop {
             self.check()?;
             let file = match open_cache(room, name) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    match self.make(at, mount, room, name, operation)? {
-                        Some(made) => return Ok(Some(made)),
-                        None => continue,
-                    }
-                }
-                other => File::from(other?),
+                Err(error) if error.kind() == ErrorKind::NotFound => match self.make(wanted, name)? {
+                    Some(made) => return Ok(Some(made)),
+                    None => continue,
+                },
+                other => Lease::of(other?.into())?,
             };
-            while !lock(file.as_fd(), operation).map_err(|error| error.with_path(path()))? {
-                if sharing == Sharing::Private {
+            while !lock(file.as_fd(), wanted.lock()).map_err(|error| error.with_path(path()))? {
+                if wanted.sharing == Sharing::Private {
                     return Ok(None);
                 }
                 self.check()?;
@@ -163,21 +160,15 @@ impl Work<'_> {
 
     /// Makes it, under another name until it is what it begins with, and locked from the beginning on, so that nobody takes it for
     /// what a killed program has left. `None` where another build was faster.
-    fn make(
-        &self,
-        at: &At<'_>,
-        mount: &Mount,
-        room: &Room,
-        name: &str,
-        operation: FlockOperation,
-    ) -> Result<Option<File>> {
+    fn make(&self, wanted: &Wanted<'_, '_>, name: &str) -> Result<Option<Lease>> {
+        let room = wanted.room;
         let (new, dir) = loop {
             let new = format!("{NEW}{}", random_hex(DIGITS / 2)?);
             rustix::fs::mkdirat(&room.dir, &new, Mode::RWXU).call_at("mkdir", room.path.join(&new))?;
             // Who looks for what was left may have been faster than the lock.
             match open_dir(room, &new) {
                 Ok(dir)
-                    if lock(dir.as_fd(), operation)?
+                    if lock(dir.as_fd(), wanted.lock())?
                         && leads_to(room.dir.as_fd(), OsStr::new(&new), &dir)? =>
                 {
                     break (new, dir);
@@ -186,14 +177,14 @@ impl Work<'_> {
                 _ => {}
             }
         };
-        let made = self.fill(at, mount, &dir).and_then(|()| {
+        let made = self.fill(wanted.at, wanted.mount, &dir).and_then(|()| {
             match rustix::fs::renameat_with(&room.dir, &new, &room.dir, name, RenameFlags::NOREPLACE) {
                 Err(Errno::EXIST) => Ok(false),
                 other => other.call_at("renameat2(RENAME_NOREPLACE)", room.path.join(name)).map(|()| true),
             }
         });
         match made {
-            Ok(true) => Ok(Some(File::from(dir))),
+            Ok(true) => Lease::of(dir.into()).map(Some),
             other => {
                 let removed = self.store.remove_tree(room.dir.as_fd(), &new);
                 // Why it was not filled matters more.

@@ -15,7 +15,7 @@ use super::super::{Container, KILL_TIME, Phase, exec, lock, removed, stages, sta
 use crate::cgroup::Report;
 use crate::error::{Error, ErrorKind, Result};
 use crate::feature::Feature;
-use crate::store::{Lease, Turn, UnpackedLayer};
+use crate::store::{Lease, UnpackedLayer};
 use crate::sys::courier::{self, Courier};
 use crate::sys::idmap::IdMap;
 use crate::sys::message;
@@ -53,7 +53,7 @@ struct Resting {
     _held: Arc<Dir>,
     _leases: Vec<Lease>,
     // The last to go.
-    _turn: Turn,
+    _turn: Lease,
 }
 
 impl Inside {
@@ -143,7 +143,7 @@ impl Inside {
         Ok(Self { root: Some(root), courier, map, resting: None })
     }
 
-    fn resting(container: &Container, turn: Turn) -> Result<Self> {
+    fn resting(container: &Container, turn: Lease) -> Result<Self> {
         let inner = &container.0;
         let warden = warden::warden()?;
         let mut held = lock(&inner.held);
