@@ -345,8 +345,11 @@ impl CgroupParent {
                 Ok(()) => match whole(&dir) {
                     Ok(true) => return Ok(dir),
                     unfit => {
-                        fs::remove_dir(&dir).call_at("rmdir", &dir)?;
-                        unfit?
+                        let removed = fs::remove_dir(&dir).call_at("rmdir", &dir);
+                        // Why it is unfit matters more.
+                        let unfit = unfit?;
+                        removed?;
+                        unfit
                     }
                 },
                 Err(error) if error.kind() == io::ErrorKind::NotFound => false,

@@ -237,4 +237,10 @@ fn what_can_not_be_copied_is_told() {
     // Of a page, says its size.
     container.copy_out("/sys/devices/virtual/net/lo/mtu", out.path()).unwrap();
     assert_eq!(fs::read_to_string(out.path().join("mtu")).unwrap(), "65536\n");
+    // A binary one has its own, of several megabytes, where the kernel was built with it.
+    let types = "/sys/kernel/btf/vmlinux";
+    if let Ok(bytes) = fs::read(types) {
+        container.copy_out(types, out.path()).unwrap();
+        assert!(fs::read(out.path().join("vmlinux")).unwrap() == bytes);
+    }
 }

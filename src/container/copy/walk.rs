@@ -17,6 +17,9 @@ use std::path::PathBuf;
 /// How many names of directories wait to be visited, at most.
 const DIRECTORIES_MAX: usize = 5_000_000;
 
+/// So much is read, in bytes, of a file that has no size: it has to be known before the content goes out.
+const MADE_UP_MAX: u64 = 64 << 20;
+
 /// The content of a file. What the kernel makes up as it is read (proc(5), sysfs(5)) has no size before.
 pub(super) enum Data<'a> {
     None,
@@ -138,14 +141,19 @@ impl Tree<'_> {
                 }
                 entry.xattrs = self.hands.xattrs(file.as_fd(), self.wanted, &path)?;
                 entry.size = stat.st_size as u64;
-                // In sysfs files have the size of a page, whatever is in them, and no blocks.
-                let is_made_up = entry.size == 0 || stat.st_blocks == 0 && is_of_the_kernel(&file);
+                // In sysfs attributes have the size of a page, whatever is in them; what is binary has its own (sysfs(5)).
+                let is_page = || entry.size == rustix::param::page_size() as u64 && is_of_the_kernel(&file);
+                let is_made_up = entry.size == 0 || stat.st_blocks == 0 && is_page();
                 if !is_made_up {
                     let is_sparse = stat.st_blocks.saturating_mul(512) < stat.st_size;
                     each(entry, Data::File(&file, is_sparse))?;
                 } else {
                     let mut bytes = Vec::new();
-                    (&file).take(1 << 20).read_to_end(&mut bytes).call_at("read", text(&path))?;
+                    (&file).take(MADE_UP_MAX + 1).read_to_end(&mut bytes).call_at("read", text(&path))?;
+                    if bytes.len() as u64 > MADE_UP_MAX {
+                        let what = "a file without a size, and more than 64 MiB in it";
+                        return Err(Error::new(ErrorKind::TooLarge, what).with_path(text(&path)));
+                    }
                     entry.size = bytes.len() as u64;
                     each(entry, Data::Bytes(&bytes))?;
                 }
