@@ -282,34 +282,32 @@ impl CgroupParent {
         // Joining asks for write permission in the group above both places.
         let procs = dir.join("cgroup.procs");
         fs::OpenOptions::new().write(true).open(&procs).call_at("open", &procs)?;
-        let mut opened = self.try_room(dir, room, controllers);
-        for _ in 1..TRIES {
-            // Of a group that is removed, what is open says ENODEV.
-            let errno = opened.as_ref().err().and_then(Error::raw_os_error);
-            if !matches!(errno, Some(nix::libc::ENOENT | nix::libc::ENODEV)) {
+        let (mut fresh, mut new) = (false, Vec::new());
+        let mut opened = Ok(());
+        for _ in 0..TRIES {
+            fresh |= self.make_room(room)?;
+            opened = enable(dir, controllers, &mut new);
+            if opened.is_err() {
                 break;
             }
-            opened = self.try_room(dir, room, controllers);
+            opened = enable(room, controllers, &mut Vec::new()).and_then(|()| takes_processes(room));
+            let Err(error) = &opened else { return Ok(()) };
+            // Another process has removed it (of what is open then, the kernel says ENODEV), or has taken back from `dir` what
+            // it had enabled for nothing.
+            let is_gone = matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENODEV));
+            let is_taken_back = error.raw_os_error().is_none() && error.missing().is_some();
+            if !is_gone && !is_taken_back {
+                break;
+            }
         }
-        opened
-    }
-
-    fn try_room(&self, dir: &Path, room: &Path, controllers: &[&str]) -> Result<()> {
-        let fresh = self.make_room(room)?;
-        let mut new = Vec::new();
-        let opened = enable(dir, controllers, &mut new)
-            .and_then(|()| enable(room, controllers, &mut Vec::new()))
-            .and_then(|()| takes_processes(room));
-        if opened.is_err() {
-            if fresh {
-                let _ = fs::remove_dir(room);
-                self.lock_made().remove(room);
-            }
-            // What this has changed for nothing: a group with processes that hands on pids is none that others can be below
-            // (cgroups(7), "threaded").
-            for controller in new {
-                let _ = fs::write(dir.join("cgroup.subtree_control"), format!("-{controller}"));
-            }
+        if fresh {
+            let _ = fs::remove_dir(room);
+            self.lock_made().remove(room);
+        }
+        // What this has changed for nothing: a group with processes that hands on pids is none that others can be below
+        // (cgroups(7), "threaded").
+        for controller in new {
+            let _ = fs::write(dir.join("cgroup.subtree_control"), format!("-{controller}"));
         }
         opened
     }
