@@ -480,7 +480,10 @@ impl Container {
             Phase::Created => State::Created,
             Phase::Exited(_) => State::Exited,
             Phase::Running(running) => match running.try_wait() {
-                Ok(None) if running.is_paused() => State::Paused,
+                Ok(None) if running.is_paused() => {
+                    pausing::settle(running);
+                    if running.is_paused() { State::Paused } else { State::Running }
+                }
                 Ok(None) => State::Running,
                 _ => State::Exited,
             },

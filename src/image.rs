@@ -49,7 +49,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-/// An image in a store. It stays there while this value exists, also when its names go.
+/// An image in a store. It stays there while this value exists, also when its names go. A forked copy of the program that goes on
+/// by itself opens it anew ([`Store::image`]): what it has of this value ends with the original's.
 ///
 /// ```no_run
 /// use coracle::{Image, Store};

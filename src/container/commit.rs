@@ -107,7 +107,8 @@ impl Commit<'_> {
 
     /// Whether a container that runs is paused meanwhile; by default it is. Without, it may be caught in the midst of its work,
     /// and where it cuts a file short just then, that is an error. A program that is killed just then leaves another one's
-    /// container paused, until any program looks at it ([`Store::containers`](crate::Store::containers), `coracle ps`).
+    /// container paused, until any program opens it ([`Store::containers`](crate::Store::containers), `coracle ps`) or asks for its
+    /// [`state`](Container::state). Of two commits at once the second waits for the first one's pause to end.
     pub fn pause(mut self, yes: bool) -> Self {
         self.pause = if yes { Pause::Yes } else { Pause::No };
         self

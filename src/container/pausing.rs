@@ -1,72 +1,132 @@
-//! A pause that a program takes back itself, as for a commit; where it is killed before, whoever finds that lets the
-//! container go on.
+//! A pause that a program takes back itself, as for a commit; where it is killed before, whoever asks for the container lets it
+//! go on.
 //!
-//! The file `pausing` in the container's directory is locked while there is such a pause, and not empty from before it
-//! until after it. One that is not empty and not locked tells of a program that was killed.
+//! The file `pausing` in the container's directory names the program, from before such a pause until after it. Who begins a pause of
+//! any kind, ends one, or looks after what a killed program has left does so [alone](crate::Store::pausing).
 #![forbid(unsafe_code)]
 
-use super::record::Dir;
+use super::record::{living, this_program};
 use super::running::Running;
-use crate::error::{Call, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::Lease;
-use std::io::Write;
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-const FILE: &str = "pausing";
+pub(super) const FILE: &str = "pausing";
 
-/// What says that a pause is one of a living program.
-pub(super) struct Pausing(Lease);
+/// How long another program's pause is waited for: it commits, or was stopped in it.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How often it is asked for again, as nothing tells of its end.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// The program that has paused it: its process, and when that began.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Mark(i32, u64);
+
+impl Mark {
+    fn is_living(&self) -> Result<bool> {
+        Ok(living(self.0, self.1)?.is_some())
+    }
+}
+
+/// A container that is paused for a moment.
+pub(super) struct Pausing(Arc<Running>);
 
 impl Pausing {
-    /// Before the pause. Waits for other programs that have one.
-    pub fn begin(running: &Running) -> Result<Self> {
-        let dir = &*running.dir;
-        let lease = Lease::exclusive_file(dir.as_fd(), FILE).map_err(|error| error.with_path(path(dir)))?;
-        let this = Self(lease);
-        if this.is_left(dir)? {
-            running.thaw()?;
+    /// `None` where somebody has paused it to stay so. Waits for others that have it paused for a moment.
+    ///
+    /// # Errors
+    /// As [`Running::pause`]; `InUse` where another program's moment has no end.
+    pub fn begin(running: &Arc<Running>) -> Result<Option<Self>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let turn = turn(running)?;
+            if clear(running)? {
+                if running.is_paused() {
+                    return Ok(None);
+                }
+                let (pid, began) = this_program();
+                running.dir.set_pausing(Some(&Mark(pid, began)))?;
+                return match running.freeze(true) {
+                    Ok(()) => Ok(Some(Self(running.clone()))),
+                    Err(error) => {
+                        if let Err(error) = running.dir.set_pausing(None) {
+                            tracing::warn!(%error, id = running.dir.id, "the mark of a pause that did not come about");
+                        }
+                        Err(error)
+                    }
+                };
+            }
+            drop(turn);
+            if Instant::now() >= deadline {
+                let error =
+                    Error::new(ErrorKind::InUse, "another program has the container paused, for a commit");
+                return Err(error
+                    .with_path(running.dir.path().join(FILE))
+                    .with_remedy("end that program, or continue it where it was stopped (SIGCONT)"));
+            }
+            std::thread::park_timeout(AGAIN);
         }
-        this.0.file().write_all(b"1").call_at("write", path(dir))?;
-        Ok(this)
     }
 
-    /// After it. Without, the container goes on when the next program looks at it.
+    /// Lets it go on.
     pub fn end(self) -> Result<()> {
-        self.0.file().set_len(0).call_at("ftruncate", FILE)
-    }
-
-    /// Whether it was begun and has not ended.
-    fn is_left(&self, dir: &Dir) -> Result<bool> {
-        self.0.file().metadata().map(|meta| meta.len() > 0).call_at("fstat", path(dir))
+        let _turn = turn(&self.0)?;
+        match self.0.freeze(false) {
+            // It was killed meanwhile, or somebody was faster.
+            Err(error) if error.kind() == ErrorKind::State => {}
+            other => other?,
+        }
+        self.0.dir.set_pausing(None)
     }
 }
 
-fn path(dir: &Dir) -> PathBuf {
-    dir.path().join(FILE)
+fn turn(running: &Running) -> Result<Lease> {
+    running.dir.store.pausing(&running.dir.id)
 }
 
-/// Lets the container go on where a program that was killed had paused it so.
+/// Lets the container go on where a killed program has paused it for a moment. Whether no program has it so then.
+fn clear(running: &Running) -> Result<bool> {
+    let Some(mark) = running.dir.pausing()? else { return Ok(true) };
+    if mark.is_living()? {
+        return Ok(false);
+    }
+    running.thaw()?;
+    running.dir.set_pausing(None)?;
+    Ok(true)
+}
+
+/// Pauses it to stay so, or ends whatever pause there is.
+pub(super) fn pause(running: &Running, freeze: bool) -> Result<()> {
+    let _turn = turn(running)?;
+    let was_paused = running.is_paused();
+    clear(running)?;
+    let has_gone_on = was_paused && !running.is_paused();
+    // That of a killed program has been ended just now, or when the container was asked for.
+    let is_done = running.let_go.swap(false, Ordering::Relaxed) || has_gone_on;
+    if !freeze && is_done && !running.is_paused() {
+        return Ok(());
+    }
+    running.freeze(freeze)
+}
+
+/// The same, by whoever only asks for the container.
 pub(super) fn settle(running: &Running) {
-    if let Err(error) = settled(running) {
-        let id = &running.dir.id;
-        tracing::warn!(%error, id, "a killed program has paused it: Container::unpause lets it go on");
+    if !running.dir.has(FILE) {
+        return;
     }
-}
-
-fn settled(running: &Running) -> Result<()> {
-    let dir = &*running.dir;
-    if !dir.has(FILE) {
-        return Ok(());
+    let settled = || {
+        let _turn = turn(running)?;
+        let was_paused = running.is_paused();
+        clear(running)?;
+        if was_paused && !running.is_paused() {
+            running.let_go.store(true, Ordering::Relaxed);
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(error) = settled() {
+        tracing::warn!(%error, id = running.dir.id, "whether a killed program has paused it for a commit can't be told");
     }
-    let left = Pausing(Lease::lock_file(dir.as_fd(), FILE)?);
-    if !left.is_left(dir)? {
-        return Ok(());
-    }
-    // Otherwise it is a living program's, or has ended just now.
-    if left.0.try_lock().map_err(|error| error.with_path(path(dir)))? && left.is_left(dir)? {
-        running.thaw()?;
-        left.end()?;
-    }
-    Ok(())
 }

@@ -13,6 +13,7 @@
 //! A name that was asked for is a file `names/NAME` with the id in it; one that was made up is only in the record.
 #![forbid(unsafe_code)]
 
+use super::pausing::{self, Mark};
 use super::spec::Spec;
 use super::status::ExitStatus;
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -258,6 +259,17 @@ impl Dir {
         match running {
             Some(running) => self.replace(RUNNING, running, false),
             None => self.unlink(RUNNING),
+        }
+    }
+
+    pub(super) fn pausing(&self) -> Result<Option<Mark>> {
+        self.get(pausing::FILE)
+    }
+
+    pub(super) fn set_pausing(&self, mark: Option<&Mark>) -> Result<()> {
+        match mark {
+            Some(mark) => self.replace(pausing::FILE, mark, false),
+            None => self.unlink(pausing::FILE),
         }
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct Running {
     pub trouble: OnceLock<Error>,
     /// A thread takes its output.
     pub watched: AtomicBool,
+    /// Somebody who asked for it has let it go on, which a killed program had paused.
+    pub let_go: AtomicBool,
 }
 
 /// How the watching of a container stands.
@@ -77,6 +79,7 @@ impl Running {
             timed_out: AtomicBool::new(false),
             trouble: OnceLock::new(),
             watched: AtomicBool::new(false),
+            let_go: AtomicBool::new(false),
         }
     }
 
@@ -250,12 +253,18 @@ impl Running {
         }
     }
 
+    /// As a caller asks for it; see [`freeze`](Self::freeze).
     pub fn pause(&self, freeze: bool) -> Result<()> {
+        pausing::pause(self, freeze)
+    }
+
+    /// Has it stand still or go on, in the turn of whoever does that.
+    ///
+    /// # Errors
+    /// `State` where it does so already, or has ended.
+    pub(super) fn freeze(&self, freeze: bool) -> Result<()> {
         if self.exited().is_some() {
             return Err(not_running(&self.dir.id));
-        }
-        if freeze {
-            pausing::settle(self);
         }
         let cgroup = lock(&self.cgroup);
         let cgroup = cgroup.as_ref().ok_or_else(no_cgroup)?;

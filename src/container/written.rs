@@ -112,27 +112,19 @@ impl Inner {
 
     fn stand_still(&self, pause: Pause) -> Result<Still> {
         if let Some(running) = self.running_now()? {
-            pausing::settle(&running);
-            if running.is_paused() {
-                return Ok(Still::Paused(running));
-            }
             if pause == Pause::No {
-                return Ok(Still::Moving(running));
+                pausing::settle(&running);
+                return Ok(if running.is_paused() { Still::Paused(running) } else { Still::Moving(running) });
             }
-            let pausing = Pausing::begin(&running)?;
-            match running.pause(true) {
-                Ok(()) => return Ok(Still::Frozen(running, pausing)),
+            match Pausing::begin(&running) {
+                Ok(Some(pausing)) => return Ok(Still::Frozen(running, pausing)),
+                Ok(None) => return Ok(Still::Paused(running)),
+                // It has ended.
+                Err(error) if error.kind() == ErrorKind::State => {}
                 Err(error) => {
-                    pausing.end()?;
-                    // It has just been paused, or has ended.
-                    if error.kind() != ErrorKind::State {
-                        return Err(error.during("pausing a container while its changes are read").with_remedy(
-                            "stop the container first, or choose not to have it paused: Commit::pause(false), --pause=false",
-                        ));
-                    }
-                    if running.is_paused() {
-                        return Ok(Still::Paused(running));
-                    }
+                    return Err(error.during("pausing a container while its changes are read").with_remedy(
+                        "stop the container first, or choose not to have it paused: Commit::pause(false), --pause=false",
+                    ));
                 }
             }
         }
@@ -300,15 +292,12 @@ impl Written<'_> {
 impl Still {
     fn go_on(&mut self) -> Result<()> {
         let Self::Frozen(running, _) = self else { return Ok(()) };
-        let running = running.clone();
-        let thawed = match running.pause(false) {
-            // It was killed meanwhile, or somebody was faster.
-            Err(error) if error.kind() == ErrorKind::State => Ok(()),
-            other => other.map_err(|error| error.during("letting a paused container go on")),
-        };
-        match std::mem::replace(self, Self::Moving(running)) {
-            Self::Frozen(_, pausing) if thawed.is_ok() => pausing.end(),
-            _ => thawed,
+        let moving = Self::Moving(running.clone());
+        match std::mem::replace(self, moving) {
+            Self::Frozen(_, pausing) => {
+                pausing.end().map_err(|error| error.during("letting a paused container go on"))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use super::credentials::{Config, Entry};
 use crate::error::{Call, Error, ErrorKind, Result};
-use rustix::fs::{FlockOperation, flock};
+use crate::store::Lease;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -68,8 +68,7 @@ impl AuthFile {
             _ => Path::new("."),
         };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).call_at("mkdir", dir)?;
-        let lock = File::open(dir).call_at("open", dir)?;
-        flock(&lock, FlockOperation::LockExclusive).call_at("flock", dir)?;
+        let _lock = Lease::exclusive(File::open(dir).call_at("open", dir)?, dir.as_os_str())?;
         let (config, mut object) = read(&path)?.unwrap_or_default();
         let before = object.text()?;
         let done = work(config, &mut object).map_err(|error| self.name(error))?;

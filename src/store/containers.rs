@@ -22,12 +22,21 @@ impl Store {
     /// Waits until nobody starts the container of this id, in this program or another. Whoever starts it holds this from
     /// the look whether it runs until its record says that it does.
     pub(crate) fn starting(&self, id: &str) -> Result<Lease> {
+        self.alone(id, "starting")
+    }
+
+    /// Waits until nobody pauses the container of this id, or lets it go on: that is for a moment, however long the pause is.
+    pub(crate) fn pausing(&self, id: &str) -> Result<Lease> {
+        self.alone(id, "pausing")
+    }
+
+    fn alone(&self, id: &str, name: &str) -> Result<Lease> {
         let first = id.get(..15).unwrap_or(id);
         let at = i64::from_str_radix(first, 16).map_err(|_| {
             Error::new(ErrorKind::InvalidInput, "an id of hexadecimal digits was expected").with_path(id)
         })?;
-        let lease = Lease::exclusive_byte(self.locks_dir(), "starting", at);
-        lease.map_err(|error| error.with_path(self.path().join("locks/starting")))
+        let lease = Lease::exclusive_byte(self.locks_dir(), name, at);
+        lease.map_err(|error| error.with_path(self.path().join("locks").join(name)))
     }
 
     /// Waits until nobody gives a container a name, or takes one away.

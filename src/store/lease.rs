@@ -66,7 +66,15 @@ impl Lease {
         }
     }
 
-    /// The same with the exclusive lock, if nobody has any.
+    /// Waits for the exclusive lock of an open file, whose name is for the error.
+    #[cfg(feature = "registry")]
+    pub(crate) fn exclusive(file: File, name: &OsStr) -> Result<Self> {
+        let lease = Self::of(file)?;
+        uninterrupted(|| lease.file.lock()).call_at("flock(LOCK_EX)", name)?;
+        Ok(lease)
+    }
+
+    /// The same as [`shared`](Self::shared) with the exclusive lock, if nobody has any.
     ///
     /// # Errors
     /// `InUse` when somebody has one.

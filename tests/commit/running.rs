@@ -11,9 +11,16 @@ const WRITER: &str = "n=0; echo 0 > /one; echo 0 > /two; echo ready; while :; do
 fn a_commit_while_a_writer_runs_is_consistent() {
     let store = Store::temp().unwrap();
     let container = ready(&sh(&base(&store), WRITER));
-    for _ in 0..tries(8) {
-        let image = container.commit("written:1").unwrap();
-        assert_eq!(container.state(), coracle::State::Running);
+    // Two at once: neither takes the other's pause for one that stays.
+    let commit = |name: &str| (0..tries(8)).map(|_| container.commit(name).unwrap()).collect::<Vec<_>>();
+    let images = std::thread::scope(|scope| {
+        let other = scope.spawn(|| commit("written:other"));
+        let mut images = commit("written:1");
+        images.extend(other.join().unwrap());
+        images
+    });
+    assert_eq!(container.state(), coracle::State::Running);
+    for image in images {
         let read = |path: &str| {
             let mut text = String::new();
             std::io::Read::read_to_string(&mut image.open(path).unwrap(), &mut text).unwrap();
@@ -112,18 +119,33 @@ fn a_program_that_is_killed_while_it_commits_leaves_nothing_paused() {
     let write = "dd if=/dev/urandom of=/big bs=1M count=16 2>/dev/null; echo ready; exec sleep 1000";
     let container = ready(&sh(&base(&store), write));
     let is_paused = || container.state() == coracle::State::Paused;
+    let mark = store.path().join("containers").join(container.id()).join("pausing");
     let test = "running::a_program_that_is_killed_while_it_commits_leaves_nothing_paused";
-    eventually("it is killed while the container is paused", || {
-        let mut program =
-            child(test, &[(COMMITS, container.id().as_ref()), ("STORE", store.path().as_ref())]);
-        let mut program = program.stdout(std::process::Stdio::null()).spawn().unwrap();
-        eventually("it is paused", is_paused);
-        program.kill().unwrap();
-        program.wait().unwrap();
-        is_paused()
-    });
+    let kill = || {
+        eventually("it is killed while the container is paused", || {
+            let mut program =
+                child(test, &[(COMMITS, container.id().as_ref()), ("STORE", store.path().as_ref())]);
+            let mut program = program.stdout(std::process::Stdio::null()).spawn().unwrap();
+            eventually("it is paused", || {
+                assert!(program.try_wait().unwrap().is_none(), "it can't commit");
+                is_paused()
+            });
+            program.kill().unwrap();
+            program.wait().unwrap();
+            mark.exists()
+        });
+    };
+    kill();
+    // By the handle that was there before, too.
+    assert_eq!(container.state(), coracle::State::Running);
+    assert!(!mark.exists());
+    // Who opens it to let it go on finds that done, which is no error; a second time it is.
+    kill();
     let other = store.container(container.id()).unwrap();
-    assert_eq!((other.state(), container.state()), (coracle::State::Running, coracle::State::Running));
+    assert!(!mark.exists());
+    other.unpause().unwrap();
+    assert_eq!(other.unpause().unwrap_err().kind(), ErrorKind::State);
+    assert_eq!(other.state(), coracle::State::Running);
     // One that somebody pauses stays so, whoever looks.
     other.pause().unwrap();
     assert!(store.containers().unwrap().iter().all(|container| container.state() == coracle::State::Paused));
