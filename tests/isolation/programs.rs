@@ -271,7 +271,8 @@ fn nothing_is_in_use_for_a_copy() {
             unsafe { nix::libc::_exit(0) };
         }
         nix::unistd::ForkResult::Parent { child } => {
-            nix::sys::wait::waitpid(child, None).unwrap();
+            let ended = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
         }
     }
     assert!(store.prune_images(true).unwrap().deleted.is_empty(), "the copy has let go of it");

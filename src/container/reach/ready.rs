@@ -145,9 +145,9 @@ impl Container {
         mut attempt: impl FnMut(&Reach) -> Result<()>,
     ) -> std::result::Result<(), Not> {
         let reach = Reach::of(running, self.0.record(|record| record.spec.network.is_host())?)?;
-        let mut pause = PAUSES.0;
+        let (mut pause, mut before) = (PAUSES.0, None);
         loop {
-            let failed = match attempt(&reach) {
+            let failed: Error = match attempt(&reach) {
                 Ok(()) => return Ok(()),
                 // Trying again won't help.
                 Err(error)
@@ -160,13 +160,16 @@ impl Container {
                 }
                 Err(error) => error,
             };
+            // By the deadline: it says less than the one before.
+            let is_cut = Instant::now() >= deadline;
             let again = deadline.min(Instant::now() + pause);
             if crate::sys::message::readable(&*running.process.pidfd, Some(again))? {
                 return Err(Not::Ended);
             }
             if again == deadline {
-                return Err(Not::TimedOut(Some(failed)));
+                return Err(Not::TimedOut(before.filter(|_| is_cut).or(Some(failed))));
             }
+            before = Some(failed);
             pause = (pause * 2).min(PAUSES.1);
         }
     }
