@@ -73,7 +73,7 @@ impl Pausing {
 
     /// Lets it go on.
     pub fn end(self) -> Result<()> {
-        let _turn = turn(&self.0)?;
+        let _turn = turn_where_there_is_one(&self.0);
         match self.0.freeze(false) {
             // It was killed meanwhile, or somebody was faster.
             Err(error) if error.kind() == ErrorKind::State => {}
@@ -87,6 +87,13 @@ fn turn(running: &Running) -> Result<Lease> {
     running.dir.store.pausing(&running.dir.id)
 }
 
+/// What needs none in the end isn't refused for it.
+fn turn_where_there_is_one(running: &Running) -> Option<Lease> {
+    let turn = turn(running);
+    turn.inspect_err(|error| tracing::debug!(%error, id = running.dir.id, "paused, or not, without a turn"))
+        .ok()
+}
+
 /// Lets the container go on where a killed program has paused it for a moment. Whether no program has it so then.
 fn clear(running: &Running) -> Result<bool> {
     let Some(mark) = running.dir.pausing()? else { return Ok(true) };
@@ -98,9 +105,10 @@ fn clear(running: &Running) -> Result<bool> {
     Ok(true)
 }
 
-/// Pauses it to stay so, or ends whatever pause there is.
+/// Pauses it to stay so, or ends whatever pause there is. That needs the container alone: who has given up its rights to the
+/// store since it started it, or whose disk has become full or read-only, does so without a turn.
 pub(super) fn pause(running: &Running, freeze: bool) -> Result<()> {
-    let _turn = turn(running)?;
+    let Some(_turn) = turn_where_there_is_one(running) else { return running.freeze(freeze) };
     let was_paused = running.is_paused();
     clear(running)?;
     let has_gone_on = was_paused && !running.is_paused();

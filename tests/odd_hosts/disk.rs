@@ -170,6 +170,11 @@ fn fill(of: Of) {
     eventually("the disk is full", || {
         text(&container.logs(coracle::Stream::Stderr).unwrap()).contains("full")
     });
+    if coracle::Host::probe().has(coracle::Feature::Freeze) {
+        container.pause().unwrap();
+        assert_eq!(container.state(), coracle::State::Paused);
+        container.unpause().unwrap();
+    }
     Ballast(mount).remove();
     say("2\n").unwrap();
     assert!(container.wait().unwrap().success());
