@@ -3,7 +3,8 @@
 //! - ARGs before the first FROM are for FROMs; a stage has their values where it names them again.
 //! - A value that the build is given takes the place of a default, which is then not even looked at.
 //! - Platforms are such ARGs that are always there. Proxies need no ARG, and are no part of what a step depends on.
-//! - ENV wins over ARG, wherever either stands. A stage on another one has its variables.
+//! - Of an ENV and an ARG with a value the later one counts, as with BuildKit: docker's classic builder and buildah have ENV win. What a
+//!   stage begins with counts as an ENV there. A stage on another one has its variables.
 #![forbid(unsafe_code)]
 
 use crate::dockerfile::{Arg, Dockerfile, Instruction, Step};
@@ -12,17 +13,13 @@ use crate::manifest::{DEFAULT_PATH, Platform};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-const PROXIES: [&str; 10] = [
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "FTP_PROXY",
-    "ftp_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "ALL_PROXY",
-    "all_proxy",
+/// Each in both writings, whichever a build is given: curl heeds `http_proxy` alone, others the other one.
+const PROXIES: [(&str, &str); 5] = [
+    ("HTTP_PROXY", "http_proxy"),
+    ("HTTPS_PROXY", "https_proxy"),
+    ("FTP_PROXY", "ftp_proxy"),
+    ("NO_PROXY", "no_proxy"),
+    ("ALL_PROXY", "all_proxy"),
 ];
 
 /// Those that a build understands by itself (BuildKit's are for its own frontend, and do nothing here).
@@ -54,14 +51,15 @@ impl Given {
     /// Those that nothing asked for.
     pub(super) fn unused(&self) -> Vec<String> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known =
-            |name: &str| PROXIES.contains(&name) || OWN.contains(&name) || name.starts_with("BUILDKIT_");
+        let is_proxy = |name: &str| PROXIES.iter().any(|(upper, lower)| [*upper, *lower].contains(&name));
+        let is_known = |name: &str| is_proxy(name) || OWN.contains(&name) || name.starts_with("BUILDKIT_");
         self.values.keys().filter(|name| !asked.contains(*name) && !is_known(name)).cloned().collect()
     }
 
     /// What every RUN has in its environment.
     fn proxies(&self) -> impl Iterator<Item = (&str, &str)> {
-        PROXIES.iter().filter_map(|name| Some((*name, self.get(name)?)))
+        let both = PROXIES.iter().flat_map(|&(upper, lower)| [(upper, lower), (lower, upper)]);
+        both.filter_map(|(name, other)| Some((name, self.get(name).or_else(|| self.get(other))?)))
     }
 }
 
@@ -133,24 +131,55 @@ fn value_of(
 
 /// The ARGs of a stage, in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Scope(Vec<(String, Option<String>)>);
+pub(super) struct Scope(Vec<Declared>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Declared {
+    name: String,
+    value: Option<String>,
+    /// An ENV of that name came later.
+    is_hidden: bool,
+}
+
+impl Declared {
+    /// What it stands for beside the image's variables.
+    fn shown(&self, env: &[String]) -> Option<&str> {
+        self.value.as_deref().filter(|_| !self.is_hidden || of_image(env, &self.name).is_none())
+    }
+}
+
+fn of_image<'a>(env: &'a [String], name: &str) -> Option<&'a str> {
+    env.iter()
+        .rev()
+        .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
+        .map(|(_, value)| value)
+}
 
 impl Scope {
     /// What a name stands for; `env` is the image's.
     pub(super) fn get(&self, env: &[String], name: &str) -> Option<String> {
-        let of_image = env.iter().rev().find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name));
-        match of_image {
-            Some((_, value)) => Some(value.to_owned()),
-            None => {
-                // What a RUN has, too, where the image says nothing of it.
-                self.own(name).or_else(|| (name == "PATH").then(|| DEFAULT_PATH.to_owned()))
+        let own = self.declared(name).and_then(|declared| declared.shown(env));
+        // What a RUN has, too, where the image says nothing of it.
+        let usual = || (name == "PATH").then_some(DEFAULT_PATH);
+        own.or_else(|| of_image(env, name)).or_else(usual).map(str::to_owned)
+    }
+
+    fn declared(&self, name: &str) -> Option<&Declared> {
+        self.0.iter().find(|declared| declared.name == name)
+    }
+
+    /// What is in the image now, as ENV has just set it, counts more than the ARGs so far.
+    pub(super) fn set_by_env<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        for name in names {
+            if let Some(declared) = self.0.iter_mut().find(|declared| declared.name == name) {
+                declared.is_hidden = true;
             }
         }
     }
 
-    /// The value of an ARG by itself.
-    fn own(&self, name: &str) -> Option<String> {
-        self.0.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.clone())
+    /// A stage begins, with the image's variables.
+    pub(super) fn begin(&mut self, env: &[String]) {
+        self.set_by_env(env.iter().filter_map(|pair| pair.split_once('=').map(|(name, _)| name)));
     }
 
     /// Takes in an ARG. Gives what the history says of it.
@@ -165,36 +194,35 @@ impl Scope {
         let mut told = String::from("ARG");
         for arg in args {
             let own = value_of(step, arg, given, &|name| self.get(env, name))?;
-            let value = own.or_else(|| globals.get(&arg.name)).or_else(|| self.own(&arg.name));
+            let declared = match (own.or_else(|| globals.get(&arg.name)), self.declared(&arg.name)) {
+                // Without a value it changes nothing.
+                (None, Some(before)) => before.clone(),
+                (value, _) => Declared { name: arg.name.clone(), value, is_hidden: false },
+            };
             told.push(' ');
             told.push_str(&arg.name);
-            if let Some(value) = &value {
+            if let Some(value) = &declared.value {
                 told.push('=');
                 told.push_str(value);
             }
-            self.0.retain(|(name, _)| *name != arg.name);
-            self.0.push((arg.name.clone(), value));
+            self.0.retain(|before| before.name != arg.name);
+            self.0.push(declared);
         }
         Ok(told)
     }
 
-    /// The ARGs with a value, where ENV does not win, as a RUN depends on them.
+    /// The ARGs with a value that counts, as a RUN depends on them.
     pub(super) fn of_run<'a>(&'a self, env: &'a [String]) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let has =
-            |name: &str| env.iter().any(|pair| pair.split_once('=').is_some_and(|(key, _)| key == name));
-        let with_value = self.0.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
-        with_value.filter(move |(name, _)| !has(name))
+        self.0.iter().filter_map(|declared| Some((declared.name.as_str(), declared.shown(env)?)))
     }
 
-    /// What a RUN has in its environment beside the image's.
+    /// What a RUN has in its environment, in place of what the image has of these names.
     pub(super) fn env_of_run<'a>(
         &'a self,
         env: &'a [String],
         given: &'a Given,
     ) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let has =
-            |name: &str| env.iter().any(|pair| pair.split_once('=').is_some_and(|(key, _)| key == name));
-        given.proxies().filter(move |(name, _)| !has(name)).chain(self.of_run(env))
+        given.proxies().filter(|(name, _)| of_image(env, name).is_none()).chain(self.of_run(env))
     }
 }
 
@@ -284,22 +312,44 @@ mod tests {
     }
 
     #[test]
-    fn env_wins_over_arg() {
-        let file = Dockerfile::parse("FROM scratch\nARG A=arg\nARG B=arg\nARG NONE").unwrap();
-        let (scope, _) = scope_of(&file, &given(&[("B", "given")]), &["A=env"]);
-        let env = ["A=env".to_owned()];
-        assert_eq!(scope.get(&env, "A").as_deref(), Some("env"));
+    fn of_env_and_arg_the_later_one_counts() {
+        let file = Dockerfile::parse("FROM scratch\nARG A=arg\nARG B=arg\nARG NONE\nARG SAME").unwrap();
+        let env = ["A=env", "NONE=env", "SAME=env"];
+        let (mut scope, _) = scope_of(&file, &given(&[("B", "given"), ("SAME", "env")]), &env);
+        let env = env.map(str::to_owned);
+        let get = |scope: &Scope, name| scope.get(&env, name);
+        // One without a value takes none away.
+        assert_eq!((get(&scope, "A").as_deref(), get(&scope, "NONE").as_deref()), (Some("arg"), Some("env")));
+        assert_eq!(scope.of_run(&env).collect::<Vec<_>>(), [("A", "arg"), ("B", "given"), ("SAME", "env")]);
+        scope.set_by_env(["A", "SAME"]);
+        assert_eq!(get(&scope, "A").as_deref(), Some("env"));
         assert_eq!(scope.of_run(&env).collect::<Vec<_>>(), [("B", "given")]);
+        // Nor does it then.
+        let again = Dockerfile::parse("FROM scratch\nARG A").unwrap();
+        let Instruction::Arg(args) = &again.stages()[0].steps[0].instruction else { unreachable!() };
+        let step = &again.stages()[0].steps[0];
+        scope.declare(step, args, &given(&[]), &globals(&again, &given(&[])), &env).unwrap();
+        assert_eq!(get(&scope, "A").as_deref(), Some("env"));
+        // What the next stage begins with is all of the image.
+        scope.begin(&["B=image".to_owned()]);
+        assert_eq!(scope.get(&["B=image".to_owned()], "B").as_deref(), Some("image"));
     }
 
     #[test]
     fn proxies_need_no_arg_and_count_only_with_one() {
         let file = Dockerfile::parse("FROM scratch\nARG http_proxy").unwrap();
-        let given = given(&[("HTTP_PROXY", "a"), ("http_proxy", "b"), ("LOST", "c"), ("BUILDKIT_X", "1")]);
-        let (scope, _) = scope_of(&file, &given, &[]);
+        let both = given(&[("HTTP_PROXY", "a"), ("http_proxy", "b"), ("LOST", "c"), ("BUILDKIT_X", "1")]);
+        let (scope, _) = scope_of(&file, &both, &[]);
         assert_eq!(scope.of_run(&[]).collect::<Vec<_>>(), [("http_proxy", "b")]);
-        let env: Vec<_> = scope.env_of_run(&[], &given).collect();
+        let env: Vec<_> = scope.env_of_run(&[], &both).collect();
         assert_eq!(env, [("HTTP_PROXY", "a"), ("http_proxy", "b"), ("http_proxy", "b")]);
-        assert_eq!(given.unused(), ["LOST"]);
+        assert_eq!(both.unused(), ["LOST"]);
+        // In one writing it is there in both, but for what the image says itself.
+        let one = given(&[("https_proxy", "s"), ("NO_PROXY", "n")]);
+        let image = ["NO_PROXY=image".to_owned()];
+        let env: Vec<_> =
+            scope_of(&file, &one, &[]).0.env_of_run(&image, &one).map(|(name, _)| name.to_owned()).collect();
+        assert_eq!(env, ["HTTPS_PROXY", "https_proxy", "no_proxy"]);
+        assert!(one.unused().is_empty());
     }
 }

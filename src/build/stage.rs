@@ -5,7 +5,7 @@ use super::args::Scope;
 use super::event::{BuildEvent, BuildStep};
 use super::files::with_files;
 use super::history;
-use super::transfer::{self, From, Transfer};
+use super::transfer::{self, From, MADE, Transfer};
 use super::tree::absolute;
 use super::work::{Named, Work};
 use crate::digest::Digest;
@@ -60,6 +60,7 @@ impl Work<'_> {
         self.tell(BuildEvent::Step { step: told.clone() });
         let mut state = self.base(at, stage).map_err(|error| stage.place(error))?;
         state.cmd_is_set = false;
+        state.scope.begin(state.image.config().env());
         self.tell(BuildEvent::Done { step: told, id: *state.image.id() });
         self.triggers(at, stage, &mut state)?;
         for (number, step) in stage.steps.iter().enumerate() {
@@ -123,6 +124,9 @@ impl Work<'_> {
                             instruction::apply(config, &instruction, &mut cmd_is_set)
                         })?;
                         state.cmd_is_set |= matches!(instruction, Instruction::Cmd(_));
+                        if let Instruction::Env(set) = &instruction {
+                            state.scope.set_by_env(set.iter().map(|variable| variable.name.as_str()));
+                        }
                     }
                 }
             }
@@ -278,7 +282,8 @@ impl Work<'_> {
         let builder = missing
             .iter()
             .fold(builder, |builder, path| builder.directory(path.strip_prefix("/").unwrap_or(path), 0o755));
-        builder.build(self.store).map(Some)
+        let made = self.epoch.map_or(MADE, |epoch| MADE.min(epoch.into()));
+        builder.mtime(made).build(self.store).map(Some)
     }
 
     /// Labels that the build was given are over those of the file, and no step.

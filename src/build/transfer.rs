@@ -48,7 +48,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
-use target::{Clash, MADE, Now, Planned, Target};
+pub(super) use target::MADE;
+use target::{Clash, Now, Planned, Target};
 
 /// Where the paths of COPY and ADD are: the context, or the files of an image (`--from`: another one, or a stage's result).
 #[derive(Clone, Copy)]

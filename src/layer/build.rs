@@ -6,6 +6,8 @@ use super::apply::{Expected, Job, Then, join, spawn};
 use super::archive::Writer;
 use super::changed::{Onto, unpack};
 use super::compression::{Compression, decoder};
+#[cfg(feature = "build")]
+use super::entry::Mtime;
 use super::entry::{Entry, EntryKind};
 use super::flow::{Chunks, Stream, channel};
 use super::pack::pack;
@@ -106,6 +108,13 @@ impl LayerBuilder {
             return self.mistaken(ErrorKind::InvalidInput, Path::new(""), "an owner of -1");
         }
         self.owner = Some((uid, gid));
+        self
+    }
+
+    /// What was given one by one so far is of this time, not of 1970.
+    #[cfg(feature = "build")]
+    pub(crate) fn mtime(mut self, mtime: Mtime) -> Self {
+        self.files.values_mut().for_each(|(entry, _)| entry.mtime = mtime);
         self
     }
 

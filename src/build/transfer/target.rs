@@ -18,7 +18,7 @@ const LINKS_MAX: usize = 40;
 
 /// Of what is made and not copied: the second day of 1980 (UTC), from which on every archive can have it in every time zone. So a
 /// layer depends on what is copied alone.
-pub(super) const MADE: Mtime = Mtime { secs: 315_619_200, nanos: 0 };
+pub(in crate::build) const MADE: Mtime = Mtime { secs: 315_619_200, nanos: 0 };
 
 #[derive(Clone)]
 pub(super) struct Planned {
