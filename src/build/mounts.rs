@@ -26,6 +26,8 @@ use std::sync::Arc;
 
 /// A directory's name has at most 255 bytes.
 const NAME_MAX: usize = 200;
+/// So much of a digest tells the caches of one id apart.
+const FROM_DIGITS: usize = 16;
 
 /// All that a RUN gets, and what is to be kept as long as it executes.
 #[derive(Default)]
@@ -87,7 +89,7 @@ impl Work<'_> {
         let mut caches: Vec<_> = mounts.iter().filter(|mount| mount.kind == MountKind::Cache).collect();
         // In one order everywhere, so that no two RUNs wait for each other; of one directory the stronger lock first.
         caches.sort_by_cached_key(|mount| {
-            (directory_of(mount, state).ok(), sharing_of(mount) == Sharing::Shared)
+            (self.directory_of(at, mount, state).ok(), sharing_of(mount) == Sharing::Shared)
         });
         for mount in caches {
             self.cache(at, mount, state, &mut mounted)?;
@@ -141,6 +143,27 @@ impl Work<'_> {
             is_dir: kind == EntryKind::Directory,
             read_only: mount.read_only,
         })
+    }
+
+    /// The name of a cache's directory: that of its id, else of its target. One of another owner or mode, or that begins with other
+    /// files, is another cache, as with BuildKit: else it stays that of who was first.
+    fn directory_of(&self, at: &At<'_>, mount: &Mount, state: &Finished) -> Result<String> {
+        let mut name = match mount.id.as_deref().filter(|id| !id.is_empty()) {
+            Some(id) => cache_name(id),
+            None => cache_name(&target(mount, state)?.to_string_lossy()),
+        };
+        let (mode, owner) = caches::access_of(mount);
+        if (mode, owner) != caches::USUAL {
+            let _ = write!(name, "~{}.{}.{mode:o}", owner.0, owner.1);
+        }
+        if mount.from.as_deref().is_some_and(|from| !from.is_empty())
+            && let Files::Image(image) = self.files(at, mount)?
+        {
+            let source = mount.source.as_deref().unwrap_or_default();
+            let begins = Digest::of(format!("{} {source}", files_of(&image)).as_bytes());
+            let _ = write!(name, "~from-{}", &begins.hex()[..FROM_DIGITS]);
+        }
+        Ok(name)
     }
 
     fn secret(&self, mount: &Mount, state: &Finished, mounted: &mut Mounted) -> Result<()> {
@@ -212,14 +235,6 @@ impl Work<'_> {
         mounted.binds.push(Bind::bind(agent.path(), target).read_only());
         mounted.agents.push(agent);
         Ok(())
-    }
-}
-
-/// The name of a cache's directory: that of its id, else of its target.
-fn directory_of(mount: &Mount, state: &Finished) -> Result<String> {
-    match mount.id.as_deref().filter(|id| !id.is_empty()) {
-        Some(id) => Ok(cache_name(id)),
-        None => target(mount, state).map(|target| cache_name(&target.to_string_lossy())),
     }
 }
 

@@ -381,6 +381,35 @@ fn cache_mounts_of_other_users() {
     assert_eq!(count(store.path().join("cache/mounts")), 0);
 }
 
+/// A cache stays that of who made it first: who asks for another owner, another mode or other files to begin with has another one.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn cache_mounts_of_one_id_are_apart() {
+    let (store, caches) = (bases::store(), tempfile::tempdir().unwrap());
+    let run = |settings: &str, command: &str| {
+        let text = format!(
+            "FROM localhost/box:1 AS old\nRUN mkdir /seed && echo old > /seed/x\n\
+             FROM localhost/box:1 AS new\nRUN mkdir /seed && echo new > /seed/x\n\
+             FROM localhost/box:1\nRUN --mount=type=cache,id=c,target=/c{settings} {command}\n"
+        );
+        let build = Build::empty().dockerfile_text(text).cache_dir(caches.path());
+        build.run(&store).unwrap_or_else(|error| panic!("{settings}: {error}"));
+    };
+    run("", "touch /c/root && chmod 700 /c");
+    run(
+        ",uid=1000,gid=1000",
+        "test ! -e /c/root && stat -c '%a %u %g' /c | grep '^755 1000 1000$' && touch /c/mine",
+    );
+    run(",gid=1000,uid=1000,mode=0755", "test -e /c/mine");
+    run(",mode=0777", "stat -c '%a %u' /c | grep '^777 0$' && test ! -e /c/mine");
+    // Named as it is anyway, it is that one.
+    run(",uid=0,mode=0755", "test -e /c/root");
+    run(",from=old,source=/seed", "grep old /c/x && echo changed > /c/x");
+    run(",from=new,source=/seed", "grep new /c/x");
+    run(",from=old,source=/seed", "grep changed /c/x");
+    assert_eq!(count(caches.path()), 5);
+}
+
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn locked_cache_mounts_are_one_stages_at_a_time() {

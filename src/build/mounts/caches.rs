@@ -1,7 +1,7 @@
 //! The directories of `RUN --mount=type=cache`: made, locked and mounted by handle, as others may write to where they are.
 #![forbid(unsafe_code)]
 
-use super::{Files, Mounted, directory_of, sharing_of, target};
+use super::{Files, Mounted, sharing_of, target};
 use crate::build::stage::{At, Finished};
 use crate::build::work::Work;
 use crate::container::{HeldDir, Mount as Bind, copy_into};
@@ -22,6 +22,14 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// What a cache is named until it has what it begins with; no id gives a name with a dot at its beginning.
 const NEW: &str = ".new-";
 const DIGITS: usize = 16;
+
+/// The mode and the owner of a cache that asks for none.
+pub(super) const USUAL: (u32, (u32, u32)) = (0o755, (0, 0));
+
+pub(super) fn access_of(mount: &Mount) -> (u32, (u32, u32)) {
+    let (mode, (uid, gid)) = USUAL;
+    (mount.mode.unwrap_or(mode) & 0o7777, (mount.uid.unwrap_or(uid), mount.gid.unwrap_or(gid)))
+}
 
 /// Where all of them are.
 struct Room {
@@ -94,7 +102,7 @@ impl Work<'_> {
     ) -> Result<()> {
         let target = target(mount, state)?;
         let room = self.room()?;
-        let name = directory_of(mount, state)?;
+        let name = self.directory_of(at, mount, state)?;
         let sharing = sharing_of(mount);
         // It has the directory already: another lock of it would never come.
         let path = room.path.join(&name);
@@ -211,8 +219,7 @@ impl Work<'_> {
                 return Ok(());
             }
         }
-        let mode = mount.mode.unwrap_or(0o755) & 0o7777;
-        let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+        let (mode, (uid, gid)) = access_of(mount);
         // Before it is somebody else's, who may change it then.
         rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).call("fchmod")?;
         if (uid, gid) == (0, 0) && mount.from.is_none() {
