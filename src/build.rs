@@ -409,14 +409,16 @@ impl Build {
         self
     }
 
-    /// Limits of each RUN, such as [memory](Limits::memory_max) (`--memory`).
+    /// Limits of each RUN, such as [memory](Limits::memory_max) (`--memory`). Without one of
+    /// [processes](Limits::pids_max) (`--pids-limit`) a RUN has 2048 of them and of threads, as a container has.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
     /// Where the directories of `RUN --mount=type=cache` are: one for each id, which is its name (bytes other than letters, digits,
-    /// `.`, `_` and `-` as `%XX`). They are the caller's, to keep and to restore; by default they are the store's, in its
+    /// `.`, `_` and `-` as `%XX`). One with an owner, a mode or files to begin with is another one of that id, with these behind a
+    /// `~`. They are the caller's, to keep and to restore; by default they are the store's, in its
     /// `cache/mounts/`, and [`Store::prune_cache`] removes them.
     pub fn cache_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.cache_dir = Some(path.into());

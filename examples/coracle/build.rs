@@ -43,6 +43,7 @@ pub const BUILD: &[Flag] = &[
         "The files as well: type local (a directory), tar; or the image: image, docker, oci (archives)",
     )
     .short('o'),
+    flag("pids-limit", "N", "Processes and threads that each RUN may have (2048); -1 for no limit"),
     flag("platform", "OS/ARCH[/VARIANT]", "For this machine"),
     flag("progress", "TYPE", "auto (default), plain, tty or quiet"),
     flag("pull", "POLICY", "Ask the registry for bases: always, missing (default) or never").bare("always"),

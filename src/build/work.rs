@@ -17,7 +17,7 @@ use crate::reference::Reference;
 use crate::signal::Signal;
 use crate::store::Store;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -88,22 +88,42 @@ fn open(store: &Store, context: &BuildContext) -> Result<Context> {
     opened.map_err(|error| error.during("opening the build context"))
 }
 
+/// Where a Dockerfile was found.
+enum At {
+    Context(String),
+    Host(PathBuf),
+}
+
+/// As docker has it, who writes `dockerfile` means it.
+fn in_small_letters(path: &Path) -> Option<PathBuf> {
+    (path.file_name()? == "Dockerfile").then(|| path.with_file_name("dockerfile"))
+}
+
 /// Reads the Dockerfile, wherever it is.
 pub(super) fn read(build: &Build, store: &Store) -> Result<Read> {
     let context = open(store, &build.context)?;
     let during = |error: Error| error.during("reading the Dockerfile");
-    let inside = match &build.text {
-        Text::Given(_) => Some("Dockerfile".to_owned()),
-        Text::Path(path) => name_in_context(build, path)?,
+    let (text, at) = match &build.text {
+        Text::Given(text) => (text.clone(), At::Context("Dockerfile".into())),
+        Text::Path(path) => {
+            let read = |path: &Path| match name_in_context(build, path)? {
+                Some(name) => context.read(&name).map(|text| (text, At::Context(name))),
+                None => host_file(path).map(|text| (text, At::Host(path.to_owned()))),
+            };
+            let found = read(path).or_else(|error| match in_small_letters(path) {
+                Some(other) if error.kind() == ErrorKind::NotFound => match read(&other) {
+                    // The usual name is what to write.
+                    Err(none) if none.kind() == ErrorKind::NotFound => Err(error),
+                    other => other,
+                },
+                _ => Err(error),
+            });
+            found.map_err(during)?
+        }
     };
-    let text = match (&build.text, &inside) {
-        (Text::Given(text), _) => text.clone(),
-        (_, Some(name)) => context.read(name).map_err(during)?,
-        (Text::Path(path), None) => host_file(path).map_err(during)?,
-    };
-    let ignore = match (&build.text, &inside) {
-        (_, Some(name)) => context.ignore_of(name)?,
-        (Text::Path(path), None) => {
+    let ignore = match &at {
+        At::Context(name) => context.ignore_of(name)?,
+        At::Host(path) => {
             let mut own = path.clone().into_os_string();
             own.push(".dockerignore");
             match host_file(Path::new(&own)) {
@@ -113,7 +133,6 @@ pub(super) fn read(build: &Build, store: &Store) -> Result<Read> {
                 Err(error) => return Err(error),
             }
         }
-        (Text::Given(_), None) => Ignore::default(),
     };
     let file = Dockerfile::parse(text)?;
     Ok(Read { file, context: context.ignoring(ignore.clone())?, ignore })

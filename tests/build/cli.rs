@@ -408,6 +408,18 @@ fn failures_and_checks() {
 
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
+fn a_limit_of_processes() {
+    let w = World::new();
+    let dir =
+        context(&[("Dockerfile", "FROM localhost/box:1\nRUN for n in $(seq 60); do sleep 60 & done\n")]);
+    let dir = dir.path().to_str().unwrap();
+    let done = w.given(&["build", "--pids-limit", "50", dir], b"");
+    assert!(done.code == 1 && done.err.contains("can't fork"), "{} {}", done.code, done.err);
+    w.ok(&["build", dir]);
+}
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
 fn what_is_left_is_pruned() {
     let w = World::new();
     let text = b"FROM localhost/box:1\nRUN --mount=type=cache,target=/c head -c 100000 /dev/urandom | tee /c/x > /x\n";

@@ -211,6 +211,57 @@ fn contexts_with_names() {
     assert_eq!(once.run(&store).unwrap_err().kind(), ErrorKind::State);
 }
 
+#[test]
+fn a_dockerfile_in_small_letters() {
+    let store = Store::temp().unwrap();
+    let dir = context(&[
+        ("dockerfile", "FROM scratch\nCOPY . /\nLABEL name=small\n"),
+        ("dockerfile.dockerignore", "left-out\n"),
+        ("left-out", ""),
+        ("one", ""),
+    ]);
+    let name = |image: &Image| config(image)["config"]["Labels"]["name"].as_str().unwrap().to_owned();
+    let other = tempfile::tempdir().unwrap();
+    let archive = tar([("dockerfile", Node::File(b"FROM scratch\nLABEL name=archived\n"))]);
+    for (build, expected) in [
+        (Build::context(dir.path()), "small"),
+        (Build::context(dir.path()).dockerfile(dir.path().join("Dockerfile")), "small"),
+        (Build::context(other.path()).dockerfile(dir.path().join("Dockerfile")), "small"),
+        (Build::context_tar(std::io::Cursor::new(archive)), "archived"),
+    ] {
+        assert_eq!(name(&build.run(&store).unwrap()), expected);
+    }
+    let image = Build::context(dir.path()).run(&store).unwrap();
+    assert!(image.open("/one").is_ok() && image.open("/left-out").is_err());
+    // It is only there for who has no other one, and for that name.
+    write(dir.path(), "Dockerfile", "FROM scratch\nLABEL name=usual\n");
+    assert_eq!(name(&Build::context(dir.path()).run(&store).unwrap()), "usual");
+    for build in [Build::context(other.path()), Build::context(dir.path()).dockerfile("Other")] {
+        let error = build.run(&store).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(!error.to_string().contains("dockerfile"), "{error}");
+    }
+}
+
+#[test]
+fn directories_of_workdir_are_of_the_eighties() {
+    const DAY: u64 = 24 * 60 * 60;
+    let store = Store::temp().unwrap();
+    let times = |build: Build| {
+        let image = build.run(&store).unwrap();
+        let layer = &image.layer_descriptors()[0];
+        let blob = fs::File::open(store.path().join("blobs/sha256").join(layer.digest.hex())).unwrap();
+        let mut archive = ::tar::Archive::new(blob);
+        let entries = archive.entries().unwrap();
+        entries.map(|entry| entry.unwrap().header().mtime().unwrap() / DAY).collect::<Vec<_>>()
+    };
+    let build = text("FROM scratch\nWORKDIR /a/b\n");
+    // No archive, of zip or of FAT, has anything older than 1980.
+    assert_eq!(times(build.clone()), [3653, 3653]);
+    let epoch = std::time::UNIX_EPOCH + std::time::Duration::from_secs(5 * DAY);
+    assert_eq!(times(build.source_date_epoch(epoch)), [5, 5]);
+}
+
 /// Whatever is given to it, one after the other or at once.
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]

@@ -92,7 +92,12 @@ fn source(args: &Args) -> Result<(Build, Option<PathBuf>)> {
         Some(file) => std::path::absolute(file).map_err(context(format!("--file {}", file.display())))?,
         None => dir.join("Dockerfile"),
     };
-    Ok((if file.is_some() { build.dockerfile(&path) } else { build }, Some(path)))
+    let build = if file.is_some() { build.dockerfile(&path) } else { build };
+    // The library reads that one where there is no other.
+    let small = path.with_file_name("dockerfile");
+    let is_small =
+        path.file_name().is_some_and(|name| name == "Dockerfile") && !path.exists() && small.exists();
+    Ok((build, Some(if is_small { small } else { path })))
 }
 
 fn read(reader: impl Read, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
