@@ -8,7 +8,7 @@
 //! ├── layers/HEX/             an unpacked layer, HEX of its diff_id or chain_id (or of these and the ids it has on disk)
 //! │   ├── fs/                 its files as they are in the image, whiteouts in overlayfs' form
 //! │   └── meta.json           what the filesystem can't hold (written by the layer room)
-//! ├── containers/ID/          records and writable layers (written by the container room)
+//! ├── containers/ID/          records, marks and writable layers (written by the container room)
 //! ├── volumes/NAME/           data/ and volume.json (written by the volume room)
 //! ├── names/                  names of containers that were asked for (written by the container room)
 //! ├── cache/                  what builds have made: records of steps, directories of cache mounts

@@ -354,7 +354,10 @@ impl CgroupParent {
                 Err(error) => return Err(refused(error, &dir)),
             };
         }
-        Err(Error::new(ErrorKind::InUse, "the directory for control groups keeps vanishing").with_path(room))
+        let what = "the directory for control groups keeps vanishing, or comes back without controllers";
+        Err(Error::new(ErrorKind::InUse, what)
+            .with_path(room)
+            .with_remedy("some other program removes it or writes cgroup.subtree_control: end that"))
     }
 }
 

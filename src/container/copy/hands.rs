@@ -424,6 +424,10 @@ const NAMES_MAX: usize = 256 << 20;
 /// # Errors
 /// `TooLarge` where there are too many, as in one without end.
 pub(super) fn names(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+    names_within(dir, path, NAMES_MAX)
+}
+
+fn names_within(dir: BorrowedFd<'_>, path: &[u8], max: usize) -> Result<Vec<Vec<u8>>> {
     let (mut names, mut taken) = (Vec::new(), 0);
     let mut buffer = [MaybeUninit::uninit(); 32 << 10];
     let mut entries = RawDir::new(dir, &mut buffer);
@@ -433,7 +437,7 @@ pub(super) fn names(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>> {
         // A filesystem of the container's own making (FUSE) names what it likes.
         if !matches!(name, b"." | b".." | b"") && !name.contains(&b'/') {
             taken += name.len() + size_of::<Vec<u8>>();
-            if taken > NAMES_MAX {
+            if taken > max {
                 return Err(
                     Error::new(ErrorKind::TooLarge, "millions of names in a directory").with_path(text(path))
                 );
@@ -512,5 +516,18 @@ mod tests {
             // No filesystem has this namespace (xattr(7)).
             assert!(!with(&hands, "nobodys.a"));
         }
+    }
+
+    #[test]
+    fn the_names_of_a_directory_have_a_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            File::create(dir.path().join(name)).unwrap();
+        }
+        let each = 1 + size_of::<Vec<u8>>();
+        let names = |max| names_within(File::open(dir.path()).unwrap().as_fd(), b"/d", max);
+        assert_eq!(names(2 * each).unwrap(), [b"a", b"b"]);
+        let error = names(2 * each - 1).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::TooLarge, Some(Path::new("/d"))));
     }
 }
