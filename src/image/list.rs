@@ -81,9 +81,15 @@ impl Store {
     /// [`broken_images`](Self::broken_images) instead.
     ///
     /// # Errors
-    /// Those of the file system; `InvalidData` where the store's index is broken.
+    /// Those of the file system; `InvalidData` where the store's index is broken; `ResourceExhausted` for more images than
+    /// this program may have descriptors, as each takes one as long as there is a value of it.
     pub fn images(&self) -> Result<Vec<Image>> {
-        Ok(self.sorted_images()?.0)
+        self.images_that(|_| true)
+    }
+
+    /// Those images alone that are wanted; the others take no descriptor.
+    pub(super) fn images_that(&self, wanted: impl FnMut(&Image) -> bool) -> Result<Vec<Image>> {
+        Ok(self.sorted_images(wanted)?.0)
     }
 
     /// What the store's index lists as an image and can't be read, in the order in which it came.
@@ -101,17 +107,20 @@ impl Store {
     /// # Errors
     /// As [`images`](Self::images).
     pub fn broken_images(&self) -> Result<Vec<BrokenImage>> {
-        Ok(self.sorted_images()?.1)
+        Ok(self.sorted_images(|_| false)?.1)
     }
 
-    fn sorted_images(&self) -> Result<(Vec<Image>, Vec<BrokenImage>)> {
+    fn sorted_images(
+        &self,
+        mut wanted: impl FnMut(&Image) -> bool,
+    ) -> Result<(Vec<Image>, Vec<BrokenImage>)> {
         let mut seen = HashSet::new();
         let (mut images, mut broken) = (Vec::new(), Vec::new());
         let index = self.index()?;
         for listed in index.manifests.iter().filter(|listed| seen.insert(listed.digest)) {
             let error = match Image::from_listed(self, listed) {
                 Ok(image) => {
-                    images.push(image);
+                    images.extend(wanted(&image).then_some(image));
                     continue;
                 }
                 Err(error) => error,

@@ -150,8 +150,11 @@ impl Image {
     /// # Errors
     /// As [`Store::images`], and those of [`history`](Self::history).
     pub fn usage(&self) -> Result<ImageUsage> {
-        let others = self.others(|_| true)?;
-        let holders = Holders::of(&others);
+        let mut holders = Holders::default();
+        self.others(|other| {
+            holders.add(other);
+            false
+        })?;
         self.usage_among(&holders, 0)
     }
 
@@ -193,9 +196,7 @@ impl Image {
         if self.is_host() {
             return Ok(Vec::new());
         }
-        let mut found = self.store().images()?;
-        found.retain(|other| other.digest() != self.digest() && wanted(other));
-        Ok(found)
+        self.store().images_that(|other| other.digest() != self.digest() && wanted(other))
     }
 
     /// Of each layer, the lowest first, what is known of it when it is unpacked.
@@ -229,14 +230,12 @@ impl Store {
     /// # Errors
     /// As [`images`](Self::images).
     pub fn images_with_layer(&self, layer: &Digest) -> Result<Vec<Image>> {
-        let mut images = self.images()?;
-        images.retain(|image| {
+        self.images_that(|image| {
             let is_listed = image.layer_descriptors().iter().any(|listed| listed.digest == *layer);
             is_listed
                 || image.config().diff_ids().contains(layer)
                 || image.config().chain_ids().contains(layer)
-        });
-        Ok(images)
+        })
     }
 
     /// All images as trees: below each image those that stand on it. An image that stands on several has its place below
@@ -257,7 +256,8 @@ impl Store {
     /// As [`Image::usage`].
     pub fn image_tree(&self) -> Result<Vec<ImageTree>> {
         let images = self.images()?;
-        let holders = Holders::of(&images);
+        let mut holders = Holders::default();
+        images.iter().for_each(|image| holders.add(image));
         // The highest first: when an image's turn comes, it has all that stands on it.
         let mut order: Vec<_> = (0..images.len()).collect();
         order.sort_by_key(|at| Reverse(height(images[*at].config())));
@@ -280,22 +280,23 @@ impl Store {
 }
 
 /// How many images have each blob, and each layer by its diff_id and its chain id.
+#[derive(Default)]
 struct Holders {
     blobs: HashMap<Digest, usize>,
     layers: HashMap<Digest, usize>,
+    seen: HashSet<Digest>,
 }
 
 impl Holders {
-    fn of(images: &[Image]) -> Self {
-        let (mut blobs, mut layers, mut seen) = (HashMap::new(), HashMap::new(), HashSet::new());
+    fn add(&mut self, image: &Image) {
         // One image may be listed by itself and in an index.
-        for image in images.iter().filter(|image| seen.insert(image.digest())) {
-            image.blobs().into_keys().for_each(|digest| *blobs.entry(digest).or_default() += 1);
-            let config = image.config();
-            let ids: HashSet<_> = config.diff_ids().iter().copied().chain(config.chain_ids()).collect();
-            ids.into_iter().for_each(|id| *layers.entry(id).or_default() += 1);
+        if !self.seen.insert(*image.digest()) {
+            return;
         }
-        Self { blobs, layers }
+        image.blobs().into_keys().for_each(|digest| *self.blobs.entry(digest).or_default() += 1);
+        let config = image.config();
+        let ids: HashSet<_> = config.diff_ids().iter().copied().chain(config.chain_ids()).collect();
+        ids.into_iter().for_each(|id| *self.layers.entry(id).or_default() += 1);
     }
 }
 

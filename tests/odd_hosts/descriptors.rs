@@ -190,6 +190,80 @@ fn there_are_no_more() {
     assert_eq!((count(path.join("blobs/sha256")), count(path.join("layers"))), (0, 0));
 }
 
+/// More images than descriptors, as other tools put them into a layout: blobs alone, and what an index would list.
+fn put_images(blobs: &Path) -> Vec<serde_json::Value> {
+    let limit = Rlimit { current: Some(100), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let mut listed = Vec::new();
+    for n in 0..IMAGES {
+        for (name, data) in oci_members(&Fixture::new(&[&n.to_string()]), None, "", <[u8]>::to_vec) {
+            if let Some(name) = name.strip_prefix("blobs/sha256/") {
+                fs::write(blobs.join(name), data).unwrap();
+            } else if name == "index.json" {
+                let index: serde_json::Value = serde_json::from_slice(&data).unwrap();
+                listed.push(index["manifests"][0].clone());
+            }
+        }
+    }
+    listed
+}
+
+const IMAGES: usize = 400;
+
+/// Whatever there is too much of, it is removed with what descriptors there are.
+#[test]
+fn more_garbage_than_descriptors() {
+    if !is_own_process("descriptors::more_garbage_than_descriptors") {
+        return;
+    }
+    let store = Store::temp().unwrap();
+    let blobs = store.path().join("blobs/sha256");
+    let fill = || {
+        put_images(&blobs);
+        let size = |file: std::io::Result<fs::DirEntry>| file.unwrap().metadata().unwrap().len();
+        fs::read_dir(&blobs).unwrap().map(size).sum::<u64>()
+    };
+    let load = || Image::load_reader(&store, &docker_archive(&[(&Fixture::new(&["one"]), &["app"])])[..]);
+
+    let size = fill();
+    assert_eq!(count(&blobs), 3 * IMAGES);
+    assert_eq!(store.prune_images(false).unwrap().freed, size);
+    assert_eq!(count(&blobs), 0);
+    drop(load().unwrap());
+    let size = fill();
+    assert_eq!(store.remove_image("app").unwrap().freed, size);
+    assert_eq!((count(&blobs), count(store.path().join("layers"))), (0, 0));
+    // What is in use stays, and all of the rest goes.
+    let kept = load().unwrap();
+    let size = fill() - kept[0].size();
+    assert_eq!(store.prune_images(false).unwrap().freed, size);
+    assert_eq!(count(&blobs), 3);
+}
+
+/// A value of an image takes a descriptor. What gives few of them needs few.
+#[test]
+fn more_images_than_descriptors() {
+    if !is_own_process("descriptors::more_images_than_descriptors") {
+        return;
+    }
+    let store = Store::temp().unwrap();
+    let blobs = store.path().join("blobs/sha256");
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": put_images(&blobs)});
+    fs::write(store.path().join("index.json"), index.to_string()).unwrap();
+    let error = store.images().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    assert!(error.remedy().unwrap_or_default().contains("ulimit -n"), "{error}");
+    assert!(store.broken_images().unwrap().is_empty());
+    let id = Fixture::new(&["7"]).id();
+    let image = store.image(&id.to_string()).unwrap();
+    assert_eq!(store.images_with_layer(&image.config().diff_ids()[0]).unwrap().len(), 1);
+    assert_eq!(image.usage().unwrap().unique, image.size());
+    assert!(image.ancestors().unwrap().is_empty());
+    assert_eq!(store.prune_images(false).unwrap().deleted.len(), IMAGES - 1);
+    assert_eq!(store.images().unwrap().len(), 1);
+    assert_eq!(count(&blobs), 3);
+}
+
 /// Who else may need it can't be looked up without descriptors: it goes when there are some, and with no opening of the store.
 #[test]
 fn a_volume_goes_with_its_container_without_descriptors() {
