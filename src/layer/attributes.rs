@@ -51,6 +51,17 @@ impl Attributes {
     }
 }
 
+/// An attribute's name for messages, which keep no more of one than most have.
+pub(super) fn shown(name: &[u8]) -> String {
+    const MAX: usize = 255;
+    let mut text = name[..name.len().min(MAX)].escape_ascii().to_string();
+    if text.len() > MAX || name.len() > MAX {
+        text.truncate(MAX);
+        text.push('…');
+    }
+    text
+}
+
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 /// Why an archive's attribute is not set, if it is not.
@@ -99,7 +110,7 @@ pub(super) fn set_xattrs(
     mut skip: impl FnMut(String),
 ) -> Result<()> {
     for (name, value) in xattrs.iter().filter(|(name, _)| Phase::of(name) == phase) {
-        let shown = name.escape_ascii();
+        let shown = shown(name);
         let Ok(c_name) = CString::new(name.as_slice()) else { continue };
         match rustix::fs::fsetxattr(fd, &c_name, value, XattrFlags::empty()) {
             Ok(()) => {}
@@ -153,7 +164,7 @@ pub(super) fn get_xattrs_with(
             Err(errno) => {
                 let other = if errno == Errno::ACCESS { refused(&c_name)? } else { None };
                 let Some(value) = other else {
-                    return Err(errno).call_at(format!("fgetxattr({})", name.escape_ascii()), text(path));
+                    return Err(errno).call_at(format!("fgetxattr({})", shown(name)), text(path));
                 };
                 found.extend(value.map(|value| (name.to_vec(), value)));
             }

@@ -8,6 +8,9 @@ use super::entry::Mtime;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 
+/// The kernel takes no longer name of an extended attribute (xattr(7)), and writers have their names from it.
+const XATTR_NAME_MAX: usize = 255;
+
 /// The records of one header, or of all global headers so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pax {
@@ -154,6 +157,13 @@ impl Pax {
         if found.keys().any(|name| name.is_empty() || name.contains(&0)) {
             return Err(bad("an extended attribute has no name, or a NUL in it"));
         }
+        if let Some(name) = found.keys().find(|name| name.len() > XATTR_NAME_MAX) {
+            return Err(bad(format_args!(
+                "the name of an extended attribute has {} bytes, more than 255",
+                name.len()
+            ))
+            .with_kind(ErrorKind::TooLarge));
+        }
         Ok(found.into_iter().collect())
     }
 }
@@ -237,6 +247,7 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::testing::record;
 
     #[test]
     fn a_value_may_hold_what_looks_like_a_record() {
@@ -247,6 +258,20 @@ mod tests {
         let none = Pax::default();
         assert_eq!(pax.get(&none, "linkpath"), None);
         assert_eq!(pax.xattrs(&none).unwrap(), [(b"user.a".to_vec(), b"\n19 linkpath=/evil".to_vec())]);
+    }
+
+    #[test]
+    fn refuses_names_of_attributes_that_no_file_has() {
+        for (key, rest) in [("SCHILY.xattr.", "user."), ("LIBARCHIVE.xattr.", "user%2e")] {
+            let named = |length: usize| {
+                let name = format!("user.{}", "n".repeat(length - 5));
+                let text = record(&format!("{key}{rest}{}", &name[5..]), b"");
+                (name, Pax::parse(&text).unwrap().xattrs(&Pax::default()))
+            };
+            let (name, found) = named(255);
+            assert_eq!(found.unwrap(), [(name.into_bytes(), Vec::new())]);
+            assert_eq!(named(256).1.unwrap_err().kind(), ErrorKind::TooLarge);
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod finish;
 mod parents;
 
 use super::acl;
-use super::attributes::{self, Attributes, Phase, ids, mode, refusal, times};
+use super::attributes::{self, Attributes, Phase, ids, mode, refusal, shown, times};
 #[cfg(test)]
 use super::below::Lower;
 use super::below::{Below, Found, Load};
@@ -166,7 +166,7 @@ impl<'a> Unpacker<'a> {
                 return Err(Error::new(ErrorKind::InvalidData, "the root of a layer is not a directory")
                     .with_path(text(&entry.path)));
             }
-            let attributes = self.attributes(&mut entry, &path);
+            let attributes = self.attributes(&mut entry, &path)?;
             return self.remember_directory(path, Some(attributes));
         }
         match meaning(&path)? {
@@ -189,12 +189,12 @@ impl<'a> Unpacker<'a> {
         match entry.kind {
             EntryKind::File => self.file(&parent, &path, entry, data),
             EntryKind::Directory => {
-                let attributes = self.attributes(&mut entry, &path);
+                let attributes = self.attributes(&mut entry, &path)?;
                 self.directory(&parent, path, attributes)
             }
             EntryKind::HardLink => self.hard_link(&parent, &path, &entry),
             EntryKind::Symlink | EntryKind::Fifo => {
-                let attributes = self.attributes(&mut entry, &path);
+                let attributes = self.attributes(&mut entry, &path)?;
                 self.replace(&parent, &path, |dir, name| match entry.kind {
                     EntryKind::Symlink => rustix::fs::symlinkat(entry.link.as_slice(), dir, name),
                     _ => rustix::fs::mknodat(dir, name, FileType::Fifo, mode(0o600), 0),
@@ -228,7 +228,7 @@ impl<'a> Unpacker<'a> {
         if written != entry.size {
             rustix::fs::ftruncate(&fd, entry.size).call_at("ftruncate", text(path))?;
         }
-        let attributes = self.attributes(&mut entry, path);
+        let attributes = self.attributes(&mut entry, path)?;
         self.dress(fd.as_fd(), path, attributes)
     }
 
@@ -273,8 +273,7 @@ impl<'a> Unpacker<'a> {
         }
         let mut left_out = Vec::new();
         attributes::set_xattrs(fd, path, xattrs, phase, |what| left_out.push(what))?;
-        left_out.into_iter().for_each(|what| self.skip(path, what));
-        Ok(())
+        left_out.into_iter().try_for_each(|what| self.skip(path, what))
     }
 
     /// Gives a symbolic link or a named pipe its attributes.
@@ -292,7 +291,7 @@ impl<'a> Unpacker<'a> {
             .into_iter()
             .partition(|(name, _)| !name.starts_with(b"user."));
         for (name, _) in left_out {
-            self.skip(&path, format!("{}: {NOT_ON_THIS_KIND}", name.escape_ascii()));
+            self.skip(&path, format!("{}: {NOT_ON_THIS_KIND}", shown(&name)))?;
         }
         if self.target.owners.is_none() {
             let (uid, gid) = ids(attributes.uid, attributes.gid);
@@ -305,7 +304,7 @@ impl<'a> Unpacker<'a> {
                 rustix::fs::openat(&parent.fd, name, flags, Mode::empty()).call_at("openat", text(&path))?;
             let own = attributes::proc_path(&fd);
             for (name, value) in &kept {
-                let shown = name.escape_ascii();
+                let shown = shown(name);
                 let name = CString::new(name.as_slice()).unwrap_or_default();
                 rustix::fs::setxattr(&own, &name, value, rustix::fs::XattrFlags::empty())
                     .call_at(format!("setxattr({shown})"), text(&path))?;
@@ -460,7 +459,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// The attributes that this layer is to have, out of those that the archive has.
-    fn attributes(&mut self, entry: &mut Entry, path: &[u8]) -> Attributes {
+    fn attributes(&mut self, entry: &mut Entry, path: &[u8]) -> Result<Attributes> {
         let mut attributes = Attributes::of_entry(entry);
         let privileged = self.target.owners.is_none();
         let mut left_out = Vec::new();
@@ -474,12 +473,12 @@ impl<'a> Unpacker<'a> {
                 _ => refusal(name, privileged),
             };
             if let Some(why) = refused {
-                left_out.push(format!("{}: {why}", name.escape_ascii()));
+                left_out.push(format!("{}: {why}", shown(name)));
             }
             refused.is_none()
         });
-        left_out.into_iter().for_each(|what| self.skip(path, what));
-        attributes
+        left_out.into_iter().try_for_each(|what| self.skip(path, what))?;
+        Ok(attributes)
     }
 
     /// Where the caller can't give files away: remembers whose it is to be.
@@ -499,7 +498,7 @@ impl<'a> Unpacker<'a> {
                         attributes.mode = attributes.mode & !0o070 | of_group << 3;
                     }
                     let what = "names users or groups of whom there are no sub-ids";
-                    self.skip(path, format!("{}: {what}", name.escape_ascii()));
+                    self.skip(path, format!("{}: {what}", shown(&name)))?;
                 }
             }
         }
@@ -547,13 +546,15 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    fn skip(&mut self, path: &[u8], what: String) {
+    fn skip(&mut self, path: &[u8], what: String) -> Result<()> {
         tracing::debug!(path = ?text(path), what, "left out of the layer");
         if self.skipped.len() < SKIPPED_MAX {
+            self.remember(path.len() + what.len() + 64)?;
             self.skipped.push(Skipped { path: PathText(path.to_vec()), what });
         } else {
             self.skipped_more += 1;
         }
+        Ok(())
     }
 }
 

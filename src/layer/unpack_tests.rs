@@ -532,6 +532,22 @@ fn limits_are_errors() {
 }
 
 #[test]
+fn what_is_told_of_attributes_left_out_is_bounded() {
+    // As long as the kernel takes it, and four times as long where it is shown.
+    let name = format!("LIBARCHIVE.xattr.user.overlay.{}", "%ff".repeat(242));
+    let file = |raw: Raw, n: usize| raw.pax(&[(&name, b"")]).file(&n.to_string(), "");
+    let archive = (0..50).fold(Raw::new(), file).end();
+    let limited = |memory| Target { limits: Limits { memory, ..Limits::default() }, ..target() };
+    let made = unpack_with(&archive, &[], &limited(50 * 400)).unwrap();
+    assert_eq!(made.meta.skipped.len(), 50);
+    for Skipped { what, .. } in &made.meta.skipped {
+        assert!(what.len() < 300 && what.ends_with("…: steers the overlay"), "{what}");
+    }
+    let error = unpack_with(&archive, &[], &limited(50 * 256)).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+}
+
+#[test]
 fn holes_stay_holes() {
     let archive = Raw::new()
         .pax(&[("GNU.sparse.size", b"1099511627776"), ("GNU.sparse.map", b"1048576,3")])

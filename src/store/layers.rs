@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -91,16 +91,7 @@ impl StagedLayer {
         if let Some(theirs) = self.store.layer(key)? {
             return Ok(theirs);
         }
-        let text = serde_json::to_vec(meta).map_err(|error| {
-            Error::new(ErrorKind::InvalidData, "encoding a layer's metadata").with_source(error)
-        })?;
-        if text.len() as u64 > META_MAX {
-            // It could not be read again.
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!("layer with {} bytes of metadata", text.len()),
-            ));
-        }
+        let text = encode(meta, META_MAX)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(lease, META, flags, Mode::RUSR | Mode::WUSR).call_at("openat", META)?;
         File::from(file).write_all(&text).call_at("write", META)?;
@@ -124,6 +115,35 @@ impl StagedLayer {
             }
             None => Err(Error::new(ErrorKind::State, "a layer is published once")),
         }
+    }
+}
+
+/// What is longer than `max` could not be read again: no more of it is ever in memory.
+fn encode(meta: &impl Serialize, max: u64) -> Result<Vec<u8>> {
+    let mut text = Bounded { text: Vec::new(), max };
+    serde_json::to_writer(&mut text, meta).map_err(|error| match error.is_io() {
+        true => Error::new(ErrorKind::TooLarge, format!("layer with more than {max} bytes of metadata")),
+        false => Error::new(ErrorKind::InvalidData, "encoding a layer's metadata").with_source(error),
+    })?;
+    Ok(text.text)
+}
+
+struct Bounded {
+    text: Vec<u8>,
+    max: u64,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.text.len() + bytes.len()) as u64 > self.max {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -248,5 +268,22 @@ impl Store {
 
     fn layer_path(&self, key: &Digest) -> PathBuf {
         self.path().join("layers").join(key.hex())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_ends_where_it_could_not_be_read_again() {
+        // Each of them seven bytes with its quotes and comma.
+        let names = |count: usize| vec!["name"; count];
+        assert_eq!(encode(&names(10), 71).unwrap().len(), 71);
+        let error = encode(&names(11), 71).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+        let mut text = Bounded { text: Vec::new(), max: 71 };
+        serde_json::to_writer(&mut text, &names(1_000_000)).unwrap_err();
+        assert!(text.text.len() <= 71 && text.text.capacity() < 1000);
     }
 }

@@ -1,8 +1,8 @@
 //! Whole images of several layers beside what umoci makes of them, and the memory that a large one takes.
-use crate::common::{child, passes, peer};
+use crate::common::{child, gzip, passes, peer};
 use crate::testing::{Raw, octal};
 use crate::trees::{Compare, Scratch, assert_same, tree};
-use coracle::{Image, Overlay, Store};
+use coracle::{ErrorKind, Image, Overlay, Store};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -191,16 +191,25 @@ const MEMORY_MAX: u64 = 32 << 20;
 const LARGE: u64 = 128 << 20;
 const WHERE: &str = "CORACLE_TEST_WHERE";
 
+/// The most bytes that this program has had resident.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[track_caller]
+fn assert_measured(before: u64) {
+    let mut all = vec![0; 200 << 20];
+    all.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    assert!(peak() - before > MEMORY_MAX, "the test measures nothing: {}", all.len());
+}
+
 /// Not a test when run by itself: takes a large layer in each form, and gives it away again.
 #[test]
 fn takes_a_large_layer() {
     let Some(dir) = std::env::var_os(WHERE) else { return };
     let at = |name: &str| Path::new(&dir).join(name);
-    let peak = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
-    };
     let before = peak();
     let check = |what: &str| {
         let more = peak() - before;
@@ -217,9 +226,7 @@ fn takes_a_large_layer() {
     check("load");
     Image::import(&stored("gzip"), at("layer.tar.gz"), "large:1").unwrap();
     check("import of gzip");
-    let mut all = vec![0; 200 << 20];
-    all.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
-    assert!(peak() - before > MEMORY_MAX, "the test measures nothing: {}", all.len());
+    assert_measured(before);
 }
 
 #[test]
@@ -241,4 +248,32 @@ fn a_large_layer_takes_little_memory() {
     std::io::copy(&mut std::fs::File::open(at("layer.tar")).unwrap(), &mut gzip).unwrap();
     gzip.finish().unwrap();
     passes(child("whole::takes_a_large_layer", &[(WHERE, scratch.path().as_os_str())]));
+}
+
+/// Not a test when run by itself: takes a small archive whose files have attributes with names of a megabyte, which no
+/// kernel takes, and which would be left out anyway.
+#[test]
+fn takes_names_of_a_megabyte() {
+    let Some(dir) = std::env::var_os(WHERE) else { return };
+    let at = |name: &str| Path::new(&dir).join(name);
+    let (store, archive) = (Store::open(at("store")).unwrap(), at("names.tar.gz"));
+    assert!(archive.metadata().unwrap().len() < 1 << 20);
+    let before = peak();
+    let error = Image::import(&store, &archive, "names:1").unwrap_err();
+    let more = peak() - before;
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    assert!(error.to_string().len() < 4096, "{}", error.to_string().len());
+    assert!(more <= MEMORY_MAX, "{more} bytes more");
+    assert_measured(before);
+}
+
+#[test]
+fn names_of_a_megabyte_take_little_memory() {
+    let scratch = Scratch::new();
+    let mut record = b"SCHILY.xattr.user.overlay.".to_vec();
+    record.resize(1_048_000, 0xff);
+    let record = [format!("{} ", record.len() + 10).as_bytes(), &record, b"=\n"].concat();
+    let raw = (0..60).fold(Raw::new(), |raw, n| raw.extended(b'x', &record).file(&n.to_string(), ""));
+    std::fs::write(scratch.path().join("names.tar.gz"), gzip(&raw.end())).unwrap();
+    passes(child("whole::takes_names_of_a_megabyte", &[(WHERE, scratch.path().as_os_str())]));
 }
