@@ -133,7 +133,8 @@ impl<'a> Exec<'a> {
     ///
     /// # Errors
     /// `Exec` when it can't be executed, `State` when the container does not run, `TooLarge` and `TimedOut`, which have the
-    /// output until then ([`Error::stdout`], [`Error::stderr`]), `InvalidInput` with a terminal, which somebody has to talk to.
+    /// output until then ([`Error::stdout`], [`Error::stderr`]), `InvalidInput` for a NUL byte in an argument, a variable or the
+    /// working directory, for a variable's name that is empty or has a `=`, and with a terminal, which somebody has to talk to.
     pub fn output(self) -> Result<Output> {
         if self.tty {
             return Err(Error::new(
@@ -164,7 +165,7 @@ impl<'a> Exec<'a> {
     /// # Errors
     /// `Exec` when it can't be executed, `State` when the container does not run, `TimedOut` also where the program that
     /// runs the container is stopped and its warden does not answer within 10 s, `Setup` when a terminal is
-    /// wanted and the container has hidden its devpts.
+    /// wanted and the container has hidden its devpts, `InvalidInput` as [`output`](Self::output).
     pub fn spawn(self) -> Result<Executed> {
         let deadline = self.timeout.map(after);
         let executed = self.spawn_by(deadline)?;
@@ -177,16 +178,27 @@ impl<'a> Exec<'a> {
         Ok(executed)
     }
 
+    /// What can be seen to be wrong before anything is asked for.
+    fn validate(&self) -> Result<()> {
+        let invalid = |what| Error::new(ErrorKind::InvalidInput, what);
+        if self.words.is_empty() {
+            return Err(invalid("no command"));
+        }
+        settings::check_command(&self.words, &self.env)?;
+        match self.working_dir.as_ref().filter(|path| settings::has_nul(path.as_os_str())) {
+            Some(path) => Err(invalid("a working directory with a NUL byte").with_path(path)),
+            None => Ok(()),
+        }
+    }
+
     fn spawn_by(self, deadline: Option<Instant>) -> Result<Executed> {
         self.joined_by(deadline).map_err(diagnose::explain_call)
     }
 
     fn joined_by(self, deadline: Option<Instant>) -> Result<Executed> {
+        self.validate()?;
         let container = self.container;
         let running = container.running()?;
-        if self.words.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidInput, "no command"));
-        }
         let (warden, life) = match (&running.warden, &running.door) {
             (Some(warden), _) => (warden.clone(), None),
             // Another program's warden starts it; this socket's end tells there that we have gone.

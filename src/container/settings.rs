@@ -19,15 +19,7 @@ use std::sync::{LazyLock, Mutex};
 pub(super) fn validate(spec: &Spec) -> Result<()> {
     let invalid = |what: String| Error::new(ErrorKind::InvalidInput, what);
     let words = [&spec.entrypoint, &spec.command].into_iter().flatten().flatten().chain(&spec.args);
-    let pairs = spec.env.iter().flat_map(|(name, value)| [name, value]);
-    if words.chain(pairs).any(|word| word.as_bytes().contains(&0)) {
-        return Err(invalid("an argument or variable with a NUL byte".into()));
-    }
-    if let Some((name, _)) =
-        spec.env.iter().find(|(name, _)| name.is_empty() || name.as_bytes().contains(&b'='))
-    {
-        return Err(invalid(format!("environment variable {name:?}")));
-    }
+    check_command(words, &spec.env)?;
     if let Some(name) = spec
         .hostname
         .as_ref()
@@ -40,7 +32,7 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
     let covered = || spec.masked.iter().chain(&spec.read_only_paths).flatten();
     for path in targets.chain(&spec.working_dir).chain(covered()) {
         let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-        if !path.is_absolute() || !plain || path.as_os_str().as_bytes().contains(&0) {
+        if !path.is_absolute() || !plain || has_nul(path.as_os_str()) {
             return Err(
                 invalid("a path in the container must be absolute, without '..'".into()).with_path(path)
             );
@@ -74,7 +66,7 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
             name.components().next().is_some()
                 && name.components().all(|part| matches!(part, Component::Normal(_)))
         });
-        if !inside {
+        if !inside || has_nul(device.target().as_os_str()) {
             return Err(
                 invalid("a device must be in /dev of the container".into()).with_path(device.target())
             );
@@ -84,6 +76,26 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
     spec.sysctls.iter().try_for_each(|sysctl| sysctl.check(own))?;
     spec.limits.validate()?;
     capabilities(spec).map(drop)
+}
+
+/// What execve(2) can be told: a NUL byte would end a text there, so that another command is executed than was asked for.
+pub(super) fn check_command<'a>(
+    words: impl IntoIterator<Item = &'a OsString>,
+    env: &'a [(OsString, OsString)],
+) -> Result<()> {
+    let invalid = |what: String| Err(Error::new(ErrorKind::InvalidInput, what));
+    let pairs = env.iter().flat_map(|(name, value)| [name, value]);
+    if words.into_iter().chain(pairs).any(|text| has_nul(text)) {
+        return invalid("an argument or variable with a NUL byte".into());
+    }
+    match env.iter().find(|(name, _)| name.is_empty() || name.as_bytes().contains(&b'=')) {
+        Some((name, _)) => invalid(format!("environment variable {name:?}")),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn has_nul(text: &OsStr) -> bool {
+    text.as_bytes().contains(&0)
 }
 
 /// Each file is seen where it is to be: in a volume or a bind it would be somebody else's, too. The mounts are all known

@@ -14,7 +14,9 @@ use super::record::{Dir, Exited, Record, RunningRecord, living};
 use super::rootfs::{self, Root, Shift};
 use super::running::Running;
 use super::script::Script;
-use super::settings::{Resolved, capabilities, hostname, joined, path_of, resolve, seccomp, words};
+use super::settings::{
+    Resolved, capabilities, check_command, hostname, joined, path_of, resolve, seccomp, words,
+};
 use super::spec::{Mount, Spec};
 use super::stages::{self, Beginning, Born, Prepared, READY, Stages, TERMINAL, userns, v2_of};
 use super::users;
@@ -418,7 +420,10 @@ impl Wanted {
         let mut resolved = resolve(record, config, identity)?;
         given.add_env(&mut resolved.pairs);
         let (path, env) = (path_of(&resolved.pairs), joined(&resolved.pairs));
-        Ok(Self { words: words(spec, config)?, env, path, resolved })
+        let words = words(spec, config)?;
+        // The image's own, too; what it calls its variables is its own affair.
+        check_command(words.iter().chain(&env), &[])?;
+        Ok(Self { words, env, path, resolved })
     }
 }
 

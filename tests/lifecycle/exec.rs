@@ -47,6 +47,34 @@ fn it_runs_beside_the_first_command() {
     assert_eq!(container.state(), State::Running);
 }
 
+/// The kernel would take what is before the NUL byte, and do something else than was asked for.
+#[test]
+fn what_no_command_can_be_told_is_refused() {
+    let container = sleeper(&host());
+    assert!(container.exec(["touch", "/tmp/a"]).output().unwrap().status.success());
+    for (what, exec) in [
+        ("nothing", container.exec([""; 0])),
+        ("the program", container.exec(["true\0x"])),
+        ("an argument", container.exec(["rm", "/tmp/a\0.txt"])),
+        ("a further argument", container.exec(["rm"]).arg("/tmp/a\0.txt")),
+        ("a variable", container.exec(["rm", "/tmp/a"]).env("A", "b\0c")),
+        ("a variable's name", container.exec(["rm", "/tmp/a"]).env("A\0", "b")),
+        ("a name with a value", container.exec(["rm", "/tmp/a"]).env("A=B", "b")),
+        ("no name", container.exec(["rm", "/tmp/a"]).env("", "b")),
+        ("the directory", container.exec(["rm", "a"]).working_dir("/tmp\0/b")),
+    ] {
+        let error = exec.output().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{what}: {error}");
+    }
+    assert!(container.exec(["test", "-e", "/tmp/a"]).output().unwrap().status.success());
+    // Before it is looked whether anything could be executed.
+    container.kill(Signal::SIGKILL).unwrap();
+    container.wait().unwrap();
+    let error = container.exec(["true\0x"]).spawn().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert_eq!(container.exec(["true"]).spawn().unwrap_err().kind(), ErrorKind::State);
+}
+
 /// Of a program whose own streams are pipes: they are the command's, where nothing else was said.
 #[test]
 fn its_status_comes_without_its_output() {

@@ -24,6 +24,22 @@ fn words_environment_and_directory() {
     assert_eq!(names, ["HOME", "HOSTNAME", "ONE", "PATH"]);
     let error = sh(&image, "true").env("A=B", "x").run().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    // It would be there under another name.
+    let device = coracle::Device::new("/dev/null").at("/dev/my\0null");
+    let error = sh(&image, "true").device(device).create().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+/// Whoever made an image may have written anything there.
+#[test]
+fn an_images_command_with_a_nul_byte_is_refused() {
+    let mut image = Fixture::new(&["one"]);
+    image.config = text(&image.config).replace("/bin/sh", "/bin/sh\\u0000x").into_bytes();
+    let archive = docker_archive(&[(&image, &["app"])]);
+    let image = Image::load_reader(&Store::temp().unwrap(), &archive[..]).unwrap().remove(0);
+    assert_eq!(image.config().cmd(), ["/bin/sh\0x"]);
+    let error = Container::builder(&image).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
 }
 
 #[test]
