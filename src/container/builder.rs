@@ -243,7 +243,7 @@ impl ContainerBuilder {
         self
     }
 
-    /// What [`masked_paths`](Self::masked_paths) replaces: docker's list, those of it that this kernel has.
+    /// What [`masked_paths`](Self::masked_paths) replaces: docker's list, also those of it that this kernel has not.
     ///
     /// ```
     /// # fn show(builder: coracle::ContainerBuilder) -> coracle::ContainerBuilder {

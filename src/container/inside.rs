@@ -50,7 +50,7 @@ pub(super) struct Command<'a> {
 /// The filesystems of a container that belong to it.
 pub(super) struct Inside<'a> {
     pub namespaces: &'a Namespaces,
-    /// And whether each is a directory, of the kernel's own, which are known to be there.
+    /// And whether each is a directory, of those of the kernel's own that were there a moment ago.
     pub masked: &'a [(PathBuf, Option<bool>)],
     pub read_only: &'a [PathBuf],
     /// They are the kernel's own, in what is mounted here: no link of the image's can be in the way.
@@ -208,13 +208,14 @@ fn covers(s: &mut Script<'_>, root: Cell, empty: Cell, inside: &Inside<'_>) {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let absent = s.label();
         match is_dir {
-            // In what was just mounted. A processor may have gone since.
+            // In what was just mounted. It may have gone since.
             Some(is_dir) => {
                 let cover = s.clone_mount(if *is_dir { empty } else { null }, false, path);
                 let at = s.string(relative);
                 s.attach_at(cover, root, at, path).tolerate(&[ENOENT]);
             }
-            // Those of the image or the caller may lead through links, and the kernel takes a file only for a file.
+            // It may be anything, or come later. Those of the image or the caller may lead through links. The kernel takes a
+            // file only for a file.
             None => {
                 let target = s.open_in(root, relative, Links::Refuse, Some(absent));
                 let cover = s.clone_mount(null, false, path);

@@ -404,13 +404,13 @@ impl Made<'_> {
         let off = "no_new_privileges(false)";
         say(P::NoNewPrivs, "", on(!spec.new_privileges, "PR_SET_NO_NEW_PRIVS".into(), off));
         say(P::Landlock, "", self.wall.outcome());
-        let paths = |number: usize, is_given: bool, off: &str| {
-            let which = if is_given { ", as far as they exist" } else { "" };
+        let paths = |number: usize, all_exist: bool, off: &str| {
+            let which = if all_exist { "" } else { ", as far as they exist" };
             on(number > 0, format!("{number} paths{which}"), off)
         };
-        say(P::MaskedPaths, "", paths(self.masked, spec.masked.is_some(), "masked_paths([])"));
-        let given = spec.read_only_paths.is_some();
-        say(P::ReadOnlyPaths, "", paths(self.read_only, given, "read_only_paths([])"));
+        say(P::MaskedPaths, "", paths(self.masked, false, "masked_paths([])"));
+        let own = spec.read_only_paths.is_none();
+        say(P::ReadOnlyPaths, "", paths(self.read_only, own, "read_only_paths([])"));
         let how = "MOUNT_ATTR_RDONLY".to_owned();
         say(P::ReadOnlyRoot, "", on(spec.read_only, how, "read_only(true) was not asked for"));
         let mut given: Vec<_> = devices::OWN.iter().map(ToString::to_string).collect();

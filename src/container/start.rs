@@ -37,9 +37,10 @@ use crate::sys::warden::{self, Warden};
 use linux_raw_sys::general as n;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long the warden's part of a start may take, unless the builder says otherwise: milliseconds, if nothing hangs.
@@ -105,19 +106,48 @@ pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Runn
     })))
 }
 
-/// The default paths to cover, whether they exist or not.
-pub(super) fn all_masked() -> impl Iterator<Item = PathBuf> {
-    let cpus = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+const PROCESSORS: &str = "/sys/devices/system/cpu";
+
+/// What covers the heat of each processor that there is now.
+fn throttles() -> impl Iterator<Item = PathBuf> {
+    let cpus = std::fs::read_dir(PROCESSORS).into_iter().flatten().flatten();
     let cpus = cpus.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse().ok());
-    MASKED.iter().map(PathBuf::from).chain(cpus.map(thermal_throttle).map(PathBuf::from))
+    cpus.map(thermal_throttle).map(PathBuf::from)
 }
 
-/// Those that exist on this kernel, and whether each is a directory.
-fn default_masked() -> &'static [(PathBuf, Option<bool>)] {
-    static EXISTING: LazyLock<Vec<(PathBuf, Option<bool>)>> = LazyLock::new(|| {
-        all_masked().filter_map(|path| path.metadata().ok().map(|meta| (path, Some(meta.is_dir())))).collect()
-    });
-    &EXISTING
+/// The default paths to cover, whether they exist or not.
+pub(super) fn all_masked() -> impl Iterator<Item = PathBuf> {
+    MASKED.iter().map(PathBuf::from).chain(throttles())
+}
+
+/// A path to cover, and whether it is a directory, where it was there when this was found out.
+type Covered = (PathBuf, Option<bool>);
+
+/// The default paths to cover, for a start. Also those that are not there now: they may come, with a module or a processor, and the
+/// container's own /proc may have what the program's lacks (`subset=pid`, proc(5)).
+fn default_masked() -> Vec<Covered> {
+    static FOUND: Mutex<Option<(u64, Vec<Covered>)>> = Mutex::new(None);
+    // A directory has as many links as it has directories in it: a processor more shows.
+    let links = Path::new(PROCESSORS).metadata().map_or(0, |meta| meta.nlink());
+    let mut found = lock(&FOUND);
+    let known = found.take().filter(|(of, _)| *of == links).map(|(_, paths)| paths);
+    let paths = known.unwrap_or_else(find_masked);
+    *found = Some((links, paths.clone()));
+    paths
+}
+
+fn find_masked() -> Vec<Covered> {
+    let now = |path: PathBuf| {
+        let is_dir = path.metadata().ok().map(|meta| meta.is_dir());
+        (path, is_dir)
+    };
+    let mut throttles: Vec<Covered> = throttles().map(now).collect();
+    // A part of the kernel's that is never loaded later: all processors that are up have it, or none ever will. Of these a
+    // machine may have hundreds.
+    if throttles.iter().all(|(_, there)| there.is_none()) {
+        throttles.clear();
+    }
+    MASKED.iter().map(PathBuf::from).map(now).chain(throttles).collect()
 }
 
 /// Starts the container's command. The caller holds the lock on the container's phase.
@@ -428,9 +458,9 @@ impl Wanted {
 }
 
 /// The paths to cover, and whether each is a directory, where that is known; and those to be read only.
-fn covered(spec: &Spec) -> (Vec<(PathBuf, Option<bool>)>, Vec<PathBuf>) {
+fn covered(spec: &Spec) -> (Vec<Covered>, Vec<PathBuf>) {
     let masked = match &spec.masked {
-        None => default_masked().to_vec(),
+        None => default_masked(),
         Some(paths) => paths.iter().map(|path| (path.clone(), None)).collect(),
     };
     let read_only = match &spec.read_only_paths {

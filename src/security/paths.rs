@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 /// Hidden: a directory gets an empty read-only tmpfs over it, a file gets `/dev/null`. One that does not exist
-/// on this kernel is left out.
+/// when a container starts is left out.
 ///
 /// `/sys/devices/system/cpu/cpu*/thermal_throttle` is a pattern in Docker's list too, made of one path for each
 /// processor of the machine; see [`thermal_throttle`].

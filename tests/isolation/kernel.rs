@@ -72,6 +72,35 @@ fn proc_and_sys_can_not_be_written_and_masked_paths_not_read() {
     assert_eq!(say(&sh(&image, masked)), "");
 }
 
+/// The program's own /proc says nothing of the container's: here it has nothing but processes, as systemd's `ProcSubset=pid` does it.
+#[test]
+fn what_the_programs_proc_lacks_is_masked_all_the_same() {
+    const TEST: &str = "kernel::what_the_programs_proc_lacks_is_masked_all_the_same";
+    let script = "mount -t proc -o subset=pid proc /proc && exec \"$@\"";
+    let user: &[&str] = if is_root() { &[] } else { &["--user", "--map-root-user"] };
+    let rest = ["--mount", "--pid", "--fork", "sh", "-c", script, "sh"];
+    if !is_under(TEST, &[&["unshare"], user, &rest].concat()) {
+        return;
+    }
+    assert!(!Path::new("/proc/interrupts").exists(), "the program's own has it");
+    let image = host();
+    let files =
+        "cd /proc; for f in interrupts keys kcore timer_list; do head -c 1 $f 2>/dev/null; done | wc -c";
+    let dirs =
+        "for d in /proc/acpi /proc/scsi /proc/asound /sys/firmware; do ls -A $d 2>/dev/null; done | wc -l";
+    let script = format!("{files}; {dirs}");
+    let masked = sh(&image, &script).require(coracle::Protection::MaskedPaths);
+    // Once more, as what is known then of the program's own.
+    for _ in 0..2 {
+        assert_eq!(say(&masked), "0\n0");
+    }
+    let bare = say(&sh(&image, &script).masked_paths([""; 0]));
+    assert!(
+        bare.lines().next().unwrap().parse::<u32>().unwrap() > 0,
+        "there would be something to be read: {bare}"
+    );
+}
+
 #[test]
 fn no_device_can_be_made_or_used() {
     let image = host();
