@@ -205,6 +205,12 @@ impl ContainerBuilder {
     }
 
     /// A namespaced kernel parameter, such as `net.ipv4.ip_forward`.
+    ///
+    /// By default every user of a container with a network of its own may listen on all of its ports
+    /// (`net.ipv4.ip_unprivileged_port_start` is 0) and may ping (`net.ipv4.ping_group_range` has its groups to 65535), ip(7),
+    /// icmp(7). The usual `1024` and `1 0` take that back; the latter not where there is one id, as there is no group 1.
+    /// These two are left out where the kernel has them not, or does not let them be written; what is said here has to be
+    /// written, else the start is an error.
     pub fn sysctl(mut self, name: &str, value: impl Into<String>) -> Self {
         if let Some(sysctl) = self.check(Sysctl::new(name, value)) {
             self.spec.sysctls.push(sysctl);

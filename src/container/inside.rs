@@ -19,7 +19,7 @@ use crate::security::limit::{Sysctl, Ulimit};
 use crate::security::seccomp::Program;
 use crate::sys::courier::Letter;
 use crate::sys::plan::Cell;
-use linux_raw_sys::errno::{EEXIST, EINVAL, ENOENT, ENOTDIR};
+use linux_raw_sys::errno::{EACCES, EEXIST, EINVAL, ENOENT, ENOTDIR, EPERM, EROFS};
 use linux_raw_sys::{general as n, ioctl, prctl};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -55,6 +55,8 @@ pub(super) struct Inside<'a> {
     pub read_only: &'a [PathBuf],
     /// They are the kernel's own, in what is mounted here: no link of the image's can be in the way.
     pub read_only_known: bool,
+    /// What its network has by default, below /proc/sys: as far as the kernel has it.
+    pub own_network: &'a [(&'static str, String)],
     pub sysctls: &'a [Sysctl],
     /// The group of terminals, where it exists in the user namespace.
     pub tty_group: bool,
@@ -139,20 +141,28 @@ pub(super) fn mounts(s: &mut Script<'_>, inside: &Inside<'_>, terminal: Option<L
     inside.hierarchies.mount(s, root, !inside.namespaces.has(NamespaceKind::Net));
 
     s.during("setting kernel parameters");
-    for sysctl in inside.sysctls {
-        let path = Path::new("proc/sys").join(sysctl.path());
-        let at = s.string(&path);
-        let how = s.words64(&[
-            u64::from(n::O_WRONLY | n::O_CLOEXEC),
-            0,
-            u64::from(n::RESOLVE_IN_ROOT | n::RESOLVE_NO_SYMLINKS | n::RESOLVE_NO_MAGICLINKS),
-        ]);
-        let fd = s
+    let how = s.words64(&[
+        u64::from(n::O_WRONLY | n::O_CLOEXEC),
+        0,
+        u64::from(n::RESOLVE_IN_ROOT | n::RESOLVE_NO_SYMLINKS | n::RESOLVE_NO_MAGICLINKS),
+    ]);
+    let own = inside.own_network.iter().map(|(path, value)| (*path, value.as_str(), true));
+    let asked = inside.sysctls.iter().map(|sysctl| (sysctl.path(), sysctl.value(), false));
+    for (path, value, may_lack) in own.chain(asked) {
+        let path = Path::new("proc/sys").join(path);
+        let shown = Path::new("/").join(&path);
+        let (at, fd, absent) = (s.string(&path), s.cell(-1), s.label());
+        let op = s
             .op(n::__NR_openat2, "openat2", [root.into(), at.into(), how.into(), 24.into()])
             .needs(Feature::Openat2)
-            .path(Path::new("/").join(&path))
-            .result();
-        s.write(fd, sysctl.value().as_bytes(), &Path::new("/").join(&path));
+            .path(&shown)
+            .store(fd);
+        if may_lack {
+            // Also where this program's profile refuses it: nobody has asked for it.
+            op.tolerate(&[ENOENT, EACCES, EPERM, EROFS]).otherwise(absent);
+        }
+        s.write(fd, value.as_bytes(), &shown);
+        s.place(absent);
     }
     covers(s, root, empty, inside);
 

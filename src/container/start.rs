@@ -27,6 +27,7 @@ use crate::feature::Feature;
 use crate::image::{Image, Source as ImageSource};
 use crate::namespace::{Birth, Fence, NamespaceKind, Namespaces};
 use crate::security::landlock::Entering;
+use crate::security::limit::own_network;
 use crate::security::paths::{MASKED, READ_ONLY, thermal_throttle};
 use crate::store::Store;
 use crate::sys::diagnose;
@@ -234,11 +235,13 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     made.add_to(&mut report);
     protection::insist(spec, &report)?;
     let has_v1 = inner.store.cgroups()?.has_v1();
+    let own_network = namespaces.has(NamespaceKind::Net).then(|| own_network(&map));
     let inside = Inside {
         namespaces: &namespaces,
         masked: &masked,
         read_only: &read_only,
         read_only_known: spec.read_only_paths.is_none(),
+        own_network: own_network.as_ref().map(<[_; 2]>::as_slice).unwrap_or_default(),
         sysctls: &spec.sysctls,
         tty_group: map.group(5).is_some(),
         hierarchies: Hierarchies::of(cgroup.as_ref(), spec.limits.kinds().next().is_some(), has_v1),

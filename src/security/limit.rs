@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::idmap::{Extent, IdMap};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -142,6 +143,39 @@ pub(crate) struct OwnNamespaces {
     pub(crate) net: bool,
 }
 
+/// What the network of a container is given, ahead of what the caller sets: every user may listen on every port and may ping.
+/// With no_new_privs neither a setuid program nor one with file capabilities would get there.
+///
+/// Paths below /proc/sys, and values.
+pub(crate) fn own_network(map: &IdMap) -> [(&'static str, String); 2] {
+    let (first, last) = pingers(&map.groups);
+    [
+        ("net/ipv4/ip_unprivileged_port_start", "0".to_owned()),
+        ("net/ipv4/ping_group_range", format!("{first} {last}")),
+    ]
+}
+
+/// The first and the last group that may ping. Both have to exist, and the kernel takes whoever lies between them outside of
+/// the namespace: lines of a map may lie there in another order.
+fn pingers(groups: &[Extent]) -> (u32, u32) {
+    const LAST: u32 = 65535;
+    let ends = |extent: &Extent| {
+        let count = extent.count.min((LAST + 1).saturating_sub(extent.inside));
+        let last = count.checked_sub(1)?;
+        Some(((extent.inside, extent.outside), (extent.inside + last, extent.outside.saturating_add(last))))
+    };
+    let lines = || groups.iter().filter_map(ends);
+    let first = lines().map(|(first, _)| first).min();
+    let last = lines().map(|(_, last)| last).max();
+    match (first, last) {
+        (Some((first, low)), Some((last, high))) if low <= high => (first, last),
+        _ => {
+            let longest = lines().max_by_key(|((first, _), (last, _))| last - first);
+            longest.map_or((0, 0), |((first, _), (last, _))| (first, last))
+        }
+    }
+}
+
 /// A kernel setting for one container: `net.ipv4.ip_forward` = `1`.
 ///
 /// Only settings that the kernel keeps per namespace are taken, and only where the container has that namespace
@@ -267,6 +301,28 @@ impl Sysctl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of those in a namespace with these lines.
+    fn pinging(lines: &[(u32, u32, u32)]) -> String {
+        let line = |&(inside, outside, count)| Extent { inside, outside, count };
+        let groups: Vec<_> = lines.iter().map(line).collect();
+        let [(port, value), (path, range)] = own_network(&IdMap { users: Vec::new(), groups });
+        assert_eq!((port, value.as_str()), ("net/ipv4/ip_unprivileged_port_start", "0"));
+        assert_eq!(path, "net/ipv4/ping_group_range");
+        range
+    }
+
+    #[test]
+    fn who_may_ping_exists_in_the_namespace() {
+        assert_eq!(pinging(&[(0, 1000, 1)]), "0 0");
+        assert_eq!(pinging(&[(0, 524_288, 65536)]), "0 65535");
+        assert_eq!(pinging(&[(0, 0, u32::MAX)]), "0 65535");
+        assert_eq!(pinging(&[(0, 1000, 1), (1, 100_000, 65536)]), "0 65535");
+        assert_eq!(pinging(&[(1, 100_000, 1000), (0, 1000, 1)]), "0 1000");
+        // The caller's own id is above its sub-ids.
+        assert_eq!(pinging(&[(0, 200_000, 1), (1, 100_000, 65536)]), "1 65535");
+        assert_eq!(pinging(&[(0, 1000, 1), (70_000, 100_000, 5)]), "0 0");
+    }
 
     #[test]
     fn ulimits_as_docker_writes_them() {

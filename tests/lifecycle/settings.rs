@@ -315,6 +315,61 @@ fn resource_limits_and_kernel_parameters() {
     assert!(Sysctl::new("net/../x", "1").is_err());
 }
 
+/// Not a test when run by itself: what listens in a container, and pings itself.
+#[test]
+fn listens_and_pings() {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+    if std::env::var_os(ROLE).is_none() {
+        return;
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let rights = status.lines().find(|line| line.starts_with("CapEff:")).unwrap();
+    assert_eq!(rights.trim_end().rsplit('\t').next(), Some("0000000000000000"));
+    let listens = std::net::TcpListener::bind("127.0.0.1:80").map(drop).map_err(|error| error.kind());
+    let (family, kind, icmp) = (AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP));
+    let pings = socket_with(family, kind, SocketFlags::CLOEXEC, icmp).map(drop).map_err(|errno| errno.kind());
+    println!("listens {listens:?}, pings {pings:?}");
+}
+
+/// A server on port 80 in an image that has a user, as docker has it since 20.10.
+#[test]
+fn an_ordinary_user_listens_on_low_ports_and_pings() {
+    let image = host();
+    let (port, ping) = ("net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range");
+    let files = [port, ping].map(|name| format!("/proc/sys/{}", name.replace('.', "/")));
+    let of_host = || files.clone().map(|file| fs::read_to_string(file).unwrap());
+    let before = of_host();
+    let is_single = is_single(&ready(&sh(&image, "echo ready; exec sleep 1000")));
+    let plain = Container::builder(&image)
+        .bind(std::env::current_exe().unwrap(), "/program")
+        .command(["/program", "--exact", "settings::listens_and_pings", "--nocapture"])
+        .env(ROLE, "1")
+        // Where there is one id, root without its capabilities.
+        .user(if is_single { "0:0" } else { "1000:1000" })
+        .cap_drop("ALL");
+    let said = |builder: &coracle::ContainerBuilder| {
+        let out = say(builder);
+        out.lines().find(|line| line.starts_with("listens")).unwrap_or_else(|| panic!("{out}")).to_owned()
+    };
+    assert_eq!(said(&plain), "listens Ok(()), pings Ok(())");
+    let other = plain.clone().sysctl(port, "1024");
+    assert_eq!(said(&other), "listens Err(PermissionDenied), pings Ok(())", "the caller's own counts");
+    if !is_single {
+        let refused = "listens Ok(()), pings Err(PermissionDenied)";
+        assert_eq!(said(&plain.sysctl(ping, "1 0")), refused);
+    }
+
+    let read = format!("cat {} | tr '\\t' ' '", files.join(" "));
+    let range = if is_single { "0 0" } else { "0 65535" };
+    assert_eq!(say(&sh(&image, &read)), format!("0\n{range}"));
+    let write = format!("for f in {}; do echo 1 >$f; done 2>/dev/null; {read}", files.join(" "));
+    assert_eq!(say(&sh(&image, &write).cap_add("ALL")), format!("0\n{range}"), "it is read-only as ever");
+    // The host's stay what they are, and are no container's to set.
+    let shared = say(&sh(&image, &format!("cat {}", files[0])).network(Network::host()));
+    assert_eq!(shared, fs::read_to_string(&files[0]).unwrap().trim_end());
+    assert_eq!(of_host(), before);
+}
+
 #[test]
 fn a_setting_that_is_wrong_says_what_to_do() {
     let builder = sh(&host(), "true").sysctl("vm.swappiness", "1");
