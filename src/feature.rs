@@ -43,7 +43,9 @@ pub enum Feature {
     Privileges,
     /// More than one user id for an ordinary user: newuidmap(1), newgidmap(1) and a range in subuid(5) and subgid(5).
     SubIds,
-    /// Overlay mounts; as an ordinary user in a user namespace.
+    /// Overlay mounts; as an ordinary user in a user namespace. Whether the filesystem that a store is on can hold a writable
+    /// layer is not a part of the answer, as nothing is written there to find out: another overlay can't (a program in docker
+    /// without a volume), nor can NFS and most of FUSE. A start says so.
     Overlay,
     /// Overlay layers named one by one (`lowerdir+`), so that their number is not bounded by the length of an option.
     OverlayAppend,

@@ -397,6 +397,32 @@ fn with_a_masked_proc() {
     }
 }
 
+/// As in docker without a volume: the kernel takes no upper directory that is on another overlay.
+#[test]
+fn where_the_store_is_on_an_overlay() {
+    const PLACE: &str = "CORACLE_TEST_PLACE";
+    let script = "m=$1; shift; mount -t tmpfs tmpfs $m && cd $m && mkdir lower upper work store && mount -t overlay \
+        -o lowerdir=lower,upperdir=upper,workdir=work,userxattr overlay store && cd / && \
+        CORACLE_TEST_PLACE=$m/store exec \"$@\"";
+    let dir = tempfile::tempdir().unwrap();
+    let unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"];
+    let flags = [&unshare[..], &[dir.path().to_str().unwrap()]].concat();
+    if !is_under("where_the_store_is_on_an_overlay", &flags) {
+        return;
+    }
+    let store = coracle::Store::open(std::env::var_os(PLACE).unwrap()).unwrap();
+    let image = coracle::Image::host(&store).unwrap();
+    let error = sh(&image, "true").run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let why = error.missing().unwrap_or_else(|| panic!("{error}"));
+    assert_eq!(why.feature(), Feature::Overlay, "{error}");
+    assert!(why.reason().contains("the store's filesystem (overlay) can't hold a writable layer"), "{error}");
+    assert!(why.remedy().contains("ext4, xfs, btrfs or tmpfs"), "{error}");
+    assert!(error.to_string().contains("mounting the root filesystem"), "{error}");
+    assert!(why.remedy().contains("writable_in_memory(true)"), "{error}");
+    assert_eq!(say(&sh(&image, "echo ran").writable_in_memory(true)), "ran");
+}
+
 /// From then on these calls, by their numbers, fail with this errno in this thread and in what it starts.
 fn refuse(calls: &[u32], errno: i32) {
     use nix::libc;

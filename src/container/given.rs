@@ -257,6 +257,7 @@ pub(super) fn tree(
     let stack = Stack {
         lowers,
         upper,
+        in_store: root.memory.is_none(),
         userns: root.userns,
         userxattr: !as_root,
         redirect_dir: as_root.then_some(false),

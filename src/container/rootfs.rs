@@ -160,6 +160,7 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     let dir = s.open_path(root.dir);
     let fresh = fresh(s, root, dir);
     let etc = etc_files(s, root, fresh);
+    s.during("mounting the root filesystem");
     let writable = match root.memory {
         Some(size) => {
             let mount = s.tmpfs(size, 1 << 20, 0o700, None, n::MOUNT_ATTR_NODEV);
@@ -274,6 +275,7 @@ fn stand(s: &mut Script<'_>, root: &Root<'_>, dir: Cell, writable: Cell) -> Stan
     } else {
         if let Some(dir) = &root.base.root_dir {
             dress_root(s, root, writable, dir);
+            s.during("mounting the root filesystem");
         }
         overlay(s, root, &root.base.layers, writable)
     };
@@ -367,6 +369,7 @@ fn overlay_of(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], upper: Ce
     let stack = Stack {
         lowers: layers,
         upper: Some((upper, work, root.dir)),
+        in_store: root.memory.is_none(),
         userns: root.userns,
         userxattr: !as_root,
         // Renaming a directory of a lower layer is a copy then, as everywhere else; a layer needs no redirects.

@@ -283,6 +283,19 @@ pub(crate) fn no_file(file: &str) -> Missing {
     Missing::new(Feature::Cgroup, reason, format!("a kernel with {option}, or leave the limit unsaid"))
 }
 
+/// The store's filesystem, of this kind where that is known.
+pub(crate) fn no_upper(kind: Option<&str>) -> Missing {
+    let kind = kind.map(|kind| format!(" ({kind})")).unwrap_or_default();
+    Missing::new(
+        Feature::Overlay,
+        format!(
+            "the store's filesystem{kind} can't hold a writable layer, the upper directory of an overlay"
+        ),
+        "put the store on ext4, xfs, btrfs or tmpfs (in an outer container: on a volume), or keep the writable layer in \
+         memory: writable_in_memory(true)",
+    )
+}
+
 /// Huge pages of a size, or of any.
 pub(crate) fn no_huge_pages(size: Option<&str>) -> Missing {
     let reason = match size {

@@ -11,8 +11,8 @@ use crate::feature::{Feature, words};
 use crate::namespace;
 use crate::store::UnpackedLayer;
 use crate::sys::idmap::IdMap;
-use crate::sys::plan::Cell;
 use crate::sys::plan::format::Status;
+use crate::sys::plan::{Added, Cell};
 use crate::sys::script::Script;
 use crate::sys::warden;
 use linux_raw_sys::general as n;
@@ -33,6 +33,8 @@ pub(crate) struct Stack<'a> {
     pub lowers: &'a [PathBuf],
     /// The upper and the work directory, and what they are called in errors.
     pub upper: Option<(Cell, Cell, &'a Path)>,
+    /// These two are on the disk, in the store: its filesystem may be none for them.
+    pub in_store: bool,
     /// Whose map the lower directories are seen through.
     pub userns: Option<Cell>,
     pub userxattr: bool,
@@ -85,10 +87,18 @@ pub(crate) fn stack(s: &mut Script<'_>, stack: &Stack<'_>) -> Cell {
         s.set(fs, c"index", "off");
         for (key, fd) in [(c"upperdir", upper), (c"workdir", work)] {
             let at = s.magic(fd);
-            s.set_string(fs, key, at, path);
+            of_store(s.set_string(fs, key, at, path), stack);
         }
     }
-    s.fsmount(fs, "overlay", n::MOUNT_ATTR_NODEV)
+    of_store(s.create(fs, "overlay"), stack);
+    s.mount_of(fs, "overlay", n::MOUNT_ATTR_NODEV)
+}
+
+/// Its error says so where the store's filesystem is the reason.
+fn of_store(op: Added<'_, '_>, stack: &Stack<'_>) {
+    if let (true, Some((_, _, path))) = (stack.in_store, stack.upper) {
+        op.upper(path);
+    }
 }
 
 /// Before Linux 6.15: the lower directories have to be attached in the mount namespace of whoever mounts, and each has to
@@ -134,7 +144,7 @@ fn attached(s: &mut Script<'_>, stack: &Stack<'_>, lowers: &[(Cell, &Path)]) -> 
     s.op(n::__NR_fchdir, "fchdir", [tmpfs.into()]);
     let args = [kind.into(), name.into(), kind.into(), n::MS_NODEV.into(), options.into()];
     let feature = if stack.userns.is_some() { Feature::OverlayIdMapped } else { Feature::Overlay };
-    s.op(n::__NR_mount, "mount(\"overlay\")", args).path(path).needs(feature);
+    of_store(s.op(n::__NR_mount, "mount(\"overlay\")", args).path(path).needs(feature), stack);
     let mount = s.copy_mount(Path::new("overlay"));
     // It has its own copies of all of them.
     let dot = s.c_str(c".");
@@ -288,9 +298,17 @@ impl Overlay {
         let userns = userns.as_ref().map(|fd| s.fd(fd.as_fd()));
         let upper = upper.as_ref().map(|(upper, work)| (s.open_path(upper), s.open_path(work), &**upper));
         let redirect_dir = (!userxattr).then_some(self.redirect_dir);
-        let (lowers, volatile) = (&*lowers, self.volatile);
-        let mount =
-            stack(&mut s, &Stack { lowers, upper, userns, userxattr, redirect_dir, volatile, detached });
+        let stacked = Stack {
+            lowers: &lowers,
+            upper,
+            in_store: false,
+            userns,
+            userxattr,
+            redirect_dir,
+            volatile: self.volatile,
+            detached,
+        };
+        let mount = stack(&mut s, &stacked);
         let letter = s.letter(MOUNTED);
         s.op(n::__NR_fcntl, "fcntl(F_DUPFD_CLOEXEC)", [mount.into(), n::F_DUPFD_CLOEXEC.into(), 3.into()])
             .store(letter.fd);

@@ -11,6 +11,7 @@ use crate::feature::{Feature, Missing};
 use linux_raw_sys::errno as e;
 use rustix::process::{getegid, geteuid};
 use std::fs;
+use std::path::Path;
 
 /// Names what the host lacks, if that is why this error came.
 pub(crate) fn explain(error: Error, feature: Feature) -> Error {
@@ -18,6 +19,29 @@ pub(crate) fn explain(error: Error, feature: Feature) -> Error {
         Some(missing) => error.lacks(missing),
         None => error,
     }
+}
+
+/// Why an overlay was refused whose upper directory is in the store: the kernel says no more than EINVAL. Of a network's or a
+/// FUSE filesystem it does so only once it has tried what it needs, and another overlay is none.
+pub(crate) fn explain_upper(error: Error, dir: &Path) -> Error {
+    if error.raw_os_error() != Some(e::EINVAL as i32) || error.missing().is_some() {
+        return error;
+    }
+    let kind = filesystem(dir);
+    match kind.as_deref() {
+        // Then it is something else.
+        Some("ext4" | "xfs" | "btrfs" | "tmpfs" | "f2fs" | "bcachefs" | "zfs") => error,
+        kind => error.lacks(words::no_upper(kind)),
+    }
+}
+
+/// What kind of filesystem a directory is on.
+fn filesystem(dir: &Path) -> Option<String> {
+    let dir = dir.canonicalize().ok()?;
+    let mounts = super::mountinfo::read().ok()?;
+    // Of those at the same place the last one is above.
+    let mounts = mounts.into_iter().filter(|mount| dir.starts_with(&mount.point));
+    mounts.max_by_key(|mount| mount.point.components().count()).map(|mount| mount.kind)
 }
 
 /// The same of a call that is not there, whoever made it: every container needs it.
@@ -302,6 +326,17 @@ mod tests {
             assert!(missing.reason().contains(since) && missing.reason().contains("2.6."), "{missing}");
             assert!(missing.remedy().len() > 10, "{missing}");
         }
+    }
+
+    #[test]
+    fn a_directory_is_on_the_filesystem_that_is_above() {
+        assert_eq!(filesystem(Path::new("/proc/self/fd")).as_deref(), Some("proc"));
+        assert_eq!(filesystem(Path::new("/nowhere/at/all")), None);
+        let error = |errno: u32| Error::errno("fsconfig(upperdir)", errno as i32);
+        let explained = explain_upper(error(e::EINVAL), Path::new("/proc"));
+        assert_eq!(explained.kind(), crate::error::ErrorKind::Unsupported);
+        assert!(explained.to_string().contains("the store's filesystem (proc)"), "{explained}");
+        assert_eq!(explain_upper(error(e::EACCES), Path::new("/proc")).missing(), None);
     }
 
     #[test]

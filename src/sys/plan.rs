@@ -64,6 +64,8 @@ struct Words {
     path: Range<u32>,
     remedy: Option<&'static str>,
     needs: Option<Feature>,
+    /// Where in the store the upper directory of an overlay is, likewise in the text.
+    upper: Range<u32>,
     during: Option<&'static str>,
     kind: Option<ErrorKind>,
     protection: Option<&'static str>,
@@ -371,9 +373,12 @@ impl Compiled {
         if let Some(kind) = words.kind.filter(|_| !error.is_missing_call()) {
             error = error.with_kind(kind);
         }
-        match words.needs {
-            Some(feature) => diagnose::explain(error, feature),
-            None => error,
+        if let Some(feature) = words.needs {
+            error = diagnose::explain(error, feature);
+        }
+        match self.text(&words.upper) {
+            [] => error,
+            upper => diagnose::explain_upper(error, Path::new(OsStr::from_bytes(upper))),
         }
     }
 
@@ -385,8 +390,12 @@ impl Compiled {
         (!waits).then(|| self.named(words, error))
     }
 
+    fn text(&self, range: &Range<u32>) -> &[u8] {
+        &self.text[range.start as usize..range.end as usize]
+    }
+
     fn named(&self, words: &Words, error: impl FnOnce(Cow<'static, str>) -> Error) -> Error {
-        let text = |range: &Range<u32>| &self.text[range.start as usize..range.end as usize];
+        let text = |range| self.text(range);
         let mut error = error(match words.detail.is_empty() {
             true => words.call.into(),
             false => format!("{}({})", words.call, String::from_utf8_lossy(text(&words.detail))).into(),
@@ -554,6 +563,12 @@ impl Added<'_, '_> {
     /// It can't be done where the host lacks this: its error then says why.
     pub fn needs(mut self, feature: Feature) -> Self {
         self.words().needs = Some(feature);
+        self
+    }
+
+    /// Nor where the filesystem that the store is on takes no upper directory, which is to be here.
+    pub fn upper(mut self, dir: &Path) -> Self {
+        self.words().upper = self.text(dir.as_os_str().as_bytes());
         self
     }
 

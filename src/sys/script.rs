@@ -171,7 +171,7 @@ impl<'fd> Script<'fd> {
             .result()
     }
 
-    pub fn set_string(&mut self, fs: Cell, key: &CStr, value: At, what: impl AsRef<Path>) {
+    pub fn set_string(&mut self, fs: Cell, key: &CStr, value: At, what: impl AsRef<Path>) -> Added<'_, 'fd> {
         let key_at = self.c_str(key);
         let command = n::fsconfig_command::FSCONFIG_SET_STRING as u32;
         self.op(
@@ -180,7 +180,7 @@ impl<'fd> Script<'fd> {
             [fs.into(), command.into(), key_at.into(), value.into(), 0.into()],
         )
         .detail(key.to_bytes())
-        .path(what);
+        .path(what)
     }
 
     pub fn set(&mut self, fs: Cell, key: &CStr, value: &str) {
@@ -197,13 +197,21 @@ impl<'fd> Script<'fd> {
 
     /// Creates the filesystem and gives its mount, attached nowhere yet.
     pub fn fsmount(&mut self, fs: Cell, kind: &'static str, attributes: u32) -> Cell {
+        self.create(fs, kind);
+        self.mount_of(fs, kind, attributes)
+    }
+
+    pub fn create(&mut self, fs: Cell, kind: &'static str) -> Added<'_, 'fd> {
         let command = n::fsconfig_command::FSCONFIG_CMD_CREATE as u32;
         self.op(
             n::__NR_fsconfig,
             "fsconfig(FSCONFIG_CMD_CREATE)",
             [fs.into(), command.into(), 0.into(), 0.into(), 0.into()],
         )
-        .path(kind);
+        .path(kind)
+    }
+
+    pub fn mount_of(&mut self, fs: Cell, kind: &'static str, attributes: u32) -> Cell {
         self.op(n::__NR_fsmount, "fsmount", [fs.into(), n::FSMOUNT_CLOEXEC.into(), attributes.into()])
             .path(kind)
             .result()
