@@ -89,7 +89,7 @@ pub enum Feature {
     CpuLimit,
     /// Limits on which processors are used.
     CpusetLimit,
-    /// Limits on the number of processes, by a control group. Without one there is another way, RLIMIT_NPROC.
+    /// Limits on the number of processes, by a control group. Without one there is another way since Linux 5.14, RLIMIT_NPROC.
     PidsLimit,
     /// Limits on how fast a disk is read and written.
     IoLimit,

@@ -423,6 +423,33 @@ fn where_the_store_is_on_an_overlay() {
     assert_eq!(say(&sh(&image, "echo ran").writable_in_memory(true)), "ran");
 }
 
+/// Without a control group, on a kernel that says to be an old one (personality(2), UNAME26).
+#[test]
+fn where_an_older_kernel_counts_processes_otherwise() {
+    let script = "mount -t tmpfs tmpfs /sys/fs/cgroup && exec setarch --uname-2.6 \"$@\"";
+    let unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"];
+    if !is_under("where_an_older_kernel_counts_processes_otherwise", &unshare) {
+        return;
+    }
+    let image = common::host();
+    let plain = sh(&image, "echo ran");
+    for required in [plain.clone().pids_max(16), plain.clone().require(coracle::LimitKind::PidsMax)] {
+        let error = required.run().unwrap_err();
+        assert_eq!((error.kind(), error.protection()), (ErrorKind::Unsupported, Some("pids_max")), "{error}");
+        let why = error.missing().unwrap_or_else(|| panic!("{error}"));
+        assert!(why.reason().contains("(2.6.") && why.reason().contains("since 5.14"), "{why}");
+        assert!(why.remedy().contains("5.14") && why.remedy().contains("control group"), "{why}");
+    }
+    for lesser in [plain.clone().pids_max(16).best_effort(coracle::LimitKind::PidsMax), plain] {
+        let out = lesser.run().unwrap();
+        assert_eq!(out.stdout_text(), "ran\n");
+        let line = out.report.get("pids_max").unwrap();
+        let is_told =
+            matches!(line.outcome(), coracle::Outcome::NotEnforced(why) if why.contains("since 5.14"));
+        assert!(is_told, "{line}");
+    }
+}
+
 /// From then on these calls, by their numbers, fail with this errno in this thread and in what it starts.
 fn refuse(calls: &[u32], errno: i32) {
     use nix::libc;

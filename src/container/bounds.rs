@@ -39,7 +39,9 @@ pub(super) fn bounds(
     if !spec.pids_unlimited && !limits.kinds().any(|kind| kind == LimitKind::PidsMax) {
         limits = limits.pids_max(PIDS_MAX).best_effort(LimitKind::PidsMax);
     }
-    let pids_asked = is_asked(&limits, LimitKind::PidsMax);
+    // Who insists upon the default one asks for it, too.
+    let insisted = (Protection::from(LimitKind::PidsMax), Requirement::Required);
+    let pids_asked = is_asked(&limits, LimitKind::PidsMax) || spec.levels.contains(&insisted);
     // The fence is another way to it; in a build without limits whoever asks for one is to know that.
     let limits = match cfg!(feature = "cgroups") {
         true => limits.best_effort(LimitKind::PidsMax),
@@ -66,11 +68,10 @@ pub(super) fn bounds(
         }
         Err(error) => (None, Report::none(&limits, &error.to_string())),
     };
-    let is_lacking =
-        report.get("pids_max").is_some_and(|entry| matches!(entry.outcome(), Outcome::NotEnforced(_)));
-    if !is_lacking || cfg!(not(feature = "cgroups")) {
-        return Ok(Bounds { cgroup, report, fence: None });
-    }
+    let why = match report.get("pids_max").map(|entry| entry.outcome()) {
+        Some(Outcome::NotEnforced(why)) if cfg!(feature = "cgroups") => why.clone(),
+        _ => return Ok(Bounds { cgroup, report, fence: None }),
+    };
     let pids = limits.asked(LimitKind::PidsMax).and_then(|pids| pids.parse().ok()).unwrap_or(PIDS_MAX);
     match Fence::new(pids) {
         Ok(fence) => {
@@ -86,7 +87,10 @@ pub(super) fn bounds(
         Err(error) if pids_asked => {
             Err(error.during("setting the limit pids_max").with_protection("pids_max"))
         }
-        Err(_) => Ok(Bounds { cgroup, report, fence: None }),
+        Err(error) => {
+            report.amend("pids_max", Outcome::NotEnforced(format!("{why}; {error}")));
+            Ok(Bounds { cgroup, report, fence: None })
+        }
     }
 }
 

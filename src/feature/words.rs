@@ -315,6 +315,17 @@ pub(crate) fn landlock_scopes(running: &str) -> Missing {
     Missing::new(Feature::LandlockScopes, missing.reason().to_owned(), remedy)
 }
 
+/// The other way to a limit on processes.
+pub(crate) fn no_fence(running: &str) -> Missing {
+    Missing::new(
+        Feature::PidsLimit,
+        format!(
+            "this kernel ({running}) holds no user namespace as a whole to RLIMIT_NPROC; Linux does since 5.14"
+        ),
+        format!("a kernel of Linux 5.14 or newer, or a control group: {DELEGATE}"),
+    )
+}
+
 /// The kernel was built without it.
 pub(crate) fn not_built(feature: Feature, option: &str) -> Missing {
     Missing::new(

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::feature::Feature;
+use crate::sys::diagnose;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::format::OP_END;
 use crate::sys::plan::{At, Cell, Label};
@@ -11,7 +12,7 @@ use linux_raw_sys::general as n;
 
 /// A bound on the processes of one container where no control group can be had: RLIMIT_NPROC (getrlimit(2)).
 ///
-/// The kernel counts processes for each user in each user namespace, and all those of a namespace once more for whoever
+/// Since Linux 5.14 the kernel counts processes for each user in each user namespace, and all those of a namespace once more for whoever
 /// made it, in the namespace above; there it holds them to what the maker's soft limit was at that moment. So the
 /// container's namespace is made from one that has no other processes, and the number bounds all users of the
 /// container together, whatever they change to and whatever namespaces they make.
@@ -25,7 +26,13 @@ pub(crate) struct Fence {
 
 impl Fence {
     /// At most so many, as far as this program's own hard limit lets them be.
+    ///
+    /// # Errors
+    /// `Unsupported` for one alone, and on a kernel that counts otherwise.
     pub fn new(pids: u64) -> Result<Self> {
+        if let Some(missing) = diagnose::no_fence() {
+            return Err(Error::new(ErrorKind::Unsupported, "pids_max through RLIMIT_NPROC").lacks(missing));
+        }
         if pids < 2 {
             let error = Error::new(ErrorKind::Unsupported, "pids_max 1 through RLIMIT_NPROC");
             return Err(error.with_remedy("allow 2, or let it have a control group"));

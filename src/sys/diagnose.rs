@@ -281,6 +281,16 @@ fn older(feature: Feature) -> bool {
     matches!((feature.since(), version(&release())), (Some(since), Some(running)) if running < since)
 }
 
+/// Why RLIMIT_NPROC does not bound all users of a user namespace together. Before the kernel counted processes for each
+/// namespace it counted those of each user on the whole machine, whatever its namespaces.
+pub(crate) fn no_fence() -> Option<Missing> {
+    no_fence_on(&release())
+}
+
+fn no_fence_on(release: &str) -> Option<Missing> {
+    version(release).filter(|running| *running < (5, 14)).map(|_| words::no_fence(release))
+}
+
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     match (numbers.next(), numbers.next()) {
@@ -299,6 +309,18 @@ mod tests {
         assert_eq!(version("5.15.0-91-generic"), Some((5, 15)));
         assert_eq!(version("5.4"), Some((5, 4)));
         assert_eq!(version("next"), None);
+    }
+
+    #[test]
+    fn processes_are_counted_for_each_user_namespace_since_5_14() {
+        for old in ["4.18.0-553.el8", "5.11.0", "5.13.19-generic", "2.6.78"] {
+            let missing = no_fence_on(old).unwrap();
+            assert!(missing.reason().contains(old) && missing.remedy().contains("5.14"), "{missing}");
+            assert!(missing.remedy().contains("control group"), "{missing}");
+        }
+        for new in ["5.14.0-70.el9", "5.15.1", "6.1.0-18-amd64", "10.0", "next"] {
+            assert_eq!(no_fence_on(new), None, "{new}");
+        }
     }
 
     /// A program can have the kernel say that it is an old one (personality(2), UNAME26).
