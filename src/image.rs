@@ -39,9 +39,11 @@ pub(crate) use unpack::ensure as ensure_layer;
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, ImageConfig, Manifest, Platform, media};
+use crate::manifest::{
+    DOCUMENT_MAX, Descriptor, Document, ImageConfig, Index, Manifest, ORIGIN, Platform, media,
+};
 use crate::reference::Reference;
-use crate::store::index::{name_of, set_name};
+use crate::store::index::{name_of, origin_of, set_name};
 use crate::store::{Lease, Store, UnpackedLayer, clock};
 use std::fmt;
 use std::io::Read;
@@ -289,10 +291,23 @@ impl Image {
             self.0.store.sync()?;
         }
         self.0.store.update_index(|index| {
-            set_name(index, &self.0.listed, Some(&name));
+            set_name(index, &self.entry(index, &name), Some(&name));
             Ok(())
         })?;
         Ok(name)
+    }
+
+    /// What an index is to have of it under a name. What another name led to in a registry says nothing of this one.
+    pub(crate) fn entry(&self, index: &Index, name: &Reference) -> Descriptor {
+        let mine = |other: &&Descriptor| other.digest == self.0.listed.digest;
+        if let Some(entry) =
+            index.manifests.iter().filter(mine).find(|other| name_of(other).as_ref() == Some(name))
+        {
+            return entry.clone();
+        }
+        let mut entry = self.0.listed.clone();
+        entry.annotations.remove(ORIGIN);
+        entry
     }
 
     pub(crate) fn source(&self) -> &Source {
@@ -332,9 +347,7 @@ impl Image {
     /// Whether it is what this digest leads to in a registry.
     #[cfg(feature = "registry")]
     pub(crate) fn is_from(&self, digest: &Digest) -> bool {
-        let listed = &self.0.listed;
-        let origin = listed.annotations.get(crate::manifest::ORIGIN);
-        listed.digest == *digest || origin.is_some_and(|origin| *origin == digest.to_string())
+        self.0.listed.digest == *digest || origin_of(&self.0.listed).as_ref() == Some(digest)
     }
 
     /// The image of a manifest that a container pins; `None` where it is not in the store.

@@ -29,7 +29,6 @@ pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// What the name of a pulled image led to in its registry, where that is not its manifest but an index.
-#[cfg(feature = "registry")]
 pub(crate) const ORIGIN: &str = "coracle.origin.digest";
 
 /// The repositories, with their registries, that an image came from and went to: separated by spaces, the last ones.

@@ -75,9 +75,10 @@ pub enum PullPolicy {
     /// Each time: the name may lead elsewhere by now. Only what is missing travels; where nothing is, it takes one request.
     #[default]
     Always,
-    /// When the store has no image of this name, for the machine that was asked for.
+    /// When the store has no image of this name for the machine that was asked for; where none was, what is of another machine
+    /// does if it is all that the name means (built or loaded here), and not if it was one of several.
     Missing,
-    /// Not at all: what the store does not have is an error.
+    /// Not at all: what the store does not have is an error. Where no machine was asked for, one of any does.
     Never,
 }
 
@@ -160,8 +161,8 @@ impl Pull {
         }
     }
 
-    /// For which machine, of an image for several; by default this one. An older variant of the processor does where there
-    /// is none of this variant.
+    /// For which machine; by default, of an image for several, this one. An older variant of the processor does where there
+    /// is none of this variant. With a platform, an image that is for another machine alone is refused.
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);
         self

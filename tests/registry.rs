@@ -27,6 +27,8 @@ mod matrix;
 mod mirrors;
 #[path = "registry/peers.rs"]
 mod peers;
+#[path = "registry/platforms.rs"]
+mod platforms;
 #[path = "registry/push.rs"]
 mod push;
 #[path = "registry/push_cli.rs"]
@@ -193,6 +195,7 @@ fn of_an_index_comes_the_machine_that_was_asked_for() {
     server.take_log();
     assert_eq!(pull.run(&store).unwrap().digest(), image.digest());
     let by_digest = Pull::new(server.name(&format!("{REPOSITORY}@{index}"))).policy(PullPolicy::Missing);
+    let by_digest = by_digest.platform("linux/arm64".parse().unwrap());
     assert_eq!(by_digest.run(&store).unwrap().digest(), image.digest());
     assert_eq!(paths(&server.take_log()), ["HEAD /v2/me/app/manifests/1"]);
     // Another machine's is another image.

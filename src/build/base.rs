@@ -148,10 +148,12 @@ impl Work<'_> {
         let until = self.deadline();
         pull.until(until).run(self.store).map_err(|error| {
             let error = super::work::late(error, until);
-            match (platform, self.store.image(name)) {
-                (Some(wanted), Ok(image)) if !image.config().platform().is_for(wanted) => error.during(
-                    format!("the store has {name} for {}, not for {wanted}", image.config().platform()),
-                ),
+            let wanted = platform.cloned().unwrap_or_else(Platform::host);
+            match self.store.image(name) {
+                Ok(image) if !image.config().platform().is_for(&wanted) => error.during(format!(
+                    "the store has {name} for {}, not for {wanted}",
+                    image.config().platform()
+                )),
                 _ => error,
             }
         })

@@ -39,7 +39,9 @@ impl Image {
         self.0.store.sync()?;
         layers.iter().try_for_each(UnpackedLayer::settle)?;
         self.0.store.update_index(|index| {
-            names.iter().for_each(|name| set_name(index, &self.0.listed, Some(name)));
+            for name in names {
+                set_name(index, &self.entry(index, name), Some(name));
+            }
             if names.is_empty() {
                 set_name(index, &self.0.listed, None);
             }

@@ -8,9 +8,9 @@ use super::{Pull, PullEvent, PullPolicy, layers};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, NESTING, check_layers, check_shape, publish_pulled};
-use crate::manifest::{Document, ImageConfig, Manifest, ORIGIN, Platform};
+use crate::manifest::{Descriptor, Document, ImageConfig, Manifest, Platform};
 use crate::reference::Reference;
-use crate::store::index::name_of;
+use crate::store::index::{name_of, origin_of};
 use crate::store::{Lease, Store};
 
 /// The file of which a byte is locked for each name that is being pulled.
@@ -20,7 +20,7 @@ pub(super) fn run(pull: &Pull, store: &Store) -> Result<Image> {
     let name: Reference = pull.name.parse()?;
     let during = |error: Error| error.during(format!("pulling {} from {}", short(&name), name.domain()));
     if pull.policy != PullPolicy::Always
-        && let Some(image) = here(store, &name, pull.platform.as_ref()).map_err(during)?
+        && let Some(image) = here(pull, store, &name).map_err(during)?
     {
         return Ok(image);
     }
@@ -57,7 +57,7 @@ fn number(name: &Reference) -> i64 {
 }
 
 fn locked(pull: &Pull, store: &Store, name: &Reference) -> Result<Image> {
-    let mut known = here(store, name, pull.platform.as_ref())?;
+    let mut known = here(pull, store, name)?;
     if pull.policy == PullPolicy::Missing
         && let Some(image) = known
     {
@@ -139,7 +139,9 @@ fn steps(
     let manifest = resolve(session, first, &platform)?;
     check_shape(&manifest)?;
     let config = session.document(manifest.config()).and_then(ImageConfig::parse);
+    let is_chosen = origin != *manifest.digest();
     let config = config
+        .and_then(|config| suitable(config, pull.platform.as_ref(), is_chosen))
         .map_err(|error| error.during(format!("reading the configuration {}", manifest.config().digest)))?;
     check_layers(&manifest, &config)?;
     pull.tell(&PullEvent::Found { digest: *manifest.digest(), layers: manifest.layers().to_vec() });
@@ -151,32 +153,59 @@ fn steps(
     publish_pulled(store, manifest, tagged, origin, repository(session.name()))
 }
 
-/// The image that the store has under a name, or by a digest that it came from.
-fn here(store: &Store, name: &Reference, platform: Option<&Platform>) -> Result<Option<Image>> {
+/// The image that the store has under a name, or by a digest that it came from, for the machine that is wanted.
+fn here(pull: &Pull, store: &Store, name: &Reference) -> Result<Option<Image>> {
     let index = store.index()?;
-    let is_from = |text: &String, digest: &Digest| *text == digest.to_string();
-    let listed = index.manifests.iter().find(|listed| match name.digest() {
-        Some(digest) => {
-            let origin = listed.annotations.get(ORIGIN);
-            listed.digest == *digest || origin.is_some_and(|origin| is_from(origin, digest))
-        }
+    let is_meant = |listed: &&Descriptor| match name.digest() {
+        Some(digest) => listed.digest == *digest || origin_of(listed).as_ref() == Some(digest),
         None => name_of(listed).as_ref() == Some(name),
-    });
-    let Some(listed) = listed else { return Ok(None) };
-    match Image::from_listed(store, listed) {
-        Ok(image) if platform.is_none_or(|platform| image.config().platform().is_for(platform)) => {
-            Ok(Some(image))
+    };
+    // One index may have led to several, each for another machine.
+    for listed in index.manifests.iter().filter(is_meant) {
+        match Image::from_listed(store, listed) {
+            Ok(image) if is_wanted(pull, name, listed, &image) => return Ok(Some(image)),
+            Ok(_) => {}
+            // It is got again.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Mismatch | ErrorKind::InvalidData
+                ) =>
+            {
+                tracing::warn!(%error, %name, store = ?store.path(), "an image that can't be read");
+            }
+            Err(error) => return Err(error),
         }
-        Ok(_) => Ok(None),
-        // It is got again.
-        Err(error)
-            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Mismatch | ErrorKind::InvalidData) =>
-        {
-            tracing::warn!(%error, %name, store = ?store.path(), "an image that can't be read");
-            Ok(None)
-        }
-        Err(error) => Err(error),
     }
+    Ok(None)
+}
+
+/// Whether an image of the store is what a pull is for. Where no machine was named, that is this one if there was a choice; what
+/// is for another machine and the only one that its name means, as what was loaded or built here, is taken as it is.
+fn is_wanted(pull: &Pull, name: &Reference, listed: &Descriptor, image: &Image) -> bool {
+    let found = image.config().platform();
+    match &pull.platform {
+        Some(wanted) => found.is_for(wanted),
+        None => {
+            let had_choice = origin_of(listed).is_some() && name.digest() != Some(&listed.digest);
+            !had_choice || pull.policy == PullPolicy::Never || found.is_for(&Platform::host())
+        }
+    }
+}
+
+/// Refuses an image of another machine than was asked for by name.
+fn suitable(config: ImageConfig, wanted: Option<&Platform>, is_chosen: bool) -> Result<ImageConfig> {
+    let Some(wanted) = wanted else { return Ok(config) };
+    let found = config.platform();
+    // The index that it was chosen from knows its variant, which many a configuration does not say, and some say nothing at all.
+    let may_be = is_chosen
+        && (found.architecture.is_empty()
+            || (&found.os, &found.architecture) == (&wanted.os, &wanted.architecture));
+    if may_be || found.is_for(wanted) {
+        return Ok(config);
+    }
+    Err(Error::new(ErrorKind::Unsupported, format!("the image is for {found}, not for {wanted}"))
+        .with_remedy("pull it for the machine that it is for, or without naming one"))
 }
 
 /// The manifest of an image; of an index, the one for this machine.

@@ -4,7 +4,7 @@
 use super::{LAYOUT, Lease, Store};
 use crate::digest::Digest;
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::manifest::{CONTAINERD_NAME, DOCUMENT_MAX, Descriptor, Index, REF_NAME};
+use crate::manifest::{CONTAINERD_NAME, DOCUMENT_MAX, Descriptor, Index, ORIGIN, REF_NAME};
 use crate::reference::Reference;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -107,6 +107,11 @@ impl Store {
 pub(crate) fn name_of(descriptor: &Descriptor) -> Option<Reference> {
     let annotation = |key| descriptor.annotations.get(key);
     annotation(CONTAINERD_NAME).or_else(|| annotation(REF_NAME))?.parse().ok()
+}
+
+/// What the name of an entry led to in its registry, where that was an index.
+pub(crate) fn origin_of(descriptor: &Descriptor) -> Option<Digest> {
+    descriptor.annotations.get(ORIGIN)?.parse().ok()
 }
 
 /// Gives `name` to the image of `descriptor`, and takes it from another. That one stays, without a
