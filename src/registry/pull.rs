@@ -135,6 +135,10 @@ fn steps(
     }
     let platform = pull.platform.clone().unwrap_or_else(Platform::host);
     let first = session.manifest(&at, None)?;
+    // A registry need not answer a HEAD.
+    if let Some(image) = known.filter(|image| image.is_from(&first.digest)) {
+        return Ok(image.clone());
+    }
     let origin = first.digest;
     let manifest = resolve(session, first, &platform)?;
     check_shape(&manifest)?;

@@ -53,12 +53,13 @@ impl Session {
         &self.client
     }
 
-    /// What the registry says that the name leads to, without its content.
+    /// What the registry says that the name leads to, without its content; `None` where it does not say: some registries and caches
+    /// answer no HEAD (403, 405). What there is, or what is wrong, is for the GET that comes next.
     pub(super) fn head_manifest(&self, at: &str) -> Result<Option<Digest>> {
         let answer = self.ask(Method::Head, &format!("manifests/{at}"), &[accept()])?;
         match answer.status {
             200 => Ok(answer.header("docker-content-digest").and_then(|digest| digest.parse().ok())),
-            _ => Err(self.client.refused(answer)),
+            _ => Ok(None),
         }
     }
 

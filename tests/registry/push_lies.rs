@@ -59,8 +59,8 @@ const STEPS: [(&str, &str, &str); 4] = [
 #[track_caller]
 fn refuses(status: u16, kind: ErrorKind) {
     for (method, path, says) in STEPS {
-        // That a blob is not there is no refusal.
-        if (method, status) == ("HEAD", 404) {
+        // Whether a blob is there need not be told: it is sent.
+        if method == "HEAD" && matches!(status, 403 | 404 | 405 | 413) {
             continue;
         }
         let says = [says, &format!("{method} http://"), &status.to_string(), "not today"];
@@ -140,6 +140,28 @@ fn it_is_too_busy() {
 #[test]
 fn it_is_broken() {
     refuses(500, ErrorKind::Network);
+}
+
+#[test]
+fn it_answers_no_question_and_takes_it_all_the_same() {
+    for status in [400, 403, 404, 405, 410] {
+        let (_, server) = writable(move |request, honest| match request.method.as_str() {
+            "HEAD" => no(status),
+            _ => honest(),
+        });
+        let store = Store::temp().unwrap();
+        let image = loaded(&store, &Fixture::new(&["one", "two"]), "app:1");
+        let pushed = image.push(&server.name(NAME)).unwrap();
+        assert_eq!(pushed.digest, *image.digest(), "{status}");
+        let there = Store::temp().unwrap();
+        assert_eq!(Image::pull(&there, &server.name(NAME)).unwrap().digest(), image.digest());
+    }
+    // What is wrong is said to the next request, in words.
+    let says = ["pushing the layer", "POST http://", "403", "not today"];
+    lie_saying(ErrorKind::PermissionDenied, &says, |request, honest| match request.method.as_str() {
+        "HEAD" | "POST" => no(403),
+        _ => honest(),
+    });
 }
 
 #[test]

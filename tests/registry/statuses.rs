@@ -4,6 +4,7 @@
 use super::auth::asks;
 use super::lies::{is_layer, is_tag, lie_with};
 use super::*;
+use std::sync::atomic::AtomicBool;
 
 const STATUSES: [(u16, ErrorKind); 7] = [
     (401, ErrorKind::PermissionDenied),
@@ -73,14 +74,17 @@ fn a_layer() {
     }
 }
 
-/// Whether an image that is there is still the registry's: what is there stays as it is.
+/// Whether an image that is there is still the registry's: what is there stays as it is. Where a HEAD alone is refused for good, as
+/// some registries and caches do, the GET says it; what may pass is not asked in another way.
 #[test]
 fn whether_anything_has_changed() {
-    let refuses = Arc::new(AtomicUsize::new(0));
-    let status = refuses.clone();
+    // A status, and whether each request gets it.
+    let refuses = Arc::new((AtomicUsize::new(0), AtomicBool::new(false)));
+    let told = refuses.clone();
     let server = Server::lying(content(&["one", "two"]), move |request, reply| {
-        match (request.method.as_str(), status.load(Ordering::SeqCst)) {
-            ("HEAD", status) if status != 0 => refusal(status as u16),
+        match (told.0.load(Ordering::SeqCst), told.1.load(Ordering::SeqCst)) {
+            (0, _) => reply,
+            (status, all) if all || request.method == "HEAD" => refusal(status as u16),
             _ => reply,
         }
     });
@@ -88,18 +92,28 @@ fn whether_anything_has_changed() {
     let pull = Pull::new(server.name(NAME)).retries(1).credentials(Credentials::anonymous());
     let image = pull.run(&store).unwrap();
     for (status, kind) in STATUSES {
-        refuses.store(usize::from(status), Ordering::SeqCst);
+        let may_pass = matches!(status, 429 | 500 | 503);
+        refuses.0.store(usize::from(status), Ordering::SeqCst);
+        if !may_pass {
+            refuses.1.store(false, Ordering::SeqCst);
+            server.take_log();
+            assert_eq!(pull.run(&store).unwrap().digest(), image.digest(), "{status}");
+            let asked = ["GET", "HEAD"].map(|method| format!("{method} /v2/me/app/manifests/1"));
+            assert_eq!(paths(&server.take_log()), asked, "{status}");
+        }
+        refuses.1.store(!may_pass, Ordering::SeqCst);
         let error = pull.run(&store).unwrap_err();
         let text = error.to_string();
         assert_eq!(error.kind(), kind, "{text}");
-        let step = format!("HEAD http://{}/v2/me/app/manifests/1: {status} ", server.authority());
+        let method = if may_pass { "HEAD" } else { "GET" };
+        let step = format!("{method} http://{}/v2/me/app/manifests/1: {status} ", server.authority());
         for part in ["pulling me/app:1", &server.authority(), &step] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(store.image(&server.name(NAME)).unwrap().digest(), image.digest());
         assert_eq!((count(store.path().join("tmp")), count(store.path().join("layers"))), (0, 2));
         assert!(store.verify().unwrap().is_sound());
-        refuses.store(0, Ordering::SeqCst);
+        refuses.0.store(0, Ordering::SeqCst);
         assert_eq!(pull.run(&store).unwrap().digest(), image.digest());
     }
 }

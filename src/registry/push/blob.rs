@@ -82,7 +82,8 @@ impl Blob<'_> {
     }
 }
 
-/// Whether the repository says that it has a blob.
+/// Whether the repository says that it has a blob. One that refuses the question (403, 405) may take the answer, or says why not
+/// when that is sent.
 pub(super) fn is_there(session: &Session, digest: &Digest, size: u64) -> Result<bool> {
     let answer = session.send(Method::Head, &session.url(&format!("blobs/{digest}")), &[])?;
     match answer.status {
@@ -96,7 +97,8 @@ pub(super) fn is_there(session: &Session, digest: &Digest, size: u64) -> Result<
                 _ => Ok(true),
             }
         }
-        404 => Ok(false),
+        401 => Err(session.client().refused(answer)),
+        400..=499 => Ok(false),
         _ => Err(session.client().refused(answer)),
     }
 }
