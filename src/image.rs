@@ -29,6 +29,8 @@ mod with;
 pub(crate) use edit::{HistoryLine, Revision};
 pub use files::{Change, ChangeKind};
 pub use import::Import;
+#[cfg(feature = "registry")]
+pub(crate) use list::entry;
 pub use list::{BrokenImage, Removed};
 #[cfg(feature = "registry")]
 pub(crate) use load::publish_pulled;
@@ -206,6 +208,34 @@ impl Image {
         Ok(mine.filter_map(name_of).collect())
     }
 
+    /// What it is in its repositories whatever becomes of their tags, docker's `RepoDigests`: each of them with a digest. Of what
+    /// was pulled, that is the digest that the name led to: an index's, of an image for several machines.
+    ///
+    /// ```no_run
+    /// use coracle::{Image, Store};
+    /// let debian = Image::pull(&Store::open_default()?, "debian:12")?;
+    /// // debian@sha256:…
+    /// println!("{}", debian.repo_digests()?[0].familiar());
+    /// # Ok::<(), coracle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`references`](Self::references).
+    pub fn repo_digests(&self) -> Result<Vec<Reference>> {
+        let mut all: Vec<Reference> = Vec::new();
+        for listed in self.0.store.index()?.manifests {
+            let Some(name) = name_of(&listed).filter(|_| listed.digest == self.0.listed.digest) else {
+                continue;
+            };
+            let digest = name.digest().copied().or_else(|| origin_of(&listed)).unwrap_or(listed.digest);
+            let name = name.by_digest(digest);
+            if !all.contains(&name) {
+                all.push(name);
+            }
+        }
+        Ok(all)
+    }
+
     /// When it was made, where it says so.
     pub fn created(&self) -> Option<SystemTime> {
         self.0.config.created().and_then(clock::parse_rfc3339)
@@ -285,19 +315,25 @@ impl Image {
             )
             .with_remedy("name it as it is: Image::host, on the command line @host"));
         }
+        self.call(&name)?;
+        Ok(name)
+    }
+
+    /// Lists it under a name, or a repository with a digest.
+    pub(crate) fn call(&self, name: &Reference) -> Result<()> {
         let digest = &self.0.listed.digest;
         if !self.0.store.index()?.manifests.iter().any(|other| other.digest == *digest) {
             // One that was made of another, or lost its names: it may not be on the disk yet.
             self.0.store.sync()?;
         }
         self.0.store.update_index(|index| {
-            set_name(index, &self.entry(index, &name), Some(&name));
+            set_name(index, &self.entry(index, name), Some(name));
             Ok(())
-        })?;
-        Ok(name)
+        })
     }
 
-    /// What an index is to have of it under a name. What another name led to in a registry says nothing of this one.
+    /// What an index is to have of it under a name. What another name led to in a registry says nothing of this one, but where
+    /// that is the digest that it has for a name.
     pub(crate) fn entry(&self, index: &Index, name: &Reference) -> Descriptor {
         let mine = |other: &&Descriptor| other.digest == self.0.listed.digest;
         if let Some(entry) =
@@ -306,7 +342,9 @@ impl Image {
             return entry.clone();
         }
         let mut entry = self.0.listed.clone();
-        entry.annotations.remove(ORIGIN);
+        if origin_of(&entry).as_ref() != name.digest() {
+            entry.annotations.remove(ORIGIN);
+        }
         entry
     }
 

@@ -73,6 +73,16 @@ impl Reference {
         Ok(Self { tag: Some(tag.into()), digest: None, ..self.clone() })
     }
 
+    /// What of the repository has this digest, without a tag.
+    pub(crate) fn by_digest(&self, digest: Digest) -> Self {
+        Self { tag: None, digest: Some(digest), ..self.clone() }
+    }
+
+    /// Whether both are names in one repository of one registry.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        (&self.domain, &self.path) == (&other.domain, &other.path)
+    }
+
     /// The same name with this digest; the tag stays.
     pub fn with_digest(&self, digest: Digest) -> Self {
         Self { digest: Some(digest), ..self.clone() }

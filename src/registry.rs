@@ -148,7 +148,7 @@ settings!(Pull);
 
 impl Pull {
     /// An image by its name, with docker's defaults: `debian` is `docker.io/library/debian:latest`. A digest
-    /// (`debian@sha256:…`) counts before a tag, and gives the image no name.
+    /// (`debian@sha256:…`) counts before a tag: the image is listed by the repository and that digest then, and has no tag.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),

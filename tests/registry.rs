@@ -7,6 +7,8 @@ mod common;
 mod auth;
 #[path = "registry/bombs.rs"]
 mod bombs;
+#[path = "registry/by_digest.rs"]
+mod by_digest;
 #[path = "registry/catalog.rs"]
 mod catalog;
 #[path = "registry/cli.rs"]
@@ -110,13 +112,16 @@ fn a_pulled_image_is_the_registrys_and_is_asked_for_once() {
     assert_eq!(server.take_log().len(), 0);
     assert_eq!(never.run(&Store::temp().unwrap()).unwrap_err().kind(), ErrorKind::NotFound);
 
-    // By its digest: the same, without a name.
+    // By its digest: the same, which is its name then.
     let by_digest = server.name(&format!("{REPOSITORY}@{}", image.digest()));
     assert_eq!(Image::pull(&store, &by_digest).unwrap().id(), image.id());
     assert_eq!(server.take_log().len(), 0, "a digest leads to the same for ever");
     let elsewhere = Store::temp().unwrap();
     let again = Image::pull(&elsewhere, &by_digest).unwrap();
-    assert_eq!((again.digest(), again.references().unwrap().len()), (image.digest(), 0));
+    assert_eq!(
+        (again.digest(), again.references().unwrap()),
+        (image.digest(), vec![by_digest.parse().unwrap()])
+    );
 }
 
 #[test]

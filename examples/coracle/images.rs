@@ -7,7 +7,7 @@ use crate::fail::{Result, each, fail, usage};
 use crate::flags;
 use crate::format::{self, ago, line};
 use crate::moment::Moment;
-use coracle::{BrokenImage, Image, Import, Reference, Store};
+use coracle::{BrokenImage, Digest, Image, Import, Reference, Store};
 use serde_json::{Value, json};
 
 pub const IMAGES: &[Flag] = &[
@@ -51,29 +51,44 @@ fn has_label(image: &Image, wanted: &str) -> bool {
     }
 }
 
-/// Repository and tag.
-fn parts(name: Option<&Reference>) -> (String, String) {
-    match name.map(Reference::familiar) {
-        Some(name) => match name.rsplit_once(':') {
-            Some((repository, tag)) if !tag.contains('/') => (repository.to_owned(), tag.to_owned()),
-            _ => (name, "<none>".into()),
-        },
-        None => ("<none>".into(), "<none>".into()),
-    }
+/// A name without its tag and its digest.
+fn repository(name: &Reference) -> String {
+    let whole = name.familiar();
+    let whole = whole.split('@').next().unwrap_or_default();
+    let tag = name.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
+    whole.strip_suffix(&tag).unwrap_or(whole).to_owned()
 }
 
-fn listed(image: &Image, name: Option<&Reference>, whole: bool) -> Value {
+/// Repository and tag.
+fn parts(name: Option<&Reference>) -> (String, String) {
+    let none = || "<none>".to_owned();
+    let tag = name.and_then(|name| name.tag()).map_or_else(none, str::to_owned);
+    (name.map_or_else(none, repository), tag)
+}
+
+/// The digest by which its repository has an image; without a name its manifest's.
+pub fn digest(image: &Image, name: Option<&Reference>) -> Result<Digest> {
+    let Some(name) = name else { return Ok(*image.digest()) };
+    if let Some(digest) = name.digest() {
+        return Ok(*digest);
+    }
+    let all = image.repo_digests()?;
+    let mine = all.iter().find(|other| (other.domain(), other.path()) == (name.domain(), name.path()));
+    Ok(mine.and_then(|name| name.digest()).copied().unwrap_or(*image.digest()))
+}
+
+fn listed(image: &Image, name: Option<&Reference>, whole: bool) -> Result<Value> {
     let id = image.id().to_string();
     let (repository, tag) = parts(name);
-    json!({
+    Ok(json!({
         "Repository": repository,
         "Tag": tag,
-        "Digest": image.digest().to_string(),
+        "Digest": digest(image, name)?.to_string(),
         "ID": if whole { id.clone() } else { short(&image.id().hex()).to_owned() },
         "CreatedAt": image.created().map(coracle::rfc3339),
         "CreatedSince": image.created().map_or("N/A".into(), ago),
         "Size": format::size(image.size()),
-    })
+    }))
 }
 
 /// One that can't be read has no id and no size: its manifest's digest removes it.
@@ -111,12 +126,12 @@ fn passes(
     (key, value): (&str, &str),
 ) -> Result<bool> {
     Ok(match (key, value) {
-        ("dangling", "true" | "1") => name.is_none(),
+        // As `image prune` has it.
+        ("dangling", "true" | "1") => name.and_then(|name| name.tag()).is_none(),
         ("dangling", "false" | "0") => name.is_some(),
-        ("reference", pattern) => name.map(Reference::familiar).is_some_and(|name| {
-            let without = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
-            like(&name, pattern) || without.is_some_and(|(path, _)| like(path, pattern))
-        }),
+        ("reference", pattern) => {
+            name.is_some_and(|name| like(&name.familiar(), pattern) || like(&repository(name), pattern))
+        }
         ("label", wanted) => has_label(image, wanted),
         ("before", other) => image.created() < store.image(other)?.created(),
         ("since", other) => image.created() > store.image(other)?.created(),
@@ -147,19 +162,21 @@ pub fn images(store: &Store, args: &Args) -> Result<u8> {
         let full = name.familiar();
         match (&wanted, &untagged) {
             (Some(wanted), _) if tagged => full == *wanted,
-            (_, Some(path)) => full.rsplit_once(':').is_some_and(|(own, _)| own == path),
+            (_, Some(path)) => repository(name) == *path,
             _ => true,
         }
     };
     for image in &all {
         let names = image.references()?;
-        for name in &names {
+        let tags: Vec<_> = names.iter().filter(|name| name.tag().is_some()).map(repository).collect();
+        // A digest beside a tag of the repository is no further line.
+        for name in names.iter().filter(|name| name.tag().is_some() || !tags.contains(&repository(name))) {
             if fits(name) && passed(image, Some(name))? {
-                values.push(listed(image, Some(name), whole));
+                values.push(listed(image, Some(name), whole)?);
             }
         }
         if names.is_empty() && wanted.is_none() && passed(image, None)? {
-            values.push(listed(image, None, whole));
+            values.push(listed(image, None, whole)?);
         }
     }
     // No filter can ask what they are like.

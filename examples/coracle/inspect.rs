@@ -177,12 +177,10 @@ pub fn container(container: &Container) -> Result<Value> {
 
 pub fn image(image: &Image) -> Result<Value> {
     let config: Value = serde_json::from_str(image.config().json()).map_err(context("configuration"))?;
-    let names: Vec<_> = image.references()?.iter().map(|name| name.familiar()).collect();
-    let digests: Vec<_> = image
-        .references()?
-        .iter()
-        .filter_map(|name| Some(format!("{}@{}", name.familiar().rsplit_once(':')?.0, image.digest())))
-        .collect();
+    let names = image.references()?;
+    let tags = names.iter().filter(|name| name.digest().is_none());
+    let names: Vec<_> = tags.map(|name| name.familiar()).collect();
+    let digests: Vec<_> = image.repo_digests()?.iter().map(|name| name.familiar()).collect();
     Ok(json!({
         "Id": image.id().to_string(),
         "RepoTags": names,

@@ -204,9 +204,9 @@ mod registries {
         }
         let reference = name.parse::<Reference>()?;
         let progress: Arc<Mutex<Progress>> = Arc::new(Mutex::new(out.into()));
-        let told = progress.clone();
+        let (told, pulling) = (progress.clone(), reference.clone());
         let pull = pull.observe(move |event: &PullEvent| {
-            told.lock().unwrap_or_else(PoisonError::into_inner).tell(&reference, event);
+            told.lock().unwrap_or_else(PoisonError::into_inner).tell(&pulling, event);
         });
         let image = pull.run(store);
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,12 +215,12 @@ mod registries {
         if policy != "always" && !progress.is_new() {
             return Ok(image);
         }
-        progress.say(&format!("Digest: {}", image.digest()));
+        progress.say(&format!("Digest: {}", crate::images::digest(&image, Some(&reference))?));
         let status = match progress.is_new() {
             true => "Downloaded newer image",
             false => "Image is up to date",
         };
-        progress.say(&format!("Status: {status} for {}", name.parse::<Reference>()?.familiar()));
+        progress.say(&format!("Status: {status} for {}", reference.familiar()));
         progress.failed().map_or(Ok(image), |error| Err(fail(format!("writing the progress: {error}"))))
     }
 

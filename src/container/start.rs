@@ -54,7 +54,8 @@ pub(super) fn image_name(image: &Image) -> String {
     if image.is_host() {
         return "@host".into();
     }
-    let name = image.references().ok().and_then(|names| names.first().map(ToString::to_string));
+    let names = image.references().unwrap_or_default();
+    let name = names.iter().find(|name| name.tag().is_some()).or(names.first()).map(ToString::to_string);
     name.unwrap_or_else(|| image.id().to_string())
 }
 

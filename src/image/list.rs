@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{CONTAINERD_NAME, Descriptor, Index, REF_NAME};
 use crate::reference::Reference;
 use crate::store::Store;
-use crate::store::index::{name_of, take_name};
+use crate::store::index::{name_of, origin_of, take_name};
 use std::collections::HashSet;
 
 /// What the removal of an image did.
@@ -53,7 +53,8 @@ impl BrokenImage {
 
 impl Store {
     /// Opens an image by name (`debian`, `debian:12`, `debian@sha256:…`), by id, or by the beginning of its id; by
-    /// id also what a step of a build has given, which [`images`](Self::images) doesn't list.
+    /// id also what a step of a build has given, which [`images`](Self::images) doesn't list. A digest is the manifest's, or, of
+    /// what was pulled from that repository, also the one of the index that it was chosen from.
     ///
     /// # Errors
     /// `NotFound` when there is none, `InvalidInput` when several ids begin so or the text can't be a name.
@@ -162,7 +163,8 @@ impl Store {
     }
 
     /// Removes an image as `docker rmi` does: a name that is not its last is only taken away; with the last name,
-    /// or by id, the image goes, and with it every layer that no other image has. What builds have made stays in their cache
+    /// or by id, the image goes, and with it every layer that no other image has. A repository's last tag goes with the digests
+    /// by which the image was pulled from there. What builds have made stays in their cache
     /// ([`prune_cache`](Self::prune_cache)), unless it is an id of such a step that is named.
     ///
     /// # Errors
@@ -204,13 +206,20 @@ impl Store {
             let Target { digest, manifest, id, wanted } = self.target(index, name)?;
             let names: Vec<_> =
                 index.manifests.iter().filter(|other| other.digest == digest).filter_map(name_of).collect();
-            if let Some(name) = wanted
-                && names.len() > 1
-            {
-                take_name(index, &name);
-                return Ok(Removed { untagged: vec![name], ..Default::default() });
-            } else if names.len() > 1 && !force {
-                let names: Vec<_> = names.iter().map(Reference::familiar).collect();
+            let others = match &wanted {
+                Some(wanted) => without(&names, wanted),
+                None => {
+                    names.iter().filter(|name| name.tag().is_some() || !is_tagged(&names, name)).collect()
+                }
+            };
+            if wanted.is_some() && !others.is_empty() {
+                let gone: Vec<_> = names.iter().filter(|name| !others.contains(name)).cloned().collect();
+                for name in &gone {
+                    take_name(index, name);
+                }
+                return Ok(Removed { untagged: gone, ..Default::default() });
+            } else if wanted.is_none() && others.len() > 1 && !force {
+                let names: Vec<_> = others.iter().map(|name| name.familiar()).collect();
                 return Err(Error::new(
                     ErrorKind::InUse,
                     format!("image {name:?} has the names {}", names.join(", ")),
@@ -243,8 +252,8 @@ impl Store {
             Err(error) => (error, text.parse::<Reference>().ok()),
         };
         let named = wanted.and_then(|name| {
-            let listed = index.manifests.iter().find(|listed| has(listed, &name))?;
-            Some((listed.digest, name.tag().is_some().then_some(name)))
+            let listed = entry(index, &name)?;
+            Some((listed.digest, called(listed, &name)))
         });
         let (digest, wanted) = match (named, is_id(text)) {
             (Some(named), _) => named,
@@ -271,11 +280,10 @@ impl Store {
             Err(_) if hex.is_some() => None,
             Err(error) => return Err(error),
         };
-        if let Some(name) = &name {
-            let by_name = index.manifests.iter().find(|listed| has(listed, name));
-            if let Some(listed) = by_name {
-                return Ok((Image::from_listed(self, listed)?, name.tag().map(|_| name.clone())));
-            }
+        if let Some(name) = &name
+            && let Some(listed) = entry(index, name)
+        {
+            return Ok((Image::from_listed(self, listed)?, called(listed, name)));
         }
         let Some(hex) = hex else { return Err(not_found(text)) };
         let mut found: Option<Image> = None;
@@ -349,15 +357,41 @@ fn is_of_program(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::ResourceExhausted | ErrorKind::OutOfMemory)
 }
 
-/// Whether an entry of the index is what this name means: the tag, or the digest in that repository.
-fn has(listed: &Descriptor, wanted: &Reference) -> bool {
-    let Some(name) = name_of(listed) else { return false };
-    match wanted.digest() {
-        Some(digest) => {
-            *digest == listed.digest && (name.domain(), name.path()) == (wanted.domain(), wanted.path())
-        }
-        None => name == *wanted,
-    }
+/// The entry of an index that a name means: the one of that tag; or, in that repository, what is called by the digest, has it, or
+/// was chosen from what has it.
+pub(crate) fn entry<'a>(index: &'a Index, wanted: &Reference) -> Option<&'a Descriptor> {
+    let named = || index.manifests.iter().filter_map(|listed| Some((name_of(listed)?, listed)));
+    let Some(digest) = wanted.digest() else {
+        return named().find(|(name, _)| name == wanted).map(|(_, listed)| listed);
+    };
+    let beside = || named().filter(|(name, _)| name.is_beside(wanted));
+    let found = beside().find(|(name, _)| name.digest() == Some(digest));
+    let found = found.or_else(|| beside().find(|(_, listed)| listed.digest == *digest));
+    let found = found.or_else(|| beside().find(|(_, listed)| origin_of(listed).as_ref() == Some(digest)));
+    found.map(|(_, listed)| listed)
+}
+
+/// The name of an entry where it is that by which it was found: a tag's entry is also found by a digest.
+fn called(listed: &Descriptor, wanted: &Reference) -> Option<Reference> {
+    name_of(listed).filter(|name| name.digest() == wanted.digest())
+}
+
+/// Whether a tag of the same repository is among the names.
+fn is_tagged(names: &[Reference], name: &Reference) -> bool {
+    names.iter().any(|other| other.tag().is_some() && other.is_beside(name))
+}
+
+/// What is left of an image's names without one of them. With a repository's last tag go its digests, as docker has it.
+fn without<'a>(names: &'a [Reference], gone: &Reference) -> Vec<&'a Reference> {
+    let tags: Vec<_> = names.iter().filter(|name| *name != gone && name.tag().is_some()).cloned().collect();
+    let goes = |name: &Reference| {
+        name == gone
+            || (gone.tag().is_some()
+                && name.tag().is_none()
+                && name.is_beside(gone)
+                && !is_tagged(&tags, name))
+    };
+    names.iter().filter(|name| !goes(name)).collect()
 }
 
 fn not_found(name: &str) -> Error {

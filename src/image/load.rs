@@ -104,7 +104,7 @@ pub(super) fn publish_synced(store: &Store, manifest: Manifest, name: Option<Ref
 pub(crate) fn publish_pulled(
     store: &Store,
     manifest: Manifest,
-    name: Option<Reference>,
+    name: Reference,
     origin: Digest,
     repository: String,
 ) -> Result<Image> {
@@ -115,7 +115,7 @@ pub(crate) fn publish_pulled(
             descriptor.annotations.insert(crate::manifest::ORIGIN.to_owned(), origin.to_string());
         }
     };
-    one(publish_with(store, &[Found { manifest, names: name.into_iter().collect() }], note)?)
+    one(publish_with(store, &[Found { manifest, names: vec![name] }], note)?)
 }
 
 fn one(images: Vec<Image>) -> Result<Image> {

@@ -7,10 +7,10 @@ use super::session::{Fetched, Session};
 use super::{Pull, PullEvent, PullPolicy, layers};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, NESTING, check_layers, check_shape, publish_pulled};
+use crate::image::{Image, NESTING, check_layers, check_shape, entry, publish_pulled};
 use crate::manifest::{Descriptor, Document, ImageConfig, Manifest, Platform};
 use crate::reference::Reference;
-use crate::store::index::{name_of, origin_of};
+use crate::store::index::origin_of;
 use crate::store::{Lease, Store};
 
 /// The file of which a byte is locked for each name that is being pulled.
@@ -22,7 +22,7 @@ pub(super) fn run(pull: &Pull, store: &Store) -> Result<Image> {
     if pull.policy != PullPolicy::Always
         && let Some(image) = here(pull, store, &name).map_err(during)?
     {
-        return Ok(image);
+        return called(pull, store, &name, image).map_err(during);
     }
     if pull.policy == PullPolicy::Never {
         return Err(Error::new(ErrorKind::NotFound, format!("no image {name:#} in the store"))
@@ -61,7 +61,7 @@ fn locked(pull: &Pull, store: &Store, name: &Reference) -> Result<Image> {
     if pull.policy == PullPolicy::Missing
         && let Some(image) = known
     {
-        return Ok(image);
+        return called(pull, store, name, image);
     }
     // An image whose blobs are not all there is got again.
     known = known.filter(Image::is_whole);
@@ -130,7 +130,7 @@ fn steps(
     if let Some(image) = known {
         // A digest leads to the same for ever.
         if name.digest().is_some() || session.head_manifest(&at)?.is_some_and(|found| image.is_from(&found)) {
-            return Ok(image.clone());
+            return called(pull, store, name, image.clone());
         }
     }
     let platform = pull.platform.clone().unwrap_or_else(Platform::host);
@@ -153,19 +153,30 @@ fn steps(
     layers::pull(store, session, &manifest, &config, pull.settings.parallel, &|event| pull.tell(event))?;
     store.put_blob(config.raw())?;
     store.put_blob(manifest.raw())?;
-    let tagged = name.digest().is_none().then(|| name.clone());
-    publish_pulled(store, manifest, tagged, origin, repository(session.name()))
+    let name = name.digest().map_or_else(|| name.clone(), |digest| name.by_digest(*digest));
+    publish_pulled(store, manifest, name, origin, repository(session.name()))
+}
+
+/// What the store had: where it was asked for by a digest, and is here from elsewhere, it is listed by that now.
+fn called(pull: &Pull, store: &Store, name: &Reference, image: Image) -> Result<Image> {
+    if let Some(digest) = name.digest()
+        && pull.policy != PullPolicy::Never
+        && entry(&store.index()?, name).is_none_or(|listed| listed.digest != image.listed().digest)
+    {
+        image.call(&name.by_digest(*digest))?;
+    }
+    Ok(image)
 }
 
 /// The image that the store has under a name, or by a digest that it came from, for the machine that is wanted.
 fn here(pull: &Pull, store: &Store, name: &Reference) -> Result<Option<Image>> {
     let index = store.index()?;
-    let is_meant = |listed: &&Descriptor| match name.digest() {
-        Some(digest) => listed.digest == *digest || origin_of(listed).as_ref() == Some(digest),
-        None => name_of(listed).as_ref() == Some(name),
+    let is_of = |digest: &Digest, listed: &Descriptor| {
+        listed.digest == *digest || origin_of(listed).as_ref() == Some(digest)
     };
-    // One index may have led to several, each for another machine.
-    for listed in index.manifests.iter().filter(is_meant) {
+    // A digest means the same in any repository; and one of an index may have led to several, each for another machine.
+    let others = index.manifests.iter().filter(|listed| name.digest().is_some_and(|it| is_of(it, listed)));
+    for listed in entry(&index, name).into_iter().chain(others) {
         match Image::from_listed(store, listed) {
             Ok(image) if is_wanted(pull, name, listed, &image) => return Ok(Some(image)),
             Ok(_) => {}

@@ -239,6 +239,45 @@ fn pull_gets_the_machine_that_was_asked_for() {
 }
 
 #[test]
+fn a_digest_is_a_name() {
+    let (server, index, _) = platforms::registry();
+    let (w, name) = (World::new(), server.name(NAME));
+    let (repository, by_digest) = (server.name(REPOSITORY), server.name(&format!("{REPOSITORY}@{index}")));
+    let status = |status: &str, name: &str| format!("Status: {status} for {name}\n{name}\n");
+    let out = w.ok(&["pull", &by_digest]);
+    let end = format!("Digest: {index}\n{}", status("Downloaded newer image", &by_digest));
+    assert!(out.ends_with(&end), "{out}");
+    server.take_log();
+    let again = w.ok(&["pull", &by_digest]);
+    assert_eq!(again, format!("Digest: {index}\n{}", status("Image is up to date", &by_digest)));
+    let format = "{{.Repository}} {{.Tag}} {{.Digest}}";
+    let listed = || w.ok(&["images", "--digests", "--format", format]);
+    assert_eq!(listed(), format!("{repository} <none> {index}\n"));
+    let dangling = ["images", "-q", "--filter", "dangling=true"];
+    assert_eq!(w.ok(&dangling).lines().count(), 1);
+    let inspect = |name: &str| {
+        let text = w.ok(&["image", "inspect", name]);
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()[0].take()
+    };
+    let seen = inspect(&by_digest);
+    assert_eq!((&seen["RepoTags"], &seen["RepoDigests"]), (&json!([]), &json!([by_digest])));
+    let id = w.ok(&["create", "--pull", "never", &by_digest, "x"]);
+    w.ok(&["rm", id.trim_end()]);
+    assert_eq!(server.take_log().len(), 0);
+
+    w.ok(&["tag", &by_digest, "mine:1"]);
+    assert_eq!(w.ok(&["rmi", &by_digest]), format!("Untagged: {by_digest}\n"));
+    assert!(w.ok(&["rmi", "mine:1"]).contains("Deleted: "));
+    // A tag's image has the digest of what the tag leads to.
+    let out = w.ok(&["pull", &name]);
+    assert!(out.contains(&format!("\nDigest: {index}\n")), "{out}");
+    assert_eq!(listed(), format!("{repository} 1 {index}\n"));
+    let seen = inspect(&by_digest);
+    assert_eq!((&seen["RepoTags"], &seen["RepoDigests"]), (&json!([name]), &json!([by_digest])));
+    assert!(w.ok(&dangling).is_empty());
+}
+
+#[test]
 fn run_and_create_pull_what_is_missing_or_as_they_are_told() {
     let server = Server::honest(content(&["one"]));
     let (w, name) = (World::new(), server.name(NAME));

@@ -64,6 +64,19 @@ fn what_skopeo_pushed_is_pulled_with_its_digests() {
     assert!(error.to_string().contains("MANIFEST_UNKNOWN"), "{error}");
 }
 
+#[test]
+#[ignore = "needs skopeo and umoci: run with --include-ignored"]
+fn what_was_pulled_by_a_digest_has_it_for_a_name_elsewhere() {
+    let (server, index, _) = super::platforms::registry();
+    let (store, name) = (Store::temp().unwrap(), server.name(&format!("{REPOSITORY}@{index}")));
+    let pulled = Image::pull(&store, &name).unwrap();
+    let stored = peer("skopeo", ["inspect", &format!("oci:{}:{name}", store.path().display())]);
+    let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
+    assert_eq!(stored["Digest"], pulled.digest().to_string());
+    let listed = peer("umoci", ["ls", "--layout", store.path().to_str().unwrap()]);
+    assert_eq!(listed.trim_end(), name);
+}
+
 /// Lets in who says `me` and `secret-word`.
 pub fn with_password(dir: &Path) -> String {
     let users = dir.join("htpasswd");

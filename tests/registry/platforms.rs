@@ -4,23 +4,23 @@ use super::*;
 use coracle::Platform;
 
 /// This machine's processor, and another.
-fn machines() -> (String, &'static str) {
+pub fn machines() -> (String, &'static str) {
     let own = Platform::host().architecture;
     let other = if own == "arm64" { "amd64" } else { "arm64" };
     (own, other)
 }
 
-fn linux(architecture: &str) -> Platform {
+pub fn linux(architecture: &str) -> Platform {
     format!("linux/{architecture}").parse().unwrap()
 }
 
-fn of(architecture: &str) -> Fixture {
+pub fn of(architecture: &str) -> Fixture {
     Fixture::of_machine(vec![tar([("machine", Node::File(architecture.as_bytes()))])], architecture)
 }
 
 /// A registry with an index for both under the tag `1`, and the other machine's image alone under `single`. With the digests of the
 /// index, and of the other one's manifest.
-fn registry() -> (Server, Digest, Digest) {
+pub fn registry() -> (Server, Digest, Digest) {
     let (own, other) = machines();
     let mut content = Content::default();
     let mut listed = Vec::new();
