@@ -66,6 +66,31 @@ fn what_waits_is_counted_in_each_repository() {
     mount("me/six").fails(429, "TOOMANYREQUESTS");
 }
 
+/// Who pushes by digests alone, as for an index that never comes, takes nobody's room.
+#[test]
+fn what_is_in_the_index_waits_only_where_there_is_room() {
+    let world = World::with(Registry::builder().uploads_max(6));
+    let image = |n: usize| Fixture::new(&["shared", &n.to_string()]);
+    for n in 0..8 {
+        let manifest = world.blobs("me/app", &image(n));
+        let digest = digest_of(&manifest).to_string();
+        world.put("me/app", &digest, MANIFEST, &manifest).expect(201);
+    }
+    world.push("me/other", "1", &image(9));
+    // None of them is lost for that.
+    let manifests: Vec<_> = (0..8).map(|n| manifest_of(&image(n))).collect();
+    let index = index_of(&manifests.iter().collect::<Vec<_>>());
+    world.put("me/app", "1", INDEX, &index).expect(201);
+    assert!(world.store.verify().unwrap().is_sound());
+    // What no manifest has takes all there is.
+    let full = (0..7).map(|n| {
+        let content = format!("blob {n}");
+        let path = format!("/v2/me/app/blobs/uploads/?digest={}", Digest::of(content.as_bytes()));
+        ask(world.addr(), "POST", &path, &[], content.as_bytes()).status
+    });
+    assert_eq!(full.collect::<Vec<_>>(), [201, 201, 201, 201, 201, 201, 429]);
+}
+
 /// A page of them is held, and not all.
 #[test]
 fn referrers_are_listed_in_little_memory() {

@@ -107,8 +107,9 @@ pub(super) fn put(
     drop(writing);
     let key = repository.key();
     if tags.is_empty() {
-        // It is a part of something, as a rule: it is there for that, whatever is pruned meanwhile.
+        // It is a part of something, as a rule: it is there for that, whatever is pruned meanwhile, with all that it needs.
         shared.pending.keep(&key, &links.digest, links.size)?;
+        shared.pending.listed(&key, needed.iter().chain([&links.digest]));
     } else {
         // It is complete.
         shared.pending.came(&key, &needed);

@@ -49,7 +49,7 @@ struct Promise {
     since: Instant,
     /// How many were, of whose manifests none has come: two may push what has this blob.
     times: usize,
-    /// Some manifest has it, so it is in the store, unless somebody removed it since.
+    /// Some manifest of the repository has it, or it is one, so it is in the store, unless somebody removed it since.
     is_kept: bool,
 }
 
@@ -136,6 +136,9 @@ impl Pending {
         self.expire(state);
         if state.len() >= self.max {
             self.retain(state, |promise| !promise.is_kept);
+        }
+        if state.len() >= self.max {
+            self.retain(state, |promise| promise.since.elapsed() <= LEFT_ALONE);
         }
         while state.len() >= self.max {
             let oldest = state.uploads.values().min_by_key(|upload| upload.since());
@@ -239,6 +242,18 @@ impl Pending {
             promise.is_kept = true;
             if promise.times == 0 {
                 self.remove(&mut state, repository, digest);
+            }
+        }
+    }
+
+    /// A manifest of a repository that has no tag yet has these now. They wait on for the one that is tagged, as long as there
+    /// is room.
+    pub(super) fn listed<'a>(&self, repository: &str, blobs: impl IntoIterator<Item = &'a Digest>) {
+        let mut state = self.state();
+        for digest in blobs {
+            let waiting = state.blobs.get_mut(digest);
+            if let Some(promise) = waiting.and_then(|waiting| waiting.repositories.get_mut(repository)) {
+                promise.is_kept = true;
             }
         }
     }
@@ -356,5 +371,31 @@ impl Session<'_> {
         self.progress.is_over = true;
         self.pending.state().uploads.remove(&self.upload.id);
         self.pending.inbox.remove(&self.upload.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_alone_makes_room() {
+        let store = Store::temp().unwrap();
+        let pending = Pending::new(&store, 2, 1 << 20, Duration::from_secs(3600)).unwrap();
+        let keep = |text: &str| {
+            store.put_blob(text.as_bytes()).unwrap();
+            pending.keep("me/app", &Digest::of(text.as_bytes()), text.len() as u64).unwrap()
+        };
+        let waits = |text: &str| pending.state().blobs.contains_key(&Digest::of(text.as_bytes()));
+        assert!(keep("old") && keep("new") && !keep("more"));
+        let age = LEFT_ALONE + Duration::from_secs(1);
+        for promise in pending.state().blobs.get_mut(&Digest::of(b"old")).unwrap().repositories.values_mut() {
+            promise.since = promise.since.checked_sub(age).unwrap();
+        }
+        assert!(keep("more") && !keep("even more"));
+        assert_eq!(["old", "new", "more"].map(waits), [false, true, true]);
+        // In the index, it need not wait.
+        pending.listed("me/app", [&Digest::of(b"new")]);
+        assert!(keep("even more") && !waits("new") && waits("more"));
     }
 }
