@@ -70,7 +70,7 @@ pub(crate) use given::Given;
 pub(crate) use given::{HeldDir, MemoryFile, Tree};
 use ids::Range;
 use output::Streams;
-use record::{Dir, Exited, Names, Record};
+use record::{Dir, Exited, Names, Record, RunningRecord};
 use running::Running;
 use stages::Prepared;
 use std::fmt;
@@ -90,6 +90,10 @@ const KILL_TIME: Duration = Duration::from_secs(10);
 /// [`keep`](Self::keep) leaves it in the store, as it was created or as it ended, for any program to open. However
 /// this program ends, no process, mount or network of the container stays; its directory, where it was not kept, is
 /// swept by the next [`Store::open`].
+///
+/// One that a program in another PID namespace runs, or in control groups that this one does not see, as inside another
+/// container with the same store, is seen to run and out of reach: it can't be waited for, stopped, entered or removed from
+/// here (`Unsupported`) until it has ended.
 ///
 /// In a forked copy of the program the methods fail with kind `Gone`, and Drop does nothing.
 pub struct Container(Arc<Inner>);
@@ -124,6 +128,8 @@ pub(crate) struct Held {
 enum Phase {
     Created,
     Running(Arc<Running>),
+    /// Out of reach, as in another PID namespace: all that is known is what its program has written down.
+    Elsewhere(Box<RunningRecord>),
     Exited(Exited),
 }
 
@@ -268,17 +274,18 @@ impl Container {
 
     /// When its command was last started; `None` before the first time.
     pub fn started(&self) -> Option<SystemTime> {
-        match &*lock(&self.0.phase) {
+        match &*self.0.phase() {
             Phase::Created => None,
             Phase::Running(running) => Some(running.started),
+            Phase::Elsewhere(running) => Some(running.started),
             Phase::Exited(exited) => Some(exited.started),
         }
     }
 
     /// When its command ended, if it did.
     pub fn finished(&self) -> Option<SystemTime> {
-        match &*lock(&self.0.phase) {
-            Phase::Created => None,
+        match &*self.0.phase() {
+            Phase::Created | Phase::Elsewhere(_) => None,
             Phase::Running(running) => running.exited().map(|exited| exited.finished),
             Phase::Exited(exited) => Some(exited.finished),
         }
@@ -300,11 +307,11 @@ impl Container {
     ///
     /// # Errors
     /// `State` when it runs, also when another program has just started it, and for one that another handle made and has
-    /// not kept; see [`ContainerBuilder::start`].
+    /// not kept; `Unsupported` when it runs out of reach; see [`ContainerBuilder::start`].
     pub fn start(&self) -> Result<()> {
         self.0.witness.check()?;
         self.0.refuse_others()?;
-        let mut phase = lock(&self.0.phase);
+        let mut phase = self.0.phase();
         let (mut told, mut own_end) = (false, None);
         if let Phase::Running(running) = &*phase {
             match running.try_wait() {
@@ -376,12 +383,13 @@ impl Container {
 
     fn running(&self) -> Result<Arc<Running>> {
         self.0.witness.check()?;
-        match &*lock(&self.0.phase) {
+        match &*self.0.phase() {
             Phase::Running(running) => Ok(running.clone()),
             Phase::Created => {
                 let error = Error::new(ErrorKind::State, "the container has not been started");
                 Err(error.with_path(&self.0.id).with_remedy("Container::start starts it"))
             }
+            Phase::Elsewhere(_) => Err(record::elsewhere(&self.0.id)),
             Phase::Exited(_) => Err(running::not_running(&self.0.id)),
         }
     }
@@ -393,7 +401,7 @@ impl Container {
     /// warden was killed, and with it the container; `Panicked` when it has ended and
     /// [`on_output`](ContainerBuilder::on_output) panicked before; `Io` likewise where its output could not be read.
     pub fn wait(&self) -> Result<ExitStatus> {
-        if let Phase::Exited(exited) = &*lock(&self.0.phase) {
+        if let Phase::Exited(exited) = &*self.0.phase() {
             return Ok(exited.status);
         }
         match self.running()?.wait(None)? {
@@ -407,7 +415,7 @@ impl Container {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&self, time: Duration) -> Result<Option<ExitStatus>> {
-        if let Phase::Exited(exited) = &*lock(&self.0.phase) {
+        if let Phase::Exited(exited) = &*self.0.phase() {
             return Ok(Some(exited.status));
         }
         self.running()?.wait(Some(after(time)))
@@ -476,7 +484,7 @@ impl Container {
 
     /// What it is doing.
     pub fn state(&self) -> State {
-        match &*lock(&self.0.phase) {
+        match &*self.0.phase() {
             Phase::Created => State::Created,
             Phase::Exited(_) => State::Exited,
             Phase::Running(running) => match running.try_wait() {
@@ -487,6 +495,7 @@ impl Container {
                 Ok(None) => State::Running,
                 _ => State::Exited,
             },
+            Phase::Elsewhere(_) => State::Running,
         }
     }
 
@@ -496,8 +505,9 @@ impl Container {
     /// the container is a kept one; else it is empty. An outcome that only a later version of this library knows counts as
     /// not enforced.
     pub fn report(&self) -> Report {
-        match &*lock(&self.0.phase) {
+        match &*self.0.phase() {
             Phase::Running(running) => running.report.clone(),
+            Phase::Elsewhere(running) => Report::from_json(&running.report),
             _ => Report::default(),
         }
     }
@@ -583,10 +593,13 @@ impl Container {
     /// Kills it if it runs and removes what it has in the store.
     ///
     /// # Errors
-    /// `State` for one that does not run and that another handle made and has not kept.
+    /// `State` for one that does not run and that another handle made and has not kept; `Unsupported` for one that runs
+    /// out of reach.
     pub fn remove(self) -> Result<()> {
         self.0.witness.check()?;
-        if !matches!(&*lock(&self.0.phase), Phase::Running(_)) {
+        let runs_here = matches!(&*self.0.phase(), Phase::Running(_));
+        if !runs_here {
+            self.0.refuse_elsewhere()?;
             self.0.refuse_others()?;
         }
         self.0.remove(true)
@@ -623,7 +636,8 @@ pub struct Process {
 
 impl AsFd for Container {
     /// Becomes readable when the command has ended: for `poll`, or tokio's `AsyncFd`. Once this program has started a
-    /// container that another one ran when it was opened, it is another descriptor.
+    /// container that another one ran when it was opened, it is another descriptor. Of one that ran out of reach then,
+    /// it tells only of what this program starts.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.end()
     }

@@ -15,6 +15,7 @@ pub(crate) mod open;
 pub(crate) mod output;
 pub(crate) mod owners;
 pub(crate) mod peer;
+pub(crate) mod pids;
 pub(crate) mod plan;
 pub(crate) mod quota;
 pub(crate) mod script;

@@ -8,6 +8,8 @@ mod canaries;
 mod created;
 #[path = "isolation/death.rs"]
 mod death;
+#[path = "isolation/elsewhere.rs"]
+mod elsewhere;
 #[path = "isolation/hidden.rs"]
 mod hidden;
 #[path = "isolation/host_program.rs"]

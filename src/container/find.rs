@@ -110,6 +110,7 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
     let Some(record) = dir.record()? else { return Ok(None) };
     let image = start::reopen_image(store, &record)?;
     let phase = match dir.running()? {
+        Some(running) if running.is_elsewhere(store)? => Phase::Elsewhere(Box::new(running)),
         Some(running) => match start::join(&dir, &running)? {
             Some(running) => {
                 pausing::settle(&running);
@@ -123,7 +124,7 @@ fn open(store: &Store, id: &str) -> Result<Option<Container>> {
     let held = Held { dir: Arc::new(dir), record, range: None, kept: true, prepared: None };
     let end = match &phase {
         Phase::Running(running) => running.process.pidfd.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?,
-        Phase::Created | Phase::Exited(_) => end_event()?,
+        Phase::Created | Phase::Exited(_) | Phase::Elsewhere(_) => end_event()?,
     };
     Container::new(held, image, Streams::default(), phase, end, Arc::default()).map(Some)
 }

@@ -2,23 +2,64 @@
 #![forbid(unsafe_code)]
 
 use super::ids::Range;
-use super::record::{Names, Record};
+use super::record::{Dir, Exited, Names, Record, elsewhere};
 use super::running::Running;
-use super::{Held, Inner, KILL_TIME, Phase, lock, names, removed, volumes};
+use super::{Held, Inner, KILL_TIME, Phase, lock, names, removed, start, volumes};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::random_hex;
 use crate::sys::time::after;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+use std::time::SystemTime;
 
 impl Inner {
     pub(super) fn record<T>(&self, read: impl FnOnce(&Record) -> T) -> Result<T> {
         lock(&self.held).as_ref().map(|held| read(&held.record)).ok_or_else(removed)
     }
 
+    /// What it is doing. That one out of reach has ended nothing tells but the store, which is asked each time.
+    pub(super) fn phase(&self) -> MutexGuard<'_, Phase> {
+        let mut phase = lock(&self.phase);
+        let Phase::Elsewhere(run) = &*phase else { return phase };
+        match self.ended_elsewhere(run.started) {
+            Ok(Some(exited)) => *phase = Phase::Exited(exited),
+            Ok(None) => {}
+            // It is asked again.
+            Err(error) => tracing::warn!(%error, id = self.id, "whether a container has ended can't be told"),
+        }
+        phase
+    }
+
+    fn ended_elsewhere(&self, started: SystemTime) -> Result<Option<Exited>> {
+        let Some(dir) = self.dir() else { return Ok(None) };
+        match dir.running()?.filter(|now| now.started == started) {
+            Some(run) if run.is_elsewhere(&self.store)? => Ok(None),
+            _ => start::exited_of_other(&dir, started).map(Some),
+        }
+    }
+
+    fn dir(&self) -> Option<Arc<Dir>> {
+        lock(&self.held).as_ref().map(|held| held.dir.clone())
+    }
+
+    /// An error for one that runs out of reach: it can be asked for nothing, and nothing of it is to be taken away.
+    pub(super) fn refuse_elsewhere(&self) -> Result<()> {
+        let Some(dir) = self.dir() else { return Ok(()) };
+        match dir.running() {
+            Ok(Some(run)) if run.is_elsewhere(&self.store)? => Err(elsewhere(&self.id)),
+            // What can't be read keeps nobody from removing it.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Whether it runs as another program's: that one decides when it ends.
     pub(super) fn is_foreign(&self) -> bool {
-        matches!(&*lock(&self.phase), Phase::Running(running) if running.warden.is_none())
+        match &*lock(&self.phase) {
+            Phase::Running(running) => running.warden.is_none(),
+            Phase::Elsewhere(_) => true,
+            Phase::Created | Phase::Exited(_) => false,
+        }
     }
 
     pub(super) fn end(&self) -> BorrowedFd<'_> {

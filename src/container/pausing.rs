@@ -9,6 +9,7 @@ use super::record::{living, this_program};
 use super::running::Running;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Lease;
+use crate::sys::pids;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,13 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// How often it is asked for again, as nothing tells of its end.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// The program that has paused it: its process, and when that began.
+/// The program that has paused it: its process, when that began, and the PID namespace that it is in.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Mark(i32, u64);
+pub(super) struct Mark(i32, u64, #[serde(default)] u64);
 
 impl Mark {
+    /// Of another PID namespace there is no program that can pause what runs in this one: it was there for an earlier run.
     fn is_living(&self) -> Result<bool> {
-        Ok(living(self.0, self.1)?.is_some())
+        Ok(!pids::is_other(self.2) && living(self.0, self.1)?.is_some())
     }
 }
 
@@ -48,7 +50,7 @@ impl Pausing {
                     return Ok(None);
                 }
                 let (pid, began) = this_program();
-                running.dir.set_pausing(Some(&Mark(pid, began)))?;
+                running.dir.set_pausing(Some(&Mark(pid, began, pids::own().unwrap_or(0))))?;
                 return match running.freeze(true) {
                     Ok(()) => Ok(Some(Self(running.clone()))),
                     Err(error) => {

@@ -19,7 +19,7 @@ use super::status::ExitStatus;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::pins::{RECORD, RECORD_MAX};
 use crate::store::{Lease, Pins, Store};
-use crate::sys::message;
+use crate::sys::{message, pids};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -38,6 +38,9 @@ pub(crate) const UPPER: &str = "upper";
 pub(crate) const WORK: &str = "work";
 
 const RUNNING: &str = "running.json";
+
+/// How long the last process of a group that has just been removed may take to be told as ended.
+const SWEPT_TIME: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -74,6 +77,9 @@ pub(crate) struct Exited {
 pub(crate) struct RunningRecord {
     /// In the PID namespace of the program that started it.
     pub pid: i32,
+    /// The number of that namespace; 0 where it could not be told.
+    #[serde(default)]
+    pub namespace: u64,
     /// Field 22 of /proc/PID/stat: a pid that was given again has another.
     pub start_time: u64,
     /// The program that started it, likewise: its pid and when it started.
@@ -92,6 +98,56 @@ pub(crate) struct RunningRecord {
     /// program's, and their start does not pay for it.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub report: serde_json::Value,
+}
+
+impl RunningRecord {
+    /// Its first process; `None` where that has ended.
+    ///
+    /// # Errors
+    /// `Unsupported` while it runs [elsewhere](Self::is_elsewhere).
+    pub fn process(&self, store: &Store, id: &str) -> Result<Option<OwnedFd>> {
+        if self.is_elsewhere(store)? {
+            return Err(elsewhere(id));
+        }
+        if pids::is_other(self.namespace) { Ok(None) } else { living(self.pid, self.start_time) }
+    }
+
+    /// Whether it runs out of this program's reach.
+    pub fn is_elsewhere(&self, store: &Store) -> Result<bool> {
+        if pids::is_other(self.namespace) {
+            // There its number is nobody's or somebody else's. Its warden's socket takes none, and listens as long as the warden
+            // lives.
+            return self.has_warden(store);
+        }
+        if self.cgroups.iter().all(|group| group.exists()) {
+            return Ok(false);
+        }
+        // They were swept, and the kernel is about to say that its process has ended; or this program has other mounts, or a
+        // cgroup namespace of its own. What joins it from there would not be held to its limits.
+        let Some(process) = living(self.pid, self.start_time)? else { return Ok(false) };
+        message::readable(&process, Some(Instant::now() + SWEPT_TIME)).map(|has_ended| !has_ended)
+    }
+
+    fn has_warden(&self, store: &Store) -> Result<bool> {
+        let path = || store.path().join("locks").join(&self.door);
+        match rustix::fs::statat(store.locks_dir(), &*self.door, AtFlags::SYMLINK_NOFOLLOW) {
+            // Swept.
+            Err(Errno::NOENT) => return Ok(false),
+            other => other.call_at("fstatat", path())?,
+        };
+        let is_deaf = message::is_deaf(store.locks_dir(), &self.door);
+        is_deaf.map(|is_deaf| !is_deaf).map_err(|error| error.with_path(path()))
+    }
+}
+
+/// What can't be done with a container from here.
+pub(crate) fn elsewhere(id: &str) -> Error {
+    let what = "the container runs out of this program's reach: in another PID namespace, or in control groups that are not \
+                to be seen here";
+    Error::new(ErrorKind::Unsupported, what).with_path(id).with_remedy(
+        "ask the program that started it, or have both programs in one PID namespace (docker run --pid=container:NAME) and \
+         see the same control groups",
+    )
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
@@ -279,6 +335,9 @@ impl Dir {
         use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
         let runs = || Ok::<_, Error>(self.running()?.filter(|run| run.started == started));
         let Some(run) = runs()? else { return Ok(true) };
+        if pids::is_other(run.namespace) {
+            return run.is_elsewhere(&self.store).map(|runs| !runs);
+        }
         let Some(owner) = living(run.owner.0, run.owner.1)? else { return Ok(true) };
         let changes = || -> std::result::Result<OwnedFd, Errno> {
             let changes = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;

@@ -9,6 +9,7 @@ use crate::cgroup::{Cgroup, OomEvents, Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, words};
 use crate::signal::Signal;
+use crate::sys::pids;
 use crate::sys::time::after;
 use crate::sys::warden::{self, Exit, Warden};
 use std::fs;
@@ -506,6 +507,7 @@ impl Running {
         let cgroups = lock(&self.cgroup).as_ref().map(|cgroup| cgroup.paths().map(Into::into).collect());
         self.dir.set_running(Some(&RunningRecord {
             pid,
+            namespace: pids::own().unwrap_or(0),
             start_time: super::record::start_time(pid).unwrap_or(0),
             owner: super::record::this_program(),
             started: self.started,

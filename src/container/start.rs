@@ -10,7 +10,7 @@ use super::hierarchies::Hierarchies;
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::protection::{self, Ids, Made, Protection, Wall};
-use super::record::{Dir, Exited, Record, RunningRecord, living};
+use super::record::{Dir, Exited, Record, RunningRecord};
 use super::rootfs::{self, Root, Shift};
 use super::running::Running;
 use super::script::Script;
@@ -87,8 +87,11 @@ pub(super) fn exited_of_other(dir: &Dir, started: SystemTime) -> Result<Exited> 
 }
 
 /// Another program's running container; `None` when its first process is gone.
+///
+/// # Errors
+/// `Unsupported` of one that is out of reach.
 pub(super) fn join(dir: &Dir, running: &RunningRecord) -> Result<Option<Arc<Running>>> {
-    let Some(pidfd) = living(running.pid, running.start_time)? else { return Ok(None) };
+    let Some(pidfd) = running.process(&dir.store, &dir.id)? else { return Ok(None) };
     let cgroup = match running.cgroups.is_empty() {
         true => None,
         false => match Cgroup::open(&running.cgroups) {

@@ -6,7 +6,7 @@ use super::given::Given;
 use super::host_root::ETC_FILES;
 use super::ids;
 use super::pausing::{self, Pausing};
-use super::record::{Record, UPPER, living};
+use super::record::{Record, UPPER};
 use super::running::Running;
 use super::{Container, Inner, Phase, lock, removed};
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -133,7 +133,7 @@ impl Inner {
         // The phase is not to be asked any more: whoever starts it has it locked, and waits for this turn.
         let running = lock(&self.held).as_ref().ok_or_else(removed)?.dir.running()?;
         if let Some(running) = running
-            && living(running.pid, running.start_time)?.is_some()
+            && running.process(&self.store, &self.id)?.is_some()
         {
             return Err(Error::new(ErrorKind::State, "the container has just been started")
                 .with_path(&self.id)

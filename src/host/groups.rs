@@ -5,6 +5,7 @@ use super::{Ability, CgroupVersion};
 use crate::cgroup::{Cgroup, CgroupParent, DeviceRule, IoMax, Limits, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::feature::{Feature, Missing, words};
+use crate::sys::pids;
 use crate::sys::warden::Warden;
 use std::hash::BuildHasher;
 use std::os::fd::BorrowedFd;
@@ -45,7 +46,7 @@ pub(super) fn probe(warden: Option<&Warden>) -> (CgroupVersion, Option<Groups>) 
         tracing::warn!(%error, "control groups of a program that was killed stay");
     }
     let random = std::hash::RandomState::new().hash_one(std::process::id());
-    let mark = format!("{PREFIX}{}-{}-{random:016x}", own_pids().unwrap_or(0), std::process::id());
+    let mark = format!("{PREFIX}{}-{}-{random:016x}", pids::own().unwrap_or(0), std::process::id());
     let make = |suffix: &str, limits: &Limits| {
         let name = format!("{mark}{suffix}");
         match warden {
@@ -77,19 +78,13 @@ pub(super) fn probe(warden: Option<&Warden>) -> (CgroupVersion, Option<Groups>) 
 /// Then the PID namespace, the number there, and chance.
 const PREFIX: &str = "probe-";
 
-/// The PID namespace, in which numbers of processes are unique.
-fn own_pids() -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self/ns/pid").ok().map(|meta| meta.ino())
-}
-
 /// Whether a group is that of a probe whose program has ended.
 fn is_left(name: &str) -> bool {
     let mut parts = name.strip_prefix(PREFIX).unwrap_or_default().split('-').map(str::parse);
-    let (Some(Ok(pids)), Some(Ok(pid))) = (parts.next(), parts.next()) else { return false };
+    let (Some(Ok(namespace)), Some(Ok(pid))) = (parts.next(), parts.next()) else { return false };
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
     // Of a program in another namespace nothing can be told.
-    own_pids() == Some(pids)
+    pids::own() == Some(namespace)
         && pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 

@@ -73,7 +73,7 @@ impl Inside {
         inner.witness.check()?;
         let running = match &*lock(&inner.phase) {
             Phase::Running(running) => Some(running.clone()),
-            Phase::Created | Phase::Exited(_) => None,
+            Phase::Created | Phase::Exited(_) | Phase::Elsewhere(_) => None,
         };
         if let Some(running) = running
             && matches!(running.try_wait(), Ok(None))

@@ -4,7 +4,7 @@
 use super::Reach;
 use crate::container::output::{Found, Stream};
 use crate::container::running::Running;
-use crate::container::{Container, Phase, lock};
+use crate::container::{Container, Phase};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::time::after;
 use std::cell::Cell;
@@ -106,7 +106,7 @@ impl Container {
     /// last output, at most 2 KiB of it. `Gone` when this program's warden was killed, and all containers with it.
     pub fn wait_until(&self, ready: Ready, timeout: Duration) -> Result<()> {
         let deadline = after(timeout);
-        if matches!((&ready.0, &*lock(&self.0.phase)), (Kind::Exit, Phase::Exited(_))) {
+        if matches!((&ready.0, &*self.0.phase()), (Kind::Exit, Phase::Exited(_))) {
             return Ok(());
         }
         let running = self.running()?;
