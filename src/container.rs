@@ -56,7 +56,7 @@ pub use reach::Ready;
 pub use spec::Mount;
 pub use status::{ExitStatus, Output, State};
 
-use crate::cgroup::{OomEvents, Report, Stats};
+use crate::cgroup::{CgroupParent, OomEvents, Report, Stats};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::store::{Pins, Store, random_hex};
@@ -174,6 +174,7 @@ impl Container {
             base: range.as_ref().map_or(0, |range| range.base),
             project: None,
             exited: None,
+            rooms: store.cgroups().map(CgroupParent::rooms_in_words).unwrap_or_default(),
         };
         let owner = range.as_ref().map(|range| (range.base, range.base));
         // Nobody removes the volumes before the record says that they are needed.

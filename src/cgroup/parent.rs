@@ -8,11 +8,13 @@ use crate::error::{Call, Error, ErrorKind, Result};
 use crate::feature::{Feature, words};
 use crate::sys::fork::Witness;
 use crate::sys::mountinfo;
+use linux_raw_sys::general;
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// So often a directory is made that other processes remove as they find it empty.
@@ -128,11 +130,36 @@ impl CgroupParent {
         }
     }
 
+    /// The same of one name at these paths, wherever this process is. What is no group of this crate's with that name stays.
+    pub(crate) fn sweep_at(&self, name: &str, paths: &[PathBuf]) -> Result<()> {
+        let mut failed = None;
+        for path in paths {
+            let cleared = room_of(path, name).and_then(|room| {
+                let Some(room) = room else { return Ok(()) };
+                process::clear(path)?;
+                if !self.lock_made().contains(room) {
+                    // Not empty means in use.
+                    let _ = fs::remove_dir(room);
+                }
+                Ok(())
+            });
+            if let Err(error) = cleared {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(error.during("sweeping control groups")))
+    }
+
     /// Every directory in which groups of this crate may lie, seen from here.
     fn rooms(&self) -> Vec<PathBuf> {
         let layout = &self.0.layout;
         let v1 = layout.v1.iter().map(|hierarchy| hierarchy.own.join(ROOM));
         v1.chain(layout.unified.iter().flat_map(above).map(|dir| dir.join(ROOM))).collect()
+    }
+
+    /// The same where they are to be written down: those that are no text can't be.
+    pub(crate) fn rooms_in_words(&self) -> Vec<PathBuf> {
+        self.rooms().into_iter().filter(|room| room.to_str().is_some()).collect()
     }
 
     fn lock_made(&self) -> std::sync::MutexGuard<'_, BTreeSet<PathBuf>> {
@@ -382,6 +409,21 @@ fn refused(error: io::Error, dir: &Path) -> Error {
         }
         _ => error,
     }
+}
+
+/// The directory `coracle` in which the group of this name lies, if the path is one's.
+fn room_of<'a>(path: &'a Path, name: &str) -> Result<Option<&'a Path>> {
+    let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    let room = path.parent().filter(|room| room.file_name().is_some_and(|last| last == ROOM));
+    let has_name = valid_name(name) && path.file_name().is_some_and(|last| last == name);
+    if !has_name || !path.is_absolute() || !path.components().all(is_plain) {
+        return Ok(None);
+    }
+    let kind = match rustix::fs::statfs(path) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        other => other.call_at("statfs", path)?.f_type as u32,
+    };
+    Ok(room.filter(|_| [general::CGROUP_SUPER_MAGIC, general::CGROUP2_SUPER_MAGIC].contains(&kind)))
 }
 
 /// Whatever the program's umask: others get no right to make groups in it.

@@ -2,11 +2,11 @@
 #![forbid(unsafe_code)]
 
 use super::ids::Range;
-use super::record::{Dir, Exited, Names, Record, elsewhere};
+use super::record::{Dir, Exited, Names, Record, RunningRecord, elsewhere};
 use super::running::Running;
 use super::{Held, Inner, KILL_TIME, Phase, lock, names, removed, start, volumes};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::random_hex;
+use crate::store::{Store, random_hex};
 use crate::sys::time::after;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
@@ -135,14 +135,16 @@ impl Inner {
             return ended;
         }
         let store = &self.store;
-        let Held { dir, record, range, prepared, kept: _ } = held;
+        let Held { dir, record, range, prepared, kept } = held;
         drop(prepared);
-        // Its program was killed and left its groups.
         let left = match dir.running() {
-            Ok(Some(_)) => {
-                store.cgroups().and_then(|groups| groups.sweep(|group| group != record.id)).map(drop)
-            }
-            other => other.map(drop),
+            Ok(None) if !(kept && record.ephemeral) => Ok(()),
+            // The next one who opens it tries again: without the directory nobody would know of the groups.
+            Ok(running) => match sweep_groups(store, &record, running.as_ref()) {
+                Err(error) => return ended.and(Err(error)),
+                swept => swept,
+            },
+            Err(error) => Err(error),
         };
         drop(dir);
         let freed = store.clear_quota(record.project);
@@ -182,11 +184,22 @@ impl Inner {
         }
         // Whoever starts it makes its control group.
         held.prepared = None;
+        held.record.rooms.clear();
         held.record.ephemeral = false;
         held.dir.set_record(&held.record)?;
         held.kept = true;
         Ok(())
     }
+}
+
+/// Removes the control groups that a killed program has left of a container, wherever it was.
+pub(super) fn sweep_groups(store: &Store, record: &Record, running: Option<&RunningRecord>) -> Result<()> {
+    let groups = store.cgroups()?;
+    let written = running.map(|running| running.cgroups.clone()).unwrap_or_default();
+    let made = record.rooms.iter().map(|room| room.join(&record.id));
+    let paths: Vec<_> = written.into_iter().chain(made).collect();
+    let seen = groups.sweep(|group| group != record.id).map(drop);
+    seen.and(groups.sweep_at(&record.id, &paths))
 }
 
 impl Drop for Inner {

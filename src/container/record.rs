@@ -17,7 +17,7 @@ use super::pausing::{self, Mark};
 use super::spec::Spec;
 use super::status::ExitStatus;
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::pins::{RECORD, RECORD_MAX};
+use crate::store::pins::{RECORD, RECORD_MAX, RUNNING};
 use crate::store::{Lease, Pins, Store};
 use crate::sys::{message, pids};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -36,8 +36,6 @@ use std::time::{Duration, Instant, SystemTime};
 /// The writable layer, and the directory that an overlay wants beside it.
 pub(crate) const UPPER: &str = "upper";
 pub(crate) const WORK: &str = "work";
-
-const RUNNING: &str = "running.json";
 
 /// How long the last process of a group that has just been removed may take to be told as ended.
 const SWEPT_TIME: Duration = Duration::from_millis(100);
@@ -63,6 +61,10 @@ pub(crate) struct Record {
     pub project: Option<u32>,
     #[serde(default)]
     pub exited: Option<Exited>,
+    /// Where the program that made it may make its control groups, before `running.json` names them. Of one that is kept
+    /// nobody knows who will start it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rooms: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

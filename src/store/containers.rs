@@ -5,6 +5,7 @@
 //! volumes that were made for it alone.
 #![forbid(unsafe_code)]
 
+use super::pins::groups_of;
 use super::{Lease, Store, list};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -105,6 +106,11 @@ impl Store {
             let mut look = || -> Result<()> {
                 let Some(lease) = self.unused_container(name)? else { return Ok(()) };
                 any = true;
+                // Those that can't be seen from this program's own group. While they are there their container stays.
+                let groups = groups_of(self.containers_dir(), name)?;
+                if !groups.is_empty() {
+                    self.cgroups()?.sweep_at(name, &groups)?;
+                }
                 if let Some(part) = self.tenants().container_part(name)?.filter(|part| part.ephemeral) {
                     ephemeral.insert(name.to_owned(), (part.project, lease));
                 }

@@ -15,12 +15,15 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
 /// The record of a container; all but these fields is its own room's business.
 pub(crate) const RECORD: &str = "container.json";
 pub(crate) const RECORD_MAX: u64 = 64 << 20;
+
+/// Where it runs, of one that does or that a killed program has left so; likewise.
+pub(crate) const RUNNING: &str = "running.json";
 
 /// What one container needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +47,37 @@ pub(super) struct Part {
     /// Its project quota.
     #[serde(default)]
     pub(super) project: Option<u32>,
+}
+
+/// The directories of the control groups that a container has, and of those that its program may have made before it could
+/// write them down, below `containers/`.
+pub(super) fn groups_of(containers: BorrowedFd<'_>, id: &str) -> Result<Vec<PathBuf>> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Groups {
+        cgroups: Vec<PathBuf>,
+        rooms: Vec<PathBuf>,
+    }
+    let named_in = |file: &str| -> Result<Groups> {
+        let text = read(containers, Path::new(id).join(file)).map_err(|error| error.with_path(file))?;
+        // What was cut short, or is damaged, names none: after a power failure there are none any more.
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())
+    };
+    let mut groups = named_in(RUNNING)?.cgroups;
+    groups.extend(named_in(RECORD)?.rooms.into_iter().map(|room| room.join(id)));
+    Ok(groups)
+}
+
+/// A file that may be missing.
+fn read(dir: BorrowedFd<'_>, name: PathBuf) -> Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(dir, &name, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        other => File::from(other.call_at("openat", &name)?),
+    };
+    let mut text = Vec::new();
+    file.take(RECORD_MAX).read_to_end(&mut text).call_at("read", &name)?;
+    Ok(Some(text))
 }
 
 /// What is known of a volume; all but this field is its own room's business.
@@ -79,15 +113,8 @@ impl Tenants {
     /// `None` where there is no such container, or no record in it.
     pub(super) fn container_part(&self, id: &str) -> Result<Option<Part>> {
         let path = || self.path.join("containers").join(id).join(RECORD);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file =
-            match rustix::fs::openat(self.containers.as_fd(), format!("{id}/{RECORD}"), flags, Mode::empty())
-            {
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-                other => File::from(other.call_at("openat", path())?),
-            };
-        let mut text = Vec::new();
-        file.take(RECORD_MAX).read_to_end(&mut text).call_at("read", path())?;
+        let text = read(self.containers.as_fd(), Path::new(id).join(RECORD));
+        let Some(text) = text.map_err(|error| error.with_path(path()))? else { return Ok(None) };
         if text.is_empty() {
             // The machine stopped before it was on the disk. One that is kept is synced, so its program had it alone.
             return Ok(Some(Part { pins: Pins::default(), ephemeral: true, project: None }));

@@ -1,6 +1,7 @@
 //! Temporary stores.
 #![forbid(unsafe_code)]
 
+use super::pins::groups_of;
 use super::remove::remove_tree_with;
 use super::{DIRECTORY, Lease, Remover, list, random_hex};
 use crate::cgroup::CgroupParent;
@@ -122,13 +123,18 @@ fn sweep_one(base: &OwnedFd, name: &OsStr, remover: Option<&dyn Remover>) -> Res
 
 /// Removes the control groups of its containers, all of which are dead.
 fn sweep_groups(store: &Lease) -> Result<()> {
-    let containers = match rustix::fs::openat(store, "containers", DIRECTORY, Mode::empty()) {
+    let dir = match rustix::fs::openat(store, "containers", DIRECTORY, Mode::empty()) {
         // It was killed while it made the store.
         Err(Errno::NOENT) => return Ok(()),
-        other => list(other.call_at("openat", "containers")?.as_fd())?,
+        other => other.call_at("openat", "containers")?,
     };
+    let containers = list(dir.as_fd())?;
     if containers.is_empty() {
         return Ok(());
     }
-    CgroupParent::detect()?.sweep(|group| !containers.iter().any(|id| id == group)).map(drop)
+    let parent = CgroupParent::detect()?;
+    for id in containers.iter().filter_map(|id| id.to_str()) {
+        parent.sweep_at(id, &groups_of(dir.as_fd(), id)?)?;
+    }
+    parent.sweep(|group| !containers.iter().any(|id| id == group)).map(drop)
 }

@@ -208,6 +208,91 @@ fn nothing_is_left_of_the_groups_of_a_program_that_ended() {
     }
 }
 
+const KILLED: &str = "CORACLE_TEST_KILLED";
+
+/// Not a test by itself: a program that is killed.
+#[test]
+fn a_program_that_is_killed() {
+    let Some(path) = std::env::var_os(KILLED) else { return };
+    let store = if path.is_empty() { Store::temp() } else { Store::open(path) }.unwrap();
+    let mut all = Vec::new();
+    match store.container("kept") {
+        Ok(kept) => {
+            kept.start().unwrap();
+            all.push(kept);
+        }
+        Err(_) => {
+            let image = Image::host(&store).unwrap();
+            all.push(ready(&sh(&image, "echo ready; exec sleep 1000")));
+            // Its start has begun, which nothing but its making says.
+            all.push(sh(&image, "true").create().unwrap());
+        }
+    }
+    let ids: Vec<_> = all.iter().map(Container::id).collect();
+    println!("\nkilled {} {}", all[0].pid().unwrap(), ids.join(" "));
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    panic!("it goes on");
+}
+
+/// As a service whose store an administrator opens in a session.
+#[test]
+#[ignore = "needs root: a program in a control group of its own is killed"]
+fn groups_of_a_killed_program_are_swept_from_another_group() {
+    use std::io::{BufRead, BufReader};
+    let name = format!("test-{}-killed", std::process::id());
+    let group = coracle::Cgroup::create(&name, &coracle::Limits::new().pids_max(1000)).unwrap();
+    let join: String =
+        group.join_paths().map(|path| format!("echo 0 > {} || exit 99\n", path.display())).collect();
+    for how in ["temporary", "swept", "removed", "started"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        if ["removed", "started"].contains(&how) {
+            let kept = sh(&Image::host(&store).unwrap(), "exec sleep 1000").name("kept").create().unwrap();
+            kept.keep().unwrap();
+        }
+        let mut command = std::process::Command::new("sh");
+        command.arg("-c").arg(format!("{join} exec \"$@\"")).arg("sh").arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "limits::a_program_that_is_killed", "--nocapture", "--test-threads=1"]);
+        command.env(KILLED, if how == "temporary" { Path::new("") } else { dir.path() });
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut program = command.spawn().unwrap();
+        let mut lines = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let said = lines.find_map(|line| line.strip_prefix("killed ").map(str::to_owned)).unwrap();
+        let (pid, ids) = said.split_once(' ').unwrap();
+        let process = pidfd(pid.parse().unwrap());
+        let left = || ids.split(' ').flat_map(cgroups_with).collect::<Vec<_>>();
+        let groups = left();
+        let is_within = |path: &PathBuf| path.ancestors().any(|dir| dir.ends_with(&name));
+        assert!(!groups.is_empty() && groups.iter().any(is_within), "{groups:?}");
+        program.kill().unwrap();
+        program.wait().unwrap();
+        assert!(ends(&process, LONG));
+        match how {
+            "temporary" => eventually("the groups are swept", || {
+                drop(Store::temp().unwrap());
+                left().is_empty()
+            }),
+            "swept" => {
+                eventually("the groups are swept", || {
+                    drop(Store::open(dir.path()).unwrap());
+                    left().is_empty()
+                });
+                assert_eq!(count(dir.path().join("containers")), 0);
+            }
+            "removed" => store.container("kept").unwrap().remove().unwrap(),
+            _ => {
+                let kept = store.container("kept").unwrap();
+                kept.start().unwrap();
+                assert!(groups.iter().all(|group| !group.exists()), "{groups:?}");
+                kept.remove().unwrap();
+            }
+        }
+        assert_eq!(left(), Vec::<PathBuf>::new(), "{how}");
+    }
+    group.remove().unwrap();
+    assert_eq!(cgroups_with(&name), Vec::<PathBuf>::new());
+}
+
 /// There is a limit on processes unless somebody says that there is to be none.
 #[test]
 fn processes_are_limited_by_default_or_not_at_all() {

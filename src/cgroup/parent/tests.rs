@@ -56,6 +56,25 @@ fn what_can_not_be_removed_is_left_to_somebody() {
 }
 
 #[test]
+fn what_is_no_group_is_not_swept_by_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join(ROOM).join("name");
+    fs::create_dir_all(&plain).unwrap();
+    // Were these looked at more closely, they would be errors.
+    let paths = [
+        "/sys/fs/cgroup",
+        "/proc/self/coracle/other",
+        "coracle/name",
+        "/a/../coracle/name",
+        "/x/coracle/name",
+    ];
+    let paths: Vec<_> = paths.map(PathBuf::from).into_iter().chain([plain.clone()]).collect();
+    let parent = CgroupParent::new(Layout::default()).unwrap();
+    parent.sweep_at("name", &paths).unwrap();
+    assert!(plain.exists());
+}
+
+#[test]
 fn a_plain_directory_is_no_control_group() {
     let dir = tempfile::tempdir().unwrap();
     let own = Hierarchy { controllers: vec![], mount: dir.path().into(), own: dir.path().into() };
