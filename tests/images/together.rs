@@ -31,6 +31,40 @@ fn many_threads_load_and_remove_at_once() {
     );
 }
 
+/// A value of an image keeps it until its name does: there is no moment in between at which it could be collected.
+#[test]
+fn what_gets_a_name_while_others_prune_is_there() {
+    let store = Store::temp().unwrap();
+    let base = load(&store, &docker_archive(&[(&Fixture::new(&["one"]), &["base"])])).unwrap().remove(0);
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    store.prune_images(false).unwrap();
+                }
+            });
+        }
+        // Whatever comes out, the others end.
+        let ids: Vec<_> = (0..300)
+            .map(|n| -> coracle::Result<_> {
+                let image = base.with_env("N", n.to_string())?;
+                image.tag("kept")?;
+                let id = *image.id();
+                drop(image);
+                Ok((id, *store.image("kept")?.id()))
+            })
+            .collect();
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for (n, ids) in ids.into_iter().enumerate() {
+            let (made, found) = ids.unwrap_or_else(|error| panic!("{n}: {error}"));
+            assert_eq!(made, found);
+        }
+    });
+    store.prune_images(false).unwrap();
+    assert_eq!(count(store.path().join("blobs/sha256")), 5);
+}
+
 /// A process of its own for the tests below; in a plain run it has nothing to do.
 #[test]
 fn child_process() {
