@@ -100,9 +100,7 @@ fn a_warden_that_is_stopped_is_not_waited_for() {
     let store = coracle::Store::open(dir.path()).unwrap();
     let container = ready(&sh(&Image::host(&store).unwrap(), "echo ready; exec sleep 1000"));
     let other = store.container(container.id()).unwrap();
-    let first = container.pid().unwrap();
-    let warden = container.top().unwrap().iter().find(|process| process.pid == first).unwrap().parent;
-    let warden = nix::unistd::Pid::from_raw(warden);
+    let warden = nix::unistd::Pid::from_raw(warden_of(&container));
     nix::sys::signal::kill(warden, nix::sys::signal::SIGSTOP).unwrap();
     while knock(&store, rustix::net::SocketFlags::NONBLOCK).is_ok() {}
 
