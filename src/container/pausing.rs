@@ -12,7 +12,7 @@ use crate::store::Lease;
 use crate::sys::pids;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub(super) const FILE: &str = "pausing";
@@ -22,11 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// How often it is asked for again, as nothing tells of its end.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// The program that has paused it: its process, when that began, and the PID namespace that it is in.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Mark(i32, u64, #[serde(default)] u64);
+/// The program that has paused it: its process, when that began, and the PID namespace that it is in; and which of its pauses.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Mark(i32, u64, #[serde(default)] u64, #[serde(default)] u64);
 
 impl Mark {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let (pid, began) = this_program();
+        Self(pid, began, pids::own().unwrap_or(0), NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Of another PID namespace there is no program that can pause what runs in this one: it was there for an earlier run.
     fn is_living(&self) -> Result<bool> {
         Ok(!pids::is_other(self.2) && living(self.0, self.1)?.is_some())
@@ -34,7 +40,7 @@ impl Mark {
 }
 
 /// A container that is paused for a moment.
-pub(super) struct Pausing(Arc<Running>);
+pub(super) struct Pausing(Arc<Running>, Mark);
 
 impl Pausing {
     /// `None` where somebody has paused it to stay so. Waits for others that have it paused for a moment.
@@ -49,10 +55,10 @@ impl Pausing {
                 if running.is_paused() {
                     return Ok(None);
                 }
-                let (pid, began) = this_program();
-                running.dir.set_pausing(Some(&Mark(pid, began, pids::own().unwrap_or(0))))?;
+                let mark = Mark::new();
+                running.dir.set_pausing(Some(&mark))?;
                 return match running.freeze(true) {
-                    Ok(()) => Ok(Some(Self(running.clone()))),
+                    Ok(()) => Ok(Some(Self(running.clone(), mark))),
                     Err(error) => {
                         if let Err(error) = running.dir.set_pausing(None) {
                             tracing::warn!(%error, id = running.dir.id, "the mark of a pause that did not come about");
@@ -69,19 +75,24 @@ impl Pausing {
                     .with_path(running.dir.path().join(FILE))
                     .with_remedy("end that program, or continue it where it was stopped (SIGCONT)"));
             }
-            std::thread::park_timeout(AGAIN);
+            std::thread::sleep(AGAIN);
         }
     }
 
-    /// Lets it go on.
+    /// Lets it go on, unless somebody has done that: what is paused then is paused by another.
     pub fn end(self) -> Result<()> {
-        let _turn = turn_where_there_is_one(&self.0);
-        match self.0.freeze(false) {
-            // It was killed meanwhile, or somebody was faster.
-            Err(error) if error.kind() == ErrorKind::State => {}
-            other => other?,
+        let Self(running, own) = self;
+        let _turn = turn_where_there_is_one(&running);
+        if matches!(running.dir.pausing(), Ok(mark) if mark.as_ref() != Some(&own)) {
+            return Ok(());
         }
-        self.0.dir.set_pausing(None)
+        let thawed = match running.freeze(false) {
+            // It was killed meanwhile.
+            Err(error) if error.kind() == ErrorKind::State => Ok(()),
+            other => other,
+        };
+        // Whatever became of it: who waits for this pause is not to wait for ever.
+        thawed.and(running.dir.set_pausing(None))
     }
 }
 
@@ -98,11 +109,14 @@ fn turn_where_there_is_one(running: &Running) -> Option<Lease> {
 
 /// Lets the container go on where a killed program has paused it for a moment. Whether no program has it so then.
 fn clear(running: &Running) -> Result<bool> {
-    let Some(mark) = running.dir.pausing()? else { return Ok(true) };
-    if mark.is_living()? {
-        return Ok(false);
+    match running.dir.pausing() {
+        Ok(None) => return Ok(true),
+        Ok(Some(mark)) if mark.is_living()? => return Ok(false),
+        Ok(Some(_)) => running.thaw()?,
+        // Cut short with the machine's power: nothing that was paused then is.
+        Err(error) if error.kind() == ErrorKind::InvalidData => {}
+        Err(error) => return Err(error),
     }
-    running.thaw()?;
     running.dir.set_pausing(None)?;
     Ok(true)
 }
@@ -112,14 +126,25 @@ fn clear(running: &Running) -> Result<bool> {
 pub(super) fn pause(running: &Running, freeze: bool) -> Result<()> {
     let Some(_turn) = turn_where_there_is_one(running) else { return running.freeze(freeze) };
     let was_paused = running.is_paused();
-    clear(running)?;
+    match clear(running) {
+        // No trouble with the mark keeps anybody from letting it go on.
+        Err(error) if !freeze => {
+            tracing::warn!(%error, id = running.dir.id, "what has paused a container can't be told");
+        }
+        cleared => _ = cleared?,
+    }
     let has_gone_on = was_paused && !running.is_paused();
     // That of a killed program has been ended just now, or when the container was asked for.
     let is_done = running.let_go.swap(false, Ordering::Relaxed) || has_gone_on;
     if !freeze && is_done && !running.is_paused() {
         return Ok(());
     }
-    running.freeze(freeze)
+    let done = running.freeze(freeze);
+    if !freeze && done.as_ref().map_or_else(|error| error.kind() == ErrorKind::State, |()| true) {
+        // Nobody has it paused for a moment any more.
+        running.dir.set_pausing(None)?;
+    }
+    done
 }
 
 /// The same, by whoever only asks for the container.

@@ -146,6 +146,28 @@ fn a_program_that_is_killed_while_it_commits_leaves_nothing_paused() {
     other.unpause().unwrap();
     assert_eq!(other.unpause().unwrap_err().kind(), ErrorKind::State);
     assert_eq!(other.state(), coracle::State::Running);
+    // What is no mark is nobody's.
+    for text in ["", "1"] {
+        std::fs::write(&mark, text).unwrap();
+        other.pause().unwrap();
+        assert!(!mark.exists());
+        std::fs::write(&mark, text).unwrap();
+        other.unpause().unwrap();
+        std::fs::write(&mark, text).unwrap();
+        container.commit("killed:1").unwrap();
+        assert!(!mark.exists());
+    }
+    // Of a pause that somebody has ended nothing keeps others from committing: here of one that this program would have begun.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let began = stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap();
+    let namespace = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/pid").unwrap());
+    let living = format!("[{},{began},{namespace},1000000]", std::process::id());
+    other.pause().unwrap();
+    std::fs::write(&mark, &living).unwrap();
+    assert_eq!(other.state(), coracle::State::Paused);
+    other.unpause().unwrap();
+    assert!(!mark.exists());
+    container.commit("killed:1").unwrap();
     // One that somebody pauses stays so, whoever looks.
     other.pause().unwrap();
     assert!(store.containers().unwrap().iter().all(|container| container.state() == coracle::State::Paused));
