@@ -42,7 +42,8 @@ pub(crate) use unpack::ensure as ensure_layer;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{
-    DOCUMENT_MAX, Descriptor, Document, ImageConfig, Index, Manifest, ORIGIN, Platform, media,
+    DOCUMENT_MAX, Descriptor, Document, ImageConfig, Index, Manifest, ORIGIN, ORIGIN_PLATFORM, Platform,
+    media,
 };
 use crate::reference::Reference;
 use crate::store::index::{name_of, origin_of, set_name};
@@ -212,8 +213,7 @@ impl Image {
     /// was pulled, that is the digest that the name led to: an index's, of an image for several machines.
     ///
     /// ```no_run
-    /// use coracle::{Image, Store};
-    /// let debian = Image::pull(&Store::open_default()?, "debian:12")?;
+    /// let debian = coracle::Store::open_default()?.image("debian:12")?;
     /// // debian@sha256:…
     /// println!("{}", debian.repo_digests()?[0].familiar());
     /// # Ok::<(), coracle::Error>(())
@@ -344,6 +344,7 @@ impl Image {
         let mut entry = self.0.listed.clone();
         if origin_of(&entry).as_ref() != name.digest() {
             entry.annotations.remove(ORIGIN);
+            entry.annotations.remove(ORIGIN_PLATFORM);
         }
         entry
     }

@@ -30,6 +30,8 @@ pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// What the name of a pulled image led to in its registry, where that is not its manifest but an index.
 pub(crate) const ORIGIN: &str = "coracle.origin.digest";
+/// For which machine it was chosen from that index, whose word counts: configurations may be wrong, or say less.
+pub(crate) const ORIGIN_PLATFORM: &str = "coracle.origin.platform";
 
 /// The repositories, with their registries, that an image came from and went to: separated by spaces, the last ones.
 #[cfg(feature = "registry")]

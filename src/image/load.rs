@@ -106,6 +106,7 @@ pub(crate) fn publish_pulled(
     manifest: Manifest,
     name: Reference,
     origin: Digest,
+    platform: &crate::manifest::Platform,
     repository: String,
 ) -> Result<Image> {
     let differs = origin != *manifest.digest();
@@ -113,6 +114,7 @@ pub(crate) fn publish_pulled(
         descriptor.annotations.insert(crate::manifest::REPOSITORIES.to_owned(), repository.clone());
         if differs {
             descriptor.annotations.insert(crate::manifest::ORIGIN.to_owned(), origin.to_string());
+            descriptor.annotations.insert(crate::manifest::ORIGIN_PLATFORM.to_owned(), platform.to_string());
         }
     };
     one(publish_with(store, &[Found { manifest, names: vec![name] }], note)?)

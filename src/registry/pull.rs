@@ -8,9 +8,9 @@ use super::{Pull, PullEvent, PullPolicy, layers};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, NESTING, check_layers, check_shape, entry, publish_pulled};
-use crate::manifest::{Descriptor, Document, ImageConfig, Manifest, Platform};
+use crate::manifest::{Descriptor, Document, ImageConfig, Manifest, ORIGIN_PLATFORM, Platform};
 use crate::reference::Reference;
-use crate::store::index::origin_of;
+use crate::store::index::{name_of, origin_of};
 use crate::store::{Lease, Store};
 
 /// The file of which a byte is locked for each name that is being pulled.
@@ -154,16 +154,22 @@ fn steps(
     store.put_blob(config.raw())?;
     store.put_blob(manifest.raw())?;
     let name = name.digest().map_or_else(|| name.clone(), |digest| name.by_digest(*digest));
-    publish_pulled(store, manifest, name, origin, repository(session.name()))
+    publish_pulled(store, manifest, name, origin, &platform, repository(session.name()))
 }
 
 /// What the store had: where it was asked for by a digest, and is here from elsewhere, it is listed by that now.
 fn called(pull: &Pull, store: &Store, name: &Reference, image: Image) -> Result<Image> {
     if let Some(digest) = name.digest()
         && pull.policy != PullPolicy::Never
-        && entry(&store.index()?, name).is_none_or(|listed| listed.digest != image.listed().digest)
     {
-        image.call(&name.by_digest(*digest))?;
+        // Also where a tag leads to it: that may move.
+        let name = name.by_digest(*digest);
+        let is_it = |listed: &Descriptor| {
+            listed.digest == image.listed().digest && name_of(listed).as_ref() == Some(&name)
+        };
+        if !store.index()?.manifests.iter().any(is_it) {
+            image.call(&name)?;
+        }
     }
     Ok(image)
 }
@@ -198,25 +204,31 @@ fn here(pull: &Pull, store: &Store, name: &Reference) -> Result<Option<Image>> {
 /// Whether an image of the store is what a pull is for. Where no machine was named, that is this one if there was a choice; what
 /// is for another machine and the only one that its name means, as what was loaded or built here, is taken as it is.
 fn is_wanted(pull: &Pull, name: &Reference, listed: &Descriptor, image: &Image) -> bool {
-    let found = image.config().platform();
+    let (found, chosen) = (image.config().platform(), listed.annotations.get(ORIGIN_PLATFORM));
+    let is_chosen = |wanted: &Platform| chosen.is_some_and(|chosen| *chosen == wanted.to_string());
     match &pull.platform {
-        Some(wanted) => found.is_for(wanted),
+        Some(wanted) if chosen.is_some() && !is_chosen(wanted) => found.is_for(wanted),
+        Some(wanted) => may_be_for(&found, wanted, is_chosen(wanted)),
         None => {
             let had_choice = origin_of(listed).is_some() && name.digest() != Some(&listed.digest);
-            !had_choice || pull.policy == PullPolicy::Never || found.is_for(&Platform::host())
+            let host = Platform::host();
+            !had_choice || pull.policy == PullPolicy::Never || is_chosen(&host) || found.is_for(&host)
         }
     }
+}
+
+/// Whether an image does for the machine that was asked for by name. Some say nothing at all; and the index that it was chosen from
+/// knows its variant, which many a configuration does not say.
+fn may_be_for(found: &Platform, wanted: &Platform, is_chosen: bool) -> bool {
+    let is_same = (&found.os, &found.architecture) == (&wanted.os, &wanted.architecture);
+    found.is_for(wanted) || found.architecture.is_empty() || is_chosen && is_same
 }
 
 /// Refuses an image of another machine than was asked for by name.
 fn suitable(config: ImageConfig, wanted: Option<&Platform>, is_chosen: bool) -> Result<ImageConfig> {
     let Some(wanted) = wanted else { return Ok(config) };
     let found = config.platform();
-    // The index that it was chosen from knows its variant, which many a configuration does not say, and some say nothing at all.
-    let may_be = is_chosen
-        && (found.architecture.is_empty()
-            || (&found.os, &found.architecture) == (&wanted.os, &wanted.architecture));
-    if may_be || found.is_for(wanted) {
+    if may_be_for(&found, wanted, is_chosen) {
         return Ok(config);
     }
     Err(Error::new(ErrorKind::Unsupported, format!("the image is for {found}, not for {wanted}"))

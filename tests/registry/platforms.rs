@@ -131,6 +131,43 @@ fn an_index_that_has_another_machines_image_under_this_one() {
     let error = Pull::new(server.name(NAME)).platform(linux(&own)).run(&store).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert_no_image(&store);
+    // Without a machine it is what the index says.
+    is_taken(&server, &Pull::new(server.name(NAME)));
+}
+
+/// It is pulled, and then known for what it was pulled for.
+fn is_taken(server: &Server, pull: &Pull) {
+    let store = Store::temp().unwrap();
+    let image = pull.run(&store).unwrap();
+    server.take_log();
+    assert_eq!(pull.run(&store).unwrap().digest(), image.digest());
+    assert!(server.take_log().iter().all(|request| request.method == "HEAD"));
+    assert_eq!(pull.clone().policy(PullPolicy::Missing).run(&store).unwrap().digest(), image.digest());
+    assert_eq!(server.take_log().len(), 0);
+}
+
+#[test]
+fn an_image_that_does_not_say_for_which_machine_it_is() {
+    let (own, other) = machines();
+    let mut content = Content::default();
+    let (_, manifest) = content.add(REPOSITORY, &of(""), gzip, "+gzip");
+    let size = manifest.len();
+    let digest = content.manifest(REPOSITORY, "bare", MANIFEST, manifest);
+    let platform = json!({"os": "linux", "architecture": own});
+    let listed = json!([{"mediaType": MANIFEST, "digest": digest, "size": size, "platform": platform}]);
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).to_string();
+    content.manifest(REPOSITORY, "1", INDEX, index.into_bytes());
+    let server = Server::honest(content);
+    for name in [NAME, "me/app:bare"] {
+        let pull = Pull::new(server.name(name));
+        is_taken(&server, &pull);
+        is_taken(&server, &pull.platform(linux(&own)));
+    }
+    // What was chosen for one machine is not taken for another.
+    let store = Store::temp().unwrap();
+    Image::pull(&store, &server.name(NAME)).unwrap();
+    let error = Pull::new(server.name(NAME)).platform(linux(other)).run(&store).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
 
 #[cfg(feature = "build")]

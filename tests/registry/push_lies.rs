@@ -144,7 +144,7 @@ fn it_is_broken() {
 
 #[test]
 fn it_answers_no_question_and_takes_it_all_the_same() {
-    for status in [400, 403, 404, 405, 410] {
+    for status in [400, 403, 404, 405, 410, 501] {
         let (_, server) = writable(move |request, honest| match request.method.as_str() {
             "HEAD" => no(status),
             _ => honest(),

@@ -82,7 +82,7 @@ impl Blob<'_> {
     }
 }
 
-/// Whether the repository says that it has a blob. One that refuses the question (403, 405) may take the answer, or says why not
+/// Whether the repository says that it has a blob. One that refuses the question (403, 405, 501) may take the answer, or says why not
 /// when that is sent.
 pub(super) fn is_there(session: &Session, digest: &Digest, size: u64) -> Result<bool> {
     let answer = session.send(Method::Head, &session.url(&format!("blobs/{digest}")), &[])?;
@@ -98,7 +98,7 @@ pub(super) fn is_there(session: &Session, digest: &Digest, size: u64) -> Result<
             }
         }
         401 => Err(session.client().refused(answer)),
-        400..=499 => Ok(false),
+        400..=499 | 501 => Ok(false),
         _ => Err(session.client().refused(answer)),
     }
 }
