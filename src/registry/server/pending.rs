@@ -2,7 +2,8 @@
 //!
 //! All of it is in an [`Inbox`], which no collection touches. A blob waits in a repository, from when it was uploaded, mounted, or
 //! a writer was told that it is there, until as many tagged manifests of that repository have come with it, or for as long as an
-//! upload may be left alone. So a push that has been told of a blob finds it, whatever is pruned meanwhile; and what nobody finishes goes.
+//! upload may be left alone; where there are as many as there may be, until it is the oldest and nothing was pushed to the repository for
+//! a minute. So a push that goes on finds what it has been told of, whatever is pruned meanwhile; and what nobody finishes goes.
 //! Neither an upload nor a blob that waits has a descriptor open.
 #![forbid(unsafe_code)]
 
@@ -137,8 +138,10 @@ impl Pending {
         if state.len() >= self.max {
             self.retain(state, |promise| !promise.is_kept);
         }
-        if state.len() >= self.max {
-            self.retain(state, |promise| promise.since.elapsed() <= LEFT_ALONE);
+        while state.len() >= self.max
+            && let Some((repository, digest)) = state.left_alone()
+        {
+            self.remove(state, &repository, &digest);
         }
         while state.len() >= self.max {
             let oldest = state.uploads.values().min_by_key(|upload| upload.since());
@@ -279,6 +282,20 @@ impl State {
         self.uploads.len() + self.blobs.values().map(|waiting| waiting.repositories.len()).sum::<usize>()
     }
 
+    /// The blob that waits longest, of those for which nobody has done anything for a while, nor for their repository: a push may
+    /// take long for its last layer.
+    fn left_alone(&self) -> Option<(String, Digest)> {
+        let is_old = |since: Instant| since.elapsed() > LEFT_ALONE;
+        let is_busy = |repository: &str| {
+            self.uploads.values().any(|upload| upload.repository == repository && !is_old(upload.since()))
+        };
+        let waiting = self.blobs.iter().flat_map(|(digest, waiting)| {
+            waiting.repositories.iter().map(move |(repository, promise)| (promise.since, repository, digest))
+        });
+        let old = waiting.filter(|(since, repository, _)| is_old(*since) && !is_busy(repository));
+        old.min_by_key(|(since, ..)| *since).map(|(_, repository, digest)| (repository.clone(), *digest))
+    }
+
     fn wait(&mut self, repository: &str, digest: Digest, size: u64) {
         let waiting =
             self.blobs.entry(digest).or_insert_with(|| Waiting { size, repositories: HashMap::new() });
@@ -394,6 +411,22 @@ mod tests {
         }
         assert!(keep("more") && !keep("even more"));
         assert_eq!(["old", "new", "more"].map(waits), [false, true, true]);
+        // Of a push that goes on nothing is let go of.
+        let busy = Pending::new(&store, 3, 1 << 20, Duration::from_secs(3600)).unwrap();
+        let keep_in = |repository: &str, text: &str| {
+            store.put_blob(text.as_bytes()).unwrap();
+            busy.keep(repository, &Digest::of(text.as_bytes()), text.len() as u64).unwrap()
+        };
+        assert!(keep_in("me/one", "one") && keep_in("me/two", "two"));
+        let upload = busy.begin("me/one").unwrap();
+        for waiting in busy.state().blobs.values_mut() {
+            waiting.repositories.values_mut().for_each(|promise| promise.since -= age);
+        }
+        let waits_there = |text: &str| busy.state().blobs.contains_key(&Digest::of(text.as_bytes()));
+        assert!(keep_in("me/three", "three") && waits_there("one") && !waits_there("two"));
+        assert!(!keep_in("me/three", "four"));
+        *upload.touched.lock().unwrap() -= age;
+        assert!(keep_in("me/three", "four") && !waits_there("one"));
         // In the index, it need not wait.
         pending.listed("me/app", [&Digest::of(b"new")]);
         assert!(keep("even more") && !waits("new") && waits("more"));
