@@ -153,15 +153,17 @@ impl Work<'_> {
             None => cache_name(&target(mount, state)?.to_string_lossy()),
         };
         let (mode, owner) = caches::access_of(mount);
-        if (mode, owner) != caches::USUAL {
+        let begins = mount.from.as_deref().is_some_and(|from| !from.is_empty());
+        // What begins with files has their directory's, where none is asked for.
+        let is_asked = mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some();
+        if (mode, owner) != caches::USUAL || begins && is_asked {
             let _ = write!(name, "~{}.{}.{mode:o}", owner.0, owner.1);
         }
-        if mount.from.as_deref().is_some_and(|from| !from.is_empty())
-            && let Files::Image(image) = self.files(at, mount)?
-        {
+        if begins {
+            let image = self.begins_with(at, mount)?;
             let source = mount.source.as_deref().unwrap_or_default();
-            let begins = Digest::of(format!("{} {source}", files_of(&image)).as_bytes());
-            let _ = write!(name, "~from-{}", &begins.hex()[..FROM_DIGITS]);
+            let from = Digest::of(format!("{} {source}", files_of(&image)).as_bytes());
+            let _ = write!(name, "~from-{}", &from.hex()[..FROM_DIGITS]);
         }
         Ok(name)
     }

@@ -390,6 +390,7 @@ fn cache_mounts_of_one_id_are_apart() {
         let text = format!(
             "FROM localhost/box:1 AS old\nRUN mkdir /seed && echo old > /seed/x\n\
              FROM localhost/box:1 AS new\nRUN mkdir /seed && echo new > /seed/x\n\
+             FROM localhost/box:1 AS own\nRUN mkdir -m 700 /seed && chown 1000:1000 /seed\n\
              FROM localhost/box:1\nRUN --mount=type=cache,id=c,target=/c{settings} {command}\n"
         );
         let build = Build::empty().dockerfile_text(text).cache_dir(caches.path());
@@ -407,7 +408,10 @@ fn cache_mounts_of_one_id_are_apart() {
     run(",from=old,source=/seed", "grep old /c/x && echo changed > /c/x");
     run(",from=new,source=/seed", "grep new /c/x");
     run(",from=old,source=/seed", "grep changed /c/x");
-    assert_eq!(count(caches.path()), 5);
+    // With files to begin with, the usual owner and mode are others than those of these files.
+    run(",from=own,source=/seed", "stat -c '%a %u' /c | grep '^700 1000$'");
+    run(",from=own,source=/seed,uid=0,gid=0,mode=0755", "stat -c '%a %u' /c | grep '^755 0$'");
+    assert_eq!(count(caches.path()), 7);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::build::work::Work;
 use crate::container::{HeldDir, Mount as Bind, copy_into};
 use crate::dockerfile::{Mount, Sharing};
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::image::Image;
 use crate::layer::{Owned, for_caller};
 use crate::store::{Lease, leads_to, random_hex, unused};
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
@@ -157,7 +158,7 @@ impl Work<'_> {
                     return Ok(None);
                 }
                 self.check()?;
-                std::thread::park_timeout(AGAIN);
+                std::thread::sleep(AGAIN);
             }
             // It may have been pruned before it was locked.
             if leads_to(room.dir.as_fd(), OsStr::new(name), &file)? {
@@ -201,14 +202,22 @@ impl Work<'_> {
         }
     }
 
+    /// The image whose files a cache begins with.
+    pub(super) fn begins_with(&self, at: &At<'_>, mount: &Mount) -> Result<Image> {
+        match self.files(at, mount)? {
+            Files::Image(image) => Ok(image),
+            Files::Context(_) => {
+                let what = "a cache that begins with files of a context";
+                Err(Error::new(ErrorKind::Unsupported, what)
+                    .with_remedy("from= of a cache names a stage or an image"))
+            }
+        }
+    }
+
     /// What a new cache begins with: files of an image, its owner and mode.
     fn fill(&self, at: &At<'_>, mount: &Mount, dir: &OwnedFd) -> Result<()> {
         if mount.from.as_deref().is_some_and(|from| !from.is_empty()) {
-            let Files::Image(image) = self.files(at, mount)? else {
-                let what = "a cache that begins with files of a context";
-                return Err(Error::new(ErrorKind::Unsupported, what)
-                    .with_remedy("from= of a cache names a stage or an image"));
-            };
+            let image = self.begins_with(at, mount)?;
             let source = Path::new("/").join(mount.source.as_deref().unwrap_or_default());
             if !copy_into(&image, &source, dir.as_fd())? {
                 let error =
