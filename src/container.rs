@@ -175,6 +175,7 @@ impl Container {
             project: None,
             exited: None,
             rooms: store.cgroups().map(CgroupParent::rooms_in_words).unwrap_or_default(),
+            seat: Some(store.seat()?),
         };
         let owner = range.as_ref().map(|range| (range.base, range.base));
         // Nobody removes the volumes before the record says that they are needed.

@@ -194,10 +194,16 @@ impl Inner {
 
 /// Removes the control groups that a killed program has left of a container, wherever it was.
 pub(super) fn sweep_groups(store: &Store, record: &Record, running: Option<&RunningRecord>) -> Result<()> {
-    let groups = store.cgroups()?;
-    let written = running.map(|running| running.cgroups.clone()).unwrap_or_default();
-    let made = record.rooms.iter().map(|room| room.join(&record.id));
-    let paths: Vec<_> = written.into_iter().chain(made).collect();
+    let (groups, here) = (store.cgroups()?, Some(store.seat()?));
+    let written = running.filter(|running| running.seat == here).map(|running| running.cgroups.as_slice());
+    let is_copied = running.is_none() && record.seat.is_some() && record.seat != here;
+    if is_copied {
+        // They are the original's.
+        return Ok(());
+    }
+    let rooms = Some(record.rooms.as_slice()).filter(|_| record.seat == here).unwrap_or_default();
+    let made = rooms.iter().map(|room| room.join(&record.id));
+    let paths: Vec<_> = written.unwrap_or_default().iter().cloned().chain(made).collect();
     let seen = groups.sweep(|group| group != record.id).map(drop);
     seen.and(groups.sweep_at(&record.id, &paths))
 }

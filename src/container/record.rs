@@ -17,7 +17,7 @@ use super::pausing::{self, Mark};
 use super::spec::Spec;
 use super::status::ExitStatus;
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::pins::{RECORD, RECORD_MAX, RUNNING};
+use crate::store::pins::{RECORD, RECORD_MAX, RUNNING, Seat};
 use crate::store::{Lease, Pins, Store};
 use crate::sys::{message, pids};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -65,6 +65,9 @@ pub(crate) struct Record {
     /// nobody knows who will start it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rooms: Vec<PathBuf>,
+    /// Where that was said.
+    #[serde(default)]
+    pub seat: Option<Seat>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,6 +92,9 @@ pub(crate) struct RunningRecord {
     pub owner: (i32, u64),
     pub started: SystemTime,
     pub cgroups: Vec<PathBuf>,
+    /// Where that was said.
+    #[serde(default)]
+    pub seat: Option<Seat>,
     /// The socket in `locks/` of the warden that it belongs to.
     #[serde(default)]
     pub door: String,
@@ -309,8 +315,11 @@ impl Dir {
         Ok(())
     }
 
+    /// In a copy of the store nothing of the original's runs.
     pub fn running(&self) -> Result<Option<RunningRecord>> {
-        self.get(RUNNING)
+        let Some(running) = self.get::<RunningRecord>(RUNNING)? else { return Ok(None) };
+        let here = self.store.seat()?;
+        Ok(Some(running).filter(|running| running.seat.is_none_or(|seat| seat == here)))
     }
 
     pub fn set_running(&self, running: Option<&RunningRecord>) -> Result<()> {

@@ -512,6 +512,7 @@ impl Running {
             owner: super::record::this_program(),
             started: self.started,
             cgroups: cgroups.unwrap_or_default(),
+            seat: Some(store.seat()?),
             door,
             single: self.single,
             ports,

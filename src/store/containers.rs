@@ -5,14 +5,14 @@
 //! volumes that were made for it alone.
 #![forbid(unsafe_code)]
 
-use super::pins::groups_of;
+use super::pins::{Seat, groups_of, is_copied, seat_of};
 use super::{Lease, Store, list};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::quota;
 use rustix::io::Errno;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -44,6 +44,11 @@ impl Store {
     pub(crate) fn naming(&self) -> Result<Lease> {
         let lease = Lease::exclusive_file(self.locks_dir(), "names");
         lease.map_err(|error| error.with_path(self.path().join("locks/names")))
+    }
+
+    /// See [`Seat`].
+    pub(crate) fn seat(&self) -> Result<Seat> {
+        seat_of(self.containers_dir())
     }
 
     /// Where this program's control groups go.
@@ -100,12 +105,15 @@ impl Store {
             tracing::warn!(%error, what, store = ?self.path(), "left over from a dead program");
         };
         let mut any = false;
-        let mut ephemeral = BTreeMap::new();
+        let (mut ephemeral, mut copied) = (BTreeMap::new(), BTreeSet::new());
         for id in list(self.containers_dir())? {
             let Some(name) = id.to_str() else { continue };
             let mut look = || -> Result<()> {
                 let Some(lease) = self.unused_container(name)? else { return Ok(()) };
                 any = true;
+                if is_copied(self.containers_dir(), name)? {
+                    copied.insert(name.to_owned());
+                }
                 // Those that can't be seen from this program's own group. While they are there their container stays.
                 let groups = groups_of(self.containers_dir(), name)?;
                 if !groups.is_empty() {
@@ -125,6 +133,9 @@ impl Store {
         // A kept one may be opened and started at any moment, and is kept from that while its group goes.
         let held = RefCell::new(BTreeMap::new());
         let is_alive = |group: &str| {
+            if copied.contains(group) {
+                return true;
+            }
             // Asked again in each hierarchy.
             if ephemeral.contains_key(group) || held.borrow().contains_key(group) {
                 return false;

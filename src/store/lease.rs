@@ -111,7 +111,7 @@ impl Lease {
         loop {
             match Self::try_exclusive(parent, name.as_ref()) {
                 Err(error) if error.kind() == ErrorKind::InUse && Instant::now() < deadline => {
-                    std::thread::park_timeout(Duration::from_millis(1));
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 other => return other,
             }
@@ -180,7 +180,7 @@ impl Lease {
                 let what = "fcntl(F_OFD_SETLK): another one has it, and the time is up";
                 return Err(Error::new(ErrorKind::TimedOut, what).with_path(name));
             }
-            std::thread::park_timeout(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

@@ -49,23 +49,51 @@ pub(super) struct Part {
     pub(super) project: Option<u32>,
 }
 
-/// The directories of the control groups that a container has, and of those that its program may have made before it could
-/// write them down, below `containers/`.
+/// Where records are written: device and inode of `containers/`. In a copy of the store it is another, and the groups that the
+/// records there name are the original's, which may be running.
+pub(crate) type Seat = (u64, u64);
+
+pub(super) fn seat_of(containers: BorrowedFd<'_>) -> Result<Seat> {
+    let stat = rustix::fs::fstat(containers).call_at("fstat", "containers")?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// What the records of a container say of its control groups: their directories, and those in which its program may have made some
+/// before it could write them down.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Groups {
+    seat: Option<Seat>,
+    cgroups: Vec<PathBuf>,
+    rooms: Vec<PathBuf>,
+}
+
+/// What was cut short, or is damaged, names none: after a power failure there are none any more.
+fn groups_in(containers: BorrowedFd<'_>, id: &str, file: &str) -> Result<Option<Groups>> {
+    let text = read(containers, Path::new(id).join(file)).map_err(|error| error.with_path(file))?;
+    Ok(text.map(|text| serde_json::from_slice(&text).unwrap_or_default()))
+}
+
+/// The directories of the control groups that a container may have, below `containers/`.
 pub(super) fn groups_of(containers: BorrowedFd<'_>, id: &str) -> Result<Vec<PathBuf>> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Groups {
-        cgroups: Vec<PathBuf>,
-        rooms: Vec<PathBuf>,
-    }
-    let named_in = |file: &str| -> Result<Groups> {
-        let text = read(containers, Path::new(id).join(file)).map_err(|error| error.with_path(file))?;
-        // What was cut short, or is damaged, names none: after a power failure there are none any more.
-        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())
+    let here = Some(seat_of(containers)?);
+    let named_in = |file: &str| {
+        let found = groups_in(containers, id, file)?;
+        Ok::<_, Error>(found.filter(|groups| groups.seat == here).unwrap_or_default())
     };
     let mut groups = named_in(RUNNING)?.cgroups;
     groups.extend(named_in(RECORD)?.rooms.into_iter().map(|room| room.join(id)));
     Ok(groups)
+}
+
+/// Whether a container is the copy of another, whose control groups have its name.
+pub(super) fn is_copied(containers: BorrowedFd<'_>, id: &str) -> Result<bool> {
+    let said = match groups_in(containers, id, RUNNING)? {
+        None => groups_in(containers, id, RECORD)?,
+        running => running,
+    };
+    let here = seat_of(containers)?;
+    Ok(said.and_then(|groups| groups.seat).is_some_and(|seat| seat != here))
 }
 
 /// A file that may be missing.

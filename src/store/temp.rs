@@ -1,7 +1,7 @@
 //! Temporary stores.
 #![forbid(unsafe_code)]
 
-use super::pins::groups_of;
+use super::pins::{groups_of, is_copied};
 use super::remove::remove_tree_with;
 use super::{DIRECTORY, Lease, Remover, list, random_hex};
 use crate::cgroup::CgroupParent;
@@ -128,12 +128,20 @@ fn sweep_groups(store: &Lease) -> Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         other => other.call_at("openat", "containers")?,
     };
-    let containers = list(dir.as_fd())?;
+    let mut containers = Vec::new();
+    for id in list(dir.as_fd())? {
+        // Of what was copied the groups are the original's.
+        if let Some(name) = id.to_str()
+            && !is_copied(dir.as_fd(), name)?
+        {
+            containers.push(name.to_owned());
+        }
+    }
     if containers.is_empty() {
         return Ok(());
     }
     let parent = CgroupParent::detect()?;
-    for id in containers.iter().filter_map(|id| id.to_str()) {
+    for id in &containers {
         parent.sweep_at(id, &groups_of(dir.as_fd(), id)?)?;
     }
     parent.sweep(|group| !containers.iter().any(|id| id == group)).map(drop)
