@@ -119,7 +119,7 @@ impl Range {
         loop {
             match Self::lock(store, number)? {
                 Some(range) => return Ok(range),
-                None if Instant::now() < deadline => std::thread::park_timeout(Duration::from_millis(2)),
+                None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
                 None => {
                     return Err(Error::new(ErrorKind::InUse, "another program has this container open"));
                 }

@@ -109,7 +109,7 @@ impl Store {
         loop {
             match Lease::try_exclusive(self.blobs_dir(), manifest.hex()) {
                 Err(error) if error.kind() == ErrorKind::InUse && Instant::now() < deadline => {
-                    std::thread::park_timeout(Duration::from_millis(1));
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(error) if error.kind() == ErrorKind::InUse => return Ok(true),
                 other => return other.map(|_| false),

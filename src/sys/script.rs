@@ -434,9 +434,9 @@ impl<'fd> Script<'fd> {
         .path(path);
     }
 
-    pub fn write(&mut self, fd: Cell, bytes: &[u8], path: &Path) {
+    pub fn write(&mut self, fd: Cell, bytes: &[u8], path: &Path) -> Added<'_, 'fd> {
         let at = self.bytes(bytes);
-        self.op(n::__NR_write, "write", [fd.into(), at.into(), bytes.len().into()]).full().path(path);
+        self.op(n::__NR_write, "write", [fd.into(), at.into(), bytes.len().into()]).full().path(path)
     }
 
     pub fn dumpable(&mut self, dumpable: bool) {

@@ -105,7 +105,8 @@ impl Look {
             }
         }
         let own = format!("warden-{}-", std::process::id());
-        let doors = names(self.store.join("locks")).into_iter().filter(|name| name.contains("warden-"));
+        // One that was being made is taken for a dead program's after a minute: until it listens nothing tells it from a living one's.
+        let doors = names(self.store.join("locks")).into_iter().filter(|name| name.starts_with("warden-"));
         left.extend(doors.filter(|name| !name.starts_with(&own)).map(|name| format!("the door {name}")));
         // Of a thousand containers none is started at the same time as two others.
         let ranges = names(self.store.join("ids")).len();

@@ -141,9 +141,10 @@ impl Tree<'_> {
                 }
                 entry.xattrs = self.hands.xattrs(file.as_fd(), self.wanted, &path)?;
                 entry.size = stat.st_size as u64;
-                // In sysfs attributes have the size of a page, whatever is in them; what is binary has its own (sysfs(5)).
-                let is_page = || entry.size == rustix::param::page_size() as u64 && is_of_the_kernel(&file);
-                let is_made_up = entry.size == 0 || stat.st_blocks == 0 && is_page();
+                // In sysfs attributes have the size of a page, whatever is in them, and what is binary has its own, of which not
+                // everybody is given all (sysfs(5)).
+                let may_be = entry.size <= MADE_UP_MAX && stat.st_blocks == 0;
+                let is_made_up = entry.size == 0 || may_be && is_of_the_kernel(&file);
                 if !is_made_up {
                     let is_sparse = stat.st_blocks.saturating_mul(512) < stat.st_size;
                     each(entry, Data::File(&file, is_sparse))?;
