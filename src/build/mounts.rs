@@ -54,10 +54,9 @@ impl Work<'_> {
     /// Whatever stage they are from is done then: nobody waits for one with a cache's lock in the hand.
     pub(super) fn mounted_digest(&self, at: &At<'_>, mounts: &[Mount]) -> Result<Option<Digest>> {
         let mut text = String::new();
-        let begins = |mount: &Mount| mount.from.as_deref().is_some_and(|from| !from.is_empty());
         let has_files = |mount: &&Mount| match mount.kind {
             MountKind::Bind => true,
-            MountKind::Cache => begins(mount),
+            MountKind::Cache => caches::begins(mount),
             _ => false,
         };
         for mount in mounts.iter().filter(has_files) {
@@ -153,13 +152,11 @@ impl Work<'_> {
             None => cache_name(&target(mount, state)?.to_string_lossy()),
         };
         let (mode, owner) = caches::access_of(mount);
-        let begins = mount.from.as_deref().is_some_and(|from| !from.is_empty());
         // What begins with files has their directory's, where none is asked for.
-        let is_asked = mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some();
-        if (mode, owner) != caches::USUAL || begins && is_asked {
+        if (mode, owner) != caches::USUAL || caches::begins(mount) && caches::asks_for_access(mount) {
             let _ = write!(name, "~{}.{}.{mode:o}", owner.0, owner.1);
         }
-        if begins {
+        if caches::begins(mount) {
             let image = self.begins_with(at, mount)?;
             let source = mount.source.as_deref().unwrap_or_default();
             let from = Digest::of(format!("{} {source}", files_of(&image)).as_bytes());

@@ -2,6 +2,7 @@
 
 use super::*;
 use coracle::Platform;
+use serde_json::Value;
 
 /// This machine's processor, and another.
 pub fn machines() -> (String, &'static str) {
@@ -18,22 +19,30 @@ pub fn of(architecture: &str) -> Fixture {
     Fixture::of_machine(vec![tar([("machine", Node::File(architecture.as_bytes()))])], architecture)
 }
 
+/// An image under a tag, and how an index lists it as one for a machine.
+fn listed_for(content: &mut Content, tag: &str, image: &Fixture, architecture: &str) -> Value {
+    let (_, manifest) = content.add(REPOSITORY, image, gzip, "+gzip");
+    let size = manifest.len();
+    let digest = content.manifest(REPOSITORY, tag, MANIFEST, manifest);
+    let platform = json!({"os": "linux", "architecture": architecture});
+    json!({"mediaType": MANIFEST, "digest": digest, "size": size, "platform": platform})
+}
+
+/// An index of these under the tag `1`.
+fn index_of(content: &mut Content, listed: &[Value]) -> Digest {
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).to_string();
+    content.manifest(REPOSITORY, "1", INDEX, index.into_bytes())
+}
+
 /// A registry with an index for both under the tag `1`, and the other machine's image alone under `single`. With the digests of the
 /// index, and of the other one's manifest.
 pub fn registry() -> (Server, Digest, Digest) {
     let (own, other) = machines();
     let mut content = Content::default();
-    let mut listed = Vec::new();
-    for architecture in [&own, other] {
-        let (_, manifest) = content.add(REPOSITORY, &of(architecture), gzip, "+gzip");
-        let size = manifest.len();
-        let digest = content.manifest(REPOSITORY, "single", MANIFEST, manifest);
-        let platform = json!({"os": "linux", "architecture": architecture});
-        listed.push(json!({"mediaType": MANIFEST, "digest": digest, "size": size, "platform": platform}));
-    }
+    let listed =
+        [&own, other].map(|architecture| listed_for(&mut content, "single", &of(architecture), architecture));
     let single = listed[1]["digest"].as_str().unwrap().parse().unwrap();
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).to_string();
-    let index = content.manifest(REPOSITORY, "1", INDEX, index.into_bytes());
+    let index = index_of(&mut content, &listed);
     (Server::honest(content), index, single)
 }
 
@@ -119,13 +128,8 @@ fn what_is_all_that_a_name_means_is_taken_as_it_is() {
 fn an_index_that_has_another_machines_image_under_this_one() {
     let (own, other) = machines();
     let mut content = Content::default();
-    let (_, manifest) = content.add(REPOSITORY, &of(other), gzip, "+gzip");
-    let size = manifest.len();
-    let digest = content.manifest(REPOSITORY, "none", MANIFEST, manifest);
-    let platform = json!({"os": "linux", "architecture": own});
-    let listed = json!([{"mediaType": MANIFEST, "digest": digest, "size": size, "platform": platform}]);
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).to_string();
-    content.manifest(REPOSITORY, "1", INDEX, index.into_bytes());
+    let listed = listed_for(&mut content, "none", &of(other), &own);
+    index_of(&mut content, &[listed]);
     let server = Server::honest(content);
     let store = Store::temp().unwrap();
     let error = Pull::new(server.name(NAME)).platform(linux(&own)).run(&store).unwrap_err();
@@ -150,13 +154,8 @@ fn is_taken(server: &Server, pull: &Pull) {
 fn an_image_that_does_not_say_for_which_machine_it_is() {
     let (own, other) = machines();
     let mut content = Content::default();
-    let (_, manifest) = content.add(REPOSITORY, &of(""), gzip, "+gzip");
-    let size = manifest.len();
-    let digest = content.manifest(REPOSITORY, "bare", MANIFEST, manifest);
-    let platform = json!({"os": "linux", "architecture": own});
-    let listed = json!([{"mediaType": MANIFEST, "digest": digest, "size": size, "platform": platform}]);
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}).to_string();
-    content.manifest(REPOSITORY, "1", INDEX, index.into_bytes());
+    let listed = listed_for(&mut content, "bare", &of(""), &own);
+    index_of(&mut content, &[listed]);
     let server = Server::honest(content);
     for name in [NAME, "me/app:bare"] {
         let pull = Pull::new(server.name(name));

@@ -32,6 +32,15 @@ pub(super) fn access_of(mount: &Mount) -> (u32, (u32, u32)) {
     (mount.mode.unwrap_or(mode) & 0o7777, (mount.uid.unwrap_or(uid), mount.gid.unwrap_or(gid)))
 }
 
+pub(super) fn asks_for_access(mount: &Mount) -> bool {
+    mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some()
+}
+
+/// Whether there are files in it from the beginning.
+pub(super) fn begins(mount: &Mount) -> bool {
+    mount.from.as_deref().is_some_and(|from| !from.is_empty())
+}
+
 /// Where all of them are.
 struct Room {
     dir: OwnedFd,
@@ -216,7 +225,7 @@ impl Work<'_> {
 
     /// What a new cache begins with: files of an image, its owner and mode.
     fn fill(&self, at: &At<'_>, mount: &Mount, dir: &OwnedFd) -> Result<()> {
-        if mount.from.as_deref().is_some_and(|from| !from.is_empty()) {
+        if begins(mount) {
             let image = self.begins_with(at, mount)?;
             let source = Path::new("/").join(mount.source.as_deref().unwrap_or_default());
             if !copy_into(&image, &source, dir.as_fd())? {
@@ -224,7 +233,7 @@ impl Work<'_> {
                     Error::new(ErrorKind::NotFound, "there is no such directory to begin a cache with");
                 return Err(error.with_path(source));
             }
-            if mount.mode.is_none() && mount.uid.is_none() && mount.gid.is_none() {
+            if !asks_for_access(mount) {
                 return Ok(());
             }
         }
