@@ -256,6 +256,7 @@ pub(super) fn tree(
     let as_root = root.userns.is_some();
     let stack = Stack {
         lowers,
+        gone: None,
         upper,
         in_store: root.memory.is_none(),
         userns: root.userns,

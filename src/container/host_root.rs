@@ -39,12 +39,8 @@ pub(super) fn etc_files(record: &Record, hostname: &str) -> Result<Vec<(&'static
         if !host {
             return Ok(None);
         }
-        match fs::read(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            other => {
-                other.call_at("read", path).map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
-            }
-        }
+        let bytes = if_there(fs::read(path)).call_at("read", path)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     };
     let mut hosts = of_host("/etc/hosts")?.unwrap_or_else(|| own.to_owned());
     for (name, address) in &record.spec.hosts {
@@ -120,6 +116,14 @@ pub(super) fn prepare(
 /// Filesystems that hold a system's own files and can be id-mapped.
 const DISK_TYPES: [&str; 7] = ["ext4", "xfs", "btrfs", "f2fs", "erofs", "squashfs", "ext2"];
 
+/// The host goes on meanwhile: what has gone since it was listed is not there.
+fn if_there<T>(found: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 impl Planner<'_> {
     /// Root takes `/` whole, which shows nothing of what is mounted below it: those filesystems come as parts.
     fn filesystems(&mut self) -> Result<()> {
@@ -135,22 +139,25 @@ impl Planner<'_> {
             .map(|(path, _)| path.clone())
             .collect();
         for path in wanted {
-            let meta = path.metadata().call_at("stat", &path)?;
-            self.overlay(path, &meta)?;
+            if let Some(meta) = if_there(path.metadata()).call_at("stat", &path)? {
+                self.overlay(path, &meta)?;
+            }
         }
         Ok(())
     }
 
     /// A directory that can't be taken whole: its entries one by one. `is_new`: no container has been in it.
     fn directory(&mut self, path: &Path, is_new: bool) -> Result<()> {
-        let entries = fs::read_dir(path).call_at("open", path)?;
-        let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        let Some(entries) = if_there(fs::read_dir(path)).call_at("open", path)? else { return Ok(()) };
+        let entries = entries.map(|entry| Ok(entry?.path()));
+        let mut entries: Vec<PathBuf> = entries.collect::<std::io::Result<_>>().call_at("getdents", path)?;
         entries.sort();
         for entry in entries {
             let Ok(meta) = entry.symlink_metadata() else { continue };
             if meta.is_symlink() {
-                let target = fs::read_link(&entry).call_at("readlink", &entry)?;
-                self.link(&entry, &target)?;
+                if let Some(target) = if_there(fs::read_link(&entry)).call_at("readlink", &entry)? {
+                    self.link(&entry, &target)?;
+                }
             } else if meta.is_dir() {
                 // Below what was there already, a link of the container's may lead anywhere.
                 let is_above_new = is_new || path == Path::new("/");
@@ -165,14 +172,20 @@ impl Planner<'_> {
                     self.overlay(entry, &meta)?;
                 }
             } else if meta.is_file() {
-                let small = meta.len() <= COPIED_MAX && !self.hidden.contains(&entry);
-                match small.then(|| fs::read(&entry)) {
-                    Some(Ok(_)) if !is_new => {}
-                    Some(Ok(bytes)) => {
+                // Of what is hidden the name is there. A mount of the host's file could not be covered any more once
+                // that is removed, which may be while this start goes on.
+                let bytes = match self.hidden.contains(&entry) {
+                    true => Some(Vec::new()),
+                    false if meta.len() <= COPIED_MAX => fs::read(&entry).ok(),
+                    false => None,
+                };
+                match bytes {
+                    Some(_) if !is_new => {}
+                    Some(bytes) => {
                         let (path, mode) = (Self::relative(&entry), meta.permissions().mode() & 0o777);
                         self.parts.push(Part::MakeFile { path, mode, bytes, owner: self.owner });
                     }
-                    _ => self.parts.push(Part::File { path: entry }),
+                    None => self.parts.push(Part::File { path: entry }),
                 }
             }
         }

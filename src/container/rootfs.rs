@@ -17,7 +17,9 @@ use crate::layer::RootDir;
 use crate::layer::overlay::{self, Stack};
 use crate::sys::plan::format::OP_FAIL;
 use crate::sys::plan::{Cell, Label};
-use linux_raw_sys::errno::{EACCES, EAGAIN, EBUSY, EEXIST, EINVAL, ELOOP, ENOENT, ENXIO, EOPNOTSUPP, EXDEV};
+use linux_raw_sys::errno::{
+    EACCES, EAGAIN, EBADF, EBUSY, EEXIST, EINVAL, ELOOP, ENOENT, ENXIO, EOPNOTSUPP, EXDEV,
+};
 use linux_raw_sys::general as n;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -213,15 +215,9 @@ pub(super) fn build(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
     for guard in guards {
         guard.leave(s, mount);
     }
-    for cover in covers {
-        s.set_attributes(cover, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
-    }
-    if root.read_only {
-        // Only now: until here, places to mount on and files were made in it.
-        for part in parts_mounted.into_iter().chain(temporary).chain([mount]) {
-            s.set_attributes(part, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
-        }
-    }
+    // Only now: until here, places to mount on and files were made in it.
+    let read_only = root.read_only.then(|| parts_mounted.into_iter().chain(temporary).chain([mount]));
+    make_read_only(s, covers.into_iter().chain(read_only.into_iter().flatten()));
     mount
 }
 
@@ -247,10 +243,15 @@ pub(super) fn build_resting(s: &mut Script<'_>, root: &Root<'_>) -> Cell {
         }
     }
     let read_only = root.read_only.then(|| parts.into_iter().chain([mount])).into_iter().flatten();
-    for mount in covers.into_iter().chain(temporary).chain(read_only) {
-        s.set_attributes(mount, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/"));
-    }
+    make_read_only(s, covers.into_iter().chain(temporary).chain(read_only));
     mount
+}
+
+fn make_read_only(s: &mut Script<'_>, mounts: impl Iterator<Item = Cell>) {
+    for mount in mounts {
+        // Of a place that had gone there is no mount, and no descriptor.
+        s.set_attributes(mount, n::MOUNT_ATTR_RDONLY, None, false, Path::new("/")).tolerate(&[EBADF]);
+    }
 }
 
 /// What all else is mounted on.
@@ -277,7 +278,9 @@ fn stand(s: &mut Script<'_>, root: &Root<'_>, dir: Cell, writable: Cell) -> Stan
             dress_root(s, root, writable, dir);
             s.during("mounting the root filesystem");
         }
-        overlay(s, root, &root.base.layers, writable)
+        let upper = s.open_dir_at(writable, c"upper");
+        let work = s.open_dir_at(writable, c"work");
+        overlay(s, root, &root.base.layers, None, (upper, work))
     };
     s.attach(mount, dir, Path::new("/"));
     let mut stand = Stand { mount, parts: Vec::new(), temporary: Vec::new(), covers: Vec::new() };
@@ -358,16 +361,17 @@ fn etc_files(s: &mut Script<'_>, root: &Root<'_>, tmpfs: Cell) -> Vec<Cell> {
         .collect()
 }
 
-fn overlay(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], writable: Cell) -> Cell {
-    let upper = s.open_dir_at(writable, c"upper");
-    let work = s.open_dir_at(writable, c"work");
-    overlay_of(s, root, layers, upper, work)
-}
-
-fn overlay_of(s: &mut Script<'_>, root: &Root<'_>, layers: &[PathBuf], upper: Cell, work: Cell) -> Cell {
+fn overlay(
+    s: &mut Script<'_>,
+    root: &Root<'_>,
+    layers: &[PathBuf],
+    gone: Option<Label>,
+    (upper, work): (Cell, Cell),
+) -> Cell {
     let as_root = root.userns.is_some();
     let stack = Stack {
         lowers: layers,
+        gone,
         upper: Some((upper, work, root.dir)),
         in_store: root.memory.is_none(),
         userns: root.userns,
@@ -434,8 +438,10 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             let own = s.open_dir_at(parts, &name);
             let upper = s.open_dir_at(own, c"upper");
             let work = s.open_dir_at(own, c"work");
-            let overlay = overlay_of(s, root, std::slice::from_ref(path), upper, work);
+            let gone = s.label();
+            let overlay = overlay(s, root, std::slice::from_ref(path), Some(gone), (upper, work));
             s.attach(overlay, target, path);
+            s.place(gone);
             Some(overlay)
         }
         Part::File { path } | Part::Return { path, .. } => {
@@ -450,7 +456,11 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | n::MOUNT_ATTR_RDONLY;
             s.set_attributes(copy, flags, root.userns, false, path);
             let target = s.mountpoint(mount, path, is_dir, owner);
-            s.attach(copy, target, path);
+            let attached = s.attach(copy, target, path);
+            if let Part::File { .. } = part {
+                // What is unlinked by now is no more mounted than what had gone before.
+                attached.tolerate(&[ENOENT]);
+            }
             s.place(gone);
             None
         }

@@ -12,9 +12,10 @@ use crate::namespace;
 use crate::store::UnpackedLayer;
 use crate::sys::idmap::IdMap;
 use crate::sys::plan::format::Status;
-use crate::sys::plan::{Added, Cell};
+use crate::sys::plan::{Added, Cell, Label};
 use crate::sys::script::Script;
 use crate::sys::warden;
+use linux_raw_sys::errno::ENOENT;
 use linux_raw_sys::general as n;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -31,6 +32,8 @@ const LOWERS_MAX: usize = 500;
 pub(crate) struct Stack<'a> {
     /// Topmost first.
     pub lowers: &'a [PathBuf],
+    /// The plan goes on there if a lower one has gone.
+    pub gone: Option<Label>,
     /// The upper and the work directory, and what they are called in errors.
     pub upper: Option<(Cell, Cell, &'a Path)>,
     /// These two are on the disk, in the store: its filesystem may be none for them.
@@ -50,7 +53,10 @@ pub(crate) struct Stack<'a> {
 pub(crate) fn stack(s: &mut Script<'_>, stack: &Stack<'_>) -> Cell {
     let mut lowers: Vec<(Cell, &Path)> = Vec::with_capacity(stack.lowers.len() + 1);
     for path in stack.lowers {
-        let layer = s.open_path(path);
+        let layer = match stack.gone {
+            Some(gone) => s.open_path_if_there(path, gone),
+            None => s.open_path(path),
+        };
         let lower = s.clone_mount(layer, false, path);
         let flags = n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_RDONLY;
         s.set_attributes(lower, flags, stack.userns, false, path);
@@ -110,12 +116,22 @@ fn attached(s: &mut Script<'_>, stack: &Stack<'_>, lowers: &[(Cell, &Path)]) -> 
     // Over the root, where it hides nothing: the root of this process stays what it is.
     let root = s.open_path(Path::new("/"));
     s.attach(tmpfs, root, Path::new("/"));
+    s.op(n::__NR_fchdir, "fchdir", [tmpfs.into()]);
+    let leave = |s: &mut Script<'_>| {
+        let (dot, slash) = (s.c_str(c"."), s.c_str(c"/"));
+        s.op(n::__NR_umount2, "umount2(MNT_DETACH)", [dot.into(), n::MNT_DETACH.into()]);
+        s.op(n::__NR_chdir, "chdir", [slash.into()]).path("/");
+    };
+    let unlinked = s.label();
     let mut options = String::from("lowerdir=");
     for (i, (lower, path)) in lowers.iter().enumerate() {
         let name = i.to_string();
         let at = s.string(&name);
         s.op(n::__NR_mkdirat, "mkdirat", [tmpfs.into(), at.into(), 0o700.into()]).path(path);
-        s.attach_at(*lower, tmpfs, at, path);
+        let attached = s.attach_at(*lower, tmpfs, at, path);
+        if stack.gone.is_some() {
+            attached.tolerate(&[ENOENT]).otherwise(unlinked);
+        }
         options.push_str(if i == 0 { "" } else { ":" });
         options.push_str(&name);
     }
@@ -141,16 +157,19 @@ fn attached(s: &mut Script<'_>, stack: &Stack<'_>, lowers: &[(Cell, &Path)]) -> 
     }
     let (kind, name, options) = (s.c_str(c"overlay"), s.c_str(c"overlay"), s.string(&options));
     s.op(n::__NR_mkdirat, "mkdirat", [tmpfs.into(), name.into(), 0o700.into()]).path(path);
-    s.op(n::__NR_fchdir, "fchdir", [tmpfs.into()]);
     let args = [kind.into(), name.into(), kind.into(), n::MS_NODEV.into(), options.into()];
     let feature = if stack.userns.is_some() { Feature::OverlayIdMapped } else { Feature::Overlay };
     of_store(s.op(n::__NR_mount, "mount(\"overlay\")", args).path(path).needs(feature), stack);
     let mount = s.copy_mount(Path::new("overlay"));
     // It has its own copies of all of them.
-    let dot = s.c_str(c".");
-    s.op(n::__NR_umount2, "umount2(MNT_DETACH)", [dot.into(), n::MNT_DETACH.into()]);
-    let slash = s.c_str(c"/");
-    s.op(n::__NR_chdir, "chdir", [slash.into()]).path("/");
+    leave(s);
+    let Some(gone) = stack.gone else { return mount };
+    let done = s.label();
+    s.jump(done);
+    s.place(unlinked);
+    leave(s);
+    s.jump(gone);
+    s.place(done);
     mount
 }
 
@@ -300,6 +319,7 @@ impl Overlay {
         let redirect_dir = (!userxattr).then_some(self.redirect_dir);
         let stacked = Stack {
             lowers: &lowers,
+            gone: None,
             upper,
             in_store: false,
             userns,
