@@ -309,7 +309,8 @@ impl Container {
     ///
     /// # Errors
     /// `State` when it runs, also when another program has just started it, and for one that another handle made and has
-    /// not kept; `Unsupported` when it runs out of reach; see [`ContainerBuilder::start`].
+    /// not kept; on the host image also when the host has changed so that something that was written has no place;
+    /// `Unsupported` when it runs out of reach; see [`ContainerBuilder::start`].
     pub fn start(&self) -> Result<()> {
         self.0.witness.check()?;
         self.0.refuse_others()?;

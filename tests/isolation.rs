@@ -10,6 +10,8 @@ mod created;
 mod death;
 #[path = "isolation/elsewhere.rs"]
 mod elsewhere;
+#[path = "isolation/entries.rs"]
+mod entries;
 #[path = "isolation/hidden.rs"]
 mod hidden;
 #[path = "isolation/host_program.rs"]

@@ -1,20 +1,35 @@
-//! The host's own root as a container's, and the files of /etc that docker writes.
+//! The host's own root directory as a container's, and the files of /etc that docker writes.
 //!
 //! An ordinary user's namespace may not take `/` as an overlay's lower directory (the mounts below it are locked to
 //! it), and a mount below would be missing in one. So the root is put together from parts: an overlay over each
 //! top-level directory, or, where something is mounted below one, over the directories in it.
+//!
+//! Each directory that is taken has a number, which it keeps while the host's directories and mounts change:
+//!
+//! ```text
+//! parts/N/path         a link: which of the host's directories it is; made last
+//! parts/N/upper, work  of the overlay, where it is taken whole
+//! parts/N/made         else, once what the container has a copy of is made: from then on that is the container's
+//! ```
+//!
+//! One that was taken entry by entry is taken so again: what the container made there is there. What it made itself, or put
+//! in the place of the host's, stays, and no link of its own is followed on the way.
 #![forbid(unsafe_code)]
 
-use super::record::{Dir, Record};
-use super::rootfs::{Base, MADE, Part};
-use crate::error::{Call, Error, Result};
+use super::record::{Dir, Record, make_dir};
+use super::rootfs::{Base, Part};
+use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::host::{What, steps};
-use crate::store::Store;
+use crate::store::{DIRECTORY, Store, list};
 use crate::sys::mountinfo;
-use rustix::fs::{Mode, OFlags};
+use crate::sys::open::openat2;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -61,15 +76,20 @@ struct Planner<'a> {
     dir: &'a Dir,
     owner: Option<(u32, u32)>,
     in_memory: bool,
-    /// Nobody has run in it.
-    is_fresh: bool,
     mounted: BTreeMap<PathBuf, String>,
     hidden: BTreeSet<PathBuf>,
     parts: Vec<Part>,
-    overlays: usize,
+    /// Of each directory that was taken, at earlier starts and at this.
+    numbers: BTreeMap<PathBuf, usize>,
+    /// The first that nothing has had.
+    free: usize,
+    planned: BTreeSet<usize>,
 }
 
 /// Makes the directories of the writable layer and lists the parts, a directory before what is in it.
+///
+/// # Errors
+/// `State` where something that the container wrote has no place in the host's root any more.
 pub(super) fn prepare(
     store: &Store,
     dir: &Dir,
@@ -81,19 +101,19 @@ pub(super) fn prepare(
     let hidden = steps.iter().filter(|step| step.what == What::Hide).map(|step| step.path.clone()).collect();
     // Where, and of what type; what is on top there comes last.
     let mounted = mountinfo::read()?.into_iter().map(|mount| (mount.point, mount.kind)).collect();
-    let is_fresh = in_memory || !dir.has(MADE);
-    let mut planner =
-        Planner { dir, owner, in_memory, is_fresh, mounted, hidden, parts: Vec::new(), overlays: 0 };
+    let (numbers, free) = if in_memory { Default::default() } else { numbers(dir)? };
+    let (parts, planned) = (Vec::new(), BTreeSet::new());
+    let mut planner = Planner { dir, owner, in_memory, mounted, hidden, parts, numbers, free, planned };
     let layers = if owner.is_some() {
         planner.filesystems()?;
         vec![PathBuf::from("/")]
     } else {
-        planner.directory(Path::new("/"), planner.is_fresh)?;
-        if planner.is_fresh && planner.overlays > 0 && !in_memory {
-            planner.parts.push(Part::Made);
-        }
+        let root = Path::new("/");
+        let number = planner.number(root, None)?;
+        planner.directory(root, number)?;
         Vec::new()
     };
+    planner.nothing_is_lost()?;
     for step in &steps {
         let (path, is_dir) = (step.path.clone(), step.is_dir);
         planner.parts.push(match step.what {
@@ -113,6 +133,34 @@ pub(super) fn prepare(
     Ok(Base { root_dir: None, layers, parts: planner.parts })
 }
 
+/// What has a number, and the first that is free.
+fn numbers(dir: &Dir) -> Result<(BTreeMap<PathBuf, usize>, usize)> {
+    let (mut numbers, mut free) = (BTreeMap::new(), 0);
+    let Some(parts) = open_real(dir, Path::new("parts"))? else { return Ok((numbers, free)) };
+    for name in list(parts.as_fd())? {
+        let Some(number) = name.to_str().and_then(|name| name.parse::<usize>().ok()) else { continue };
+        free = free.max(number + 1);
+        match rustix::fs::readlinkat(&parts, format!("{number}/path"), Vec::new()) {
+            // Its start came to an end before anybody ran.
+            Err(Errno::NOENT) => {}
+            other => {
+                let path = other.call_at("readlinkat", dir.path().join(format!("parts/{number}/path")))?;
+                numbers.insert(PathBuf::from(OsStr::from_bytes(path.to_bytes())), number);
+            }
+        }
+    }
+    Ok((numbers, free))
+}
+
+/// A directory to be read, to which no link leads.
+fn open_real(dir: &Dir, path: &Path) -> Result<Option<OwnedFd>> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match openat2(dir, path, DIRECTORY, Mode::empty(), how) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        other => other.map(Some).call_at("openat2(RESOLVE_BENEATH)", dir.path().join(path)),
+    }
+}
+
 /// Filesystems that hold a system's own files and can be id-mapped.
 const DISK_TYPES: [&str; 7] = ["ext4", "xfs", "btrfs", "f2fs", "erofs", "squashfs", "ext2"];
 
@@ -122,6 +170,14 @@ fn if_there<T>(found: std::io::Result<T>) -> std::io::Result<Option<T>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
+}
+
+/// The error where what a container wrote can't be shown.
+fn has_no_place(path: &Path) -> Error {
+    let what = "what the container wrote there has no place: the host has mounted, unmounted, hidden or removed something here since";
+    Error::new(ErrorKind::State, what).with_path(path).with_remedy(
+        "mount or unmount it there as it was at the container's last start, or remove the container and create it anew",
+    )
 }
 
 impl Planner<'_> {
@@ -139,38 +195,46 @@ impl Planner<'_> {
             .map(|(path, _)| path.clone())
             .collect();
         for path in wanted {
-            if let Some(meta) = if_there(path.metadata()).call_at("stat", &path)? {
-                self.overlay(path, &meta)?;
+            let Some(meta) = if_there(path.metadata()).call_at("stat", &path)? else { continue };
+            if !self.numbers.contains_key(&path)
+                && !self.in_memory
+                && !self.is_empty(&Self::relative(&path))?
+            {
+                return Err(has_no_place(&path));
             }
+            self.overlay(path, &meta)?;
         }
         Ok(())
     }
 
-    /// A directory that can't be taken whole: its entries one by one. `is_new`: no container has been in it.
-    fn directory(&mut self, path: &Path, is_new: bool) -> Result<()> {
+    /// A directory that can't be taken whole: its entries one by one, which are an ordinary user's then, with no other
+    /// owner.
+    fn directory(&mut self, path: &Path, number: usize) -> Result<()> {
         let Some(entries) = if_there(fs::read_dir(path)).call_at("open", path)? else { return Ok(()) };
         let entries = entries.map(|entry| Ok(entry?.path()));
         let mut entries: Vec<PathBuf> = entries.collect::<std::io::Result<_>>().call_at("getdents", path)?;
         entries.sort();
+        let is_new = self.in_memory || !self.dir.has(format!("parts/{number}/made"));
+        let upper = match self.in_memory {
+            true => None,
+            false => open_real(self.dir, &Self::relative(path))?,
+        };
+        if upper.is_none() && !self.in_memory {
+            self.is_replaced(path);
+            return Ok(());
+        }
+        let upper = upper.as_ref().map(AsFd::as_fd);
         for entry in entries {
+            // Of other people's mounts not even that is told.
             let Ok(meta) = entry.symlink_metadata() else { continue };
             if meta.is_symlink() {
-                if let Some(target) = if_there(fs::read_link(&entry)).call_at("readlink", &entry)? {
-                    self.link(&entry, &target)?;
+                if let (true, Some(target)) =
+                    (is_new, if_there(fs::read_link(&entry)).call_at("readlink", &entry)?)
+                {
+                    self.link(upper, &entry, &target)?;
                 }
             } else if meta.is_dir() {
-                // Below what was there already, a link of the container's may lead anywhere.
-                let is_above_new = is_new || path == Path::new("/");
-                let is_new = self.is_fresh || (is_above_new && !self.dir.has(Self::relative(&entry)));
-                self.skeleton(&entry, meta.permissions().mode() & 0o7777, (meta.uid(), meta.gid()))?;
-                if OWN.iter().any(|own| entry == Path::new(own)) || self.hidden.contains(&entry) {
-                    continue;
-                }
-                if self.has_mount_below(&entry) {
-                    self.directory(&entry, is_new)?;
-                } else {
-                    self.overlay(entry, &meta)?;
-                }
+                self.entry(upper, entry, &meta, is_new)?;
             } else if meta.is_file() {
                 // Of what is hidden the name is there. A mount of the host's file could not be covered any more once
                 // that is removed, which may be while this start goes on.
@@ -183,13 +247,70 @@ impl Planner<'_> {
                     Some(_) if !is_new => {}
                     Some(bytes) => {
                         let (path, mode) = (Self::relative(&entry), meta.permissions().mode() & 0o777);
-                        self.parts.push(Part::MakeFile { path, mode, bytes, owner: self.owner });
+                        self.parts.push(Part::MakeFile { path, mode, bytes });
                     }
-                    None => self.parts.push(Part::File { path: entry }),
+                    // A place to mount on is an empty file.
+                    None => match there(upper, &entry)? {
+                        Some(stat)
+                            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+                                || stat.st_size != 0 => {}
+                        _ => self.parts.push(Part::File { path: entry }),
+                    },
                 }
             }
         }
+        if is_new && !self.in_memory {
+            self.parts.push(Part::Made { number });
+        }
         Ok(())
+    }
+
+    /// A directory in one that is taken entry by entry.
+    fn entry(
+        &mut self,
+        upper: Option<BorrowedFd<'_>>,
+        path: PathBuf,
+        meta: &fs::Metadata,
+        is_new: bool,
+    ) -> Result<()> {
+        let is_empty = OWN.iter().any(|own| path == Path::new(own)) || self.hidden.contains(&path);
+        let known = self.numbers.get(&path).copied();
+        let kind = there(upper, &path)?.map(|stat| FileType::from_raw_mode(stat.st_mode));
+        match kind {
+            None => {}
+            Some(FileType::Directory) if is_new || known.is_some() || is_empty => {}
+            Some(_) => {
+                self.is_replaced(&path);
+                return Ok(());
+            }
+        }
+        let was_entered = known.is_some_and(|number| !self.dir.has(format!("parts/{number}/upper")));
+        let enter = was_entered || self.has_mount_below(&path);
+        let number = match is_empty {
+            true => None,
+            false => Some(self.number(&path, (!enter).then_some(meta))?),
+        };
+        if kind.is_none() || is_new {
+            let (mode, owner) = (meta.permissions().mode() & 0o7777, None);
+            match upper {
+                None => self.parts.push(Part::MakeDir { path: Self::relative(&path), mode, owner }),
+                Some(upper) => make_dir(upper, name_of(&path), mode, owner)
+                    .map_err(|(step, errno)| Error::os(step, errno).with_path(&path))?,
+            }
+        }
+        match number {
+            Some(number) if enter => self.directory(&path, number),
+            Some(number) => {
+                self.parts.push(Part::Overlay { path, number });
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// By the container: what it had below is where it put it.
+    fn is_replaced(&mut self, path: &Path) {
+        self.numbers.retain(|known, _| !known.starts_with(path));
     }
 
     /// Whether something is mounted below it that is not hidden anyway.
@@ -208,47 +329,103 @@ impl Planner<'_> {
         self.owner.map(|(base_uid, base_gid)| (base_uid + range(uid), base_gid + range(gid)))
     }
 
-    /// A directory of the writable layer. One in memory has to be made by stage A.
-    fn mkdir(&mut self, path: PathBuf, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+    /// A directory beside the writable layer. One in memory has to be made by stage A.
+    fn mkdir(&mut self, path: String, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
         if self.in_memory {
-            self.parts.push(Part::MakeDir { path, mode, owner });
+            self.parts.push(Part::MakeDir { path: path.into(), mode, owner });
             return Ok(());
         }
         self.dir.mkdir(path, mode, owner)
     }
 
-    fn skeleton(&mut self, path: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
-        self.mkdir(Self::relative(path), mode, self.shifted(owner))
-    }
-
-    fn link(&mut self, path: &Path, target: &Path) -> Result<()> {
-        let name = Self::relative(path);
-        if self.in_memory {
-            self.parts.push(Part::MakeLink { path: name, target: target.to_owned(), owner: self.owner });
+    fn link(&mut self, upper: Option<BorrowedFd<'_>>, path: &Path, target: &Path) -> Result<()> {
+        let Some(upper) = upper else {
+            let (path, target) = (Self::relative(path), target.to_owned());
+            self.parts.push(Part::MakeLink { path, target });
             return Ok(());
-        }
-        match rustix::fs::symlinkat(target, self.dir.as_fd(), &name) {
-            Ok(()) => self.dir.own(&name, self.owner),
-            Err(rustix::io::Errno::EXIST) => Ok(()),
+        };
+        match rustix::fs::symlinkat(target, upper, name_of(path)) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(Error::os("symlinkat", errno).with_path(path)),
         }
     }
 
     fn overlay(&mut self, path: PathBuf, meta: &fs::Metadata) -> Result<()> {
-        let number = self.overlays;
-        self.overlays += 1;
-        let own = format!("parts/{number}");
-        if number == 0 && !self.in_memory {
-            self.mkdir("parts".into(), 0o755, self.owner)?;
-        }
-        self.mkdir(own.clone().into(), 0o755, self.owner)?;
-        let mode = meta.permissions().mode() & 0o7777;
-        self.mkdir(format!("{own}/upper").into(), mode, self.shifted((meta.uid(), meta.gid())))?;
-        if !self.in_memory {
-            self.dir.store.remove_tree(self.dir.as_fd(), format!("{own}/work"))?;
-        }
-        self.mkdir(format!("{own}/work").into(), 0o700, self.owner)?;
+        let number = self.number(&path, Some(meta))?;
         self.parts.push(Part::Overlay { path, number });
         Ok(())
     }
+
+    /// The number of a directory, and what it has by it. With its metadata it is to be taken whole.
+    fn number(&mut self, path: &Path, whole: Option<&fs::Metadata>) -> Result<usize> {
+        let known = self.numbers.get(path).copied();
+        let number = known.unwrap_or(self.free);
+        let own = format!("parts/{number}");
+        self.planned.insert(number);
+        if known.is_none() {
+            self.free += 1;
+            if !self.in_memory {
+                self.mkdir("parts".into(), 0o755, self.owner)?;
+            }
+            if !self.in_memory || whole.is_some() {
+                self.mkdir(own.clone(), 0o755, self.owner)?;
+            }
+        }
+        let upper = format!("{own}/upper");
+        match whole {
+            Some(meta) => {
+                if known.is_none() {
+                    let mode = meta.permissions().mode() & 0o7777;
+                    self.mkdir(upper, mode, self.shifted((meta.uid(), meta.gid())))?;
+                }
+                if !self.in_memory {
+                    self.dir.store.remove_tree(self.dir.as_fd(), format!("{own}/work"))?;
+                }
+                self.mkdir(format!("{own}/work"), 0o700, self.owner)?;
+            }
+            // It was whole.
+            None if known.is_some() => match rustix::fs::unlinkat(self.dir, &upper, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::NOTEMPTY) => return Err(has_no_place(path)),
+                Err(errno) => return Err(Error::os("unlinkat", errno).with_path(self.dir.path().join(upper))),
+            },
+            None => {}
+        }
+        if known.is_none() && !self.in_memory {
+            let link = format!("{own}/path");
+            rustix::fs::symlinkat(path, self.dir, &link).call_at("symlinkat", self.dir.path().join(link))?;
+        }
+        self.numbers.insert(path.to_owned(), number);
+        Ok(number)
+    }
+
+    /// Whether a directory of the container's has nothing in it, or is not there.
+    fn is_empty(&self, name: &Path) -> Result<bool> {
+        let Some(dir) = open_real(self.dir, name)? else { return Ok(true) };
+        Ok(list(dir.as_fd())?.is_empty())
+    }
+
+    /// What was taken before and is not now has nothing of the container's.
+    fn nothing_is_lost(&self) -> Result<()> {
+        for (path, number) in &self.numbers {
+            let upper = format!("parts/{number}/upper");
+            if !self.planned.contains(number) && !self.is_empty(Path::new(&upper))? {
+                return Err(has_no_place(path));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What has the name of this path in the writable layer.
+fn there(upper: Option<BorrowedFd<'_>>, path: &Path) -> Result<Option<Stat>> {
+    let Some(upper) = upper else { return Ok(None) };
+    match rustix::fs::statat(upper, name_of(path), AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(None),
+        other => other.map(Some).call_at("fstatat", path),
+    }
+}
+
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
 }

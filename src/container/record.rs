@@ -296,14 +296,6 @@ impl Dir {
             .map_err(|(step, errno)| Error::os(step, errno).with_path(self.path().join(name.as_ref())))
     }
 
-    pub fn own(&self, name: impl AsRef<OsStr>, owner: Option<(u32, u32)>) -> Result<()> {
-        use rustix::fs::{Gid, Uid, chownat};
-        let Some((uid, gid)) = owner else { return Ok(()) };
-        let name = name.as_ref();
-        chownat(self, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
-            .call_at("fchownat", self.path().join(name))
-    }
-
     pub fn record(&self) -> Result<Option<Record>> {
         self.get(RECORD)
     }
@@ -393,7 +385,7 @@ impl Dir {
 }
 
 /// A directory, which may be there from an earlier start.
-fn make_dir(
+pub(super) fn make_dir(
     parent: BorrowedFd<'_>,
     name: &OsStr,
     mode: u32,

@@ -92,11 +92,11 @@ pub(super) enum Part {
     /// A directory of the writable layer, where that is in memory (on disk the host has made it).
     MakeDir { path: PathBuf, mode: u32, owner: Option<(u32, u32)> },
     /// A symbolic link likewise.
-    MakeLink { path: PathBuf, target: PathBuf, owner: Option<(u32, u32)> },
+    MakeLink { path: PathBuf, target: PathBuf },
     /// A small file of a directory that can't be taken whole, in the writable layer. Nobody has run there.
-    MakeFile { path: PathBuf, mode: u32, bytes: Vec<u8>, owner: Option<(u32, u32)> },
-    /// All of those are made: from now on they are the container's.
-    Made,
+    MakeFile { path: PathBuf, mode: u32, bytes: Vec<u8> },
+    /// All of those in a directory are made: from now on they are the container's.
+    Made { number: usize },
     /// An overlay over this directory, with `parts/N` as its writable layer.
     Overlay { path: PathBuf, number: usize },
     /// A larger one: the host's, read-only.
@@ -108,9 +108,6 @@ pub(super) enum Part {
     /// In something covered, and given back.
     Return { path: PathBuf, is_dir: bool },
 }
-
-/// What says so, in the container's directory.
-pub(super) const MADE: &str = "parts/made";
 
 /// How stage A names the container's ids.
 #[derive(Clone, Copy)]
@@ -402,15 +399,12 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             s.op(n::__NR_fchmodat, "fchmodat", [writable.into(), at.into(), mode.into()]).path(path);
             None
         }
-        Part::MakeLink { path, target, owner } => {
+        Part::MakeLink { path, target } => {
             let (at, target) = (s.string(path), s.string(target));
             s.op(n::__NR_symlinkat, "symlinkat", [target.into(), writable.into(), at.into()]).path(path);
-            if let Some(owner) = owner {
-                s.chown(writable, at, *owner, path);
-            }
             None
         }
-        Part::MakeFile { path, mode, bytes, owner } => {
+        Part::MakeFile { path, mode, bytes } => {
             let at = s.string(path);
             // A start that failed may have made it.
             let flags = n::O_CREAT | n::O_TRUNC | n::O_WRONLY | n::O_CLOEXEC | n::O_NOFOLLOW;
@@ -419,16 +413,14 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             if !bytes.is_empty() {
                 s.write(fd, bytes, path);
             }
-            if let Some((uid, gid)) = *owner {
-                s.op(n::__NR_fchown, "fchown", [fd.into(), uid.into(), gid.into()]).path(path);
-            }
             s.op(n::__NR_fchmod, "fchmod", [fd.into(), (*mode).into()]).path(path);
             s.op(n::__NR_close, "close", [fd.into()]);
             None
         }
-        Part::Made => {
-            let at = s.string(Path::new(MADE));
-            s.op(n::__NR_mkdirat, "mkdirat", [writable.into(), at.into(), 0o700.into()]).path(MADE);
+        Part::Made { number } => {
+            let made = format!("parts/{number}/made");
+            let at = s.string(&made);
+            s.op(n::__NR_mkdirat, "mkdirat", [writable.into(), at.into(), 0o700.into()]).path(made);
             None
         }
         Part::Overlay { path, number } => {
@@ -466,8 +458,8 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
         }
         Part::HideDir { path, mode, writable } => {
             let absent = s.label();
-            // It may have gone since it was found, unless it is one of the places that there have to be.
-            let target = s.open_in(mount, relative(path), Links::Refuse, (!writable).then_some(absent));
+            // It may have gone since it was found, or the container has something else there.
+            let target = s.open_in(mount, relative(path), Links::Avoid, Some(absent));
             let open = *writable || root.has_place_in(path);
             let flags =
                 n::MOUNT_ATTR_NODEV | n::MOUNT_ATTR_NOSUID | if open { 0 } else { n::MOUNT_ATTR_RDONLY };
@@ -479,7 +471,7 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
         }
         Part::HideFile { path } => {
             let absent = s.label();
-            let target = s.open_in(mount, relative(path), Links::Refuse, Some(absent));
+            let target = s.open_in(mount, relative(path), Links::Avoid, Some(absent));
             let null = s.open_path(Path::new("/dev/null"));
             let cover = s.clone_mount(null, false, path);
             s.attach(cover, target, path);

@@ -72,65 +72,6 @@ fn secrets_of_the_machine() {
     }
 }
 
-/// Where something is mounted in /etc, an ordinary user's container has its entries one by one.
-fn entry_by_entry(test: &str, meanwhile: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    let other = super::host_program::OtherUser::new(65534);
-    let etc = tempfile::tempdir().unwrap();
-    fs::set_permissions(etc.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    for file in ["passwd", "group", "subuid", "subgid"] {
-        let _ = fs::copy(Path::new("/etc").join(file), etc.path().join(file));
-    }
-    // Too large to be copied.
-    fs::write(etc.path().join("seen"), vec![b'x'; 100_000]).unwrap();
-    fs::write(etc.path().join("shadow"), "secret").unwrap();
-    fs::set_permissions(etc.path().join("shadow"), fs::Permissions::from_mode(0o600)).unwrap();
-    let script = format!(
-        "mount -t tmpfs none /etc && cp -a \"$1/.\" /etc && mount --bind /etc/group /etc/group && shift || exit
-         (while :; do {meanwhile} done) & \"$@\"; code=$?; kill $!; exit $code"
-    );
-    let mut command = std::process::Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(etc.path());
-    command.args(other.become_it()).arg(&other.program).args(["--exact", test, "--include-ignored"]);
-    passes({
-        command.env(ROLE, "user").env("HOME", &other.own).env("TMPDIR", &other.own);
-        command.env_remove("XDG_DATA_HOME");
-        command
-    });
-}
-
-/// A mount of a file that the host removes during the start can't be covered any more.
-#[test]
-#[ignore = "needs root: mounts in /etc and becomes another user"]
-fn what_is_hidden_is_not_mounted_either() {
-    if std::env::var_os(ROLE).is_none() {
-        return entry_by_entry("hidden::what_is_hidden_is_not_mounted_either", "break;");
-    }
-    // The fourth word of a line is which file of its filesystem the mount shows (proc_pid_mountinfo(5)).
-    let script = "while read -r _ _ _ file point _; do echo $file $point; done </proc/self/mountinfo; \
-        stat -c %n:%s /etc/shadow /etc/seen";
-    let out = say(&sh(&host(), script));
-    assert!(out.ends_with("\n/etc/shadow:0\n/etc/seen:100000"), "{out}");
-    assert!(out.lines().any(|line| line.ends_with(" /etc/seen")), "entry by entry: {out}");
-    assert!(!out.lines().any(|line| line.starts_with("/shadow ")), "{out}");
-}
-
-#[test]
-#[ignore = "needs root: mounts in /etc and becomes another user"]
-fn the_hosts_files_come_and_go_while_containers_start() {
-    if std::env::var_os(ROLE).is_none() {
-        let each = "mkdir -p /etc/dir/dir; ln -s seen /etc/link; (umask 077; cp /etc/seen /etc/secret); \
-            cp /etc/seen /etc/large; rm -r /etc/dir /etc/link /etc/secret /etc/large;";
-        return entry_by_entry("hidden::the_hosts_files_come_and_go_while_containers_start", each);
-    }
-    let image = host();
-    for read_only in [false, true] {
-        for _ in 0..tries(40) {
-            assert_eq!(say(&sh(&image, "cat /etc/secret 2>/dev/null | wc -c").read_only(read_only)), "0");
-        }
-    }
-}
-
 /// The store lies in a directory that is hidden for no other reason.
 #[test]
 #[ignore = "needs root: writes below /opt"]
