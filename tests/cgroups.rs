@@ -28,6 +28,15 @@ fn shell(group: &Cgroup, script: &str) -> Command {
     command
 }
 
+/// The same, once it is in all of the group's hierarchies: one that is in the first has those limits already.
+fn joined(group: &Cgroup, script: &str) -> Reaped {
+    let mut child =
+        Reaped(shell(group, &format!("echo in; {script}")).stdout(Stdio::piped()).spawn().unwrap());
+    let mut first = [0; 3];
+    std::io::Read::read_exact(child.0.stdout.as_mut().unwrap(), &mut first).unwrap();
+    child
+}
+
 fn output(group: &Cgroup, script: &str) -> Output {
     let out = shell(group, script).output().unwrap();
     assert_ne!(out.status.code(), Some(99), "joining failed: {}", String::from_utf8_lossy(&out.stderr));
@@ -167,7 +176,7 @@ fn a_quota_throttles() {
     // A millisecond of each tenth of a second, which is little work on any machine.
     let group = Cgroup::create(&name("quota"), &Limits::new().cpus(0.01)).unwrap();
     assert!(["1000", "1000 100000"].contains(&file(&group, &["cpu.cfs_quota_us", "cpu.max"]).as_str()));
-    let mut child = Reaped(shell(&group, "while :; do :; done").spawn().unwrap());
+    let mut child = joined(&group, "while :; do :; done");
     let deadline = Instant::now() + 6 * SOON;
     loop {
         let stats = group.stats().unwrap();
@@ -188,10 +197,7 @@ fn a_quota_throttles() {
 #[ignore = "needs root and writable cgroups: freezes and kills processes"]
 fn a_frozen_group_makes_no_progress_and_dies_when_killed() {
     let group = Cgroup::create(&name("freeze"), &Limits::new().pids_max(32)).unwrap();
-    let mut child =
-        Reaped(shell(&group, "echo in; while :; do :; done").stdout(Stdio::piped()).spawn().unwrap());
-    let mut first = [0; 3];
-    std::io::Read::read_exact(child.0.stdout.as_mut().unwrap(), &mut first).unwrap();
+    let mut child = joined(&group, "while :; do :; done");
     assert_eq!(group.procs().unwrap(), [child.0.id() as i32]);
 
     if !is_on_v2(&group) {
@@ -244,9 +250,7 @@ fn a_group_in_use_is_not_removed_and_a_sweep_clears_what_the_dead_leave() {
     let kept = parent.create(&alive, &limits).unwrap();
     assert_eq!(parent.create(&dead, &limits).unwrap_err().kind(), ErrorKind::AlreadyExists);
 
-    let mut child = Reaped(shell(&left, "echo in; exec sleep 600").stdout(Stdio::piped()).spawn().unwrap());
-    let mut first = [0; 3];
-    std::io::Read::read_exact(child.0.stdout.as_mut().unwrap(), &mut first).unwrap();
+    let mut child = joined(&left, "exec sleep 600");
     let (dirs, others) = (paths(&left), paths(&kept));
     // Another process would open it by its directories.
     let again = Cgroup::open(&dirs).unwrap();

@@ -2,11 +2,11 @@
 #![forbid(unsafe_code)]
 
 use super::ids::Range;
-use super::record::{Dir, Exited, Names, Record, RunningRecord, elsewhere};
+use super::record::{Dir, Exited, Names, Record, elsewhere};
 use super::running::Running;
 use super::{Held, Inner, KILL_TIME, Phase, lock, names, removed, start, volumes};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::{Store, random_hex};
+use crate::store::random_hex;
 use crate::sys::time::after;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
@@ -140,7 +140,7 @@ impl Inner {
         let left = match dir.running() {
             Ok(None) if !(kept && record.ephemeral) => Ok(()),
             // The next one who opens it tries again: without the directory nobody would know of the groups.
-            Ok(running) => match sweep_groups(store, &record, running.as_ref()) {
+            Ok(_) => match store.sweep_groups(&record.id) {
                 Err(error) => return ended.and(Err(error)),
                 swept => swept,
             },
@@ -190,22 +190,6 @@ impl Inner {
         held.kept = true;
         Ok(())
     }
-}
-
-/// Removes the control groups that a killed program has left of a container, wherever it was.
-pub(super) fn sweep_groups(store: &Store, record: &Record, running: Option<&RunningRecord>) -> Result<()> {
-    let (groups, here) = (store.cgroups()?, Some(store.seat()?));
-    let written = running.filter(|running| running.seat == here).map(|running| running.cgroups.as_slice());
-    let is_copied = running.is_none() && record.seat.is_some() && record.seat != here;
-    if is_copied {
-        // They are the original's.
-        return Ok(());
-    }
-    let rooms = Some(record.rooms.as_slice()).filter(|_| record.seat == here).unwrap_or_default();
-    let made = rooms.iter().map(|room| room.join(&record.id));
-    let paths: Vec<_> = written.unwrap_or_default().iter().cloned().chain(made).collect();
-    let seen = groups.sweep(|group| group != record.id).map(drop);
-    seen.and(groups.sweep_at(&record.id, &paths))
 }
 
 impl Drop for Inner {

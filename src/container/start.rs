@@ -7,7 +7,6 @@ use super::devices;
 use super::given::Given;
 use super::ground::{Ground, etc, planned_mounts};
 use super::hierarchies::Hierarchies;
-use super::inner::sweep_groups;
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::protection::{self, Ids, Made, Protection, Wall};
@@ -173,7 +172,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
             return theirs("another program ran the container and has not written down yet how it ended");
         }
         // Its program was killed and left its groups.
-        sweep_groups(&inner.store, &held.record, Some(&running))?;
+        inner.store.sweep_groups(&held.record.id)?;
     }
     let warden = warden::warden()?;
     if held.range.is_none() && warden.map().is_none() {

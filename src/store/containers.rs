@@ -5,7 +5,7 @@
 //! volumes that were made for it alone.
 #![forbid(unsafe_code)]
 
-use super::pins::{Seat, groups_of, is_copied, seat_of};
+use super::pins::{Seat, groups_of, seat_of};
 use super::{Lease, Store, list};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
@@ -96,6 +96,14 @@ impl Store {
         }
     }
 
+    /// Removes the control groups that a killed program has left of a container, wherever it was.
+    pub(crate) fn sweep_groups(&self, id: &str) -> Result<()> {
+        let Some(paths) = groups_of(self.containers_dir(), id)? else { return Ok(()) };
+        let groups = self.cgroups()?;
+        let seen = groups.sweep(|group| group != id).map(drop);
+        seen.and(groups.sweep_at(id, &paths))
+    }
+
     /// Removes the ephemeral containers of dead programs, and the control groups of all that nobody has open. What
     /// can't be removed is reported and stays.
     pub(super) fn sweep_containers(&self) -> Result<bool> {
@@ -111,13 +119,11 @@ impl Store {
             let mut look = || -> Result<()> {
                 let Some(lease) = self.unused_container(name)? else { return Ok(()) };
                 any = true;
-                if is_copied(self.containers_dir(), name)? {
-                    copied.insert(name.to_owned());
-                }
-                // Those that can't be seen from this program's own group. While they are there their container stays.
-                let groups = groups_of(self.containers_dir(), name)?;
-                if !groups.is_empty() {
-                    self.cgroups()?.sweep_at(name, &groups)?;
+                match groups_of(self.containers_dir(), name)? {
+                    None => drop(copied.insert(name.to_owned())),
+                    Some(groups) if groups.is_empty() => {}
+                    // Also those that can't be seen from this program's own group. While they are there their container stays.
+                    Some(groups) => self.cgroups()?.sweep_at(name, &groups)?,
                 }
                 if let Some(part) = self.tenants().container_part(name)?.filter(|part| part.ephemeral) {
                     ephemeral.insert(name.to_owned(), (part.project, lease));

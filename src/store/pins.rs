@@ -74,26 +74,20 @@ fn groups_in(containers: BorrowedFd<'_>, id: &str, file: &str) -> Result<Option<
     Ok(text.map(|text| serde_json::from_slice(&text).unwrap_or_default()))
 }
 
-/// The directories of the control groups that a container may have, below `containers/`.
-pub(super) fn groups_of(containers: BorrowedFd<'_>, id: &str) -> Result<Vec<PathBuf>> {
-    let here = Some(seat_of(containers)?);
-    let named_in = |file: &str| {
-        let found = groups_in(containers, id, file)?;
-        Ok::<_, Error>(found.filter(|groups| groups.seat == here).unwrap_or_default())
-    };
-    let mut groups = named_in(RUNNING)?.cgroups;
-    groups.extend(named_in(RECORD)?.rooms.into_iter().map(|room| room.join(id)));
-    Ok(groups)
-}
-
-/// Whether a container is the copy of another, whose control groups have its name.
-pub(super) fn is_copied(containers: BorrowedFd<'_>, id: &str) -> Result<bool> {
-    let said = match groups_in(containers, id, RUNNING)? {
-        None => groups_in(containers, id, RECORD)?,
-        running => running,
-    };
+/// The directories of the control groups that a container may have, below `containers/`. `None` of a copy of another container,
+/// whose groups have its name.
+pub(super) fn groups_of(containers: BorrowedFd<'_>, id: &str) -> Result<Option<Vec<PathBuf>>> {
     let here = seat_of(containers)?;
-    Ok(said.and_then(|groups| groups.seat).is_some_and(|seat| seat != here))
+    let (running, record) = (groups_in(containers, id, RUNNING)?, groups_in(containers, id, RECORD)?);
+    let said = running.as_ref().or(record.as_ref()).and_then(|groups| groups.seat);
+    if said.is_some_and(|seat| seat != here) {
+        return Ok(None);
+    }
+    let of_here =
+        |groups: Option<Groups>| groups.filter(|groups| groups.seat == Some(here)).unwrap_or_default();
+    let mut groups = of_here(running).cgroups;
+    groups.extend(of_here(record).rooms.into_iter().map(|room| room.join(id)));
+    Ok(Some(groups))
 }
 
 /// A file that may be missing.

@@ -1,13 +1,14 @@
 //! Temporary stores.
 #![forbid(unsafe_code)]
 
-use super::pins::{groups_of, is_copied};
+use super::pins::groups_of;
 use super::remove::remove_tree_with;
 use super::{DIRECTORY, Lease, Remover, list, random_hex};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -128,21 +129,20 @@ fn sweep_groups(store: &Lease) -> Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         other => other.call_at("openat", "containers")?,
     };
-    let mut containers = Vec::new();
+    let mut containers = BTreeMap::new();
     for id in list(dir.as_fd())? {
-        // Of what was copied the groups are the original's.
         if let Some(name) = id.to_str()
-            && !is_copied(dir.as_fd(), name)?
+            && let Some(groups) = groups_of(dir.as_fd(), name)?
         {
-            containers.push(name.to_owned());
+            containers.insert(name.to_owned(), groups);
         }
     }
     if containers.is_empty() {
         return Ok(());
     }
     let parent = CgroupParent::detect()?;
-    for id in &containers {
-        parent.sweep_at(id, &groups_of(dir.as_fd(), id)?)?;
+    for (id, groups) in &containers {
+        parent.sweep_at(id, groups)?;
     }
-    parent.sweep(|group| !containers.iter().any(|id| id == group)).map(drop)
+    parent.sweep(|group| !containers.contains_key(group)).map(drop)
 }
