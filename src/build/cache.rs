@@ -23,7 +23,8 @@ impl Work<'_> {
         Ok((image, false))
     }
 
-    /// The same for a step on an image, by a key of its ground: `make` gives the layer, if it has one, and `change` its settings.
+    /// The same for a step on an image, by a key of all of its settings: `make` gives the layer, if it has one, and `change` what
+    /// becomes of them.
     pub(super) fn kept_on(
         &self,
         key: &Digest,
@@ -33,7 +34,11 @@ impl Work<'_> {
         make: impl FnOnce() -> Result<Option<Layer>>,
     ) -> Result<(Image, bool)> {
         if let Some(found) = self.noted(key)? {
-            return self.onto(key, parent, line, found, change).map(|image| (image, true));
+            let image = match stands_on(&found, parent) {
+                true => found,
+                false => self.onto(key, parent, line, &found, change)?,
+            };
+            return Ok((image, true));
         }
         let layer = make()?;
         let image = self.derived(parent, layer.as_ref(), line.to_owned(), None, change)?;
@@ -41,7 +46,8 @@ impl Work<'_> {
         Ok((image, false))
     }
 
-    /// The same for a step that changes no settings, which may be that of another image with the same steps.
+    /// The same for a step that changes no settings, by a key of those that it depends on. It may be that of another image with
+    /// the same steps.
     pub(super) fn kept_or_known(
         &self,
         key: &Digest,
@@ -50,7 +56,13 @@ impl Work<'_> {
         make: impl FnOnce() -> Result<Option<Layer>>,
     ) -> Result<(Image, bool)> {
         if let Some(found) = self.noted(key)? {
-            return self.onto(key, parent, line, found, |_| Ok(())).map(|image| (image, true));
+            let is_it =
+                stands_on(&found, parent) && found.config().settings()? == parent.config().settings()?;
+            let image = match is_it {
+                true => found,
+                false => self.onto(key, parent, line, &found, |_| Ok(()))?,
+            };
+            return Ok((image, true));
         }
         let known = self.known(parent, line)?;
         let was_known = known.is_some();
@@ -63,25 +75,21 @@ impl Work<'_> {
         Ok((image, was_known))
     }
 
-    /// A step that was done on the same ground, as one on `parent`, whose history may have other ARGs.
+    /// A step that was done on the same ground, as one on `parent`, whose history or settings are others.
     fn onto(
         &self,
         key: &Digest,
         parent: &Image,
         line: &str,
-        found: Image,
+        found: &Image,
         change: impl FnOnce(&mut Value) -> Result<()>,
     ) -> Result<Image> {
-        let (below, above) = (parent.config().history(), found.config().history());
-        let Some((last, before)) = above.split_last() else { return Ok(found) };
-        if before == below {
-            return Ok(found);
-        }
-        let layer = match last.empty_layer().unwrap_or(false) {
+        let last = found.config().history().last();
+        let layer = match last.is_none_or(|last| last.empty_layer().unwrap_or(false)) {
             true => None,
             false => found.layers()?.pop(),
         };
-        let image = self.derived(parent, layer.as_ref(), line.to_owned(), created(last), change)?;
+        let image = self.derived(parent, layer.as_ref(), line.to_owned(), last.and_then(created), change)?;
         self.note(key, &image)?;
         Ok(image)
     }
@@ -154,6 +162,12 @@ impl Work<'_> {
         images.retain(Image::is_whole);
         Ok(self.candidates.get_or_init(|| images))
     }
+}
+
+/// Whether an image has this one's history, and one line more.
+fn stands_on(image: &Image, parent: &Image) -> bool {
+    let history = image.config().history();
+    history.split_last().is_some_and(|(_, before)| before == parent.config().history())
 }
 
 /// Whether it says that something is not there any more, or not whole, and not that it could not be looked at.

@@ -9,9 +9,9 @@ use crate::dockerfile::{
     Add, Command, Copy, Healthcheck, Instruction, Mount, MountKind, Run, RunNetwork, RunSecurity, Sharing,
     Source, Variable,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::manifest::ImageConfig;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// A longer line ends with the digest of all of it: a configuration has bounds.
@@ -186,17 +186,50 @@ pub(super) fn of_setting(instruction: &Instruction, text: &str) -> String {
     bounded(format!("{name} {rest}"))
 }
 
-/// What a step depends on of the image that it stands on: its files, its settings, and the steps that it came to them by. An
-/// ARG is none of these, though the history has it: who uses one has it in its own line.
-fn ground(image: &ImageConfig) -> Result<Digest> {
-    let mut config: Map<String, Value> = serde_json::from_slice(image.raw()).map_err(|error| {
-        Error::new(ErrorKind::InvalidData, "the configuration of an image").with_source(error)
-    })?;
-    config.retain(|field, _| field != "created" && field != "history");
-    let mut text = format!("{}\n", Value::Object(config));
+/// What a step depends on of the image that it stands on, beside the steps before it that made files, and their files.
+#[derive(Clone, Copy)]
+pub(super) enum Ground {
+    /// Nothing.
+    Files,
+    /// What a process has of it: its variables, its user, its working directory.
+    Process,
+    /// All of its settings.
+    Settings,
+}
+
+/// Instructions that make no files: whoever depends on them depends on what they set. An ARG sets nothing that lasts: who uses one
+/// has it in its own line.
+const SETTINGS: [&str; 13] = [
+    "ARG",
+    "CMD",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+];
+
+fn ground(image: &ImageConfig, of: Ground) -> Result<Digest> {
+    let mut config = image.settings()?;
+    if let Some(fields) = config.get_mut("config").and_then(Value::as_object_mut) {
+        fields.retain(|field, _| match of {
+            Ground::Files => false,
+            Ground::Process => matches!(field.as_str(), "Env" | "User" | "WorkingDir"),
+            Ground::Settings => true,
+        });
+    }
+    let mut text = format!("{config}\n{:?}\n", image.diff_ids());
     for line in image.history() {
+        let is_empty = line.empty_layer().unwrap_or(false);
         let line = line.created_by().as_deref().unwrap_or_default();
-        if !line.starts_with("ARG ") {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        if !is_empty || !SETTINGS.contains(&name) {
             let _ = writeln!(text, "{} {line}", line.len());
         }
     }
@@ -204,14 +237,14 @@ fn ground(image: &ImageConfig) -> Result<Digest> {
 }
 
 /// By what a step on an image is found again.
-pub(super) fn key_on(image: &ImageConfig, parts: &[&str]) -> Result<Digest> {
-    Ok(key(&ground(image)?, parts))
+pub(super) fn key_on(image: &ImageConfig, of: Ground, parts: &[&str]) -> Result<Digest> {
+    Ok(key(&ground(image, of)?, parts))
 }
 
 /// By what a step is found again. `parts` are all that it depends on beside what it stands on, `parent`.
 pub(super) fn key(parent: &Digest, parts: &[&str]) -> Digest {
     // A number for what this crate makes of it all: another one, and nothing is found.
-    let mut text = format!("coracle build 2\n{parent}\n");
+    let mut text = format!("coracle build 3\n{parent}\n");
     for part in parts {
         let _ = writeln!(text, "{} {part}", part.len());
     }

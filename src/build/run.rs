@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::event::BuildEvent;
-use super::history;
+use super::history::{self, Ground};
 use super::mounts::Mounted;
 use super::secrets::{Redactor, is_in, patterns};
 use super::stage::{At, Finished};
@@ -163,7 +163,7 @@ impl Work<'_> {
         let exact = format!("{:?}", run.command);
         let scripts = format!("{:?}", run.heredocs);
         let parts = ["run", &of_build, &line, &exact, &scripts, &self.epoch_part()];
-        let key = history::key_on(state.image.config(), &parts)?;
+        let key = history::key_on(state.image.config(), Ground::Process, &parts)?;
         let (image, was_there) = self.kept_or_known(&key, &state.image, &line, || {
             let mounted = self.mount(at, &mounts, state)?;
             let _permit = self.permits().take();

@@ -4,7 +4,7 @@
 use super::args::Scope;
 use super::event::{BuildEvent, BuildStep};
 use super::files::with_files;
-use super::history;
+use super::history::{self, Ground};
 use super::transfer::{self, From, MADE, Transfer};
 use super::tree::absolute;
 use super::work::{Named, Work};
@@ -147,8 +147,8 @@ impl Work<'_> {
         // What the line says may be meant in two ways, so it is the instruction that counts.
         let exact = format!("{instruction:?}");
         let flag = if state.cmd_is_set { "cmd" } else { "" };
-        let key =
-            history::key_on(state.image.config(), &["setting", &line, &exact, flag, &self.epoch_part()])?;
+        let parts = ["setting", &line, &exact, flag, &self.epoch_part()];
+        let key = history::key_on(state.image.config(), Ground::Settings, &parts)?;
         let (image, was_there) = self.kept_on(&key, &state.image, &line, change, || Ok(None))?;
         self.done(at, state, image, was_there);
         Ok(())
@@ -214,7 +214,7 @@ impl Work<'_> {
         let line = line(&copied);
         let exact = format!("{:?}", at.step.instruction);
         let parts = ["copy", &line, &exact, state.working_dir(), &self.epoch_part()];
-        let key = history::key_on(state.image.config(), &parts)?;
+        let key = history::key_on(state.image.config(), Ground::Files, &parts)?;
         let (image, was_there) = self.kept_or_known(&key, &state.image, &line, || {
             transfer.layer(self.store, from, Some(&state.image)).map(Some)
         })?;
@@ -232,7 +232,8 @@ impl Work<'_> {
     ) -> Result<()> {
         let line = history::of_setting(instruction, &at.step.text);
         let exact = format!("{:?}", at.step.instruction);
-        let key = history::key_on(state.image.config(), &["workdir", &line, &exact, &self.epoch_part()])?;
+        let parts = ["workdir", &line, &exact, &self.epoch_part()];
+        let key = history::key_on(state.image.config(), Ground::Settings, &parts)?;
         let change = |config: &mut Value| instruction::apply(config, instruction, &mut false);
         let (image, was_there) = self.kept_on(&key, &state.image, &line, change, || {
             let _permit = self.permits().take();

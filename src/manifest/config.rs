@@ -132,6 +132,14 @@ impl ImageConfig {
         &self.0.raw
     }
 
+    /// The document without its layers and how it came to be.
+    #[cfg(feature = "build")]
+    pub(crate) fn settings(&self) -> Result<Value> {
+        let mut value: serde_json::Map<String, Value> = parse("image configuration", &self.0.raw)?;
+        value.retain(|field, _| !matches!(field.as_str(), "created" | "history" | "rootfs"));
+        Ok(Value::Object(value))
+    }
+
     /// The digest of the configuration: the image's id.
     pub(crate) fn digest(&self) -> &Digest {
         &self.0.digest

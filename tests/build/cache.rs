@@ -231,6 +231,53 @@ fn an_argument_changes_what_uses_it() {
     assert!(steps_done(&Build::empty().dockerfile_text(text("1x")), &store).1.is_empty());
 }
 
+/// As in BuildKit: a command sees variables, its user and its directory, what copies files sees none of it, and neither sees how the
+/// image is to be started or what it is called.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_setting_changes_what_sees_it() {
+    let text = "FROM localhost/box:1\nLABEL l=1\nCMD a\nEXPOSE 1\nENV E=1\nUSER 1\nCOPY one /one\n\
+        WORKDIR /w\nRUN id -u > /tmp/id; echo $E >> /tmp/id; cat /proc/sys/kernel/random/uuid > /tmp/uuid\n";
+    let (store, dir) = (bases::store(), context(&[("one", "1")]));
+    let build = |text: &str| steps_done(&Build::context(dir.path()).dockerfile_text(text), &store);
+    let read = |image: &Image, path: &str| {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut image.open(path).unwrap(), &mut text).unwrap();
+        text
+    };
+    let (first, _) = build(text);
+    let settings = |image: &Image| {
+        let config: serde_json::Value = serde_json::from_str(image.config().json()).unwrap();
+        config["config"].clone()
+    };
+    let uuid = read(&first, "/tmp/uuid");
+    for (from, to) in
+        [("LABEL l=1", "LABEL l=2"), ("CMD a", "ENTRYPOINT b"), ("EXPOSE 1", "VOLUME /v\nSTOPSIGNAL INT")]
+    {
+        let (image, done) = build(&text.replace(from, to));
+        assert_eq!(works(&done), 0, "{done:?}");
+        assert_eq!(read(&image, "/tmp/uuid"), uuid, "{to}");
+        // And its own settings are what it has.
+        let elsewhere = bases::store();
+        let fresh =
+            Build::context(dir.path()).dockerfile_text(text.replace(from, to)).run(&elsewhere).unwrap();
+        assert_ne!(read(&fresh, "/tmp/uuid"), uuid);
+        assert_eq!(settings(&image), settings(&fresh), "{to}");
+        // The first is found as it was, though the other was noted after it.
+        let (again, done) = build(text);
+        assert_eq!((again.config().labels()["l"].as_str(), works(&done)), ("1", 0), "{done:?}");
+    }
+    for (from, to, id) in [("ENV E=1", "ENV E=2", "1\n2\n"), ("USER 1", "USER 2", "2\n1\n")] {
+        let (image, done) = build(&text.replace(from, to));
+        assert_eq!(works(&done), 1, "{done:?}");
+        assert!(done.iter().any(|step| step.starts_with("RUN")), "{done:?}");
+        assert_eq!(read(&image, "/tmp/id"), id);
+    }
+    // What was done before is another ground, although there are no other files.
+    let twice = "FROM localhost/box:1\nRUN test 1\nLABEL a=b\nRUN test 1\n";
+    assert_eq!(works(&build(twice).1), 2);
+}
+
 #[test]
 #[ignore = "needs busybox: run with --include-ignored"]
 fn a_stage_that_is_copied_from_counts_by_what_it_has() {
