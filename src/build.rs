@@ -357,8 +357,8 @@ impl Build {
         self
     }
 
-    /// For which machine (`--platform`): which image of several FROM takes, and `TARGETPLATFORM`. By default this one, whose
-    /// programs are all that a RUN can execute.
+    /// For which machine (`--platform`): which image of several FROM takes, `TARGETPLATFORM`, and what the image that comes of it is
+    /// for, also where its last FROM names another. By default this one, whose programs are all that a RUN can execute.
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);
         self

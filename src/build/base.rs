@@ -29,7 +29,8 @@ impl Work<'_> {
             return self.of_context(context, platform.as_ref()).map(Finished::of);
         }
         match super::graph::base_of(&self.file, at, &name)? {
-            Base::Scratch => self.scratch(platform.as_ref()).map(Finished::of),
+            // As in BuildKit it has no machine of its own.
+            Base::Scratch => self.scratch(self.build.platform.as_ref()).map(Finished::of),
             Base::Stage(other) => self.stage(other).map(|done| Finished::clone(&done)),
             Base::Image(name) => self
                 .image(&name, platform.as_ref())

@@ -69,6 +69,7 @@ impl Work<'_> {
         }
         if at == self.plan_target() {
             self.label(&mut state)?;
+            self.aim(&mut state)?;
         }
         Ok(state)
     }
@@ -300,6 +301,25 @@ impl Work<'_> {
             }
             for (name, value) in labels {
                 config["Labels"][name] = json!(value);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// What a build for another machine makes is for that machine, on whatever it stands.
+    fn aim(&self, state: &mut Finished) -> Result<()> {
+        let Some(wanted) = &self.build.platform else { return Ok(()) };
+        if state.image.config().platform() == *wanted {
+            return Ok(());
+        }
+        state.image = state.image.retouched(|config| {
+            config["os"] = json!(wanted.os);
+            config["architecture"] = json!(wanted.architecture);
+            match (&wanted.variant, config.as_object_mut()) {
+                (Some(variant), _) => config["variant"] = json!(variant),
+                (None, Some(config)) => drop(config.remove("variant")),
+                (None, None) => {}
             }
             Ok(())
         })?;

@@ -128,6 +128,13 @@ fn another_machine() {
     assert_eq!(image.architecture(), other);
     let labels = &config(&image)["config"]["Labels"];
     assert_eq!(labels, &json!({"target": format!("linux/{other}"), "build": format!("linux/{own}")}));
+    // What is made here for it is for it.
+    for base in ["localhost/box:1", "scratch AS nothing\nFROM nothing", "scratch"] {
+        let run = if base.contains("box") { "RUN true\n" } else { "" };
+        let made = text(&format!("FROM --platform=$BUILDPLATFORM {base}\n{run}COPY <<E /data\nx\nE\n"));
+        let image = made.platform(format!("linux/{other}").parse().unwrap()).run(&store).unwrap();
+        assert_eq!((image.architecture(), image.config().variant()), (other, None), "{base}");
+    }
     // The image that is there is not for it.
     let build = text("FROM localhost/box:1\nRUN true\n").platform(format!("linux/{other}").parse().unwrap());
     #[cfg(feature = "registry")]
