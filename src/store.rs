@@ -7,9 +7,10 @@
 //! ├── blobs/sha256/HEX        manifests, configurations, compressed layers: immutable
 //! ├── layers/HEX/             an unpacked layer, HEX of its diff_id or chain_id (or of these and the ids it has on disk)
 //! │   ├── fs/                 its files as they are in the image, whiteouts in overlayfs' form
-//! │   └── meta.json           what the filesystem can't hold (written by the layer room)
+//! │   ├── meta.json           what the filesystem can't hold (written by the layer room)
+//! │   └── attributes          which extended attribute tells that it has those that it needs
 //! ├── containers/ID/          records, marks and writable layers (written by the container room)
-//! ├── volumes/NAME/           data/ and volume.json (written by the volume room)
+//! ├── volumes/NAME/           data/, volume.json (written by the volume room), an ordinary user's ids (by the container room)
 //! ├── names/                  names of containers that were asked for (written by the container room)
 //! ├── cache/                  what builds have made: records of steps, directories of cache mounts
 //! ├── mountpoints/            the lowest layer of every container: places to mount on
@@ -39,9 +40,15 @@
 //!
 //! **Power failure.** Files are not synced one by one. A layer is followed by one `syncfs` before its
 //! rename (those of a build's steps together by one at its end; that of a commit by none, which only its blob is worth), and a change of `index.json` by one before its own; a blob that no index names may be
-//! cut short, which its size tells, and is then written again. A temporary store syncs nothing.
+//! cut short, which its size tells, and is then written again. A container that is kept is on the disk, and so is its name. A
+//! temporary store syncs nothing.
+//!
+//! **Copies and backups.** A store may lie anywhere and be moved while no program uses it. A copy needs the owners of files, as root
+//! or the user makes them, hard links and extended attributes: `cp -a`, `rsync -aHX`, `tar --xattrs --xattrs-include=*`. Where
+//! these are missing, layers are unpacked again, and containers that were kept say so when they are started.
 #![forbid(unsafe_code)]
 
+pub(crate) mod attributes;
 pub(crate) mod blob;
 mod cache;
 pub(crate) mod clock;

@@ -95,6 +95,7 @@ impl StagedLayer {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(lease, META, flags, Mode::RUSR | Mode::WUSR).call_at("openat", META)?;
         File::from(file).write_all(&text).call_at("write", META)?;
+        self.store.mark_attributes(lease.as_fd())?;
         self.store.sync_or_mark(lease.as_fd())?;
         // A directory that has entries is never replaced by rename.
         match rustix::fs::renameat(self.store.tmp_dir(), &self.name, &self.store.0.layers, key.hex()) {

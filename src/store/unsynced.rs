@@ -61,19 +61,10 @@ impl Store {
         File::from(file).write_all(boot.as_bytes()).call_at("write", MARK)
     }
 
-    /// Whether a layer was not on the disk when the machine stopped. Then it is removed, if nobody has it.
+    /// Whether a layer was not on the disk when the machine stopped, or lost its attributes on its way here. Then it is removed,
+    /// if nobody has it.
     pub(super) fn is_lost(&self, layer: Lease, name: &str) -> Result<Option<Lease>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut text = String::new();
-        match rustix::fs::openat(layer.as_fd(), MARK, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(Some(layer)),
-            other => {
-                let file = File::from(other.call_at("openat", MARK)?);
-                // What was cut short, or is no text, is not this boot's either.
-                let _ = file.take(256).read_to_string(&mut text);
-            }
-        }
-        if boot().is_some_and(|boot| boot == text) {
+        if self.is_synced(&layer)? && self.has_attributes(&layer)? {
             return Ok(Some(layer));
         }
         drop(layer);
@@ -85,6 +76,20 @@ impl Store {
             Err(error) => return Err(error),
         }
         Ok(None)
+    }
+
+    fn is_synced(&self, layer: &Lease) -> Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut text = String::new();
+        match rustix::fs::openat(layer.as_fd(), MARK, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(true),
+            other => {
+                let file = File::from(other.call_at("openat", MARK)?);
+                // What was cut short, or is no text, is not this boot's either.
+                let _ = file.take(256).read_to_string(&mut text);
+            }
+        }
+        Ok(boot().is_some_and(|boot| boot == text))
     }
 }
 
