@@ -148,8 +148,9 @@ impl Container {
     }
 
     fn create(builder: &ContainerBuilder) -> Result<Self> {
-        let spec = builder.spec.clone();
+        let mut spec = builder.spec.clone();
         settings::validate(&spec)?;
+        settings::anchor(&mut spec)?;
         builder.given.validate()?;
         let image = &builder.image;
         let store = image.store();
@@ -172,8 +173,10 @@ impl Container {
             exposed: start::exposed(image),
             spec,
             base: range.as_ref().map_or(0, |range| range.base),
+            ids: None,
             project: None,
             exited: None,
+            attribute: None,
             rooms: store.cgroups().map(CgroupParent::rooms_in_words).unwrap_or_default(),
             seat: Some(store.seat()?),
         };
@@ -310,7 +313,9 @@ impl Container {
     /// # Errors
     /// `State` when it runs, also when another program has just started it, and for one that another handle made and has
     /// not kept; on the host image also when the host has changed so that something that was written has no place;
-    /// `Unsupported` when it runs out of reach; see [`ContainerBuilder::start`].
+    /// of an ordinary user's also when the user's sub-ids have changed so that its files are somebody else's, and of one in a copy
+    /// of a store that was made without extended attributes; `Unsupported` when it runs out of reach, or its record has settings that only a later version of this library knows; see
+    /// [`ContainerBuilder::start`].
     pub fn start(&self) -> Result<()> {
         self.0.witness.check()?;
         self.0.refuse_others()?;
@@ -359,9 +364,12 @@ impl Container {
     /// Starts it, opens its published ports, and shows it to other programs.
     fn launch(&self) -> Result<Arc<Running>> {
         let _starting = self.0.store.starting(&self.0.id)?;
-        let running = start::start(&self.0)?;
-        let published = self.0.record(|record| reach::publish(&running, &record.spec, self.0.witness));
-        let published = published.and_then(|published| published).and_then(|()| {
+        let (running, listening) = start::start(&self.0)?;
+        let published = self
+            .0
+            .record(|record| record.spec.network.is_host())
+            .and_then(|host_network| reach::publish(&running, listening, host_network, self.0.witness));
+        let published = published.and_then(|()| {
             // Before anybody can see that it has ended, which takes the record away again.
             running.publish_record(reach::published(&running))
         });
@@ -609,10 +617,13 @@ impl Container {
     }
 
     /// Leaves the container in the store: created, or, if it runs, killed first, with all its changes. One that
-    /// another program runs is left as it is.
+    /// another program runs is left as it is. When this returns, it is on the disk.
+    ///
+    /// Where it can't be written down, as on a full disk, nothing is lost yet: [`Store::container`] opens it by its id, and it
+    /// can be kept then. The next [`Store::open`] sweeps it while nobody has it open.
     ///
     /// # Errors
-    /// `State` for a writable layer in memory: nothing of it is left.
+    /// `State` for a writable layer in memory: nothing of it is left; and for one that another handle made and has not kept.
     pub fn keep(self) -> Result<()> {
         self.0.witness.check()?;
         self.0.keep()

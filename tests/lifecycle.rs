@@ -8,6 +8,8 @@ mod ends;
 mod etc;
 #[path = "lifecycle/exec.rs"]
 mod exec;
+#[path = "lifecycle/kept.rs"]
+mod kept;
 #[path = "lifecycle/limits.rs"]
 mod limits;
 #[path = "lifecycle/settings.rs"]

@@ -479,6 +479,110 @@ fn an_image_has_its_owners_whatever_capabilities_root_has() {
     assert_eq!(count(home.path().join("store/layers")), 2);
 }
 
+const OLD: &str = "nobodys:3000000:60000";
+
+/// As a step: containers and a volume that were made with the ids of [`OLD`].
+fn assert_files_are_whose_they_were() {
+    let store = Store::open(std::env::var_os(STORE).unwrap()).unwrap();
+    let ids = fs::read_to_string("/etc/subuid").unwrap();
+    if matches!(store.container("own"), Err(error) if error.kind() == ErrorKind::NotFound) {
+        assert_eq!(ids.trim(), OLD);
+        let image = owners(&store, 7000);
+        let look = "cd /srv 2>/dev/null || mkdir -m 700 /srv; cd /srv; test -e f || { echo mine >f; chmod 600 f; \
+            chown 33:44 f .; }; stat -c %u:%g f . /theirs; cat f";
+        let builder = |script| Container::builder(&image).command(["/bin/busybox", "sh", "-c", script]);
+        let volume = coracle::Volume::create(&store, "v").unwrap();
+        let in_volume = "test -e /v/f || { echo theirs >/v/f; chown 44:55 /v/f; }; stat -c %u:%g /v/f";
+        for builder in [
+            builder(look).name("own"),
+            builder(in_volume).volume(&volume, "/v").name("volume"),
+            builder("echo x >>/srv; cat /theirs").name("roots"),
+        ] {
+            builder.create().unwrap().keep().unwrap();
+        }
+    }
+    let has = ids.trim() == OLD || ids.contains(":3000000:65536");
+    for (name, said) in [("own", "33:44\n33:44\n33:33\nmine"), ("volume", "44:55"), ("roots", "of 33")] {
+        let container = store.container(name).unwrap();
+        match container.start() {
+            Ok(()) if has || name == "roots" => {
+                assert!(container.wait().unwrap().success());
+                assert_eq!(text(&container.logs(coracle::Stream::Stdout).unwrap()), said, "{ids}");
+            }
+            other => {
+                let error = other.expect_err(&format!("{name} with {ids}"));
+                assert!(!has && name != "roots", "{error}");
+                assert_eq!(error.kind(), ErrorKind::State, "{error}");
+                let named = if name == "own" { "srv" } else { "volumes/v/data/f" };
+                assert!(error.path().unwrap().ends_with(named), "{error}");
+                assert!(error.remedy().is_some_and(|remedy| remedy.contains("1 3000000 60000")), "{error}");
+                let out = tempfile::tempdir().unwrap();
+                let copied = container.copy_out("/", out.path().join("all"));
+                assert_eq!(copied.unwrap_err().kind(), ErrorKind::State);
+            }
+        }
+        if name == "own" {
+            assert_eq!(container.export(std::io::sink()).map_err(|error| error.kind()).is_ok(), has, "{ids}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: a user whose sub-ids change, beside busybox and uidmap"]
+fn a_kept_container_whose_user_gets_other_sub_ids() {
+    const TEST: &str = "a_kept_container_whose_user_gets_other_sub_ids";
+    if std::env::var_os(STORE).is_some() {
+        return assert_files_are_whose_they_were();
+    }
+    let home = tempfile::tempdir_in("/var/tmp").unwrap();
+    let id = NOBODYS.parse().unwrap();
+    std::os::unix::fs::chown(home.path(), Some(id), Some(id)).unwrap();
+    let (reuid, regid) = (format!("--reuid={NOBODYS}"), format!("--regid={NOBODYS}"));
+    let user = ["setpriv", &*reuid, &*regid, "--clear-groups"];
+    // Others, the same for other users, none, the same again, and more.
+    let all = [OLD, "nobodys:4000000:65536", "nobodys:2999990:65536", "", OLD, "nobodys:3000000:65536"];
+    as_each(TEST, &home.path().join("store"), &all.map(|ids| (ids, &user[..])));
+}
+
+/// Ranges of ids are for whoever may id-map the host's mounts; without, a start would be of somebody else.
+#[test]
+#[ignore = "needs root: some of its capabilities are taken away, beside busybox and uidmap"]
+fn a_kept_container_of_root_with_other_capabilities() {
+    const TEST: &str = "a_kept_container_of_root_with_other_capabilities";
+    if std::env::var_os(STORE).is_some() {
+        let store = Store::open(std::env::var_os(STORE).unwrap()).unwrap();
+        let mine = if store.containers().unwrap().is_empty() { "with" } else { "without" };
+        let image = match store.image("owners:1") {
+            Err(error) if error.kind() == ErrorKind::NotFound => owners(&store, 7000),
+            other => other.unwrap(),
+        };
+        let builder = Container::builder(&image).command(["/bin/busybox", "true"]);
+        builder.name(mine).create().unwrap().keep().unwrap();
+        for container in store.containers().unwrap() {
+            match container.start() {
+                Ok(()) => {
+                    assert!(container.wait().unwrap().success());
+                    assert_eq!(container.name(), mine);
+                }
+                Err(error) => {
+                    assert_eq!(
+                        (&*container.name(), error.kind()),
+                        ("with", ErrorKind::Unsupported),
+                        "{error}"
+                    );
+                    assert!(error.remedy().unwrap().contains("capabilities"), "{error}");
+                    container.remove().unwrap();
+                }
+            }
+        }
+        return;
+    }
+    let home = tempfile::tempdir_in("/var/tmp").unwrap();
+    let without = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"];
+    let ids = "root:3000000:65536";
+    as_each(TEST, &home.path().join("store"), &[(ids, &["setpriv"]), (ids, &without)]);
+}
+
 /// Who has sub-ids is root over them: no container of root's is to have one, and of one that had them first the report says so.
 #[test]
 #[ignore = "needs root: its containers have ranges of their own"]

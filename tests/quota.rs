@@ -108,6 +108,29 @@ fn it_is_a_project_quota_where_the_filesystem_has_them() {
     two.remove().unwrap();
     assert_eq!(project(&mount, again), (0, 0), "gone with the container");
 
+    // In a copy of the store the number is still that of the original, which goes on.
+    let copy = mount.join("copy");
+    peer("cp", ["-a".as_ref(), mount.join("store").as_os_str(), copy.as_os_str()]);
+    drop(Store::open(&copy).unwrap());
+    assert_eq!(project(&mount, number).0, 8 * 1024, "swept in the copy");
+    sh(&image, fill).disk_max(4 * MIB).name("three").create().unwrap().keep().unwrap();
+    let three = store.container("three").unwrap();
+    three.start().unwrap();
+    three.wait().unwrap();
+    let original = number_of(&three);
+    std::fs::remove_dir_all(&copy).unwrap();
+    peer("cp", ["-a".as_ref(), mount.join("store").as_os_str(), copy.as_os_str()]);
+    let copied = Store::open(&copy).unwrap().container("three").unwrap();
+    copied.start().unwrap();
+    copied.wait().unwrap();
+    assert_eq!(text(&copied.logs(coracle::Stream::Stdout).unwrap()), "full\nfull\nroom");
+    let own = number_of(&copied);
+    assert_ne!(own, original);
+    copied.remove().unwrap();
+    assert_eq!((project(&mount, own), project(&mount, original).0), ((0, 0), 4 * 1024));
+    three.remove().unwrap();
+    assert_eq!(project(&mount, original), (0, 0));
+
     one.remove().unwrap();
     assert_eq!(project(&mount, number), (0, 0));
 

@@ -105,6 +105,30 @@ fn the_hosts_network_is_reached_directly() {
     assert_eq!(talk(TcpStream::connect(free).unwrap(), "x"), "host x=1");
 }
 
+/// The port of a container that starts again may be another's by then: its command has not begun when that is told.
+#[test]
+fn where_a_port_is_taken_nothing_runs() {
+    let (_store, image) = host();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let container = Container::builder(&image)
+        .command(["sh", "-c", "echo >/ran/it; sleep 1000"])
+        .bind(dir.path(), "/ran")
+        .publish_at(taken.local_addr().unwrap(), 80)
+        .create()
+        .unwrap();
+    for _ in 0..20 {
+        let error = container.start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+        assert_eq!(container.state(), State::Created);
+    }
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+    let address = taken.local_addr().unwrap();
+    drop(taken);
+    container.start().unwrap();
+    assert_eq!(container.host_addr(80).unwrap(), address);
+}
+
 #[test]
 fn published_ports_carry_both_ways_and_end_with_the_container() {
     let (store, image) = host();

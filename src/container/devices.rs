@@ -73,6 +73,10 @@ impl Device {
     pub(super) fn target(&self) -> &Path {
         &self.target
     }
+
+    pub(super) fn source_mut(&mut self) -> &mut PathBuf {
+        &mut self.source
+    }
 }
 
 /// A device as the plan needs it.

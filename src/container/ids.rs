@@ -9,6 +9,10 @@
 #![forbid(unsafe_code)]
 
 mod given;
+mod on_disk;
+
+pub(crate) use on_disk::OnDisk;
+pub(super) use on_disk::{claim, claim_volume, same_as_written};
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::{Lease, Store};

@@ -6,12 +6,40 @@ use super::record::{Dir, Exited, Names, Record, elsewhere};
 use super::running::Running;
 use super::{Held, Inner, KILL_TIME, Phase, lock, names, removed, start, volumes};
 use crate::error::{Call, Error, ErrorKind, Result};
-use crate::store::random_hex;
+use crate::store::{attributes, random_hex};
 use crate::sys::time::after;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::SystemTime;
+
+impl Held {
+    /// The record of one that was opened from the store is what it is now, as others may have started it since. Gives a setting
+    /// in it that this version of the library does not know.
+    pub(super) fn refresh(&mut self) -> Result<Option<String>> {
+        if !self.kept {
+            return Ok(None);
+        }
+        let (record, unknown) = self.dir.record_of_any_version()?.ok_or_else(removed)?;
+        self.record = record;
+        Ok(unknown)
+    }
+
+    /// An error where its files have lost their extended attributes on their way here.
+    pub(super) fn is_whole(&self) -> Result<()> {
+        match &self.record.attribute {
+            Some(name) if attributes::are_gone(&*self.dir, name)? => {
+                let what = "the container's files have lost their extended attributes: directories that it has emptied would \
+                            show the image's files again";
+                Err(Error::new(ErrorKind::State, what).with_path(self.dir.path()).with_remedy(format!(
+                    "copy the store again with them (cp -a, rsync -aHX, tar --xattrs --xattrs-include=*); to use the container \
+                     as it is: setfattr -n {name} -v 1 on its directory"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 impl Inner {
     pub(super) fn record<T>(&self, read: impl FnOnce(&Record) -> T) -> Result<T> {
@@ -147,7 +175,7 @@ impl Inner {
             Err(error) => Err(error),
         };
         drop(dir);
-        let freed = store.clear_quota(record.project);
+        let freed = store.clear_quota(&record.id, record.project);
         let discarded = if wait {
             store.discard(store.containers_dir(), &record.id)
         } else {
@@ -163,6 +191,7 @@ impl Inner {
         if self.is_foreign() {
             return Ok(());
         }
+        self.refuse_others()?;
         let in_memory = self.record(|record| record.spec.in_memory)?;
         if in_memory {
             return Err(Error::new(ErrorKind::State, "a writable layer in memory can't be kept"));
@@ -170,11 +199,21 @@ impl Inner {
         self.end_running()?;
         let mut held = lock(&self.held);
         let Some(held) = held.as_mut() else { return Err(removed()) };
+        // From here on its Drop removes nothing: what can't be written down now may be another time.
+        if std::mem::replace(&mut held.kept, true) {
+            // Opened from the store, where another one may have kept it, or started it, since.
+            held.record = held.dir.record()?.ok_or_else(removed)?;
+            if !held.record.ephemeral {
+                return Ok(());
+            }
+        }
         if let Phase::Running(running) = &*lock(&self.phase) {
             held.record.exited = running.exited();
         }
-        // An ephemeral container's writes need not have reached the disk.
-        self.store.sync()?;
+        self.write_kept(held).map_err(|error| error.during(format!("keeping the container {}", self.id)))
+    }
+
+    fn write_kept(&self, held: &mut Held) -> Result<()> {
         if held.record.spec.name.is_none() {
             // From now on nobody else may have it.
             while !Names::take(&self.store, &held.record.name, &held.record.id)? {
@@ -182,13 +221,16 @@ impl Inner {
             }
             held.record.spec.name = Some(held.record.name.clone());
         }
+        // An ephemeral container's writes need not have reached the disk, nor has its name.
+        self.store.sync()?;
+        held.record.attribute = attributes::leave(&*held.dir).map(str::to_owned);
         // Whoever starts it makes its control group.
         held.prepared = None;
         held.record.rooms.clear();
-        held.record.ephemeral = false;
-        held.dir.set_record(&held.record)?;
-        held.kept = true;
-        Ok(())
+        let ephemeral = std::mem::replace(&mut held.record.ephemeral, false);
+        let written = held.dir.set_record(&held.record).and_then(|()| held.dir.sync());
+        held.record.ephemeral = ephemeral && written.is_err();
+        written
     }
 }
 

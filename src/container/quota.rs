@@ -2,7 +2,7 @@
 //!
 //! The project's number is one of the range of user ids that the store gave the container, so no two containers of a
 //! store share one; a number that has bounds or files already (another store's on the same filesystem) is passed
-//! over. Only the writable layer counts for it, not the container's record, which has to be written also when
+//! over, also by what has it from a record that was copied with its store. Only the writable layer counts for it, not the container's record, which has to be written also when
 //! the layer is full. The bounds go before the container's directory does; what a killed program left, the
 //! store's sweep clears.
 #![forbid(unsafe_code)]
@@ -59,9 +59,13 @@ pub(super) fn bound(store: &Store, held: &mut Held, bytes: u64) -> Result<u32> {
     if held.range.is_none() {
         return Err(refused(store, "quotactl_fd(Q_SETQUOTA)", Errno::PERM));
     }
+    let is_own = |project: &u32| {
+        let owns = store.owns_project(&held.record.id, *project);
+        owns.map_err(|errno| refused(store, "quotactl_fd(Q_GETQUOTA)", errno))
+    };
     let project = match held.record.project {
-        Some(project) => project,
-        None => {
+        Some(project) if is_own(&project)? => project,
+        _ => {
             let project = unused(store, held.record.base)?;
             held.record.project = Some(project);
             held.dir.set_record(&held.record)?;

@@ -10,10 +10,11 @@ mod listener;
 mod ready;
 
 pub(crate) use forward::Forwarder;
+pub(super) use listener::Listener;
 pub use ready::Ready;
 
 use super::running::Running;
-use super::spec::Spec;
+use super::spec::{Publish, Spec};
 use super::{Container, lock};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::fork::Witness;
@@ -90,22 +91,35 @@ pub(super) fn published(running: &Running) -> Vec<(u16, SocketAddr)> {
     lock(&running.ports).iter().map(|forwarder| (forwarder.port(), forwarder.address())).collect()
 }
 
-/// Opens the ports that were asked for on the host. With the host's network there is nothing to forward, unless
-/// another address was asked for.
-pub(super) fn publish(running: &Running, spec: &Spec, witness: Witness) -> Result<()> {
-    if spec.publish.is_empty() {
-        return Ok(());
-    }
+/// The ports that were asked for, on the host: before the command begins, which would else have run where one is taken. None of
+/// those that need no forwarding: with the host's network, unless another address was asked for.
+pub(super) fn listen(warden: &Arc<Warden>, spec: &Spec) -> Result<Vec<(u16, Option<Listener>)>> {
     let host_network = spec.network.is_host();
-    let reach = Reach::of(running, host_network)?;
-    let Some(warden) = &running.warden else { return Ok(()) };
-    let mut forwarders = Vec::new();
-    for publish in &spec.publish {
+    let one = |publish: &Publish| {
         let address = SocketAddr::new(publish.address, publish.host);
         let direct = host_network && (publish.host == 0 || publish.host == publish.container);
-        forwarders.push(match direct {
-            true => Forwarder::direct(publish.container, witness),
-            false => Forwarder::start(warden, address, publish.container, reach.clone(), witness)?,
+        let listener = if direct { None } else { Some(Listener::start(warden, address)?) };
+        Ok((publish.container, listener))
+    };
+    spec.publish.iter().map(one).collect()
+}
+
+/// Forwards what comes there.
+pub(super) fn publish(
+    running: &Running,
+    listening: Vec<(u16, Option<Listener>)>,
+    host_network: bool,
+    witness: Witness,
+) -> Result<()> {
+    if listening.is_empty() {
+        return Ok(());
+    }
+    let reach = Reach::of(running, host_network)?;
+    let mut forwarders = Vec::new();
+    for (port, listener) in listening {
+        forwarders.push(match listener {
+            None => Forwarder::direct(port, witness),
+            Some(listener) => Forwarder::start(listener, port, reach.clone(), witness)?,
         });
     }
     lock(&running.ports).extend(forwarders);

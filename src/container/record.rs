@@ -13,10 +13,14 @@
 //! A name that was asked for is a file `names/NAME` with the id in it; one that was made up is only in the record.
 #![forbid(unsafe_code)]
 
+mod later;
+
+use super::ids::OnDisk;
 use super::pausing::{self, Mark};
 use super::spec::Spec;
 use super::status::ExitStatus;
 use crate::error::{Call, Error, ErrorKind, Result};
+pub(crate) use crate::store::containers::UPPER;
 use crate::store::pins::{RECORD, RECORD_MAX, RUNNING, Seat};
 use crate::store::{Lease, Pins, Store};
 use crate::sys::{message, pids};
@@ -33,8 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The writable layer, and the directory that an overlay wants beside it.
-pub(crate) const UPPER: &str = "upper";
+/// The directory that an overlay wants beside the writable layer.
 pub(crate) const WORK: &str = "work";
 
 /// How long the last process of a group that has just been removed may take to be told as ended.
@@ -56,11 +59,17 @@ pub(crate) struct Record {
     pub spec: Spec,
     /// First id of its range on the host; 0 as an ordinary user.
     pub base: u32,
+    /// An ordinary user's, from the first start on: which ids its files have on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<OnDisk>,
     /// Of the project quota that bounds the writable layer, from the first start on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<u32>,
     #[serde(default)]
     pub exited: Option<Exited>,
+    /// The extended attribute that its directory has since it was kept: without it the files have lost theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attribute: Option<String>,
     /// Where the program that made it may make its control groups, before `running.json` names them. Of one that is kept
     /// nobody knows who will start it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -258,6 +267,17 @@ impl Dir {
     }
 
     fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        self.read(name)?.map(|text| self.parse(name, serde_json::from_slice(&text))).transpose()
+    }
+
+    fn parse<T>(&self, name: &str, parsed: serde_json::Result<T>) -> Result<T> {
+        parsed.map_err(|error| {
+            let what = Error::new(ErrorKind::InvalidData, "record of a container");
+            what.with_path(self.path().join(name)).with_source(error)
+        })
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path().join(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(self, name, flags, Mode::empty()) {
@@ -266,9 +286,7 @@ impl Dir {
         };
         let mut text = Vec::new();
         File::from(fd).take(RECORD_MAX).read_to_end(&mut text).call_at("read", &path)?;
-        serde_json::from_slice(&text).map(Some).map_err(|error| {
-            Error::new(ErrorKind::InvalidData, "record of a container").with_path(path).with_source(error)
-        })
+        Ok(Some(text))
     }
 
     /// `None` where it is missing.
@@ -300,6 +318,22 @@ impl Dir {
         self.get(RECORD)
     }
 
+    /// The same, and a setting in it that this version of the library does not know: it would start the container without.
+    pub fn record_of_any_version(&self) -> Result<Option<(Record, Option<String>)>> {
+        let Some(text) = self.read(RECORD)? else { return Ok(None) };
+        let record: Record = self.parse(RECORD, serde_json::from_slice(&text))?;
+        let unknown = self.parse(RECORD, later::unknown(&text, &record.spec))?;
+        Ok(Some((record, unknown)))
+    }
+
+    /// Has what was last renamed in it on the disk.
+    pub fn sync(&self) -> Result<()> {
+        if self.store.is_temporary() {
+            return Ok(());
+        }
+        rustix::fs::fsync(self).call_at("fsync", self.path())
+    }
+
     pub fn set_record(&self, record: &Record) -> Result<()> {
         // An empty record is that of a container which nobody has kept: it is swept.
         self.replace(RECORD, record, !record.ephemeral && !self.store.is_temporary())?;
@@ -309,7 +343,12 @@ impl Dir {
 
     /// In a copy of the store nothing of the original's runs.
     pub fn running(&self) -> Result<Option<RunningRecord>> {
-        let Some(running) = self.get::<RunningRecord>(RUNNING)? else { return Ok(None) };
+        let Some(text) = self.read(RUNNING)? else { return Ok(None) };
+        let running: RunningRecord = match serde_json::from_slice(&text) {
+            // Cut short with the machine's power, as it is not synced: nothing that ran then does.
+            Err(error) if error.is_eof() || text.iter().all(|byte| *byte == 0) => return Ok(None),
+            parsed => self.parse(RUNNING, parsed)?,
+        };
         let here = self.store.seat()?;
         Ok(Some(running).filter(|running| running.seat.is_none_or(|seat| seat == here)))
     }

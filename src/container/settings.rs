@@ -1,11 +1,12 @@
 //! From a specification and an image to what a command is given.
 #![forbid(unsafe_code)]
 
+use super::devices::Device;
 use super::lock;
 use super::record::Record;
 use super::spec::{MountKind, SeccompChoice, Spec, covering};
 use super::users::Identity;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Call, Error, ErrorKind, Result};
 use crate::manifest::{DEFAULT_PATH, ImageConfig};
 use crate::security::capability::Capabilities;
 use crate::security::seccomp::{Seccomp, SeccompProfile};
@@ -76,6 +77,19 @@ pub(super) fn validate(spec: &Spec) -> Result<()> {
     spec.sysctls.iter().try_for_each(|sysctl| sysctl.check(own))?;
     spec.limits.validate()?;
     capabilities(spec).map(drop)
+}
+
+/// What is named from the working directory is meant from where it is now: who starts the container may be elsewhere.
+pub(super) fn anchor(spec: &mut Spec) -> Result<()> {
+    let binds = spec.mounts.iter_mut().filter_map(|mount| match &mut mount.kind {
+        MountKind::Bind { source } => Some(source),
+        MountKind::Volume { .. } | MountKind::Tmpfs { .. } => None,
+    });
+    for path in binds.chain(spec.devices.iter_mut().map(Device::source_mut)).filter(|path| path.is_relative())
+    {
+        *path = std::path::absolute(&*path).call_at("getcwd", &*path)?;
+    }
+    Ok(())
 }
 
 /// What execve(2) can be told: a NUL byte would end a text there, so that another command is executed than was asked for.

@@ -165,7 +165,8 @@ impl Mount {
     /// The default size of a tmpfs, in bytes. Never none: what fills an unsized one ends the host, not the container.
     pub const TMPFS_SIZE: u64 = 64 << 20;
 
-    /// A directory or file of the host, at `target`.
+    /// A directory or file of the host, at `target`. A relative source is meant from where the program is when the container is
+    /// made, whoever starts it later.
     pub fn bind(source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
         Self { kind: MountKind::Bind { source: source.into() }, target: target.into(), read_only: false }
     }

@@ -10,6 +10,7 @@ use super::hierarchies::Hierarchies;
 use super::inside::{self, Command, Inside};
 use super::output::{Log, OUTPUT_MAX, Pipes};
 use super::protection::{self, Ids, Made, Protection, Wall};
+use super::reach::{self, Listener};
 use super::record::{Dir, Exited, Record, RunningRecord};
 use super::rootfs::{self, Root, Shift};
 use super::running::Running;
@@ -155,10 +156,22 @@ fn find_masked() -> Vec<Covered> {
     MASKED.iter().map(PathBuf::from).map(now).chain(throttles).collect()
 }
 
+/// A container that runs, and its ports, which nobody forwards yet.
+type Launched = (Arc<Running>, Vec<(u16, Option<Listener>)>);
+
 /// Starts the container's command. The caller holds the lock on the container's phase.
-pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
+pub(super) fn start(inner: &Arc<Inner>) -> Result<Launched> {
     let mut held = lock(&inner.held);
     let held = held.as_mut().ok_or_else(removed)?;
+    if let Some(unknown) = held.refresh()? {
+        let what = format!(
+            "the container's record has a setting that this version of the library does not know: {unknown:?}"
+        );
+        return Err(Error::new(ErrorKind::Unsupported, what).with_path(&held.record.name).with_remedy(
+            "start it with the version that made it, or a later one; or remove it and create it anew",
+        ));
+    }
+    held.is_whole()?;
     if let Some(running) = held.dir.running()? {
         let theirs = |what| {
             let error = Error::new(ErrorKind::State, what).with_path(&held.record.name);
@@ -178,11 +191,14 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<Arc<Running>> {
     if held.range.is_none() && warden.map().is_none() {
         held.range = Some(super::ids::Range::again(&inner.store, held.record.base)?);
     }
+    super::ids::claim(held, warden.map())?;
     let image = inner.image.as_ref().ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "the image of the container is gone")
             .with_path(&held.record.image_name)
     })?;
-    launch(inner, held, image, warden).map_err(diagnose::explain_call).map_err(|error| match error.kind() {
+    let listening = reach::listen(&warden, &held.record.spec)?;
+    let launched = launch(inner, held, image, warden).map_err(diagnose::explain_call);
+    launched.map(|running| (running, listening)).map_err(|error| match error.kind() {
         ErrorKind::Exec => error,
         _ => error.during("starting a container"),
     })
@@ -207,7 +223,7 @@ fn launch(inner: &Arc<Inner>, held: &mut Held, image: &Image, warden: Arc<Warden
     let identity = &wanted.resolved.identity;
     ids.check_identity(identity)?;
     let mounts = planned_mounts(&inner.store, record, &inner.given)?;
-    let leases = volumes::leases(&inner.store, record)?;
+    let leases = volumes::leases(&inner.store, record, warden.map())?;
     disk.apply(&inner.store, dir, &mut report)?;
     let streams = lock(&inner.streams).clone();
     let pipes = if spec.tty { Pipes::none() } else { Pipes::new(&streams) }?;
@@ -342,7 +358,15 @@ fn begin<'fd>(
         None => stages::begun(warden, inner.store.cgroups()?, namespaces)?,
     };
     let may_be_in_vain = begun.is_some();
-    let bounds = bounds(&inner.store, &record.id, &record.spec, devices, warden)?;
+    let bounded = || bounds(&inner.store, &record.id, &record.spec, devices, warden);
+    let bounds = match bounded() {
+        // Whoever starts it does so alone, and no record says that it runs: a program was killed while it started it.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            inner.store.sweep_groups(&record.id)?;
+            bounded()?
+        }
+        other => other?,
+    };
     // A fence has to be around all of it.
     if let Some((s, begun)) = begun.filter(|_| bounds.fence.is_none())
         && let Some(begun) = begun.goes_into(v2_of(bounds.cgroup.as_ref(), warden))?

@@ -1,11 +1,13 @@
 //! A container's volumes: named ones made at the first use, and its own anonymous ones.
 #![forbid(unsafe_code)]
 
+use super::ids;
 use super::record::Record;
 use super::spec::MountKind;
 use crate::error::{ErrorKind, Result};
 use crate::image::Image;
 use crate::store::{Lease, Store};
+use crate::sys::idmap::IdMap;
 use crate::volume::Volume;
 use std::path::Path;
 
@@ -51,9 +53,18 @@ pub(super) fn attach(
     Ok(leases)
 }
 
-/// Nobody may remove them while the container starts.
-pub(super) fn leases(store: &Store, record: &Record) -> Result<Vec<Lease>> {
-    record.pins.volumes.iter().map(|name| Volume::open(store, name)?.lease()).collect()
+/// Nobody may remove them while the container starts. With an ordinary user's map their files have to be whose they were.
+pub(super) fn leases(store: &Store, record: &Record, map: Option<&IdMap>) -> Result<Vec<Lease>> {
+    let lease = |name: &String| {
+        let volume = Volume::open(store, name)?;
+        let lease = volume.lease()?;
+        if let Some(map) = map {
+            let path = volume.path();
+            ids::claim_volume(&lease, path.parent().unwrap_or(&path), map)?;
+        }
+        Ok(lease)
+    };
+    record.pins.volumes.iter().map(lease).collect()
 }
 
 /// What was made for this container alone goes with it.

@@ -83,6 +83,12 @@ impl Inner {
             )
             .with_remedy("use a container of an image that is in the store"));
         }
+        if let Some(held) = &*lock(&self.held) {
+            held.is_whole()?;
+            if record.base == 0 {
+                ids::same_as_written(&held.dir, &record, &warden::ids_of_caller().0)?;
+            }
+        }
         let layers = image.layer_dirs()?;
         let mut still = self.stand_still(pause)?;
         let opened = match record.spec.in_memory {

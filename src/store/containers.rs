@@ -6,15 +6,20 @@
 #![forbid(unsafe_code)]
 
 use super::pins::{Seat, groups_of, seat_of};
-use super::{Lease, Store, list};
+use super::{DIRECTORY, Lease, Store, list};
 use crate::cgroup::CgroupParent;
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::quota;
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+/// The directory of a writable layer in that of its container.
+pub(crate) const UPPER: &str = "upper";
 
 /// Random bytes in the name of an anonymous volume, two digits each.
 pub(crate) const ANONYMOUS: usize = 32;
@@ -87,12 +92,22 @@ impl Store {
     }
 
     /// Takes away the bounds of a container's project quota. What is still counted is on its way out.
-    pub(crate) fn clear_quota(&self, project: Option<u32>) -> Result<()> {
+    pub(crate) fn clear_quota(&self, id: &str, project: Option<u32>) -> Result<()> {
         let Some(project) = project else { return Ok(()) };
+        // Mounted without quotas meanwhile, or moved.
+        let is_lost =
+            |errno: &Errno| [Errno::SRCH, Errno::NOSYS, Errno::INVAL, Errno::OPNOTSUPP].contains(errno);
+        match self.owns_project(id, project) {
+            // In a copy of the store the number is the original's, which it still bounds.
+            Ok(false) => return Ok(()),
+            Err(errno) if is_lost(&errno) => return Ok(()),
+            other => other.call_at("quotactl_fd(Q_GETQUOTA)", self.path())?,
+        };
         match quota::set(self.containers_dir(), project, 0, 0) {
-            // Mounted without quotas meanwhile, or moved.
-            Ok(()) | Err(Errno::SRCH | Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(Error::os("quotactl_fd(Q_SETQUOTA)", errno).with_path(self.path())),
+            Err(errno) if !is_lost(&errno) => {
+                Err(Error::os("quotactl_fd(Q_SETQUOTA)", errno).with_path(self.path()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -102,6 +117,16 @@ impl Store {
         let groups = self.cgroups()?;
         let seen = groups.sweep(|group| group != id).map(drop);
         seen.and(groups.sweep_at(id, &paths))
+    }
+
+    /// Whether a container's writable layer counts for the project that its record names, or nothing does yet.
+    pub(crate) fn owns_project(&self, id: &str, project: u32) -> std::result::Result<bool, Errno> {
+        let upper = Path::new(id).join(UPPER);
+        let counts = match rustix::fs::openat(self.containers_dir(), &upper, DIRECTORY, Mode::empty()) {
+            Ok(dir) => quota::project(dir.as_fd()) == Ok(project),
+            Err(_) => false,
+        };
+        Ok(counts || quota::get(self.containers_dir(), project)?.inodes == 0)
     }
 
     /// Removes the ephemeral containers of dead programs, and the control groups of all that nobody has open. What
@@ -157,7 +182,7 @@ impl Store {
         }
         drop(held);
         for (id, (project, _lease)) in ephemeral {
-            let cleared = self.clear_quota(project);
+            let cleared = self.clear_quota(&id, project);
             if let Err(error) = cleared.and_then(|()| self.discard(self.containers_dir(), &id)) {
                 left(&id, error);
             }

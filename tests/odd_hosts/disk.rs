@@ -145,7 +145,9 @@ fn fill(of: Of) {
     assert_eq!(text(&out.stdout), "there");
     with_ever_more("keeping a container", of, mount, || {
         let container = sh(&image, "exit 3").name("kept").create()?;
-        container.keep()
+        let id = container.id().to_owned();
+        // It can be tried again.
+        container.keep().inspect_err(|_| store.container(&id).unwrap().remove().unwrap())
     });
     let container = store.container("kept").unwrap();
     // An overlay leaves a directory when it is mounted for the first time.

@@ -5,7 +5,7 @@ use super::super::bounds::DiskBound;
 use super::super::dev::Dev;
 use super::super::given::Given;
 use super::super::ground::{Ground, planned_mounts};
-use super::super::ids::{COUNT, Range};
+use super::super::ids::{COUNT, Range, claim};
 use super::super::inside::become_root;
 use super::super::record::Dir;
 use super::super::rootfs::{Root, Shift, build_resting};
@@ -148,6 +148,7 @@ impl Inside {
         let warden = warden::warden()?;
         let mut held = lock(&inner.held);
         let held = held.as_mut().ok_or_else(removed)?;
+        held.refresh()?;
         if held.record.spec.in_memory {
             let error = Error::new(ErrorKind::State, "its writable layer is in memory, while it runs");
             return Err(error.with_path(&held.record.name).with_remedy("Container::start it first"));
@@ -159,10 +160,11 @@ impl Inside {
         if held.range.is_none() && warden.map().is_none() {
             held.range = Some(Range::again(&inner.store, held.record.base)?);
         }
+        claim(held, warden.map())?;
         let disk = DiskBound::of(&inner.store, held)?;
         let Ground { layers, base, was_mounted } = Ground::prepare(inner, held, image, warden.map())?;
         let (record, dir) = (&held.record, &held.dir);
-        let leases = volumes::leases(&inner.store, record)?;
+        let leases = volumes::leases(&inner.store, record, warden.map())?;
         disk.apply(&inner.store, dir, &mut Report::default())?;
         let userns = match held.range {
             Some(_) => Some(stages::userns(&warden, record.base)?),

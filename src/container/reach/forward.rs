@@ -9,7 +9,6 @@ use crate::error::{Call, ErrorKind, Result};
 use crate::sys::fork::Witness;
 use crate::sys::memfd::above_stdio;
 use crate::sys::time::left;
-use crate::sys::warden::Warden;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
@@ -48,14 +47,8 @@ impl Forwarder {
         Self { port, address, shared: None, thread: None, witness }
     }
 
-    pub fn start(
-        warden: &Arc<Warden>,
-        address: SocketAddr,
-        port: u16,
-        reach: Reach,
-        witness: Witness,
-    ) -> Result<Self> {
-        let listener = Listener::start(warden, address)?;
+    /// To this port of the container.
+    pub(super) fn start(listener: Listener, port: u16, reach: Reach, witness: Witness) -> Result<Self> {
         let address = listener.address();
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).call("eventfd")?;
         let stop = above_stdio(stop)?;

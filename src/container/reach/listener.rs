@@ -27,13 +27,13 @@ const LISTENS: u32 = Status::PLAN;
 const CONNECTION: u32 = Status::PLAN + 1;
 
 /// Closed when it is dropped, before that returns.
-pub(super) struct Listener {
+pub(in super::super) struct Listener {
     started: Started,
     address: SocketAddr,
 }
 
 /// What the listening process has to say.
-pub(super) enum Heard {
+pub(in super::super) enum Heard {
     /// Not blocking.
     Connection(OwnedFd),
     /// It is no more.
