@@ -179,7 +179,9 @@ pub(super) fn remove(dir: &Path, deadline: Instant) -> Result<()> {
                 let files = Files { dir: std::os::fd::AsFd::as_fd(&fd), path: dir };
                 match wait_event(files, "populated", 0, deadline) {
                     Err(timeout) if timeout.kind() == ErrorKind::TimedOut => return Err(error),
-                    other => other?,
+                    // Of one that somebody else has removed meanwhile its files say so (ENODEV, ENOENT).
+                    Err(other) if dir.exists() => return Err(other),
+                    _ => {}
                 }
             }
             _ => std::thread::sleep(left.min(Duration::from_millis(1))),

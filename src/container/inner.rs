@@ -129,8 +129,11 @@ impl Inner {
             _ => return Ok(()),
         };
         match running.end() {
-            // The warden was killed: so were they.
-            Err(error) if error.kind() == ErrorKind::Gone => Ok(()),
+            // The warden was killed: so were they. Nor is their group left to the thread that watches.
+            Err(error) if error.kind() == ErrorKind::Gone => {
+                running.release_group();
+                Ok(())
+            }
             ended => ended.map(drop),
         }
     }
