@@ -40,6 +40,11 @@ use std::path::{Path, PathBuf};
 const ENTRIES_MAX: usize = 200_000;
 const PASSWD_MAX: u64 = 4 << 20;
 
+/// So often a file is looked for again that has been replaced meanwhile.
+const TRIES: usize = 64;
+/// What the kernel says of a file that has no name any more (proc_pid_fd(5)).
+const DELETED: &[u8] = b" (deleted)";
+
 /// One step in making the host's root fit to be seen; in this order, a directory before what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Step {
@@ -188,15 +193,32 @@ impl Root {
 
     /// The same, and where it led.
     fn resolve(&self, path: &Path) -> Result<Option<Resolved>> {
-        self.look(path)?.map(|(fd, stat)| self.name(fd, stat)).transpose()
+        let Some((fd, stat)) = self.look(path)? else { return Ok(None) };
+        self.name(path, fd, stat)
     }
 
-    fn name(&self, fd: OwnedFd, stat: Stat) -> Result<Resolved> {
-        let real = path_of(&fd)?;
-        match real.strip_prefix(&self.path) {
-            Ok(inside) => Ok(Resolved { path: Path::new("/").join(inside), stat, fd }),
-            Err(_) => Err(Error::new(ErrorKind::Io, "resolved to outside of the root").with_path(real)),
+    /// Where `path` led. What has been replaced meanwhile, as most programs write their files, has no name any more: the one
+    /// that has its place counts.
+    fn name(&self, path: &Path, mut fd: OwnedFd, mut stat: Stat) -> Result<Option<Resolved>> {
+        for _ in 0..TRIES {
+            let real = path_of(&fd)?;
+            if real.as_os_str().as_bytes().ends_with(DELETED)
+                && rustix::fs::fstat(&fd).call_at("fstat", path)?.st_nlink == 0
+            {
+                match self.look(path)? {
+                    Some(other) => (fd, stat) = other,
+                    None => return Ok(None),
+                }
+                continue;
+            }
+            return match real.strip_prefix(&self.path) {
+                Ok(inside) => Ok(Some(Resolved { path: Path::new("/").join(inside), stat, fd })),
+                Err(_) => Err(Error::new(ErrorKind::Io, "resolved to outside of the root").with_path(real)),
+            };
         }
+        Err(Error::new(ErrorKind::InUse, "a file that is to be hidden is replaced all the time")
+            .with_path(path)
+            .with_remedy("some other program writes it again and again: end that"))
     }
 
     /// What a directory has; `None` when the caller may not list it.
@@ -245,7 +267,7 @@ impl Root {
                 }
                 let Some((fd, stat)) = self.look(&below)? else { continue };
                 if is_secret(&stat) {
-                    hide(&self.name(fd, stat)?);
+                    self.name(&below, fd, stat)?.iter().for_each(&mut *hide);
                 } else if enter {
                     todo.push((Resolved { path: below, stat, fd }, level + 1));
                 }

@@ -110,6 +110,27 @@ fn what_others_may_not_read_is_hidden() {
     );
 }
 
+/// As passwd(1) and others write their files: under another name, which is then the file's.
+#[test]
+fn what_is_replaced_meanwhile_is_hidden() {
+    let world = World::new();
+    world.file("/etc/shadow", 0o640).file("/etc/app/key", 0o600);
+    symlink("/etc/shadow", world.at("/etc/gshadow")).unwrap();
+    let all = ["-/etc/app/key", "-/etc/shadow"];
+    let wrong = std::thread::scope(|scope| {
+        let looks = || (0..1000).map(|_| world.steps(NONE, &[])).find(|steps| *steps != all);
+        let looks = scope.spawn(looks);
+        while !looks.is_finished() {
+            for (path, mode) in [("/etc/shadow", 0o640), ("/etc/app/key", 0o600)] {
+                world.file("/new", mode);
+                fs::rename(world.at("/new"), world.at(path)).unwrap();
+            }
+        }
+        looks.join().unwrap()
+    });
+    assert_eq!(wrong, None);
+}
+
 #[test]
 fn exposes_what_it_names_and_nothing_below() {
     let world = World::new();
