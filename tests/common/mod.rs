@@ -393,6 +393,34 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// An executable file. Another process writes it: whatever is forked of this one meanwhile has no descriptor of it, with which nobody
+/// could execute it (ETXTBSY, execve(2)).
+pub fn program(path: &Path, script: &str) {
+    let arguments = ["-m", "755", "/dev/stdin"].map(OsStr::new).into_iter().chain([path.as_os_str()]);
+    let mut install = Command::new("install").args(arguments).stdin(Stdio::piped()).spawn().unwrap();
+    install.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success(), "{}", path.display());
+}
+
+/// An address of this machine that nobody else is given as long as this is there: it is bound, and nobody listens on it. Whoever is
+/// told it may listen there all the same, with SO_REUSEADDR (socket(7)); a port that was only looked up would be anybody's again.
+pub struct Reserved {
+    pub address: std::net::SocketAddr,
+    _socket: std::os::fd::OwnedFd,
+}
+
+impl Reserved {
+    pub fn new() -> Self {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+        let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+        sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+        bind(&socket, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = getsockname(&socket).unwrap().try_into().unwrap();
+        Self { address, _socket: socket }
+    }
+}
+
 const MOUNTED: &str = "CORACLE_TEST_MOUNTED";
 
 /// Runs `tests`, named with their modules, one after the other where a tmpfs with these options is mounted; `between` is a command

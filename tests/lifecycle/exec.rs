@@ -27,8 +27,9 @@ fn it_runs_beside_the_first_command() {
     let image = host();
     let container = sleeper(&image);
     let out = container
-        // The kernel tells a new program's words a little after it has become one.
-        .exec(["sh", "-c", "echo $FROM; pwd; hostname; until grep -q . /proc/1/cmdline; do :; done; tr '\\0' ' ' </proc/1/cmdline"])
+        // It is still a shell when it says that it is ready, and the kernel tells a new program's words a little after it has become one.
+        .exec(["sh", "-c", "echo $FROM; pwd; hostname; until grep -q ^sleep /proc/1/cmdline; do :; done; tr '\\0' ' ' </proc/1/cmdline"])
+        .timeout(LONG)
         .output()
         .unwrap();
     assert_eq!(text(&out.stdout), "container\n/usr\nbox\nsleep 1000");
@@ -171,8 +172,12 @@ fn it_runs_beside_an_init() {
         "cat /proc/1/comm; for n in pid mnt uts ipc net user cgroup; do readlink /proc/self/ns/$n; done";
     let out = container.exec(["sh", "-c", script]).output().unwrap();
     assert!(text(&out.stdout).starts_with("coracle-init\n"), "{out:?}");
-    let command =
-        container.top().unwrap().into_iter().find(|process| process.command == "sleep 1000").unwrap();
+    let mut command = None;
+    eventually("the shell has become another program", || {
+        command = container.top().unwrap().into_iter().find(|process| process.command == "sleep 1000");
+        command.is_some()
+    });
+    let command = command.unwrap();
     for (link, name) in
         text(&out.stdout).lines().skip(1).zip(["pid", "mnt", "uts", "ipc", "net", "user", "cgroup"])
     {
@@ -205,8 +210,11 @@ fn it_is_bounded_and_spawned() {
     let container = sleeper(&host());
     let error = container.exec(["sleep", "1000"]).timeout(Duration::from_millis(50)).output().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
-    let timed = container.exec(["sh", "-c", "echo so far; echo oops >&2; exec sleep 1000"]);
-    let error = timed.timeout(Duration::from_secs(1)).output().unwrap_err();
+    let timed = |time| {
+        let exec = container.exec(["sh", "-c", "echo so far; echo oops >&2; exec sleep 1000"]);
+        exec.timeout(time).output().unwrap_err()
+    };
+    let error = in_time(timed, |error| text(error.stderr()) == "oops");
     assert_eq!((text(error.stdout()).as_str(), text(error.stderr()).as_str()), ("so far", "oops"));
     let error = container.exec(["yes"]).output_max(1000).output().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
@@ -228,16 +236,17 @@ fn its_time_is_kept_whoever_waits() {
     assert_eq!(nobody_waits.wait().unwrap_err().kind(), ErrorKind::TimedOut);
     // Also where somebody else has its output open.
     let script = "sleep 1000 & echo $!; exec sleep 1000";
-    let error =
-        container.exec(["sh", "-c", script]).timeout(Duration::from_secs(1)).spawn().unwrap().output();
-    let error = error.unwrap_err();
+    let timed = |time| {
+        let exec = container.exec(["sh", "-c", script]).timeout(time);
+        exec.spawn().unwrap().output().unwrap_err()
+    };
+    let error = in_time(timed, |error| text(error.stdout()).parse::<i32>().is_ok());
     assert_eq!(error.kind(), ErrorKind::TimedOut);
-    assert!(text(error.stdout()).parse::<i32>().is_ok(), "{error}");
     let ended = container.exec(["true"]).timeout(LONG).spawn().unwrap();
     assert!(ended.wait().unwrap().success());
     // It had ended long before, but for what it left behind.
     let script = "sleep 1000 & echo left; exit 3";
-    let ended = container.exec(["sh", "-c", script]).timeout(Duration::from_secs(2)).output().unwrap();
+    let ended = container.exec(["sh", "-c", script]).timeout(Duration::from_secs(5)).output().unwrap();
     assert_eq!((ended.status.code(), text(&ended.stdout)), (Some(3), "left".to_owned()));
 }
 
