@@ -13,6 +13,8 @@ const MODE: &str = "CORACLE_TEST_HOST";
 const STORE: &str = "CORACLE_TEST_STORE";
 /// Set for a host whose user has sub-ids.
 const RANGE: &str = "CORACLE_TEST_RANGE";
+/// Where the first container's port is published.
+const ADDRESS: &str = "CORACLE_TEST_ADDRESS";
 /// Set in a container whose root becomes another user.
 const BECOMES: &str = "CORACLE_TEST_BECOMES";
 /// One process that has a child, ignores what can be ignored and has left its session.
@@ -55,7 +57,8 @@ fn host_program() {
             builder = builder.memory_max(64 << 20);
         }
         if number == 0 {
-            builder = builder.publish(80);
+            let address: std::net::SocketAddr = std::env::var(ADDRESS).unwrap().parse().unwrap();
+            builder = builder.publish_at(address, 80);
         }
         all.push(ready(&builder));
     }
@@ -145,12 +148,15 @@ struct Host {
     child: Child,
     processes: Vec<OwnedFd>,
     forked: Option<i32>,
-    port: std::net::SocketAddr,
+    /// Nobody else listens there when it has gone.
+    port: Reserved,
 }
 
 impl Host {
     fn start(mode: &str, store: &Path) -> Self {
-        let vars = [(MODE, mode.as_ref()), (STORE, store.as_os_str())];
+        let port = Reserved::new();
+        let address = port.address.to_string();
+        let vars = [(MODE, mode.as_ref()), (STORE, store.as_os_str()), (ADDRESS, address.as_ref())];
         let errors = tempfile::NamedTempFile::new().unwrap();
         let mut child = child("death::host_program", &vars)
             .stdin(Stdio::piped())
@@ -169,11 +175,12 @@ impl Host {
         let processes: Vec<_> = pidfds.filter(|process| !ends(process, Duration::ZERO)).collect();
         let forked = lines.find_map(|line| line.strip_prefix("FORKED ").map(str::to_owned));
         let forked = forked.and_then(|pid| pid.parse().ok());
-        let port = lines.find_map(|line| line.strip_prefix("PORT ")?.parse().ok()).unwrap();
+        let said = lines.find_map(|line| line.strip_prefix("PORT ")?.parse().ok());
+        assert_eq!(said, Some(port.address));
         // Each container has two at least, and there is the warden.
         assert!(processes.len() > 2 * containers());
         // Nothing listens in the container, but here somebody does.
-        drop(std::net::TcpStream::connect(port).unwrap());
+        drop(std::net::TcpStream::connect(port.address).unwrap());
         Self { child, processes, forked, port }
     }
 
@@ -185,7 +192,7 @@ impl Host {
     }
 
     fn assert_port_closed(&self) {
-        let error = std::net::TcpStream::connect(self.port).unwrap_err();
+        let error = std::net::TcpStream::connect(self.port.address).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     }
 

@@ -215,7 +215,8 @@ fn no_descriptor_of_the_program_comes_in() {
     let seen: Vec<_> = seen.lines().map(|line| line.split(' ').next().unwrap()).collect();
     // The fourth is the directory being listed.
     assert_eq!(seen, ["0", "1", "2", "3"]);
-    let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
+    // One that opens nothing any more: a program that is just beginning has its libraries open.
+    let container = ready(&sh(&image, "echo ready; read line").stdin(coracle::Stdio::piped()));
     let out = container
         .exec(["sh", "-c", "ls /proc/self/fd | tr '\\n' ' '; ls /proc/1/fd | tr '\\n' ' '"])
         .output()

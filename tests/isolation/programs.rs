@@ -147,7 +147,7 @@ fn a_warden_that_is_stopped_later_is_not_waited_for() {
         other
     });
     let mut let_in = Vec::new();
-    for within in [Duration::from_secs(9)..Duration::from_secs(30), Duration::ZERO..LONG] {
+    for within in [Duration::from_secs(9)..LONG, Duration::ZERO..LONG] {
         let client = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
         // Event::WELCOME of the warden's plan.rs.
         let mut event = [0u8; 48];
@@ -237,8 +237,9 @@ fn a_port_goes_with_its_container_while_a_copy_lives_on() {
         return;
     }
     let image = host();
-    let container = sh(&image, "exec sleep 1000").publish(80).start().unwrap();
-    let address = container.host_addr(80).unwrap();
+    let reserved = Reserved::new();
+    let address = reserved.address;
+    let container = sh(&image, "exec sleep 1000").publish_at(address, 80).start().unwrap();
     drop(std::net::TcpStream::connect(address).unwrap());
     let _copy = Copied::new();
     container.remove().unwrap();
@@ -399,8 +400,13 @@ fn a_command_ends_with_who_asked_for_it_while_a_copy_lives_on() {
     let container = ready(&sh(&image, "echo ready; exec sleep 1000"));
     let (mut program, copy) = start(image.store().path(), container.id());
     let copied = pidfd(copy);
-    let command = container.top().unwrap().into_iter().find(|process| process.command == "sleep 1234");
-    let command = pidfd(command.expect("it runs").pid);
+    let mut command = None;
+    // The kernel tells a new program's words a little after it has become one.
+    eventually("it runs", || {
+        command = container.top().unwrap().into_iter().find(|process| process.command == "sleep 1234");
+        command.is_some()
+    });
+    let command = pidfd(command.unwrap().pid);
     program.kill().unwrap();
     program.wait().unwrap();
     let ended = ends(&command, Duration::from_secs(20));
@@ -416,20 +422,25 @@ fn nobody_waits_for_the_word_of_the_dead() {
     let dir = tempfile::tempdir().unwrap();
     let store = coracle::Store::open(dir.path()).unwrap();
     let image = Image::host(&store).unwrap();
-    sh(&image, "exec sleep 1000").name("left").create().unwrap().keep().unwrap();
-    let (mut program, _) = start(dir.path(), "left");
-    let seen = store.container("left").unwrap();
-    let line = seen.report().get("no_new_privs").map(ToString::to_string);
-    assert_eq!(line.as_deref(), Some("no_new_privs: enforced (PR_SET_NO_NEW_PRIVS)"));
-    let first = pidfd(seen.pid().unwrap());
-    program.kill().unwrap();
-    assert!(ends(&first, LONG));
-    let since = Instant::now();
-    assert_eq!(seen.wait().unwrap().signal(), Some(9));
-    // It would have had two seconds to say so.
-    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
-    program.wait().unwrap();
-    seen.remove().unwrap();
+    let waited = || {
+        sh(&image, "exec sleep 1000").name("left").create().unwrap().keep().unwrap();
+        let (mut program, _) = start(dir.path(), "left");
+        let seen = store.container("left").unwrap();
+        let line = seen.report().get("no_new_privs").map(ToString::to_string);
+        assert_eq!(line.as_deref(), Some("no_new_privs: enforced (PR_SET_NO_NEW_PRIVS)"));
+        let first = pidfd(seen.pid().unwrap());
+        program.kill().unwrap();
+        assert!(ends(&first, LONG));
+        let since = Instant::now();
+        assert_eq!(seen.wait().unwrap().signal(), Some(9));
+        let waited = since.elapsed();
+        program.wait().unwrap();
+        seen.remove().unwrap();
+        waited
+    };
+    // It would have had two seconds to say so, each time; a machine may stand still once.
+    let times: Vec<_> = (0..3).map(|_| waited()).take_while(|time| *time >= Duration::from_secs(2)).collect();
+    assert!(times.len() < 3, "{times:?}");
 }
 
 /// All processes of an ordinary user count on that user's limit, in whatever container: who is refused one learns why.
@@ -452,10 +463,21 @@ fn a_fork_bomb_of_a_users_container_is_named_by_the_error() {
     let quiet = ready(&sh(&image, "echo ready; exec sleep 1000"));
     let shared = quiet.report().get("pids_max").map(|entry| format!("{:?}", entry.outcome())).unwrap();
     assert!(shared.contains("this user's own limit"), "{shared}");
-    let bomb = "import os,signal\ntry:\n while os.fork(): pass\n signal.pause()\n\
-        except OSError:\n print('full',flush=True)\n signal.pause()";
+    // Whatever ends of this program's own after that makes room, which it takes as well.
+    let bomb = "import os,signal,time\nfull=False\nwhile True:\n try:\n  if not os.fork(): signal.pause()\n\
+        \x20except OSError:\n  if not full: print('full',flush=True)\n  full=True\n  time.sleep(0.001)";
     let bomb = ready(&Container::builder(&image).command(["python3", "-c", bomb]));
-    for error in [sh(&image, "true").run().unwrap_err(), quiet.exec(["true"]).output().unwrap_err()] {
+    let refused = |act: &dyn Fn() -> coracle::Result<()>| {
+        let mut refused = None;
+        eventually("there is room", || {
+            refused = act().err();
+            refused.is_some()
+        });
+        refused.unwrap()
+    };
+    let run = refused(&|| sh(&image, "true").run().map(drop));
+    let executed = refused(&|| quiet.exec(["true"]).output().map(drop));
+    for error in [run, executed] {
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
         assert!(error.remedy().is_some_and(|remedy| remedy.contains("ulimit -u")), "{error}");
     }

@@ -108,10 +108,12 @@ fn with_ever_more<T>(what: &str, act: impl Fn() -> coracle::Result<T>, check: im
         }
         taken.truncate(taken.len().saturating_sub(spare));
         let result = act();
+        // A thread of the library's may have closed one after they were all taken.
+        let has_room = null().is_ok();
         taken.clear();
         match result {
             Ok(value) => {
-                assert!(spare > 0, "{what}: needs no descriptor at all");
+                assert!(spare > 0 || has_room, "{what}: needs no descriptor at all");
                 return value;
             }
             Err(error) => {

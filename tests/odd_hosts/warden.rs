@@ -155,7 +155,8 @@ fn it_is_killed_again_and_again() {
         eventually(&format!("something is left in {room}"), || count(path.join(room)) == 0);
     }
     for id in &*ids.lock().unwrap() {
-        assert!(cgroups_with(id).is_empty());
+        // Whoever was in it may have been on the way out when its container went.
+        eventually("its groups go", || cgroups_with(id).is_empty());
     }
 }
 
