@@ -107,8 +107,12 @@ fn what_has_another_way() {
     assert_eq!(text(&exec.stdout), opened);
     // Without CLONE_INTO_CGROUP it is in its group nevertheless, and so is what came later: the limit binds both.
     let command = container.exec(["sleep", "1000"]).spawn().unwrap();
-    let processes = container.top().unwrap();
-    assert_eq!(processes.len(), 3, "{processes:?}");
+    let mut processes = Vec::new();
+    // Nobody has waited for what has ended, or the shell is about to begin its own.
+    eventually("there are three", || {
+        processes = container.top().unwrap();
+        processes.len() == 3
+    });
     for process in &processes {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap();
         let is_in = groups.lines().any(|line| line.ends_with(container.id()));

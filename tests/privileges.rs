@@ -184,8 +184,7 @@ fn is_in_path(test: &str, tools: &[(&str, &str)], path: &str) -> bool {
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     fs::write(at("ids"), "0:100000:65536\n").unwrap();
     for (name, script) in tools {
-        fs::write(at(name), script).unwrap();
-        fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).unwrap();
+        program(Path::new(&at(name)), script);
     }
     let unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", &script, "sh"];
     again(test, &[&unshare[..], &[&at("ids"), dir.path().to_str().unwrap()]].concat(), &[]);

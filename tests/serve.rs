@@ -45,6 +45,12 @@ impl World {
         Self::with(Registry::builder())
     }
 
+    fn at(addr: SocketAddr) -> Self {
+        let store = Store::temp().unwrap();
+        let registry = Registry::serve(&store, addr).unwrap();
+        Self { store, registry }
+    }
+
     fn with(builder: RegistryBuilder) -> Self {
         let store = Store::temp().unwrap();
         let registry = builder.serve(&store, "127.0.0.1:0").unwrap();
@@ -177,7 +183,9 @@ fn what_a_store_has_is_pulled_and_what_is_pushed_it_has() {
 
 #[test]
 fn a_registry_ends_with_its_handle_and_leaves_no_thread_and_no_upload() {
-    let world = World::new();
+    // As it is to be had again.
+    let reserved = Reserved::new();
+    let world = World::at(reserved.address);
     let mut idle = Connection::to(world.addr());
     idle.ask("GET", "/v2/", &[], b"").expect(200);
     let place = world.begin("me/app");
@@ -202,7 +210,9 @@ fn a_registry_ends_with_its_handle_and_leaves_no_thread_and_no_upload() {
 
 #[test]
 fn a_request_that_is_under_way_is_answered_before_the_end() {
-    let World { store, registry } = World::with(Registry::builder());
+    // Nobody else is to listen there when it has ended.
+    let reserved = Reserved::new();
+    let World { store, registry } = World::at(reserved.address);
     let mut slow = Connection::to(registry.addr());
     let content = vec![7; 100_000];
     let digest = Digest::of(&content);

@@ -85,7 +85,7 @@ fn a_container_is_stopped_as_it_was_made() {
     let w = World::new();
     // It hears SIGTERM and goes on: it is killed after its own time, not after docker's ten seconds.
     let deaf = r#"trap "echo term" TERM; echo ready; while :; do echo tick; sleep 0.2; done"#;
-    let running = w.spawn(["run", "-i", "--name", "deaf", "--stop-timeout", "1", "@host", "sh", "-c", deaf]);
+    let running = w.spawn(["run", "-i", "--name", "deaf", "--stop-timeout", "3", "@host", "sh", "-c", deaf]);
     w.ok(["stop", "deaf"]);
     let (code, rest) = running.end();
     assert_eq!(code, Some(137));

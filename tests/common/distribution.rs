@@ -1,6 +1,6 @@
 //! Debian's docker-registry, and skopeo, which looks into it.
 
-use super::{eventually, peer};
+use super::{Reserved, eventually, peer};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ pub struct Distribution {
     /// A line for each request that was answered.
     access: Arc<Mutex<Vec<String>>>,
     storage: PathBuf,
+    _port: Reserved,
     _dir: tempfile::TempDir,
 }
 
@@ -50,8 +51,8 @@ impl Distribution {
 
     fn with(more: &str, dir: tempfile::TempDir, storage: PathBuf) -> Self {
         let config = dir.path().join("config.yml");
-        // A port that is free; nobody else on this machine asks for this one at once, as the kernel goes round.
-        let authority = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let port = Reserved::new();
+        let authority = port.address.to_string();
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: {authority}\n{more}",
             storage.display()
@@ -73,7 +74,7 @@ impl Distribution {
         let access = Arc::new(Mutex::new(Vec::new()));
         let (log, lines) = (access.clone(), BufReader::new(child.stdout.take().unwrap()).lines());
         std::thread::spawn(move || lines.for_each(|line| log.lock().unwrap().push(line.unwrap())));
-        Self { child, authority, access, storage, _dir: dir }
+        Self { child, authority, access, storage, _port: port, _dir: dir }
     }
 }
 

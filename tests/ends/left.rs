@@ -240,7 +240,8 @@ impl Leak {
 impl Look {
     /// `None` where this user can't have it.
     pub fn plant(&self, leak: Leak, ids: &mut Vec<String>) -> Option<Planted> {
-        let long = "ab".repeat(32);
+        // Nobody else's, nor that of one that was killed.
+        let long = format!("{:08x}{}", std::process::id(), "ab".repeat(28));
         let made = |path: PathBuf| {
             fs::create_dir(&path).unwrap();
             // Somebody holds it, so that no sweep takes it.

@@ -183,7 +183,10 @@ fn others_join() {
     let shared = first.namespaces().unwrap();
     assert_eq!(by_kind(&say(&shared, LINKS)), links_of(first.pid().unwrap()));
     assert_eq!(say(&shared, "cat /proc/sys/kernel/hostname; id -u; pwd"), "ark\n0\n/");
-    assert!(say(&shared, "cat /proc/1/cmdline | tr '\\0' ' '").starts_with("sleep 1000"));
+    assert!(
+        say(&shared, "until grep -q ^sleep /proc/1/cmdline; do :; done; tr '\\0' ' ' </proc/1/cmdline")
+            .starts_with("sleep 1000")
+    );
 
     // One of them, by its descriptor, and the rest new.
     let net = first.namespace(NamespaceKind::Net).unwrap();

@@ -373,7 +373,8 @@ fn an_artifact_is_no_image() {
 
 #[test]
 fn nobody_at_home() {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = Reserved::new();
+    let address = port.address;
     let error = Image::pull(&Store::temp().unwrap(), &format!("{address}/{NAME}")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Network, "{error}");
     assert!(error.to_string().contains(&address.to_string()), "{error}");

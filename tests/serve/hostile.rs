@@ -193,7 +193,8 @@ fn a_body_that_breaks_off_leaves_what_came_to_go_on_with_and_no_blob() {
 
 #[test]
 fn who_is_slow_is_shown_out() {
-    let short = Duration::from_millis(300);
+    // For who does nothing, and long for who does.
+    let short = Duration::from_secs(1);
     let world = World::with(Registry::builder().header_timeout(short).idle_timeout(short));
     // Nothing at all; a head that never ends; one that comes by the byte, for longer than it may.
     assert_eq!(raw(world.addr(), ""), (Some(408), true));
@@ -284,6 +285,10 @@ fn a_hundred_clients_push_at_once() {
 
 #[test]
 fn uploads_are_bounded_and_have_no_descriptor() {
+    // Other tests have hundreds of connections.
+    if !is_own_process("hostile::uploads_are_bounded_and_have_no_descriptor") {
+        return;
+    }
     let world = World::with(Registry::builder().uploads_max(2000));
     let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let mut connection = Connection::to(world.addr());
@@ -294,8 +299,7 @@ fn uploads_are_bounded_and_have_no_descriptor() {
             connection.ask("PATCH", place.header("location").unwrap(), &[], b"some").expect(202);
         }
     }
-    // Other tests of this process have some, too.
-    assert!(open() < before + 150, "{} descriptors", open());
+    assert!(open() < before + 20, "{} descriptors", open());
     let refused = connection.ask("POST", "/v2/me/app/blobs/uploads/", &[], b"").fails(429, "TOOMANYREQUESTS");
     assert_eq!(refused.header("retry-after"), Some("60"));
     let path = format!("/v2/me/app/blobs/uploads/?digest={}", Digest::of(b"x"));
