@@ -492,7 +492,8 @@ impl ContainerBuilder {
     /// Makes the container, without starting it.
     ///
     /// # Errors
-    /// `InvalidInput` for a setting that can't be, `AlreadyExists` for a name that is taken, and what the store says.
+    /// `InvalidInput` for a setting that can't be, also a VOLUME of the image; `AlreadyExists` for a name that is taken; and what
+    /// the store says.
     pub fn create(&self) -> Result<Container> {
         if let Some(wrong) = &self.wrong {
             return Err(wrong.again());

@@ -210,7 +210,7 @@ impl<'a> Exec<'a> {
         let spec = &held.record.spec;
         let image = container.0.image.as_ref().ok_or_else(super::removed)?;
         let (member, member_fd) = running.member()?;
-        let root = root_of(member).map_err(|error| match error.kind() {
+        let root = root_of(member, &*member_fd).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 Error::new(ErrorKind::State, "the container is not running").with_source(error)
             }
@@ -314,11 +314,19 @@ impl<'a> Exec<'a> {
 }
 
 /// The root directory of a running container, found through a process in it.
-pub(super) fn root_of(pid: i32) -> Result<OwnedFd> {
+///
+/// # Errors
+/// `NotFound` when that has ended. Its number may be somebody else's then, whose root is the host's.
+pub(super) fn root_of(pid: i32, process: impl AsFd) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     let path = format!("/proc/{pid}/root");
-    rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .call_at("open", path)
+    let root = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .call_at("open", &path)?;
+    // As it lives now, the number was its own before.
+    match crate::sys::message::readable(process, Some(Instant::now()))? {
+        false => Ok(root),
+        true => Err(Error::new(ErrorKind::NotFound, "the process has ended").with_path(path)),
+    }
 }
 
 /// Stage A joins the namespaces and clones the process that will be in them (a PID namespace takes effect for
@@ -612,5 +620,23 @@ impl AsFd for Executed {
 impl std::fmt::Debug for Executed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Executed").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_was_given_again_has_no_root_here() {
+        use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
+        let pidfd = |pid| pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = pidfd(Pid::from_child(&child));
+        child.wait().unwrap();
+        let own = getpid();
+        assert!(root_of(own.as_raw_nonzero().get(), pidfd(own)).is_ok());
+        let error = root_of(own.as_raw_nonzero().get(), ended).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     }
 }

@@ -3,13 +3,14 @@
 
 use super::ids;
 use super::record::Record;
+use super::settings::has_nul;
 use super::spec::MountKind;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::store::{Lease, Store};
 use crate::sys::idmap::IdMap;
 use crate::volume::Volume;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// Finds or makes the volumes of a new container: those of its mounts, in their order, then one for each VOLUME of
 /// the image that no mount covers, unless it is to have its `own_only`. The record names them. Nobody may remove them before it is in the store: that say
@@ -37,20 +38,40 @@ pub(super) fn attach(
             super::volume_copy::first_use(image, &volume, &mount.target)?;
         }
     }
-    for target in image.config().volumes().filter(|_| !own_only) {
-        if record.spec.mounts.iter().all(|mount| mount.target != Path::new(target)) {
+    for volume in image.config().volumes().filter(|_| !own_only) {
+        let target = target_of(volume)?;
+        if record.spec.mounts.iter().all(|mount| mount.target != target) {
             let (lease, volume) = Volume::anonymous_of(store, &record.id)?;
             leases.push(lease);
             record.spec.mounts.push(super::Mount {
                 kind: MountKind::Volume { name: volume.name().to_owned(), anonymous: true },
-                target: target.into(),
+                target: target.clone(),
                 read_only: false,
             });
             record.pins.volumes.push(volume.name().to_owned());
-            super::volume_copy::first_use(image, &volume, Path::new(target))?;
+            super::volume_copy::first_use(image, &volume, &target)?;
         }
     }
     Ok(leases)
+}
+
+/// Where a VOLUME is, as docker takes it: from the root, and no further up. An image may say anything.
+fn target_of(volume: &str) -> Result<PathBuf> {
+    let mut target = PathBuf::from("/");
+    for part in Path::new(volume).components() {
+        match part {
+            Component::Normal(name) => target.push(name),
+            Component::ParentDir => _ = target.pop(),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    if target.parent().is_some() && !has_nul(target.as_os_str()) {
+        return Ok(target);
+    }
+    let what = format!("the image's VOLUME {volume:?}: no place for a mount");
+    Err(Error::new(ErrorKind::InvalidInput, what)
+        .with_path(target)
+        .with_remedy("make an image without it (Image::without_volume), and the container of that one"))
 }
 
 /// Nobody may remove them while the container starts. With an ordinary user's map their files have to be whose they were.

@@ -168,8 +168,8 @@ impl Inner {
         let (Still::Frozen(running, _) | Still::Paused(running) | Still::Moving(running)) = still else {
             return Err(gone());
         };
-        let (member, _process) = running.member()?;
-        let root = root_of(member).map_err(|error| match error.kind() {
+        let (member, process) = running.member()?;
+        let root = root_of(member, &*process).map_err(|error| match error.kind() {
             ErrorKind::NotFound => gone().with_source(error),
             _ => error,
         })?;
@@ -278,7 +278,8 @@ impl Written<'_> {
         let mut merged = self.merged(layers.collect());
         for target in targets {
             places.extend(merged.resolve(target.as_os_str().as_bytes())?.map(|(path, _)| path));
-            places.insert(target.as_os_str().as_bytes()[1..].to_vec());
+            let target = target.as_os_str().as_bytes();
+            places.insert(target.strip_prefix(b"/").unwrap_or(target).to_vec());
         }
         places.remove(&b""[..]);
         Ok(places)

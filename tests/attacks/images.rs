@@ -3,7 +3,7 @@ use super::*;
 use serde_json::{Value, json};
 
 /// An image of busybox alone, with this in its configuration.
-fn image(store: &coracle::Store, config: Value) -> coracle::Image {
+pub(super) fn image(store: &coracle::Store, config: Value) -> coracle::Image {
     let busybox = fs::read("/bin/busybox").expect("busybox-static, which this test needs");
     let mut layer = tar::Builder::new(Vec::new());
     let mut add = |path: &str, kind, data: &[u8], link: &str| {
@@ -85,6 +85,31 @@ fn configurations() {
         }
         assert_eq!(count(canary.path()), 0, "{shown}");
         assert_eq!(count(store.path().join("containers")), 0, "{shown}");
+    }
+}
+
+/// As docker takes them: from the root, and no further up. The root itself is no place for a volume.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn volumes_that_are_no_paths() {
+    let store = coracle::Store::temp().unwrap();
+    let create = |volume: &str| {
+        let image = image(&store, json!({"Volumes": {volume: {}}}));
+        Container::builder(&image).command(["/bin/busybox", "sh", "-c", "echo x >/relative/x"]).create()
+    };
+    for volume in ["", "/", ".", "/a/../..", "/a\0b"] {
+        let error = create(volume).and_then(|container| container.diff()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{volume:?}: {error}");
+        assert!(error.remedy().unwrap().contains("without_volume"), "{volume:?}: {error}");
+        assert!(store.volumes().unwrap().is_empty(), "{volume:?}");
+    }
+    for volume in ["relative", "../relative/.", "/../a/../relative"] {
+        let container = create(volume).unwrap();
+        container.start().unwrap();
+        assert!(container.wait().unwrap().success(), "{volume:?}");
+        assert!(container.diff().unwrap().is_empty(), "{volume:?}");
+        assert_eq!(fs::read_to_string(store.volumes().unwrap()[0].path().join("x")).unwrap(), "x\n");
+        container.remove().unwrap();
     }
 }
 

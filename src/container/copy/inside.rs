@@ -120,7 +120,7 @@ impl Inside {
             (None, None) => return Err(Error::new(ErrorKind::State, "the container has no warden")),
         };
         let (member, member_fd) = running.member()?;
-        let root = exec::root_of(member);
+        let root = exec::root_of(member, &*member_fd);
         let map = IdMap::of(&format!("/proc/{member}"));
         let gone = |error: Error| match error.kind() {
             // What /proc says of a process that is on its way out.
@@ -128,7 +128,7 @@ impl Inside {
             _ if error.raw_os_error() == Some(ESRCH) => not_running(&running.dir.id).with_source(error),
             _ => error,
         };
-        // Else somebody else may have its number by now, whose root would be the host's.
+        // Else somebody else may have its number by now, whose map is another.
         if message::readable(&*member_fd, Some(Instant::now()))? {
             return Err(not_running(&running.dir.id));
         }
