@@ -56,6 +56,7 @@ pub(crate) use difference::{Became, Difference, View};
 pub(crate) use entry::Mtime;
 pub use entry::{Entry, EntryKind};
 pub(crate) use flatten::Flattened;
+pub(crate) use holes::copy as copy_content;
 pub use overlay::{Overlay, OverlayMount};
 pub(crate) use owner::{Owned, Owners, for_caller};
 #[cfg(feature = "registry")]

@@ -65,6 +65,7 @@ mod mountpoints;
 pub(crate) mod pins;
 mod remove;
 mod room;
+pub(crate) mod sizes;
 mod temp;
 mod tenants;
 mod unsynced;

@@ -6,11 +6,12 @@
 
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::store::pins::{VOLUME as META, VOLUME_MAX as META_MAX};
+use crate::store::sizes::{self, Closed};
 use crate::store::{ANONYMOUS, Lease, Problem, Store, StorePart, Verification, clock, list, random_hex};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -255,33 +256,14 @@ impl Volume {
     /// # Errors
     /// `PermissionDenied` when an ordinary user's container made directories that this process can't read.
     pub fn size(&self) -> Result<u64> {
-        let mut seen = HashSet::new();
-        let mut size = 0;
-        let mut todo = vec![PathBuf::from(".")];
-        // Containers may change it meanwhile: by handle, beneath the volume, and what vanishes is gone.
-        while let Some(relative) = todo.pop() {
-            let at = || self.path().join(&relative);
-            let dir = match open_beneath(self.data_dir(), &relative) {
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                other => other.call_at("openat2", at())?,
-            };
-            for name in list(dir.as_fd()).map_err(|error| error.with_path(at()))? {
-                let stat = match rustix::fs::statat(&dir, &name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) => continue,
-                    other => other.call_at("fstatat", at().join(&name))?,
-                };
-                match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-                    rustix::fs::FileType::Directory => todo.push(relative.join(&name)),
-                    rustix::fs::FileType::RegularFile
-                        if stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) =>
-                    {
-                        size += stat.st_size as u64;
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(size)
+        let size = |stat: &Stat| match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => u64::try_from(stat.st_size).unwrap_or(0),
+            _ => 0,
+        };
+        sizes::sum(self.data_dir(), Closed::IsAnError, size).map_err(|error| {
+            let at = error.path().map(|below| self.path().join(below));
+            error.with_path(at.unwrap_or_else(|| self.path()))
+        })
     }
 
     /// Removes the volume and everything in it.
@@ -348,12 +330,6 @@ pub(crate) fn verify(store: &Store, found: &mut Verification) -> Result<()> {
     found.volumes += readable + broken.len() as u64;
     found.problems.extend(broken);
     Ok(())
-}
-
-fn open_beneath(dir: BorrowedFd<'_>, relative: &std::path::Path) -> Result<OwnedFd, Errno> {
-    use rustix::fs::ResolveFlags as R;
-    let resolve = R::BENEATH | R::NO_SYMLINKS | R::NO_XDEV;
-    crate::sys::open::openat2(dir, relative, crate::store::DIRECTORY, Mode::empty(), resolve)
 }
 
 impl fmt::Debug for Volume {

@@ -2,6 +2,8 @@
 
 mod common;
 
+#[path = "attacks/depths.rs"]
+mod depths;
 #[path = "attacks/descriptors.rs"]
 mod descriptors;
 #[path = "attacks/images.rs"]

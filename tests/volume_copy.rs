@@ -172,6 +172,45 @@ fn only_the_first_use_copies() {
     assert_eq!(sh("cat /v/kept"), "lower");
 }
 
+/// A file that is nearly all hole takes an image some bytes, and the disk no more.
+#[test]
+fn holes_stay_holes() {
+    use std::os::unix::fs::FileExt;
+    const SIZE: u64 = 256 << 20;
+    let store = Store::temp().unwrap();
+    let (size, at) = (SIZE.to_string(), SIZE / 2);
+    let mut data = format!("1\n{at}\n6\n").into_bytes();
+    data.resize(512, 0);
+    data.extend(b"middle");
+    let mut lower = tar::Builder::new(Vec::new());
+    let pax = [("major", "1"), ("minor", "0"), ("name", "data/sparse"), ("realsize", &size)];
+    let pax = pax.map(|(name, value)| (format!("GNU.sparse.{name}"), value));
+    lower.append_pax_extensions(pax.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_path("GNUSparseFile.0/sparse").unwrap();
+    header.set_mode(0o644);
+    header.set_size(data.len() as u64);
+    header.set_cksum();
+    lower.append(&header, &data[..]).unwrap();
+    // A layer has what it links to itself.
+    let upper = layer(&[("data/again", Hard("data/sparse"), 0o644, ROOT, &[])]);
+    let archive = docker_archive(&[(&Fixture::of(vec![lower.into_inner().unwrap(), upper]), &["holes:1"])]);
+    let image = Image::load_reader(&store, &archive[..]).unwrap().remove(0);
+    let volume = Volume::create(&store, "v").unwrap();
+    drop(Container::builder(&image).volume(&volume, "/data").create().unwrap());
+    for name in ["sparse", "again"] {
+        let file = std::fs::File::open(volume.path().join(name)).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), SIZE);
+        let mut middle = [0; 8];
+        file.read_exact_at(&mut middle, at - 1).unwrap();
+        assert_eq!(&middle, b"\0middle\0");
+    }
+    for room in ["layers", "volumes"] {
+        let used = common::peer("du", ["-sm", store.path().join(room).to_str().unwrap()]);
+        assert!(used.split_whitespace().next().unwrap().parse::<u64>().unwrap() < 16, "{used}");
+    }
+}
+
 #[test]
 fn a_volume_of_the_image_is_filled_for_each_container() {
     let store = Store::temp().unwrap();

@@ -59,6 +59,25 @@ fn size_counts_files_once_and_stays_beneath() {
     assert_eq!(volume.size().unwrap(), 1000);
 }
 
+/// A container can make deeper directories than any path is long.
+#[test]
+fn size_counts_whatever_is_how_deep() {
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+    let store = Store::temp().unwrap();
+    let volume = Volume::create(&store, "deep").unwrap();
+    let mut dir = std::os::fd::OwnedFd::from(fs::File::open(volume.path()).unwrap());
+    for _ in 0..3000 {
+        mkdirat(&dir, "d", Mode::RWXU).unwrap();
+        mkdirat(&dir, "e", Mode::RWXU).unwrap();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let file = openat(&dir, "e/file", flags, Mode::RUSR).unwrap();
+        rustix::fs::ftruncate(file, 10).unwrap();
+        dir = openat(&dir, "d", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+    assert_eq!(volume.size().unwrap(), 30_000);
+    volume.remove().unwrap();
+}
+
 #[test]
 fn outlives_its_handles_and_its_removal_is_final() {
     let dir = tempfile::tempdir().unwrap();

@@ -192,7 +192,8 @@ impl Copying<'_> {
     }
 
     /// Writes a file or directory of the container as a tar archive, as `docker cp CONTAINER:SOURCE -`. Users and groups are
-    /// those of the container; names begin with the source's own, or with `.` where its content is meant.
+    /// those of the container; names begin with the source's own, or with `.` where its content is meant. A file with holes is
+    /// written without them, as GNU tar's `--sparse` does it (format 1.0, PAX).
     ///
     /// ```no_run
     /// # let container: coracle::Container = unimplemented!();
@@ -278,7 +279,10 @@ impl Copying<'_> {
             match data {
                 Data::None => writer.entry(&entry, &mut std::io::empty()),
                 Data::Bytes(mut bytes) => writer.entry(&entry, &mut bytes),
-                Data::File(mut file, _) => writer.entry(&entry, &mut file),
+                Data::File(file, _) => {
+                    let stat = rustix::fs::fstat(file).call_at("fstat", hands::text(&entry.path))?;
+                    writer.file(&Entry { size: stat.st_size as u64, ..entry }, file, &stat)
+                }
             }
         })?;
         writer.finish()?.into_inner().map_err(|error| error.into_error()).call("writing an archive")?;

@@ -6,9 +6,10 @@
 //! On disk a volume has the ids that layers have: the image's as root, an ordinary user's sub-ids otherwise.
 #![forbid(unsafe_code)]
 
-use crate::error::{Call, ErrorKind, Result};
+use crate::error::{Call, Error, ErrorKind, Result};
 use crate::image::Image;
-use crate::layer::{Below, EntryKind, Found, Lower, Owned, Owners, for_caller, join};
+use crate::layer::{Below, EntryKind, Found, Lower, Owned, Owners, copy_content, for_caller, join};
+use crate::store::Room;
 use crate::sys::idmap::is_privileged;
 use crate::volume::Volume;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
@@ -48,10 +49,9 @@ pub(super) fn first_use(image: &Image, volume: &Volume, target: &Path) -> Result
     if is_given_away(volume)? {
         owners.take_back(volume.data_dir(), c"")?;
     }
-    let data = open(&*owners, volume.data_dir(), c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let (links, owned) = (HashMap::new(), Vec::new());
-    let mut copier = Copier { root: volume.data_dir(), owners: &*owners, below, again, links, owned };
-    copier.directory(&source, data.as_fd(), Path::new(""))?;
+    let (links, owned, room) = (HashMap::new(), Vec::new(), Room::default());
+    let mut copier = Copier { root: volume.data_dir(), owners: &*owners, below, again, links, owned, room };
+    copier.directory(source)?;
     copier.give_away(0)?;
     mark.remove()
 }
@@ -63,9 +63,9 @@ pub(crate) fn copy_into(image: &Image, source: &Path, root: BorrowedFd<'_>) -> R
     let lowers = layers.iter().map(|layer| Lower::new(layer.dir(), || layer.meta())).collect();
     let mut below = Below::new(lowers, !is_privileged(), Some(&*owners));
     let Some(source) = resolve(&mut below, source)? else { return Ok(false) };
-    let (links, owned) = (HashMap::new(), Vec::new());
-    let mut copier = Copier { root, owners: &*owners, below, again: false, links, owned };
-    copier.directory(&source, root, Path::new(""))?;
+    let (links, owned, room) = (HashMap::new(), Vec::new(), Room::default());
+    let mut copier = Copier { root, owners: &*owners, below, again: false, links, owned, room };
+    copier.directory(source)?;
     copier.give_away(0)?;
     Ok(true)
 }
@@ -138,6 +138,10 @@ fn resolve(below: &mut Below<'_>, target: &Path) -> Result<Option<Vec<u8>>> {
     Ok(found.filter(|(_, found)| is_dir(found)).map(|(path, _)| path))
 }
 
+fn while_copying(error: Error, path: &Path) -> Error {
+    error.during(format!("copying {path:?} of the image into a volume"))
+}
+
 struct Copier<'a> {
     root: BorrowedFd<'a>,
     owners: &'a dyn Owners,
@@ -147,6 +151,7 @@ struct Copier<'a> {
     /// Files with several names: where the first one was copied to.
     links: HashMap<(u64, u64), PathBuf>,
     owned: Vec<Owned>,
+    room: Room,
 }
 
 /// What is copied: its path in the layers, the directory that it lies in, and what it is.
@@ -162,37 +167,76 @@ impl Source<'_> {
     }
 }
 
+/// What is to be done with a directory: its path in the layers, and in the volume.
+enum Step {
+    Fill(Vec<u8>, PathBuf),
+    /// Once all is in it.
+    Dress(Vec<u8>, PathBuf),
+}
+
 impl Copier<'_> {
-    /// Copies the content of a directory and what it is itself.
-    fn directory(&mut self, source: &[u8], target: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    /// Copies a directory with all that is in it. However deep they are, one is held open at a time.
+    fn directory(&mut self, source: Vec<u8>) -> Result<()> {
+        let mut todo = vec![Step::Fill(source, PathBuf::new())];
+        while let Some(step) = todo.pop() {
+            match step {
+                Step::Fill(source, path) => {
+                    let below = self.fill(&source, &path)?;
+                    todo.push(Step::Dress(source, path));
+                    todo.extend(below.into_iter().map(|(source, path)| Step::Fill(source, path)));
+                }
+                Step::Dress(source, path) => {
+                    self.dress_directory(&source, &path).map_err(|error| while_copying(error, &path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what a directory has in it; its own directories are only made, and told.
+    fn fill(&mut self, source: &[u8], path: &Path) -> Result<Vec<(Vec<u8>, PathBuf)>> {
+        let mut directories = Vec::new();
+        let target = self.target(path)?;
         for name in self.below.names(source)? {
             let (from, to) = (join(source, &name), path.join(OsStr::from_bytes(&name)));
-            let copied = match self.below.find(&from)? {
-                Some(Found::File(_, dir, stat)) => {
-                    let source = Source { path: &from, dir: dir.as_fd(), stat: &stat };
-                    self.entry(&source, target, &c_name(OsStr::from_bytes(&name)), &to)
-                }
-                // No device is made.
-                Some(Found::Device(..)) | None => Ok(()),
-            };
-            copied.map_err(|error| error.during(format!("copying {to:?} of the image into a volume")))?;
+            // No device is made.
+            let Some(Found::File(_, dir, stat)) = self.below.find(&from)? else { continue };
+            let name = c_name(OsStr::from_bytes(&name));
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                self.make(target.as_fd(), &name, &to).map_err(|error| while_copying(error, &to))?;
+                directories.push((from, to));
+            } else {
+                let source = Source { path: &from, dir: dir.as_fd(), stat: &stat };
+                self.entry(&source, target.as_fd(), &name, &to).map_err(|error| while_copying(error, &to))?;
+            }
         }
+        Ok(directories)
+    }
+
+    fn dress_directory(&mut self, source: &[u8], path: &Path) -> Result<()> {
         let merged = self.below.directory(source)?;
         let Some((_, top)) = merged.first() else { return Ok(()) };
         let stat = rustix::fs::fstat(top).call_at("fstat", path)?;
-        self.dress(top.as_fd(), source, &stat, target, path)
+        let target = self.target(path)?;
+        self.dress(top.as_fd(), source, &stat, target.as_fd(), path)
     }
 
+    /// A directory of the volume.
+    fn target(&self, path: &Path) -> Result<OwnedFd> {
+        let name = if path.as_os_str().is_empty() { OsStr::new(".") } else { path.as_os_str() };
+        open(self.owners, self.root, &c_name(name), OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    fn make(&self, target: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<()> {
+        match rustix::fs::mkdirat(target, name, Mode::RWXU) {
+            Err(Errno::EXIST) if self.again => self.owners.take_back(target, name),
+            other => other.call_at("mkdirat", path),
+        }
+    }
+
+    /// Copies what is no directory.
     fn entry(&mut self, source: &Source<'_>, target: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<()> {
         let kind = FileType::from_raw_mode(source.stat.st_mode);
-        if kind == FileType::Directory {
-            match rustix::fs::mkdirat(target, name, Mode::RWXU) {
-                Err(Errno::EXIST) if self.again => self.owners.take_back(target, name)?,
-                other => other.call_at("mkdirat", path)?,
-            }
-            let made = open(self.owners, target, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            return self.directory(source.path, made.as_fd(), path);
-        }
         if self.again {
             // What the first try left under this name.
             match rustix::fs::unlinkat(target, name, AtFlags::empty()) {
@@ -206,14 +250,14 @@ impl Copier<'_> {
         match kind {
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-                let mut from = File::from(self.below.open(source.dir, source.name(), flags, source.path)?);
+                let from = File::from(self.below.open(source.dir, source.name(), flags, source.path)?);
                 let flags =
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(target, name, flags, Mode::RUSR | Mode::WUSR)
                     .call_at("openat(O_CREAT)", path)?;
-                let mut to = File::from(made);
-                // By copy_file_range, which shares the blocks where the filesystem can.
-                std::io::copy(&mut from, &mut to).call_at("copy_file_range", path)?;
+                let to = File::from(made);
+                let size = source.stat.st_size as u64;
+                copy_content(&from, &to, size, &mut self.room, path.as_os_str().as_bytes())?;
                 self.dress(from.as_fd(), source.path, source.stat, to.as_fd(), path)
             }
             FileType::Symlink => {

@@ -2,9 +2,12 @@
 //! ustar has no room (long names, large numbers, attributes, times that are not whole seconds).
 #![forbid(unsafe_code)]
 
+use super::holes::{self, Pieces};
 use super::path::text;
 use super::tar::{BLOCK, Entry, EntryKind};
 use crate::error::{Call, Error, ErrorKind, Result};
+use rustix::fs::Stat;
+use std::fs::File;
 use std::io::{Read, Write};
 use tar::{EntryType, Header};
 
@@ -34,6 +37,14 @@ impl<W: Write> Writer<W> {
     }
 
     /// `stored`: what follows the header of a file with holes, map and pieces.
+    /// Adds a file that is open: without its holes, where it has some to speak of.
+    pub(crate) fn file(&mut self, entry: &Entry, file: &File, stat: &Stat) -> Result<()> {
+        match holes::pieces(file, stat, &entry.path)? {
+            None => self.entry(entry, &mut &*file),
+            Some(pieces) => self.sparse(entry, &pieces, &mut Pieces::new(file, &pieces)),
+        }
+    }
+
     fn put(&mut self, entry: &Entry, stored: Option<u64>, data: &mut dyn Read) -> Result<()> {
         let mut header = Header::new_ustar();
         let mut pax = Vec::new();

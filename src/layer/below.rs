@@ -235,43 +235,57 @@ impl<'a> Below<'a> {
 
     /// The directories that make up `path`, the topmost first; none where the layers below have no directory there.
     pub(crate) fn directory(&mut self, path: &[u8]) -> Result<Merged> {
-        if let Some((last, merged)) = &self.last
-            && last == path
-        {
-            return Ok(merged.clone());
-        }
-        let merged = if path.is_empty() {
-            // Whatever is asked comes by here first.
-            if let Some(load) = self.load.take() {
-                self.layers = load()?;
+        // From the last one, where that is on the way.
+        let (mut at, mut merged) = match &self.last {
+            Some((last, merged)) if last == path => return Ok(merged.clone()),
+            Some((last, merged)) if last.is_empty() => (0, merged.clone()),
+            Some((last, merged))
+                if path.strip_prefix(&last[..]).is_some_and(|rest| rest.first() == Some(&b'/')) =>
+            {
+                (last.len(), merged.clone())
             }
-            let mut all = Vec::new();
-            for (number, layer) in self.layers.iter().enumerate() {
-                all.push((number, self.open(layer.dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, path)?));
-            }
-            all
-        } else {
-            let (parent, name) = split(path);
-            let mut merged = Vec::new();
-            let up = self.directory(parent)?;
-            for (number, dir) in up.iter() {
-                match self.stat(dir.as_fd(), name, path)? {
-                    None if self.device(*number, path)?.is_some() => break,
-                    None => continue,
-                    Some(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => break,
-                    Some(_) => {}
-                }
-                let dir = self.open(dir.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY, path)?;
-                let opaque = self.is_opaque(&dir, path)?;
-                merged.push((*number, dir));
-                if opaque {
-                    break;
-                }
-            }
-            merged
+            _ => (0, self.tops()?),
         };
-        let merged = Rc::new(merged);
+        while at < path.len() {
+            let begin = if at == 0 { 0 } else { at + 1 };
+            let slash = path[begin..].iter().position(|&b| b == b'/');
+            at = slash.map_or(path.len(), |slash| begin + slash);
+            merged = self.in_each(&merged, &path[..at])?;
+        }
         self.last = Some((path.to_vec(), merged.clone()));
         Ok(merged)
+    }
+
+    fn tops(&mut self) -> Result<Merged> {
+        // Whatever is asked comes by here first.
+        if let Some(load) = self.load.take() {
+            self.layers = load()?;
+        }
+        let mut all = Vec::new();
+        for (number, layer) in self.layers.iter().enumerate() {
+            all.push((number, self.open(layer.dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, b"")?));
+        }
+        Ok(Rc::new(all))
+    }
+
+    /// Of a directory, whose parent is made up of `up`.
+    fn in_each(&self, up: &Merged, path: &[u8]) -> Result<Merged> {
+        let name = split(path).1;
+        let mut merged = Vec::new();
+        for (number, dir) in up.iter() {
+            match self.stat(dir.as_fd(), name, path)? {
+                None if self.device(*number, path)?.is_some() => break,
+                None => continue,
+                Some(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => break,
+                Some(_) => {}
+            }
+            let dir = self.open(dir.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY, path)?;
+            let opaque = self.is_opaque(&dir, path)?;
+            merged.push((*number, dir));
+            if opaque {
+                break;
+            }
+        }
+        Ok(Rc::new(merged))
     }
 }

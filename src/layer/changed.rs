@@ -9,9 +9,8 @@ use super::compression::Compression;
 use super::difference::{Difference, Node, Visitor, is_place, same_but_for_time};
 use super::entry::{Entry, EntryKind, Mtime};
 use super::flow::Stream;
-use super::holes::{self, Pieces};
 use super::meta::LayerMeta;
-use super::path::{split, text};
+use super::path::{NAME_MAX, join, split, text};
 use super::root::RootDir;
 use super::unpack::{Limits, Outcome};
 use crate::digest::Digest;
@@ -149,11 +148,7 @@ impl<W: Write> Archive<W> {
     }
 
     /// An entry, with the file that its data is in where it has some, what that is like and where it lies.
-    pub(super) fn put(
-        &mut self,
-        mut entry: Entry,
-        file: Option<(&File, &Stat, &[u8])>,
-    ) -> Result<ControlFlow<()>> {
+    pub(super) fn put(&mut self, mut entry: Entry, file: Option<(&File, &Stat)>) -> Result<ControlFlow<()>> {
         self.any = true;
         self.leave(&entry.path);
         let pending = std::mem::take(&mut self.pending);
@@ -162,13 +157,9 @@ impl<W: Write> Archive<W> {
             writer.entry(&clamped(directory, self.latest), &mut io::empty())?;
         }
         entry = clamped(entry, self.latest);
-        let Some((file, stat, path)) = file else {
-            writer.entry(&entry, &mut io::empty())?;
-            return Ok(GO_ON);
-        };
-        match holes::pieces(file, stat, path)? {
-            None => writer.entry(&entry, &mut &*file)?,
-            Some(pieces) => writer.sparse(&entry, &pieces, &mut Pieces::new(file, &pieces))?,
+        match file {
+            None => writer.entry(&entry, &mut io::empty())?,
+            Some((file, stat)) => writer.file(&entry, file, stat)?,
         }
         Ok(GO_ON)
     }
@@ -202,9 +193,19 @@ fn clamped(entry: Entry, latest: Option<Mtime>) -> Entry {
 }
 
 /// A name that hides another.
-pub(super) fn hiding(dir: &[u8], name: &[u8]) -> Entry {
-    let name = [b".wh.", name].concat();
-    Entry::new(super::path::join(dir, &name), EntryKind::File)
+///
+/// # Errors
+/// `TooLarge` for a name that no whiteout can be made of: nobody could unpack the layer.
+pub(super) fn hiding(dir: &[u8], name: &[u8]) -> Result<Entry> {
+    let hides = [b".wh.", name].concat();
+    if hides.len() > NAME_MAX {
+        let what =
+            format!("to hide a file with a name of {} bytes, a layer needs {}", name.len(), hides.len());
+        return Err(Error::new(ErrorKind::TooLarge, what)
+            .with_path(text(&join(dir, name)))
+            .with_remedy("leave the file there, if need be empty, or remove the directory that it is in"));
+    }
+    Ok(Entry::new(join(dir, &hides), EntryKind::File))
 }
 
 impl<W: Write> Visitor for Archive<W> {
@@ -244,7 +245,7 @@ impl<W: Write> Visitor for Archive<W> {
         if file.is_some() {
             entry.size = stat.st_size as u64;
         }
-        self.put(entry, file.as_ref().map(|file| (file, &stat, node.path)))
+        self.put(entry, file.as_ref().map(|file| (file, &stat)))
     }
 
     fn gone(&mut self, path: Vec<u8>, covered: bool) -> Result<ControlFlow<()>> {
@@ -252,11 +253,11 @@ impl<W: Write> Visitor for Archive<W> {
             return Ok(GO_ON);
         }
         let (dir, name) = split(&path);
-        self.put(hiding(dir, name), None)
+        self.put(hiding(dir, name)?, None)
     }
 
     fn opaque(&mut self, path: &[u8]) -> Result<ControlFlow<()>> {
-        self.put(hiding(path, b".wh..opq"), None)
+        self.put(hiding(path, b".wh..opq")?, None)
     }
 }
 

@@ -71,7 +71,7 @@ impl<W: Write> Flattened<W> {
                 }
             }
             for name in hidden {
-                self.archive.put_plain(hiding(&at, &name))?;
+                self.archive.put_plain(hiding(&at, &name)?)?;
             }
             todo.extend(directories.into_iter().rev());
         }
@@ -174,7 +174,7 @@ impl<W: Write> Flattened<W> {
         let file = below.open_file(path, found)?;
         let stat = rustix::fs::fstat(&file).call_at("fstat", text(path))?;
         entry.size = stat.st_size as u64;
-        self.archive.put(entry, Some((&file, &stat, path))).map(|_| false)
+        self.archive.put(entry, Some((&file, &stat))).map(|_| false)
     }
 }
 

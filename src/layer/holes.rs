@@ -7,6 +7,7 @@
 
 use super::path::text;
 use crate::error::{Call, Error, ErrorKind, Result};
+use crate::store::Room;
 use rustix::fs::{SeekFrom, Stat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -17,6 +18,8 @@ use std::os::unix::fs::FileExt;
 const STEP: u64 = 64 << 10;
 /// More pieces than this are put together: a reader takes a megabyte of map.
 const PIECES_MAX: usize = 8192;
+/// Bytes that are copied between two looks at the disk.
+const COPIED: u64 = 64 << 20;
 
 /// The pieces of a file with holes, offset and length; `None` of one that has none to speak of.
 pub(super) fn pieces(file: &File, stat: &Stat, path: &[u8]) -> Result<Option<Vec<(u64, u64)>>> {
@@ -108,6 +111,41 @@ impl Read for Pieces<'_> {
         self.left -= n as u64;
         Ok(n)
     }
+}
+
+/// Copies what a file has into an empty one, and leaves its holes, where the filesystem tells of them. Where it can, the blocks
+/// are shared.
+///
+/// # Errors
+/// `StorageFull` when too little of the disk would be left.
+pub(crate) fn copy(from: &File, to: &File, size: u64, room: &mut Room, path: &[u8]) -> Result<()> {
+    let mut at = 0;
+    while at < size {
+        let (data, hole) = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => (at, size),
+            Err(errno) => return Err(errno).call_at("lseek(SEEK_DATA)", text(path)),
+            Ok(data) => {
+                let hole = rustix::fs::seek(from, SeekFrom::Hole(data));
+                (data, hole.call_at("lseek(SEEK_HOLE)", text(path))?.min(size))
+            }
+        };
+        at = data;
+        for file in [from, to] {
+            rustix::fs::seek(file, SeekFrom::Start(at)).call_at("lseek", text(path))?;
+        }
+        while at < hole {
+            let length = COPIED.min(hole - at);
+            room.take(to, length).map_err(|error| error.with_path(text(path)))?;
+            // By copy_file_range.
+            match io::copy(&mut from.take(length), &mut &*to).call_at("copy_file_range", text(path))? {
+                // It has shrunk.
+                0 => return rustix::fs::ftruncate(to, size).call_at("ftruncate", text(path)),
+                copied => at += copied,
+            }
+        }
+    }
+    rustix::fs::ftruncate(to, size).call_at("ftruncate", text(path))
 }
 
 #[cfg(test)]

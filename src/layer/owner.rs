@@ -5,7 +5,7 @@ use super::acl;
 use crate::error::{Call, Result};
 use crate::store::Base;
 use crate::sys::idmap::IdMap;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
 use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -89,7 +89,7 @@ impl Owners for Direct {
     fn apply(&self, dir: BorrowedFd<'_>, batch: &[Owned]) -> Result<()> {
         for owned in batch {
             let path = super::path::text(owned.path.as_bytes());
-            let how = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_MAGICLINKS;
+            let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let at = if owned.path.is_empty() { c"." } else { &*owned.path };
             let fd = rustix::fs::openat2(dir, at, flags, Mode::empty(), how).call_at("openat2", path)?;
@@ -145,5 +145,33 @@ pub(crate) fn for_caller() -> Box<dyn Owners> {
     match crate::sys::warden::ids_of_caller() {
         (map, None) => Box::new(super::mapped::Mapped::new(map)),
         (_, Some(_)) => Box::new(super::mapped::Single::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn roots_way_goes_through_no_link_either() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("d/f");
+        std::fs::create_dir(temp.path().join("d")).unwrap();
+        std::fs::write(&file, "").unwrap();
+        symlink("d", temp.path().join("l")).unwrap();
+        let dir = std::fs::File::open(temp.path()).unwrap();
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let apply = |path: &CStr, mode| {
+            let owned = Owned { path: path.to_owned(), uid, gid, mode: Some(mode), capability: None };
+            Direct.apply(dir.as_fd(), &[owned])
+        };
+        let mode = || file.metadata().unwrap().permissions().mode() & 0o7777;
+        apply(c"d/f", 0o640).unwrap();
+        assert_eq!(mode(), 0o640);
+        let error = apply(c"l/f", 0o4777).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::LOOP.raw_os_error()), "{error}");
+        assert_eq!(mode(), 0o640);
     }
 }

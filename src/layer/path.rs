@@ -9,8 +9,8 @@ use std::path::Path;
 /// Linux's PATH_MAX counts the NUL.
 const PATH_MAX: usize = 4095;
 /// More than any real tree has; each level costs a descriptor and time on the way down.
-const DEPTH_MAX: usize = 512;
-const NAME_MAX: usize = 255;
+pub(super) const DEPTH_MAX: usize = 512;
+pub(super) const NAME_MAX: usize = 255;
 
 /// The path beneath the root, without leading, double or trailing slashes and without `.`; empty for the root itself.
 ///

@@ -5,7 +5,7 @@ use super::acl;
 use super::attributes::{Attributes, CAPABILITY};
 use super::below::{Below, Found};
 use super::entry::{Entry, EntryKind, Mtime};
-use super::path::{join, split, text};
+use super::path::{DEPTH_MAX, join, split, text};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::sys::idmap::IdMap;
 use crate::sys::owners::{capability_in, inside_of as inside};
@@ -17,10 +17,13 @@ use std::os::unix::ffi::OsStringExt;
 
 /// As many links as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
+/// Names in a path, with those of its links. With the kernel a container's links may have tens of thousands.
+const PARTS_MAX: usize = 4096;
 
 impl Below<'_> {
     /// Where `path` leads: symbolic links are followed with the layers as root, and `..` of the root is the root. `None`
-    /// where there is nothing; nothing inside is the root directory itself.
+    /// where there is nothing, or nothing that an image could have: deeper than 512 directories, or far longer a way than any path;
+    /// nothing inside is the root directory itself.
     pub(crate) fn resolve(&mut self, path: &[u8]) -> Result<Option<(Vec<u8>, Option<Found>)>> {
         let mut todo: Vec<Vec<u8>> = Vec::new();
         let push = |todo: &mut Vec<Vec<u8>>, path: &[u8]| {
@@ -28,20 +31,29 @@ impl Below<'_> {
         };
         push(&mut todo, path);
         let (mut at, mut found, mut links) = (Vec::new(), None::<Found>, 0);
+        let mut parts = 0;
         while let Some(part) = todo.pop() {
+            parts += 1;
+            if parts > PARTS_MAX {
+                return Ok(None);
+            }
             if found.as_ref().is_some_and(|found| !found.is(FileType::Directory)) {
                 return Ok(None);
             }
             match &part[..] {
                 b"" | b"." => continue,
                 b".." => {
+                    // A directory, as it was come through.
                     at = split(&at).0.to_vec();
-                    found = if at.is_empty() { None } else { self.find(&at)? };
+                    found = None;
                     continue;
                 }
                 _ => {}
             }
             let here = join(&at, &part);
+            if here.iter().filter(|&&b| b == b'/').count() >= DEPTH_MAX {
+                return Ok(None);
+            }
             let Some(next) = self.find(&here)? else { return Ok(None) };
             if let Found::File(_, dir, stat) = &next
                 && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
@@ -58,6 +70,9 @@ impl Below<'_> {
                 continue;
             }
             (at, found) = (here, Some(next));
+        }
+        if found.is_none() && !at.is_empty() {
+            found = self.find(&at)?;
         }
         Ok(Some((at, found)))
     }

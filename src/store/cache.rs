@@ -13,6 +13,7 @@
 #[cfg(feature = "build")]
 mod written;
 
+use super::sizes::{self, Closed};
 use super::{Lease, Store, leads_to, list, open_dir};
 use crate::digest::Digest;
 use crate::error::{Call, ErrorKind, Result};
@@ -253,30 +254,12 @@ fn unused_of_sub_id(mounts: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Lease
 
 /// The bytes of a directory's files, as far as this process may look.
 fn tree_size(parent: BorrowedFd<'_>, name: &OsStr) -> Result<u64> {
-    let mut size = 0;
-    let mut todo = vec![match open_dir_os(parent, name) {
-        Some(dir) => dir,
-        None => return Ok(0),
-    }];
-    while let Some(dir) = todo.pop() {
-        let names = match list(dir.as_fd()) {
-            // A build that has just made it gives it to a sub-id, and closes it.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => continue,
-            other => other?,
-        };
-        for name in names {
-            let Ok(stat) = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-                rustix::fs::FileType::Directory => todo.extend(open_dir_os(dir.as_fd(), &name)),
-                _ => size += u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
-            }
-        }
-    }
-    Ok(size)
-}
-
-fn open_dir_os(parent: BorrowedFd<'_>, name: &OsStr) -> Option<OwnedFd> {
-    rustix::fs::openat(parent, name, super::DIRECTORY, Mode::empty()).ok()
+    let top = match rustix::fs::openat(parent, name, super::DIRECTORY, Mode::empty()) {
+        // Not there any more, or a build that has just made it gives it to a sub-id, and closes it.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok(0),
+        other => other.call_at("openat", name)?,
+    };
+    sizes::sum(top.as_fd(), Closed::CountsNothing, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
 }
 
 #[cfg(test)]

@@ -33,6 +33,29 @@ fn what_is_too_deep_for_an_image_is_an_error() {
     container.remove().unwrap();
 }
 
+/// A layer hides a file by one with a longer name, and no directory takes that.
+#[test]
+#[ignore = "needs busybox, attr and setcap: run with --include-ignored"]
+fn a_name_that_is_too_long_to_be_hidden_is_an_error() {
+    let store = Store::temp().unwrap();
+    let (fits, long) = ("f".repeat(251), "n".repeat(252));
+    let script = format!("mkdir /etc/long; touch /etc/long/{fits} /etc/long/{long}");
+    let image = ended(&sh(&base(&store), &script)).0.commit("long:1").unwrap();
+    let script = format!("rm /etc/long/{long}; echo; read line");
+    let container = ready(&sh(&image, &script).stdin(coracle::Stdio::piped()));
+    // One that is paused for it is not unpacked at once, so nobody would have met the name.
+    for pause in [can_pause(&image), false] {
+        let error = container.committing().pause(pause).run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+        assert_eq!(error.path(), Some(Path::new(&format!("etc/long/{long}"))), "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("directory")), "{error}");
+    }
+    for script in [format!("rm /etc/long/{fits}"), "rm -r /etc/long".into()] {
+        let image = ended(&sh(&image, &script)).0.commit("hidden:1").unwrap();
+        assert_eq!(say(&sh(&image, &format!("ls -d /etc/long/{fits} 2>/dev/null; true"))), "");
+    }
+}
+
 /// A container can make no device nodes, and none that would count as a whiteout; marks of the overlay's that it sets are
 /// none, and are left out.
 #[test]

@@ -161,6 +161,14 @@ fn holes_stay_holes() {
         assert_eq!(meta.len(), 64 << 20);
         assert!(meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
         assert!(fs::read(&out).unwrap() == fs::read(&path).unwrap());
+        // Nor does an archive have them.
+        let mut archive = Vec::new();
+        let copied = container.copying().copy_out_tar("/sparse", &mut archive).unwrap();
+        assert_eq!(copied.bytes(), 64 << 20);
+        assert!(archive.len() < 1 << 20, "{} bytes", archive.len());
+        container.copying().copy_in_tar(&archive[..], "/etc").unwrap();
+        container.copy_out("/etc/sparse", &out).unwrap();
+        assert!(fs::read(&out).unwrap() == fs::read(&path).unwrap());
     });
 }
 

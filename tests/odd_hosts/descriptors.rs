@@ -28,6 +28,41 @@ fn the_first_200_are_taken() {
     assert!(taken.iter().all(|file| file.metadata().is_ok()));
 }
 
+/// What a container has left in a cache may be as wide as it likes, and as deep.
+#[test]
+fn pruning_a_cache_of_many_directories() {
+    if !is_own_process("descriptors::pruning_a_cache_of_many_directories") {
+        return;
+    }
+    let store = Store::temp().unwrap();
+    let cache = store.path().join("cache/mounts/wide");
+    (0..1000).for_each(|n| fs::create_dir_all(cache.join(n.to_string())).unwrap());
+    fs::create_dir_all(cache.join("deep/".repeat(500))).unwrap();
+    fs::write(cache.join("999/file"), vec![1; 1 << 20]).unwrap();
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(100), ..limit }).unwrap();
+    let pruned = store.prune_cache(None, Some(0)).unwrap();
+    assert!(pruned.mounts == 1 && pruned.freed >= 1 << 20, "{pruned:?}");
+    assert!(!cache.exists());
+}
+
+/// Nor is what an image brings into a volume as deep as there are descriptors.
+#[test]
+fn a_volume_begins_with_deep_directories() {
+    if !is_own_process("descriptors::a_volume_begins_with_deep_directories") {
+        return;
+    }
+    let store = Store::temp().unwrap();
+    let path = format!("data/{}", "d/".repeat(500));
+    let layer = coracle::Layer::builder().file(format!("{path}file"), "deep").build(&store).unwrap();
+    let image = Image::scratch(&store).unwrap().with_layer(&layer).unwrap();
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(200), ..limit }).unwrap();
+    let volume = coracle::Volume::create(&store, "deep").unwrap();
+    Container::builder(&image).command(["/none"]).volume(&volume, "/data").create().unwrap();
+    assert_eq!(volume.size().unwrap(), 4);
+}
+
 const CLOSED: &str = "CORACLE_TEST_CLOSED";
 
 /// Each of the eight sets of standard streams that a program may have closed.

@@ -6,11 +6,13 @@ use super::{Attributes, Found, Handle, Outcome, Phase, Place, Unpacker};
 use crate::error::{Call, Error, ErrorKind, Result};
 use crate::layer::attributes::{ids, mode};
 use crate::layer::below::opaque_name;
+use crate::layer::holes;
 use crate::layer::meta::{LayerMeta, Owner, PathText};
 use crate::layer::owner::Owned;
 use crate::layer::path::{ancestors, join, split, text};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// So many files get their owners in one call.
@@ -224,11 +226,12 @@ impl Unpacker<'_> {
                 let source = self.below.open(from.as_fd(), name, OFlags::RDONLY | OFlags::NONBLOCK, path)?;
                 let attributes = self.attributes_below(layer, path, source.as_fd(), &stat)?;
                 let fd = self.create(&parent, path)?;
-                self.room
-                    .take(self.root, stat.st_size as u64)
-                    .map_err(|error| error.with_path(text(path)))?;
-                copy(source.as_fd(), fd.as_fd(), stat.st_size as u64, path)?;
-                self.dress(fd.as_fd(), path, attributes)?;
+                let (source, file) = (File::from(source), File::from(fd));
+                // It shares the blocks where the filesystem can.
+                if rustix::fs::ioctl_ficlone(&file, &source).is_err() {
+                    holes::copy(&source, &file, stat.st_size as u64, &mut self.room, path)?;
+                }
+                self.dress(file.as_fd(), path, attributes)?;
             }
             kind @ (FileType::Symlink | FileType::Fifo) => {
                 let link = kind == FileType::Symlink;
@@ -277,28 +280,4 @@ impl Unpacker<'_> {
 
 fn is(stat: &Stat, kind: FileType) -> bool {
     FileType::from_raw_mode(stat.st_mode) == kind
-}
-
-/// Copies a file's content: shares the blocks where the file system can, else in the kernel.
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, path: &[u8]) -> Result<()> {
-    if size == 0 || rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
-    }
-    let mut left = size;
-    while left > 0 {
-        let n = usize::try_from(left).unwrap_or(usize::MAX).min(1 << 30);
-        match rustix::fs::copy_file_range(from, None, to, None, n) {
-            Ok(0) => break,
-            Ok(n) => left -= n as u64,
-            Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
-                // Both offsets stand where copying stopped.
-                let mut from = std::fs::File::from(from.try_clone_to_owned().call("fcntl(F_DUPFD_CLOEXEC)")?);
-                let mut to = std::fs::File::from(to.try_clone_to_owned().call("fcntl(F_DUPFD_CLOEXEC)")?);
-                std::io::copy(&mut from, &mut to).call_at("copying a file of a layer below", text(path))?;
-                break;
-            }
-            Err(errno) => return Err(errno).call_at("copy_file_range", text(path)),
-        }
-    }
-    Ok(())
 }
