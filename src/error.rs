@@ -189,6 +189,7 @@ impl Error {
             Some(EAGAIN) if makes.iter().any(|call| error.0.step.starts_with(call)) => {
                 return error.with_remedy(TOO_MANY);
             }
+            Some(EAGAIN) if error.0.step.starts_with("openat2") => return error.with_remedy(RESTLESS),
             Some(EMFILE) => {
                 return error.with_remedy("raise this program's limit on descriptors (ulimit -n)");
             }
@@ -372,6 +373,9 @@ impl Error {
 const TOO_MANY: &str = "there are as many processes and threads as may be (ulimit -u, or pids.max of this program's \
     control group), and an ordinary user's containers count on the user's own: end some, give containers a smaller \
     pids_max, or raise the limit";
+
+const RESTLESS: &str = "something on this machine renames files all the time, or has a lease on the file: try again, or stop \
+    the container that does it";
 
 /// The remedy for a system call that is missing.
 const MISSING_CALL: &str = "it is there from Linux 5.12 on, unless a seccomp filter over this program refuses it: \

@@ -97,6 +97,7 @@ fn fill_cells(fds: &[i32]) {
 
 fn execute() -> End {
     let mut at = 0usize;
+    let mut tries = 0;
     while at < header().ops as usize {
         // SAFETY: `at` is below the count of operations; they are plain integers.
         let op = unsafe { &*((BASE + header().ops_at as usize + at * size_of::<Op>()) as *const Op) };
@@ -144,14 +145,16 @@ fn execute() -> End {
         if errno == 0 && op.flags & FLAG_FULL != 0 && result != args[2] as isize {
             errno = if result == 0 { EPIPE } else { EIO };
         }
+        if errno == EAGAIN && op.flags & FLAG_AGAIN != 0 && tries < AGAIN_MAX {
+            tries += 1;
+            at -= 1;
+            continue;
+        }
+        tries = 0;
         if errno == 0 {
             if op.store != 0 {
                 set_cell(op.store as usize, result as i32);
             }
-            continue;
-        }
-        if errno == EAGAIN && op.flags & FLAG_AGAIN != 0 {
-            at -= 1;
             continue;
         }
         if errno >= 128 || op.tolerate[errno as usize / 64] & 1 << (errno % 64) == 0 {

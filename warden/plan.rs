@@ -101,8 +101,9 @@ pub struct Op {
 
 /// The result must be `args[2]`: for reads and writes that must be whole. 0 counts as EPIPE, less as EIO.
 pub const FLAG_FULL: u8 = 1;
-/// EAGAIN is no answer: once more then, at once.
+/// EAGAIN is no answer: once more then, at once, so many times.
 pub const FLAG_AGAIN: u8 = 2;
+pub const AGAIN_MAX: u32 = 10_000;
 
 pub const PSEUDO: u32 = 0x8000_0000;
 /// Go on at operation `args[0]`.

@@ -243,19 +243,21 @@ impl Planner<'_> {
                     false if meta.len() <= COPIED_MAX => fs::read(&entry).ok(),
                     false => None,
                 };
+                let kind = there(upper, &entry)?;
+                let kind = kind.map(|stat| (FileType::from_raw_mode(stat.st_mode), stat.st_size));
                 match bytes {
                     Some(_) if !is_new => {}
+                    // The container's own, from when the host had no such directory.
+                    Some(_) if kind.is_some_and(|(kind, _)| kind != FileType::RegularFile) => {}
                     Some(bytes) => {
                         let (path, mode) = (Self::relative(&entry), meta.permissions().mode() & 0o777);
                         self.parts.push(Part::MakeFile { path, mode, bytes });
                     }
                     // A place to mount on is an empty file.
-                    None => match there(upper, &entry)? {
-                        Some(stat)
-                            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
-                                || stat.st_size != 0 => {}
-                        _ => self.parts.push(Part::File { path: entry }),
-                    },
+                    None if kind.is_none_or(|kind| kind == (FileType::RegularFile, 0)) => {
+                        self.parts.push(Part::File { path: entry });
+                    }
+                    None => {}
                 }
             }
         }
@@ -285,6 +287,10 @@ impl Planner<'_> {
             }
         }
         let was_entered = known.is_some_and(|number| !self.dir.has(format!("parts/{number}/upper")));
+        if known.is_some() && !was_entered && kind.is_some() && !self.is_empty(&Self::relative(&path))? {
+            // Made while the host had no such directory.
+            return Err(has_no_place(&path));
+        }
         let enter = was_entered || self.has_mount_below(&path);
         let number = match is_empty {
             true => None,

@@ -206,13 +206,12 @@ mod tests {
     #[test]
     fn a_call_is_repeated_where_the_kernel_says_so() {
         let courier = of_warden(&warden().unwrap()).unwrap();
-        let read = |again: bool| {
-            // Every 0 s, first in 20 ms, or when nobody waits any more, however slow the machine is.
-            let when = if again { [0, 0, 0, 20_000_000] } else { [0, 0, 1000, 0] };
+        let read = |again: bool, nanoseconds: u64| {
             let mut plan = Plan::new();
             let flags = n::TFD_NONBLOCK | n::TFD_CLOEXEC;
             let timer = plan.op(n::__NR_timerfd_create, "timerfd_create", [1.into(), flags.into()]).result();
-            let when = plan.words64(&when);
+            // Every 0 s, first then; never, where that is 0 too (timerfd_settime(2)).
+            let when = plan.words64(&[0, 0, 0, nanoseconds]);
             let settime = [timer.into(), 0.into(), when.into(), 0.into()];
             plan.op(n::__NR_timerfd_settime, "timerfd_settime", settime);
             let times = plan.space(8);
@@ -224,7 +223,9 @@ mod tests {
             plan.reply(times, 8);
             courier.call(plan)
         };
-        assert_eq!(read(false).unwrap_err().raw_os_error(), Some(11));
-        assert_eq!(read(true).unwrap().bytes, 1u64.to_ne_bytes());
+        assert_eq!(read(false, 0).unwrap_err().raw_os_error(), Some(11));
+        assert_eq!(read(true, 100_000).unwrap().bytes, 1u64.to_ne_bytes());
+        // Not for ever.
+        assert_eq!(read(true, 0).unwrap_err().raw_os_error(), Some(11));
     }
 }

@@ -531,7 +531,7 @@ impl Added<'_, '_> {
         self
     }
 
-    /// Calls again as long as the answer is EAGAIN.
+    /// Calls again as long as the answer is EAGAIN, within reason.
     pub fn again(mut self) -> Self {
         self.last().flags |= FLAG_AGAIN;
         self

@@ -175,3 +175,29 @@ fn the_host_mounts_something_in_what_was_taken_whole() {
         _ => assert_eq!(again(&container, "cat /etc/d/own /etc/b/own"), "own\nown\n"),
     }
 }
+
+/// Where a directory of the host's has gone, its place is the container's, until there is one again.
+#[test]
+#[ignore = "needs root: mounts in /etc and becomes another user"]
+fn what_was_made_in_place_of_a_directory_that_had_gone() {
+    let Some(role) = role() else {
+        let script = "AS(first); rm -r /etc/f; AS(made); mkdir /etc/f; echo f >/etc/f/host; AS(refused); mkdir /etc/f/m; \
+            mount --bind /etc/b /etc/f/m; AS(refused); umount /etc/f/m; rm -r /etc/f; AS(as_before)";
+        return where_etc_has_a_mount("entries::what_was_made_in_place_of_a_directory_that_had_gone", script);
+    };
+    if role == "first" {
+        assert_eq!(again(&kept(), "cat /etc/f/host"), "f");
+        return;
+    }
+    let container = store().container("kept").unwrap();
+    match role.as_str() {
+        // To open it for writing would wait for ever.
+        "made" => assert_eq!(again(&container, "ls /etc/f; mkfifo /etc/f/host; echo own >/etc/f/own"), ""),
+        "refused" => {
+            let error = container.start().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::State, "{error}");
+            assert_eq!(error.path(), Some(Path::new("/etc/f")), "{error}");
+        }
+        _ => assert_eq!(again(&container, "[ -p /etc/f/host ] && cat /etc/f/own"), "own\n"),
+    }
+}
