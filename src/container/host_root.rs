@@ -174,7 +174,8 @@ fn if_there<T>(found: std::io::Result<T>) -> std::io::Result<Option<T>> {
 
 /// The error where what a container wrote can't be shown.
 fn has_no_place(path: &Path) -> Error {
-    let what = "what the container wrote there has no place: the host has mounted, unmounted, hidden or removed something here since";
+    let what = "what the container wrote there has no place: the host has mounted, unmounted, hidden or removed something here \
+                since, or the container has put something else there";
     Error::new(ErrorKind::State, what).with_path(path).with_remedy(
         "mount or unmount it there as it was at the container's last start, or remove the container and create it anew",
     )
@@ -220,7 +221,6 @@ impl Planner<'_> {
             false => open_real(self.dir, &Self::relative(path))?,
         };
         if upper.is_none() && !self.in_memory {
-            self.is_replaced(path);
             return Ok(());
         }
         let upper = upper.as_ref().map(AsFd::as_fd);
@@ -282,7 +282,6 @@ impl Planner<'_> {
             None => {}
             Some(FileType::Directory) if is_new || known.is_some() || is_empty => {}
             Some(_) => {
-                self.is_replaced(&path);
                 return Ok(());
             }
         }
@@ -312,11 +311,6 @@ impl Planner<'_> {
             }
             None => Ok(()),
         }
-    }
-
-    /// By the container: what it had below is where it put it.
-    fn is_replaced(&mut self, path: &Path) {
-        self.numbers.retain(|known, _| !known.starts_with(path));
     }
 
     /// Whether something is mounted below it that is not hidden anyway.

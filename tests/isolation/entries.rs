@@ -133,7 +133,10 @@ fn a_link_in_place_of_a_directory_leads_nowhere() {
     if role == "first" {
         fs::create_dir_all(target.join("b")).unwrap();
         fs::set_permissions(target.join("b"), fs::Permissions::from_mode(0o700)).unwrap();
-        let script = format!("mv /etc /moved && ln -s {} /etc && cat /moved/b/host", target.display());
+        let script = format!(
+            "echo own >/etc/d/own; mv /etc /moved && ln -s {} /etc && cat /moved/b/host",
+            target.display()
+        );
         assert_eq!(again(&kept(), &script), "b");
         return;
     }
@@ -143,8 +146,8 @@ fn a_link_in_place_of_a_directory_leads_nowhere() {
     assert_eq!(left, ["b"]);
     assert_eq!(target.join("b").metadata().unwrap().permissions().mode() & 0o7777, 0o700);
     assert_eq!(count(target.join("b")), 0);
-    // In it the link leads to what is not there, so that /etc/hosts has no place.
-    assert_eq!((error.kind(), error.path()), (ErrorKind::NotFound, Some(Path::new("/etc"))), "{error}");
+    // Nor is what it wrote there left out without a word.
+    assert_eq!((error.kind(), error.path()), (ErrorKind::State, Some(Path::new("/etc/d"))), "{error}");
 }
 
 /// What lies below a mount of the host's can't be taken as a whole any more.
