@@ -116,7 +116,7 @@ pub(super) fn of_copy(copy: &Copy, copied: &Digest) -> String {
     let mut line = String::from("COPY ");
     let from = copy.from.as_ref().map(|from| format!("--from={}", word(from)));
     let flags = [from, flag("chown", &copy.chown), flag("chmod", &copy.chmod)];
-    let switches = [("--link", copy.link), ("--parents", copy.parents)];
+    let switches = [("--link", copy.is_linked()), ("--parents", copy.parents)];
     files(&mut line, flags, &switches, &copy.exclude, &copy.sources, &copy.destination, copied);
     bounded(line)
 }
@@ -126,7 +126,7 @@ pub(super) fn of_add(add: &Add, copied: &Digest) -> String {
     let mut line = String::from("ADD ");
     let flags = [flag("chown", &add.chown), flag("chmod", &add.chmod), flag("checksum", &add.checksum)];
     let switches = [
-        ("--link", add.link),
+        ("--link", add.is_linked()),
         ("--unpack", add.unpack == Some(true)),
         ("--unpack=false", add.unpack == Some(false)),
     ];
@@ -316,6 +316,9 @@ mod tests {
         let line = of_copy(copy, &copied);
         assert_eq!(line, format!("COPY --chown=1:2 --link --exclude=*.md a \"b c\" /d/ # {copied}"));
         assert_eq!(of_add(add, &copied), format!("ADD --checksum=sha256:00 http://x/y /z # {copied}"));
+        // What does nothing there is not in it.
+        let (Instruction::Copy(copy), _) = &steps("COPY --chmod=755 --link a /d/")[0] else { panic!() };
+        assert_eq!(of_copy(copy, &copied), format!("COPY --chmod=755 a /d/ # {copied}"));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Transfer {
         Self {
             chown: copy.chown.clone(),
             chmod: copy.chmod.clone(),
-            link: copy.link,
+            link: copy.is_linked(),
             parents: copy.parents,
             exclude: copy.exclude.clone(),
             ..Self::new(&copy.sources, &copy.destination, workdir)
@@ -120,7 +120,7 @@ impl Transfer {
             is_add: true,
             chown: add.chown.clone(),
             chmod: add.chmod.clone(),
-            link: add.link,
+            link: add.is_linked(),
             exclude: add.exclude.clone(),
             unpack: add.unpack,
             checksum: add.checksum.clone(),
@@ -182,7 +182,7 @@ impl Transfer {
 
     /// The layer that it makes above `below`, whose links on the way to the destination are followed inside of it, and whose
     /// /etc/passwd and /etc/group know the names of `--chown`. With `--link` the destination is as it is written, and the layer is
-    /// the same above anything. It is a plain archive.
+    /// the same above anything; as in BuildKit that is nothing beside a `--chmod`. It is a plain archive.
     ///
     /// # Errors
     /// As [`digest`](Self::digest); `InvalidInput` where something else is in the way, `InvalidData` for a broken archive.

@@ -152,12 +152,19 @@ pub struct Copy {
     pub chown: Option<String>,
     /// `--chmod`: octal, or in letters; replaced.
     pub chmod: Option<String>,
-    /// `--link`: a layer of its own, whatever is below it.
+    /// `--link`: a layer of its own, whatever is below it. As in BuildKit it does nothing beside a `--chmod`.
     pub link: bool,
     /// `--parents`: the directories of a source come along.
     pub parents: bool,
     /// `--exclude`: patterns as in a `.dockerignore`. As in BuildKit they are not replaced.
     pub exclude: Vec<String>,
+}
+
+impl Copy {
+    /// Whether it is a layer that doesn't look at what is below it.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.link && self.chmod.is_none()
+    }
 }
 
 /// `ADD [flags] source... destination`.
@@ -172,7 +179,7 @@ pub struct Add {
     pub chown: Option<String>,
     /// `--chmod`: octal, or in letters; replaced.
     pub chmod: Option<String>,
-    /// `--link`: a layer of its own, whatever is below it.
+    /// `--link`: a layer of its own, whatever is below it. As in BuildKit it does nothing beside a `--chmod`.
     pub link: bool,
     /// `--keep-git-dir`, of git sources.
     pub keep_git_dir: Option<bool>,
@@ -182,6 +189,13 @@ pub struct Add {
     pub unpack: Option<bool>,
     /// `--exclude`: patterns as in a `.dockerignore`. As in BuildKit they are not replaced.
     pub exclude: Vec<String>,
+}
+
+impl Add {
+    /// Whether it is a layer that doesn't look at what is below it.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.link && self.chmod.is_none()
+    }
 }
 
 /// `RUN [flags] command`.

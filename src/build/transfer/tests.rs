@@ -328,6 +328,9 @@ fn what_is_there_keeps_what_it_is() {
         ("COPY --link a /tmp/x", "755 tmp/ | 644 tmp/x =1"),
         ("COPY --link a /file/x", "755 file/ | 644 file/x =1"),
         ("COPY --link --chown=3:4 a /app/", "755 3:4 app/ | 644 3:4 app/a =1"),
+        // But for a --chmod, beside which it does nothing.
+        ("COPY --link --chmod=711 a /lib/", "755 usr/ | 755 usr/lib/ | 711 usr/lib/a =1"),
+        ("ADD --link --chmod=711 a /lib/", "755 usr/ | 755 usr/lib/ | 711 usr/lib/a =1"),
     ] {
         case("a =1", old, text).gives(expected);
     }
