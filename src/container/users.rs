@@ -28,7 +28,8 @@ fn not_found(what: &str, name: &str, file: &str) -> Error {
 }
 
 /// `spec` is `user[:group]`, names or numbers; `extra` are supplementary groups. A user given by name or number that
-/// is in the file has its group, its home, and the groups that list it, unless a group is named.
+/// is in the file has its group, its home, and the groups that list it, unless a group is named. `root` needs no file: where
+/// none has it, it is 0.
 pub(crate) fn identify(spec: &str, extra: &[String], passwd: &str, group: &str) -> Result<Identity> {
     let (user, named_group) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
@@ -36,17 +37,18 @@ pub(crate) fn identify(spec: &str, extra: &[String], passwd: &str, group: &str) 
     };
     let user = if user.is_empty() { "0" } else { user };
     let number = id(user);
+    let or_root = |name: &str| (name == "root").then_some(0);
     let entry = passwd.lines().map(fields).find(|fields| {
         fields.len() >= 4 && (fields[0] == user || number.is_some() && id(fields[2]) == number)
     });
     let entry = entry.as_deref();
-    let uid = match (entry.and_then(|fields| id(fields[2])), number) {
+    let uid = match (entry.and_then(|fields| id(fields[2])), number.or_else(|| or_root(user))) {
         (Some(uid), _) | (None, Some(uid)) => uid,
         (None, None) => return Err(not_found("user", user, "/etc/passwd")),
     };
     let gid_of = |name: &str| -> Result<u32> {
         let line = group.lines().map(fields).find(|fields| fields.len() >= 3 && fields[0] == name);
-        let found = line.and_then(|fields| id(fields[2])).or_else(|| id(name));
+        let found = line.and_then(|fields| id(fields[2])).or_else(|| id(name)).or_else(|| or_root(name));
         found.ok_or_else(|| not_found("group", name, "/etc/group"))
     };
     let gid = match named_group {
@@ -92,6 +94,22 @@ mod tests {
         assert_eq!(who("1234"), (1234, 0, vec![], "/".into()));
         assert_eq!(who("1234:5"), (1234, 5, vec![], "/".into()));
         assert_eq!(identify("0", &["adm".into(), "77".into()], PASSWD, GROUP).unwrap().groups, [4, 9, 77]);
+    }
+
+    #[test]
+    fn root_needs_no_files() {
+        for (spec, ids) in
+            [("root", (0, 0)), ("root:root", (0, 0)), ("5:root", (5, 0)), ("root:7", (0, 7)), ("0", (0, 0))]
+        {
+            for passwd in ["", "www:x:33:34:w:/var/www:/x\n"] {
+                let who = identify(spec, &["root".into()], passwd, "www:x:34:\n").unwrap();
+                assert_eq!((who.uid, who.gid, who.groups), (ids.0, ids.1, vec![0]), "{spec}");
+            }
+        }
+        // Where they have one of the name, that one is meant.
+        let who = identify("root:root", &[], "root:x:7:8::/r:/x\n", "root:x:9:\n").unwrap();
+        assert_eq!((who.uid, who.gid), (7, 9));
+        assert_eq!(identify("root:none", &[], "", "").unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[test]

@@ -5,8 +5,11 @@ use super::super::files::text_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::Below;
 
+/// It needs no look-up.
+const ROOT: &str = "root";
+
 /// `user[:group]`, each a number or a name of the image's /etc/passwd or /etc/group. As in BuildKit a user that is a number alone
-/// has the group of the same number, a name that of its line.
+/// has the group of the same number, a name that of its line; and `root` is 0, whatever the files say or whether there are any.
 pub(in crate::build) fn owner(text: &str, below: Option<&mut Below<'_>>) -> Result<(u32, u32)> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
@@ -22,7 +25,7 @@ pub(in crate::build) fn owner(text: &str, below: Option<&mut Below<'_>>) -> Resu
         Error::new(ErrorKind::NotFound, what).with_remedy("name one that is there, or give a number")
     };
     let (uid, own_group) = match (user, id(user)) {
-        ("", _) => (0, 0),
+        ("" | ROOT, _) => (0, 0),
         (_, Some(uid)) => (uid, uid),
         (name, None) => {
             let file = lines("etc/passwd")?.unwrap_or_default();
@@ -33,6 +36,7 @@ pub(in crate::build) fn owner(text: &str, below: Option<&mut Below<'_>>) -> Resu
     };
     let gid = match group.map(|group| (group, id(group))) {
         None => own_group,
+        Some((ROOT, _)) => 0,
         Some((_, Some(gid))) => gid,
         Some((name, None)) => {
             let file = lines("etc/group")?.unwrap_or_default();

@@ -370,6 +370,17 @@ fn owners_and_modes() {
         case("f =1", old, text).fails(kind, "--ch");
     }
     case("f =1", "", "COPY --chown=me f /").fails(ErrorKind::NotFound, "give a number");
+    // Where there are no such files, and where they have another one of that name.
+    let odd = "etc/passwd =root:x:7:8::/:/bin/sh\nme:x:1:2::/:/bin/sh\n | etc/group =root:x:8:\n";
+    for (old, text, expected) in [
+        ("", "COPY --chown=root f /", "644 f =1"),
+        ("", "COPY --chown=root:root f /", "644 f =1"),
+        ("", "ADD --chown=root:5 f /", "644 0:5 f =1"),
+        (odd, "COPY --chown=root f /", "644 f =1"),
+        (odd, "COPY --chown=me:root f /", "644 1:0 f =1"),
+    ] {
+        case("f =1", old, text).gives(expected);
+    }
 }
 
 #[test]
