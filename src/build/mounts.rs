@@ -241,16 +241,17 @@ fn sharing_of(mount: &Mount) -> Sharing {
     mount.sharing.unwrap_or(Sharing::Shared)
 }
 
-/// Where it is in the container: absolute, relative ones in the working directory.
+/// Where it is in the container: absolute, relative ones in the working directory, which is also that of none.
 fn target(mount: &Mount, state: &Finished) -> Result<PathBuf> {
-    let text = mount.target.as_deref().filter(|text| !text.is_empty());
-    let Some(text) = text else {
-        return Err(
-            Error::new(ErrorKind::InvalidData, "a mount without a target").with_remedy("target=/PATH")
-        );
-    };
+    let text = mount.target.as_deref().unwrap_or_default();
     let workdir = Some(state.image.config().working_dir()).filter(|dir| !dir.is_empty()).unwrap_or("/");
     let clean = absolute(&Path::new(workdir).join(text));
+    if text.is_empty() && clean.parent().is_none() {
+        let what = "a mount without a target, where the working directory is the root";
+        return Err(
+            Error::new(ErrorKind::InvalidData, what).with_remedy("target=/PATH, or a WORKDIR before it")
+        );
+    }
     let is_system = ["/dev", "/proc", "/sys"].iter().any(|dir| clean.starts_with(dir));
     if clean.parent().is_none() || is_system && clean != Path::new("/dev/shm") {
         let error = Error::new(ErrorKind::Unsupported, "nothing can be mounted there").with_path(&clean);

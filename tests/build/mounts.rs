@@ -164,3 +164,35 @@ fn of_two_caches_at_one_place_the_later_is_seen() {
     Build::empty().dockerfile_text(text).cache_dir(caches.path()).run(&store).unwrap();
     assert_eq!((count(caches.path().join("a")), count(caches.path().join("b"))), (0, 1));
 }
+
+/// BuildKit has it so; there is nothing to mount on where that is the root.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn without_a_target_it_is_the_working_directory() {
+    let (store, dir) = (bases::store(), context(&[("one", "1\n")]));
+    let caches = tempfile::tempdir().unwrap();
+    let build = |text: &str| {
+        Build::context(dir.path())
+            .dockerfile_text(format!("FROM localhost/box:1\n{text}\n"))
+            .cache_dir(caches.path())
+    };
+    let text = "WORKDIR /srv/dir\nRUN --mount=type=bind test \"$(ls)\" = one && cat one > /got\n\
+        RUN --mount=type=bind,target= test -e /srv/dir/one\n\
+        RUN --mount=type=tmpfs test -z \"$(ls)\" && touch lost\n\
+        RUN --mount=type=cache,id=x touch in-x\n\
+        RUN --mount=type=cache touch in-its-own\n\
+        RUN test \"$(ls)\" = old";
+    let image = build(text).run(&store).unwrap();
+    let mut got = String::new();
+    std::io::Read::read_to_string(&mut image.open("/got").unwrap(), &mut got).unwrap();
+    assert_eq!(got, "1\n");
+    assert!(caches.path().join("x/in-x").exists() && caches.path().join("%2Fsrv%2Fdir/in-its-own").exists());
+    for mount in ["type=bind", "type=tmpfs", "type=cache", "type=cache,id=x"] {
+        for before in ["", "WORKDIR /\n"] {
+            let error = build(&format!("{before}RUN --mount={mount} true")).run(&store).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{mount}: {error}");
+            assert!(error.to_string().contains("without a target") && error.remedy().is_some(), "{error}");
+        }
+    }
+    is_whole(&store);
+}
