@@ -14,7 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{HistoryLine, Image, Revision, instruction};
 use crate::layer::{Compression, EntryKind, Layer};
 use serde_json::{Value, json};
-use std::path::{Component, Path, PathBuf};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -244,19 +246,17 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// A layer with a directory, and those above it, that the image has not; `None` where it has all of them.
+    /// A layer with a directory, and those above it, that the image has not; `None` where it has all of them. A link to what is not
+    /// there stays, and it is made where that leads, as in BuildKit.
     fn directory(&self, image: &Image, path: &Path) -> Result<Option<Layer>> {
+        let path = transfer::resolve(image, path.as_os_str().as_bytes())?;
         let mut missing = Vec::new();
-        let mut there = PathBuf::from("/");
-        for part in path.components() {
-            let Component::Normal(name) = part else { continue };
-            let next = there.join(name);
+        let mut next = PathBuf::from("/");
+        for part in Path::new(OsStr::from_bytes(&path)).components() {
+            next.push(part);
             if missing.is_empty() {
                 match image.locate(&next)? {
-                    Some((found, EntryKind::Directory)) => {
-                        there = found;
-                        continue;
-                    }
+                    Some((_, EntryKind::Directory)) => continue,
                     Some((found, _)) => {
                         return Err(Error::new(
                             ErrorKind::InvalidInput,
@@ -269,7 +269,6 @@ impl Work<'_> {
                 }
             }
             missing.push(next.clone());
-            there = next;
         }
         if missing.is_empty() {
             return Ok(None);

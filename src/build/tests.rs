@@ -131,6 +131,35 @@ fn with_a_time_for_all_two_stores_have_the_same_image() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
+/// As in BuildKit the links stay.
+#[test]
+fn workdir_makes_its_directory_where_links_lead() {
+    let (store, dir) = (Store::temp().unwrap(), context(&[("file", "1"), ("srv/there/x", "1")]));
+    for (name, target) in
+        [("srv/app", "/data/app"), ("srv/up", "../gone/deep"), ("srv/one", "there"), ("loop", "loop")]
+    {
+        std::os::unix::fs::symlink(target, dir.path().join(name)).unwrap();
+    }
+    let build = |path: &str| {
+        Build::context(dir.path()).dockerfile_text(format!("FROM scratch\nCOPY . /\nWORKDIR {path}"))
+    };
+    for (path, made, layers) in [
+        ("/srv/app", "/data/app", 2),
+        ("/srv/up/sub", "/gone/deep/sub", 2),
+        ("/srv/one/new", "/srv/there/new", 2),
+        ("/srv/one", "/srv/there", 1),
+    ] {
+        let image = build(path).run(&store).unwrap();
+        let found = image.locate(path.as_ref()).unwrap();
+        assert_eq!(found, Some((made.into(), crate::layer::EntryKind::Directory)), "{path}");
+        assert_eq!((image.config().working_dir(), image.config().diff_ids().len()), (path, layers));
+    }
+    for path in ["/file", "/file/x", "/loop"] {
+        let error = build(path).run(&store).unwrap_err();
+        assert_eq!((error.kind(), error.position()), (ErrorKind::InvalidInput, Some((3, 1))), "{error}");
+    }
+}
+
 #[test]
 fn triggers_are_done_below_from_and_gone_after_that() {
     let (store, dir) = (Store::temp().unwrap(), context(&[("a", "1")]));
