@@ -85,10 +85,10 @@ impl Globals {
             ];
             values.extend(parts.map(|(name, value)| (format!("{prefix}{name}"), Some(value))));
         }
-        values.insert(
-            "TARGETSTAGE".to_owned(),
-            Some(if stage.is_empty() { "default" } else { stage }.to_owned()),
-        );
+        // As it is asked for, and without that as the last one is called.
+        let last = file.stages().last().and_then(|stage| stage.name.as_deref());
+        let stage = Some(stage).filter(|stage| !stage.is_empty()).or(last).unwrap_or("default");
+        values.insert("TARGETSTAGE".to_owned(), Some(stage.to_owned()));
         for (name, value) in &mut values {
             // These, too, a build may be given otherwise.
             if let Some(other) = given.ask(name) {
@@ -299,6 +299,18 @@ mod tests {
         assert_eq!(scope.get(&env, "BUILDPLATFORM"), None);
         assert_eq!(globals(&file, &given).get("BUILDPLATFORM").as_deref(), Some("linux/amd64"));
         assert_eq!(told[1], "ARG TARGETVARIANT=v8");
+    }
+
+    #[test]
+    fn the_target_is_the_last_stage_where_none_is_asked_for() {
+        let stage = |text: &str, target: &str| {
+            let file = Dockerfile::parse(text).unwrap();
+            let (given, here) = (given(&[]), platform("linux/amd64"));
+            Globals::new(&file, &given, &here, &here, target).unwrap().get("TARGETSTAGE").unwrap()
+        };
+        let named = "FROM scratch AS one\nFROM scratch AS two";
+        assert_eq!((stage(named, "").as_str(), stage(named, "one").as_str()), ("two", "one"));
+        assert_eq!(stage("FROM scratch AS one\nFROM scratch", ""), "default");
     }
 
     #[test]
