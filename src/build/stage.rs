@@ -13,6 +13,7 @@ use crate::dockerfile::{Add, Base, Copy, Dockerfile, Expanded, Instruction, Stag
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{HistoryLine, Image, Revision, instruction};
 use crate::layer::{Compression, EntryKind, Layer};
+use crate::manifest::DEFAULT_PATH;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -47,6 +48,25 @@ impl Finished {
     }
 }
 
+/// A PATH where the image that a stage begins with has none: docker's, which BuildKit puts there before all that the stage sets.
+fn with_path(state: &mut Finished) -> Result<()> {
+    let has_path =
+        state.env().iter().any(|pair| pair.split_once('=').is_some_and(|(name, _)| name == "PATH"));
+    if has_path || state.image.config().platform().os == "windows" {
+        return Ok(());
+    }
+    let mut env = state.env().to_vec();
+    env.push(format!("PATH={DEFAULT_PATH}"));
+    state.image = state.image.retouched(|config| {
+        if !config["config"].is_object() {
+            config["config"] = json!({});
+        }
+        config["config"]["Env"] = json!(env);
+        Ok(())
+    })?;
+    Ok(())
+}
+
 /// A step that is being done.
 pub(super) struct At<'a> {
     pub(super) stage: usize,
@@ -62,6 +82,7 @@ impl Work<'_> {
         self.tell(BuildEvent::Step { step: told.clone() });
         let mut state = self.base(at, stage).map_err(|error| stage.place(error))?;
         state.cmd_is_set = false;
+        with_path(&mut state)?;
         state.scope.begin(state.image.config().env());
         self.tell(BuildEvent::Done { step: told, id: *state.image.id() });
         self.triggers(at, stage, &mut state)?;

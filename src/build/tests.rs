@@ -161,6 +161,44 @@ fn workdir_makes_its_directory_where_links_lead() {
 }
 
 #[test]
+fn a_base_without_a_path_gets_dockers() {
+    let store = Store::temp().unwrap();
+    let made =
+        Build::empty().dockerfile_text("FROM scratch\nENV A=1\nONBUILD ENV D=$PATH").run(&store).unwrap();
+    made.tag("usual").unwrap();
+    let bare = made.without_env("PATH").unwrap();
+    bare.tag("bare").unwrap();
+    made.with_env("PATH", "/mine").unwrap().tag("own").unwrap();
+    let env = |text: &str| {
+        let image = Build::empty().dockerfile_text(text).run(&store).unwrap();
+        image.config().env().join(" ").replace(crate::manifest::DEFAULT_PATH, "USUAL")
+    };
+    assert_eq!(env("FROM bare"), "A=1 PATH=USUAL D=USUAL");
+    assert_eq!(env("FROM bare AS one\nENV B=2\nFROM one\nENV C=$PATH"), "A=1 PATH=USUAL D=USUAL B=2 C=USUAL");
+    assert_eq!(env("FROM bare\nENV PATH=/x:$PATH"), "A=1 PATH=/x:USUAL D=USUAL");
+    assert_eq!(env("FROM own"), "PATH=/mine A=1 D=/mine");
+    // What nothing is added to, and an image without any settings.
+    let plain = |image: &Image, name: &str| {
+        let image = image.retouched(|config| {
+            config["config"].as_object_mut().unwrap().remove("OnBuild");
+            Ok(())
+        });
+        image.unwrap().tag(name).unwrap();
+        Build::empty().dockerfile_text(format!("FROM {name}")).run(&store).unwrap()
+    };
+    assert_eq!(plain(&made, "as-it-is").id(), store.image("as-it-is").unwrap().id());
+    let changed = plain(&bare, "changed");
+    assert_eq!(changed.config().history().len(), bare.config().history().len());
+    assert_eq!(changed.config().env().len(), 2);
+    let none = bare.retouched(|config| {
+        config.as_object_mut().unwrap().remove("config");
+        Ok(())
+    });
+    none.unwrap().tag("none").unwrap();
+    assert_eq!(env("FROM none"), "PATH=USUAL");
+}
+
+#[test]
 fn triggers_are_done_below_from_and_gone_after_that() {
     let (store, dir) = (Store::temp().unwrap(), context(&[("a", "1")]));
     let base = "FROM scratch\nONBUILD COPY a /a\nONBUILD ENV T=1\nONBUILD LABEL l=1";
