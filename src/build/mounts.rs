@@ -24,6 +24,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Where programs look for an agent (ssh-agent(1)).
+const SSH_SOCKET: &str = "SSH_AUTH_SOCK";
+
 /// A directory's name has at most 255 bytes.
 const NAME_MAX: usize = 200;
 /// So much of a digest tells the caches of one id apart.
@@ -222,12 +225,16 @@ impl Work<'_> {
             return Err(Error::new(ErrorKind::NotFound, format!("the build was given no ssh agent {id:?}"))
                 .with_remedy("Build::ssh gives the socket of one: --ssh ID=SOCKET"));
         };
-        let number = mounted.env.iter().filter(|(name, _)| name == "SSH_AUTH_SOCK").count();
+        let number = mounted.agents.len();
         let target = match &mount.target {
             Some(_) => target(mount, state)?,
             None => format!("/run/buildkit/ssh_agent.{number}").into(),
         };
-        mounted.env.push(("SSH_AUTH_SOCK".to_owned(), target.to_string_lossy().into_owned()));
+        // The first of them, and what the file says before all of them.
+        let is_set = state.scope.get(state.env(), SSH_SOCKET).is_some();
+        if !is_set && mounted.env.iter().all(|(name, _)| name != SSH_SOCKET) {
+            mounted.env.push((SSH_SOCKET.to_owned(), target.to_string_lossy().into_owned()));
+        }
         let owner = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
         let agent = Agent::start(self.store, socket, owner, mount.mode.unwrap_or(0o600) & 0o7777)?;
         // It can be connected to all the same; its mode and its owner stay what they are.

@@ -34,6 +34,17 @@ fn an_agent_for_ssh() {
         (ErrorKind::NotFound, Some(2)),
         "{error}"
     );
+    // Of several the first is named, and what ENV and ARG say is kept.
+    for several in [
+        "RUN --mount=type=ssh,target=/a --mount=type=ssh test \"$SSH_AUTH_SOCK\" = /a -a -S /a -a -S /run/buildkit/ssh_agent.1",
+        "RUN --mount=type=ssh --mount=type=ssh,target=/b test \"$SSH_AUTH_SOCK\" = /run/buildkit/ssh_agent.0 -a -S /b",
+        "RUN --mount=type=ssh,id=mine --mount=type=ssh test -S \"$SSH_AUTH_SOCK\"",
+        "ARG SSH_AUTH_SOCK=/set\nRUN --mount=type=ssh test \"$SSH_AUTH_SOCK\" = /set -a -S /run/buildkit/ssh_agent.0",
+        "ENV SSH_AUTH_SOCK=/set\nRUN --mount=type=ssh test \"$SSH_AUTH_SOCK\" = /set -a -S /run/buildkit/ssh_agent.0",
+    ] {
+        let build = text(&format!("FROM localhost/box:1\n{several}\n")).ssh("default", &socket);
+        build.run(&store).unwrap_or_else(|error| panic!("{several}: {error}"));
+    }
     // What is not required is not there.
     let absent = text("FROM localhost/box:1\nRUN --mount=type=ssh,id=mine test -z \"$SSH_AUTH_SOCK\"\n");
     absent.run(&store).unwrap();
