@@ -197,10 +197,10 @@ impl Work<'_> {
             mounted.env.push((name.clone(), value));
         }
         // With a variable it is a file only where one is asked for.
-        if mount.env.is_some() && mount.target.is_none() {
+        if mount.env.is_some() && given(&mount.target).is_none() {
             return Ok(());
         }
-        let target = match &mount.target {
+        let target = match given(&mount.target) {
             Some(_) => target(mount, state)?,
             None => {
                 let name = name_of(&id).unwrap_or_else(|| id.clone());
@@ -226,7 +226,7 @@ impl Work<'_> {
                 .with_remedy("Build::ssh gives the socket of one: --ssh ID=SOCKET"));
         };
         let number = mounted.agents.len();
-        let target = match &mount.target {
+        let target = match mount.target.as_deref().filter(|target| !target.is_empty()) {
             Some(_) => target(mount, state)?,
             None => format!("/run/buildkit/ssh_agent.{number}").into(),
         };
@@ -248,10 +248,14 @@ fn sharing_of(mount: &Mount) -> Sharing {
     mount.sharing.unwrap_or(Sharing::Shared)
 }
 
-/// Where it is in the container: absolute, relative ones in the working directory, which is also that of none.
+/// Where it is in the container: absolute, relative ones in the working directory, which is also that of none. But for secrets,
+/// whose are in the root, as BuildKit has it.
 fn target(mount: &Mount, state: &Finished) -> Result<PathBuf> {
     let text = mount.target.as_deref().unwrap_or_default();
-    let workdir = Some(state.image.config().working_dir()).filter(|dir| !dir.is_empty()).unwrap_or("/");
+    let workdir = match (mount.kind, state.image.config().working_dir()) {
+        (MountKind::Secret, _) | (_, "") => "/",
+        (_, dir) => dir,
+    };
     let clean = absolute(&Path::new(workdir).join(text));
     if text.is_empty() && clean.parent().is_none() {
         let what = "a mount without a target, where the working directory is the root";

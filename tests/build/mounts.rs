@@ -196,3 +196,20 @@ fn without_a_target_it_is_the_working_directory() {
     }
     is_whole(&store);
 }
+
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_relative_target_of_a_secret_is_in_the_root() {
+    let store = bases::store();
+    let text = "FROM localhost/box:1\nWORKDIR /srv\n\
+        RUN --mount=type=secret,id=k,target=etc/key test \"$(cat /etc/key)\" = 12345678 -a ! -e /srv/etc\n\
+        RUN --mount=type=tmpfs,target=tmpfs test -d /srv/tmpfs -a ! -e /tmpfs\n";
+    Build::empty().dockerfile_text(text).secret("k", *b"12345678").run(&store).unwrap();
+    for target in [".", "", "proc/x", "../.."] {
+        let text = format!(
+            "FROM localhost/box:1\nWORKDIR /srv\nRUN --mount=type=secret,id=k,target={target} true\n"
+        );
+        let built = Build::empty().dockerfile_text(text).secret("k", *b"12345678").run(&store);
+        assert_eq!(built.is_err(), !target.is_empty(), "{target}: {built:?}");
+    }
+}
