@@ -138,7 +138,7 @@ impl ContainerBuilder {
         self
     }
 
-    /// The user (and group): `name`, `uid`, `name:group`, `uid:gid`. Names are looked up in the image.
+    /// The user (and group): `name`, `uid`, `name:group`, `uid:gid`. Names are looked up in the image; `root` is 0 where it has none.
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.spec.user = Some(user.into());
         self
