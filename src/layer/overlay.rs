@@ -17,6 +17,7 @@ use crate::sys::script::Script;
 use crate::sys::warden;
 use linux_raw_sys::errno::ENOENT;
 use linux_raw_sys::general as n;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -52,7 +53,12 @@ pub(crate) struct Stack<'a> {
 /// where a node opens the host's device.
 pub(crate) fn stack(s: &mut Script<'_>, stack: &Stack<'_>) -> Cell {
     let mut lowers: Vec<(Cell, &Path)> = Vec::with_capacity(stack.lowers.len() + 1);
+    let mut seen = HashSet::new();
     for path in stack.lowers {
+        // The kernel takes no directory twice (ELOOP), and all that a lower one has and hides the same one above it has and hides.
+        if !seen.insert(path) {
+            continue;
+        }
         let layer = match stack.gone {
             Some(gone) => s.open_path_if_there(path, gone),
             None => s.open_path(path),

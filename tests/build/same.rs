@@ -157,3 +157,27 @@ fn no_file_is_younger_than_the_epoch() {
         assert!(line["created"].as_str().unwrap().starts_with("2017-07-14T02:40:00"), "{line}");
     }
 }
+
+/// As after the same COPY once more, and with layers of nothing.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn an_image_that_has_a_layer_twice() {
+    let (store, dir) = (bases::store(), context(&[("a", "1\n")]));
+    let text = "FROM localhost/box:1\nCOPY a /data/a\nRUN true\nCOPY a /data/b\nCOPY a /data/a\nRUN cat /data/a /data/b > /got\n";
+    let image = Build::context(dir.path()).dockerfile_text(text).run(&store).unwrap();
+    let ids = image.config().diff_ids();
+    assert_eq!(ids[1], ids[3], "{ids:?}");
+    let mut got = String::new();
+    std::io::Read::read_to_string(&mut image.open("/got").unwrap(), &mut got).unwrap();
+    assert_eq!(got, "1\n1\n");
+    // What was removed or replaced in between is there again, and what the layer removes is not.
+    let layer = |builder: coracle::LayerBuilder| builder.build(&store).unwrap();
+    let twice = layer(coracle::Layer::builder().file("d/f", "f").file("e", "e").whiteout("etc/motd"));
+    let between = layer(coracle::Layer::builder().whiteout("e").file("d", "file").file("etc/motd", "new"));
+    let base = store.image(bases::BOX).unwrap();
+    let image = base.with_layer(&twice).unwrap().with_layer(&between).unwrap().with_layer(&twice).unwrap();
+    image.tag("localhost/twice:1").unwrap();
+    let text =
+        "FROM localhost/twice:1\nRUN test \"$(cat /d/f)\" = f -a \"$(cat /e)\" = e -a ! -e /etc/motd\n";
+    Build::empty().dockerfile_text(text).run(&store).unwrap();
+}
