@@ -64,7 +64,7 @@ impl Work<'_> {
         };
         for mount in mounts.iter().filter(has_files) {
             let digest = match self.files(at, mount)? {
-                Files::Context(context) => Transfer::mount(&source_of(mount)?)
+                Files::Context(context) => Transfer::mount(&Transfer::led(context, &source_of(mount)?)?)
                     .until(self.deadline())
                     .digest(self.store, From::Context(context))?,
                 Files::Image(image) => files_of(&image),
@@ -120,7 +120,8 @@ impl Work<'_> {
         let (image, path) = match self.files(at, mount)? {
             Files::Image(image) => (image, source_of(mount)?),
             Files::Context(context) => {
-                let path = source_of(mount)?;
+                // Links on the way are followed here, so that what they lead to is in the layer, and nothing else.
+                let path = Transfer::led(context, &source_of(mount)?)?;
                 let transfer = Transfer::mount(&path).until(self.deadline());
                 let from = From::Context(context);
                 let copied = transfer.digest(self.store, from)?;

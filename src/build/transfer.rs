@@ -30,7 +30,7 @@ mod tests;
 use super::context::Context;
 use super::files::{Files, with_files};
 use super::stats::Stats;
-use super::tree::{Content, Item, Tree, clean, text};
+use super::tree::{Content, Item, Tree, clean, resolve, text};
 use super::work::{in_time, late};
 use crate::digest::Digest;
 use crate::dockerfile::{Add, Copy, Source};
@@ -50,6 +50,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 pub(super) use target::MADE;
 use target::{Clash, Now, Planned, Target};
+
+/// What a mount of a context's files does, for messages.
+const MOUNT: &str = "mount of";
 
 /// Where the paths of COPY and ADD are: the context, or the files of an image (`--from`: another one, or a stage's result).
 #[derive(Clone, Copy)]
@@ -129,11 +132,28 @@ impl Transfer {
         }
     }
 
-    /// What is at a path, which is a name and no pattern, at the same path of a layer by itself: for a mount.
+    /// Where a path leads in a context, with its root as that of all links: for [`mount`](Self::mount).
+    ///
+    /// # Errors
+    /// `NotFound` where that is nothing, or out of the context.
+    pub(crate) fn led(context: &Context, path: &str) -> Result<String> {
+        context.with(|tree| {
+            let Some((at, _)) = resolve(tree, path.as_bytes())? else {
+                return Err(select::not_found(tree, path.as_bytes(), path, false, MOUNT)?);
+            };
+            String::from_utf8(at).map_err(|error| {
+                let what = format!("{MOUNT} {path}: it leads to a name that is not UTF-8");
+                Error::new(ErrorKind::Unsupported, what).with_path(text(error.as_bytes()))
+            })
+        })
+    }
+
+    /// What is at a path, which is a name and no pattern and goes through no link, at the same path of a layer by itself: for a
+    /// mount.
     pub(crate) fn mount(path: &str) -> Self {
         let source = if path.is_empty() { ".".to_owned() } else { select::literal(path) };
         let parents = !path.is_empty();
-        Self { verb: "mount of", link: true, parents, ..Self::new(&[Source::Path(source)], "/", "/") }
+        Self { verb: MOUNT, link: true, parents, ..Self::new(&[Source::Path(source)], "/", "/") }
     }
 
     fn new(sources: &[Source], destination: &str, workdir: &str) -> Self {

@@ -179,8 +179,21 @@ impl Read for Piece<'_> {
     }
 }
 
+/// Why a path leads to nothing.
+pub(super) enum Lost {
+    /// There is nothing of this name, or what is there is no directory.
+    At(Vec<u8>),
+    /// More links than the kernel follows.
+    Circle,
+}
+
 /// Where `path` leads: links are followed with the tree as root, `..` of the root is the root. `None` where there is nothing.
 pub(super) fn resolve(tree: &mut dyn Tree, path: &[u8]) -> Result<Option<(Vec<u8>, Item)>> {
+    follow(tree, path).map(|led| led.ok())
+}
+
+/// The same, and why there is nothing.
+pub(super) fn follow(tree: &mut dyn Tree, path: &[u8]) -> Result<std::result::Result<(Vec<u8>, Item), Lost>> {
     let mut todo: Vec<Vec<u8>> = Vec::new();
     let push = |todo: &mut Vec<Vec<u8>>, path: &[u8]| {
         todo.extend(path.split(|&b| b == b'/').rev().map(<[u8]>::to_vec));
@@ -193,37 +206,37 @@ pub(super) fn resolve(tree: &mut dyn Tree, path: &[u8]) -> Result<Option<(Vec<u8
     while let Some(part) = todo.pop() {
         match &part[..] {
             b"" | b"." => continue,
-            _ if !found.is_directory() => return Ok(None),
+            _ if !found.is_directory() => return Ok(Err(Lost::At(at))),
             b".." => {
                 at = split(&at).0.to_vec();
                 match tree.find(&at)? {
                     Some(item) => found = item,
-                    None => return Ok(None),
+                    None => return Ok(Err(Lost::At(at))),
                 }
                 continue;
             }
             _ => {}
         }
         let here = join(&at, &part);
-        let Some(next) = tree.find(&here)? else { return Ok(None) };
+        let Some(next) = tree.find(&here)? else { return Ok(Err(Lost::At(here))) };
         if next.entry.kind == EntryKind::Symlink {
             links += 1;
             if links > LINKS_MAX {
-                return Ok(None);
+                return Ok(Err(Lost::Circle));
             }
             if next.entry.link.starts_with(b"/") {
                 at = Vec::new();
             }
             match tree.find(&at)? {
                 Some(item) => found = item,
-                None => return Ok(None),
+                None => return Ok(Err(Lost::At(at))),
             }
             push(&mut todo, &next.entry.link);
             continue;
         }
         (at, found) = (here, next);
     }
-    Ok(Some((at, found)))
+    Ok(Ok((at, found)))
 }
 
 /// The shortest path that means the same, from the root on and without a slash at its beginning; and whether it leads out of

@@ -64,6 +64,78 @@ fn the_root_of_a_source_is_that_of_what_it_is_from() {
     is_whole(&store);
 }
 
+/// As BuildKit has it: what a link leads to is mounted, wherever on the way it is, with the context's root as that of all links.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_source_that_is_a_link_is_followed() {
+    let store = bases::store();
+    let dir = context(&[
+        ("one.txt", "one"),
+        ("dir/two.txt", "two"),
+        ("kept/out.txt", "out"),
+        (".dockerignore", "kept\n"),
+    ]);
+    let link = |name: &str, to: &str| symlink(to, dir.path().join(name)).unwrap();
+    for (name, to) in [
+        ("link.txt", "one.txt"),
+        ("again", "link.txt"),
+        ("absolute", "/one.txt"),
+        ("up", "dir/../../../one.txt"),
+        ("dirlink", "dir"),
+        ("dir/back", "../again"),
+        ("circle", "other"),
+        ("other", "circle"),
+        ("out", "/etc/passwd"),
+        ("up-out", "../../../../../../../../../../../../etc"),
+        ("ignored", "kept/out.txt"),
+        ("ignored-dir", "kept"),
+    ] {
+        link(name, to);
+    }
+    let build = |source: &str, command: &str| {
+        Build::context(dir.path()).dockerfile_text(format!(
+            "FROM localhost/box:1\nRUN --mount=type=bind,source={source},target=/app/x {command} > /seen\n"
+        ))
+    };
+    let seen = |source: &str, command: &str| {
+        let image = build(source, command).run(&store).unwrap_or_else(|error| panic!("{source}: {error}"));
+        let mut seen = String::new();
+        std::io::Read::read_to_string(&mut image.open("/seen").unwrap(), &mut seen).unwrap();
+        seen
+    };
+    for source in ["link.txt", "again", "absolute", "up", "dir/back", "dirlink/back", "dirlink/../link.txt"] {
+        assert_eq!(seen(source, "cat /app/x"), "one", "{source}");
+    }
+    assert_eq!(seen("dirlink/two.txt", "cat /app/x"), "two");
+    assert_eq!(seen("dirlink", "cat /app/x/two.txt"), "two");
+    assert_eq!(seen("dirlink", "ls /app/x"), "back\ntwo.txt\n");
+    for (source, says) in [
+        ("circle", "in a circle"),
+        ("circle/x", "in a circle"),
+        ("out", "leads to nothing in the context"),
+        ("up-out/passwd", "leads to nothing in the context"),
+        ("ignored", "left out by the .dockerignore"),
+        ("ignored-dir/out.txt", "left out by the .dockerignore"),
+    ] {
+        let error = fails(&build(source, "cat /app/x"), &store, 2);
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{source}: {error}");
+        assert!(error.to_string().contains(says), "{source}: {error}");
+    }
+    // What it leads to counts, and nothing beside it.
+    let id = |source: &str| *build(source, "cat /app/x").run(&store).unwrap().id();
+    let before = id("again");
+    write(dir.path(), "dir/two.txt", "changed");
+    assert_eq!(id("again"), before);
+    write(dir.path(), "one.txt", "changed");
+    assert_eq!(seen("again", "cat /app/x"), "changed");
+    // So does where it leads.
+    fs::remove_file(dir.path().join("link.txt")).unwrap();
+    write(dir.path(), "three.txt", "three");
+    link("link.txt", "three.txt");
+    assert_eq!(seen("again", "cat /app/x"), "three");
+    is_whole(&store);
+}
+
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {

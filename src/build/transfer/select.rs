@@ -1,7 +1,7 @@
 //! Which files are copied: sources with wildcards, `--exclude` and `--parents`, as BuildKit and its `fsutil/copy` have them.
 #![forbid(unsafe_code)]
 
-use super::super::tree::{Item, Tree, clean, resolve, text};
+use super::super::tree::{Item, Lost, Tree, clean, follow, resolve, text};
 use crate::dockerfile::{Ignore, Parents, nearest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{EntryKind, join, split};
@@ -145,6 +145,9 @@ pub(super) fn not_found(
             "bring it back by a line with a ! and its path, behind the one that leaves it out",
         ));
     }
+    if let Some(what) = lost_link(tree, &path)? {
+        return Ok(not_found(what).with_remedy(format!("the root of {place} is that of its links")));
+    }
     let (parent, name) = split(&path);
     let shown = String::from_utf8_lossy(name).into_owned();
     let mut names = Vec::new();
@@ -154,13 +157,6 @@ pub(super) fn not_found(
         names = tree.list(&at)?;
     }
     let texts: Vec<_> = names.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
-    if let Some((_, item)) = names.iter().find(|(other, _)| other == name)
-        && item.entry.kind == EntryKind::Symlink
-    {
-        let to = String::from_utf8_lossy(&item.entry.link);
-        let what = format!("a link to {to}, which leads to nothing in {place}");
-        return Ok(not_found(what).with_remedy(format!("the root of {place} is that of its links")));
-    }
     let error = not_found(format!("not found in {place}"));
     Ok(match nearest(&shown, texts.iter().map(|text| &**text)) {
         Some(near) => {
@@ -169,6 +165,32 @@ pub(super) fn not_found(
         }
         None => error,
     })
+}
+
+/// What is to say of a link that a path ends at, or goes through, where that leads nowhere.
+fn lost_link(tree: &mut dyn Tree, path: &[u8]) -> Result<Option<String>> {
+    let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+    for end in ends.chain([path.len()]) {
+        let part = &path[..end];
+        let Err(lost) = follow(tree, part)? else { continue };
+        // The first that leads nowhere, so that all before it are found.
+        let Ok((above, _)) = follow(tree, split(part).0)? else { break };
+        let Some(item) = tree.find(&join(&above, split(part).1))? else { break };
+        if item.entry.kind != EntryKind::Symlink {
+            break;
+        }
+        let (name, to, place) =
+            (String::from_utf8_lossy(part), String::from_utf8_lossy(&item.entry.link), tree.name());
+        let own = if part == path { String::new() } else { format!("{name} is ") };
+        return Ok(Some(match lost {
+            Lost::Circle => format!("{own}a link to {to}, which leads around in a circle"),
+            Lost::At(at) if tree.hides(&at)? => {
+                format!("{own}a link to {to}, which is left out by the .dockerignore")
+            }
+            Lost::At(_) => format!("{own}a link to {to}, which leads to nothing in {place}"),
+        }));
+    }
+    Ok(None)
 }
 
 /// Is told of each file, directories before what is in them: where it is, its path below the source, and whether it is meant
