@@ -322,7 +322,8 @@ impl Build {
         self
     }
 
-    /// Does every step anew (`--no-cache`).
+    /// Does every step anew (`--no-cache`). A cache mount is emptied before the build uses it first, unless it is a shared one that
+    /// something else uses at this moment: then a [`Warning`](BuildEvent::Warning) says so.
     pub fn no_cache(mut self, yes: bool) -> Self {
         self.no_cache = yes;
         self

@@ -16,7 +16,7 @@ use crate::manifest::Platform;
 use crate::reference::Reference;
 use crate::signal::Signal;
 use crate::store::Store;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -54,6 +54,8 @@ pub(super) struct Work<'a> {
     running: Mutex<Vec<Weak<Container>>>,
     /// Whether it was looked for what others have left where cache mounts are.
     pub(super) swept: AtomicBool,
+    /// The directories of caches that this build has emptied, or left as they were, because nothing is to be used again.
+    pub(super) emptied: Mutex<HashSet<PathBuf>>,
 }
 
 /// A further context.
@@ -231,6 +233,7 @@ impl Build {
             deadline,
             running: Mutex::default(),
             swept: AtomicBool::new(false),
+            emptied: Mutex::default(),
         };
         if !self.cache_from.is_empty() {
             work.candidates()?;

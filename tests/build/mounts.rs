@@ -2,10 +2,11 @@
 
 use super::refused::{CANARY, fails, has_nowhere, is_whole, outside};
 use super::*;
-use coracle::ErrorKind;
+use coracle::{BuildEvent, ErrorKind};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A source is a path in what it is from, whose root `/` is. BuildKit has it so, but for what leads out of it: there it is the root.
 #[test]
@@ -152,9 +153,9 @@ fn a_cache_that_is_exchanged_for_a_link() {
     let (outside, caches) = (dir.path().join("outside"), dir.path().join("caches"));
     let (own, link) = (caches.join("c"), dir.path().join("link"));
     symlink(&outside, &link).unwrap();
-    let file =
-        "FROM localhost/box:1\nRUN --mount=type=cache,id=c,target=/c echo x > /c/written && cat /c/*\n";
-    let build = Build::empty().dockerfile_text(file).cache_dir(&caches).no_cache(true);
+    let file = "FROM localhost/box:1\nARG N\n\
+        RUN --mount=type=cache,id=c,target=/c echo x > /c/written && cat /c/* && : $N\n";
+    let build = Build::empty().dockerfile_text(file).cache_dir(&caches);
     let done = AtomicBool::new(false);
     let (mut built, mut refused) = (0, 0);
     std::thread::scope(|scope| {
@@ -168,15 +169,15 @@ fn a_cache_that_is_exchanged_for_a_link() {
             }
             times
         });
-        for _ in 0..400 {
-            match told::watched(build.clone(), &store) {
+        for n in 0..400 {
+            match told::watched(build.clone().arg("N", n.to_string()), &store) {
                 (Ok(_), told) => {
                     let said: Vec<u8> = told.iter().flat_map(|told| told.output.clone()).collect();
                     assert!(!text(&said).contains(CANARY), "{}", text(&said));
                     built += 1;
                 }
                 (Err(error), _) => {
-                    assert_eq!(error.position().map(|(line, _)| line), Some(2), "{error}");
+                    assert_eq!(error.position().map(|(line, _)| line), Some(3), "{error}");
                     assert!(!error.to_string().contains(CANARY), "{error}");
                     refused += 1;
                 }
@@ -235,6 +236,91 @@ fn of_two_caches_at_one_place_the_later_is_seen() {
     let text = "FROM localhost/box:1\nRUN --mount=type=cache,id=a,target=/c --mount=type=cache,id=b,target=/c echo x > /c/x\n";
     Build::empty().dockerfile_text(text).cache_dir(caches.path()).run(&store).unwrap();
     assert_eq!((count(caches.path().join("a")), count(caches.path().join("b"))), (0, 1));
+}
+
+/// What a build says, of its commands and in warnings.
+fn said(build: &Build, store: &Store) -> (String, Vec<String>) {
+    let (all, warnings): (Arc<Mutex<Vec<u8>>>, Arc<Mutex<Vec<String>>>) = Default::default();
+    let (to, warned) = (all.clone(), warnings.clone());
+    let build = build.clone().on_event(move |event| match event {
+        BuildEvent::Output { bytes, .. } => to.lock().unwrap().extend_from_slice(bytes),
+        BuildEvent::Warning { text, .. } => warned.lock().unwrap().push(text.clone()),
+        _ => {}
+    });
+    build.run(store).unwrap();
+    let said = text(&all.lock().unwrap()).to_owned();
+    let warnings = warnings.lock().unwrap().clone();
+    (said, warnings)
+}
+
+/// BuildKit's testCacheMountModeNoCache; and each RUN of one build sees what the one before it left.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn without_a_cache_those_that_are_mounted_begin_anew() {
+    let store = bases::store();
+    for sharing in ["shared", "locked", "private"] {
+        let caches = tempfile::tempdir().unwrap();
+        let mount = format!("--mount=type=cache,id=c,target=/c,sharing={sharing}");
+        let text = format!(
+            "FROM localhost/box:1\nARG FOO\nRUN {mount} touch /c/$FOO && ls /c\n\
+             RUN {mount} touch /c/again-$FOO && ls /c && chmod 700 /c\n\
+             RUN {mount},from=localhost/box:1,source=/etc test -e /c/motd && touch /c/x-$FOO && ls -d /c/x-*\n"
+        );
+        let build =
+            |foo: &str| Build::empty().dockerfile_text(&text).arg("FOO", foo).cache_dir(caches.path());
+        let none = Vec::<String>::new();
+        assert_eq!(
+            said(&build("a").no_cache(true), &store),
+            ("a\na\nagain-a\n/c/x-a".into(), none.clone()),
+            "{sharing}"
+        );
+        assert_eq!(
+            said(&build("b"), &store).0,
+            "a\nagain-a\nb\na\nagain-a\nagain-b\nb\n/c/x-a\n/c/x-b",
+            "{sharing}"
+        );
+        assert_eq!(
+            said(&build("c").no_cache(true), &store),
+            ("c\nagain-c\nc\n/c/x-c".into(), none),
+            "{sharing}"
+        );
+        // Nothing of those before is left beside them.
+        assert_eq!(count(caches.path()), 2, "{sharing}");
+    }
+    is_whole(&store);
+}
+
+/// What another build uses is not taken away from it.
+#[test]
+#[ignore = "needs busybox: run with --include-ignored"]
+fn a_cache_that_is_in_use_is_not_emptied() {
+    let (store, caches) = (bases::store(), tempfile::tempdir().unwrap());
+    write(caches.path(), "c/old", "x");
+    let build = |sharing: &str| {
+        Build::empty()
+            .dockerfile_text(format!(
+                "FROM localhost/box:1\nRUN --mount=type=cache,id=c,target=/c,sharing={sharing} ls /c; touch /c/new\n\
+                 RUN --mount=type=cache,id=c,target=/c,sharing={sharing} ls /c\n"
+            ))
+            .cache_dir(caches.path())
+            .no_cache(true)
+    };
+    let used = fs::File::open(caches.path().join("c")).unwrap();
+    used.lock_shared().unwrap();
+    let (said_then, warnings) = said(&build("shared"), &store);
+    assert_eq!(said_then, "old\nnew\nold");
+    assert!(warnings.len() == 1 && warnings[0].contains("the cache c is in use"), "{warnings:?}");
+    // Whoever wants another one has it; the first stays.
+    assert_eq!(said(&build("private"), &store), ("new".into(), Vec::new()));
+    assert!(caches.path().join("c/old").exists());
+    // And whoever waits for it empties it then.
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| said(&build("locked"), &store));
+        assert!(!waits.is_finished() && caches.path().join("c/old").exists());
+        drop(used);
+        assert_eq!(waits.join().unwrap(), ("new".into(), Vec::new()));
+    });
+    is_whole(&store);
 }
 
 /// BuildKit has it so; there is nothing to mount on where that is the root.

@@ -12,15 +12,20 @@ use crate::layer::{Owned, for_caller};
 use crate::store::{Lease, leads_to, random_hex, unused};
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How often a cache that another build has is asked for again; flock(2) waits without a deadline.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// What a cache is named until it has what it begins with; no id gives a name with a dot at its beginning.
+/// So often a shared cache that is to be emptied is asked for: a program that this one starts has its locks until it executes.
+const TIMES: usize = 50;
+
+/// What a cache is named until it has what it begins with, and when it is removed; no id gives a name with a dot at its beginning.
 const NEW: &str = ".new-";
 const DIGITS: usize = 16;
 
@@ -153,13 +158,21 @@ impl Work<'_> {
     fn locked(&self, wanted: &Wanted<'_, '_>, name: &str) -> Result<Option<Lease>> {
         let room = wanted.room;
         let path = || room.path.join(name);
+        let is_anew = self.build.no_cache;
+        if is_anew && wanted.sharing == Sharing::Shared {
+            self.empty_shared(wanted, name)?;
+        }
         loop {
             self.check()?;
             let file = match open_cache(room, name) {
-                Err(error) if error.kind() == ErrorKind::NotFound => match self.make(wanted, name)? {
-                    Some(made) => return Ok(Some(made)),
-                    None => continue,
-                },
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let emptied = is_anew.then(|| self.emptied());
+                    let Some(made) = self.make(wanted, name)? else { continue };
+                    if let Some(mut emptied) = emptied {
+                        emptied.insert(path());
+                    }
+                    return Ok(Some(made));
+                }
                 other => Lease::of(other?.into())?,
             };
             while !lock(file.as_fd(), wanted.lock()).map_err(|error| error.with_path(path()))? {
@@ -170,10 +183,61 @@ impl Work<'_> {
                 std::thread::sleep(AGAIN);
             }
             // It may have been pruned before it was locked.
+            if !leads_to(room.dir.as_fd(), OsStr::new(name), &file)? {
+                continue;
+            }
+            if is_anew && wanted.sharing != Sharing::Shared && self.emptied().insert(path()) {
+                self.remove(room, name)?;
+                continue;
+            }
+            return Ok(Some(file));
+        }
+    }
+
+    /// Of a build that uses nothing again (`--no-cache`): which caches it need not empty any more.
+    fn emptied(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.emptied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes a shared cache before this build uses it first. One that others use stays as it is.
+    fn empty_shared(&self, wanted: &Wanted<'_, '_>, name: &str) -> Result<()> {
+        let room = wanted.room;
+        let path = room.path.join(name);
+        // No other RUN of this build begins with it meanwhile.
+        let mut emptied = self.emptied();
+        while !emptied.contains(&path) {
+            let file = match open_cache(room, name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                other => other?,
+            };
+            let mut left = TIMES;
+            let exclusive = FlockOperation::NonBlockingLockExclusive;
+            while !lock(file.as_fd(), exclusive).map_err(|error| error.with_path(&path))? {
+                self.check()?;
+                left -= 1;
+                if left == 0 {
+                    let what = format!("the cache {name} is in use, so that it keeps what is in it");
+                    self.teller.warn(Some(wanted.at.step.span.first), what);
+                    emptied.insert(path);
+                    return Ok(());
+                }
+                std::thread::sleep(AGAIN);
+            }
             if leads_to(room.dir.as_fd(), OsStr::new(name), &file)? {
-                return Ok(Some(file));
+                self.remove(room, name)?;
+                emptied.insert(path);
+                return Ok(());
             }
         }
+        Ok(())
+    }
+
+    /// Removes a cache that is locked. Who is killed meanwhile has left one without its name, and not a part of one.
+    fn remove(&self, room: &Room, name: &str) -> Result<()> {
+        let old = format!("{NEW}{}", random_hex(DIGITS / 2)?);
+        rustix::fs::renameat_with(&room.dir, name, &room.dir, &old, RenameFlags::NOREPLACE)
+            .call_at("renameat2(RENAME_NOREPLACE)", room.path.join(name))?;
+        self.store.remove_tree(room.dir.as_fd(), &old).map_err(|error| error.during("emptying a cache"))
     }
 
     /// Makes it, under another name until it is what it begins with, and locked from the beginning on, so that nobody takes it for
