@@ -82,12 +82,13 @@ enum Files {
 }
 
 impl BuildContext {
-    /// A directory, without what its `.dockerignore` (or `NAME.dockerignore` beside the Dockerfile NAME) leaves out.
+    /// A directory, without what its `.dockerignore` leaves out; of a build's own context `NAME.dockerignore` beside the Dockerfile
+    /// NAME takes its place.
     pub fn dir(path: impl Into<PathBuf>) -> Self {
         Self(Files::Dir(path.into()))
     }
 
-    /// A tar archive of it, plain or compressed.
+    /// A tar archive of it, plain or compressed. All that is in it is there: a `.dockerignore` is a file as any other.
     pub fn tar_file(path: impl Into<PathBuf>) -> Self {
         Self(Files::File(path.into()))
     }
@@ -98,8 +99,8 @@ impl BuildContext {
         Self(Files::Stream(Arc::new(Mutex::new(Some(Box::new(reader))))))
     }
 
-    /// The files of an image by its name, as `--build-context name=docker-image://debian:12` has it. Of a name that FROM has, it
-    /// takes the place.
+    /// The files of an image by its name, as `--build-context name=docker-image://debian:12` has it; of `scratch` there
+    /// are none. Of a name that FROM has, it takes the place.
     pub fn image(name: impl Into<String>) -> Self {
         Self(Files::Image(name.into()))
     }

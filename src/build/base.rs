@@ -65,6 +65,7 @@ impl Work<'_> {
     fn of_context(&self, context: &Named, platform: Option<&Platform>) -> Result<Image> {
         match context {
             Named::Image(name) => self.image(name, platform),
+            Named::Files(context) if context.is_empty() => self.scratch(platform),
             Named::Files(context) => {
                 // All of it is the root filesystem.
                 let transfer = Transfer::mount("").times(self.epoch).until(self.deadline());

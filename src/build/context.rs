@@ -1,5 +1,5 @@
-//! The build context: the files that COPY and ADD may take, from a directory or an archive, without what a `.dockerignore`
-//! leaves out.
+//! The build context: the files that COPY and ADD may take, from a directory without what a `.dockerignore` leaves out, or from
+//! an archive.
 #![forbid(unsafe_code)]
 
 use super::disk::Disk;
@@ -80,12 +80,23 @@ impl Context {
         }
     }
 
+    /// Whether it came as an archive, or is empty: no `.dockerignore` counts then.
+    pub(crate) fn is_archive(&self) -> bool {
+        matches!(self.kind, Kind::Memory(_))
+    }
+
+    /// Whether it is none of a directory and has no files at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(&self.kind, Kind::Memory(memory) if memory.is_empty())
+    }
+
     /// What is to be ignored for the Dockerfile of this name: `NAME.dockerignore` beside it, or else `.dockerignore`.
     ///
     /// # Errors
     /// `InvalidData` with the line for a pattern that is none; as [`read`](Self::read).
-    pub(crate) fn ignore_of(&self, dockerfile: &str) -> Result<Ignore> {
-        for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
+    pub(crate) fn ignore_of(&self, dockerfile: Option<&str>) -> Result<Ignore> {
+        let own = dockerfile.map(|name| format!("{name}.dockerignore"));
+        for name in own.into_iter().chain([".dockerignore".to_owned()]) {
             if let Some(bytes) = self.optional(&name)? {
                 return Ignore::parse(bytes).map_err(|error| error.during(format!("reading {name}")));
             }

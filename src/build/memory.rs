@@ -71,6 +71,11 @@ impl Memory {
         Ok(memory)
     }
 
+    /// Whether there is nothing, not even a root that an archive had.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.root.is_none()
+    }
+
     /// Leaves out what is ignored. Asked again, it begins anew.
     pub(super) fn ignore(&mut self, ignore: &Ignore) {
         let mut matched: BTreeMap<&[u8], Parents> = BTreeMap::new();

@@ -28,6 +28,9 @@ const TEXT_MAX: u64 = 16 << 20;
 /// More threads than these don't wait for each other; what is worked on at once is less.
 const THREADS_MAX: usize = 32;
 
+/// No image, but nothing, which is what FROM means by it, too.
+const SCRATCH: &str = "scratch";
+
 /// Where an image that is looked for is put.
 type Place = Arc<Mutex<Option<Image>>>;
 
@@ -124,14 +127,16 @@ pub(super) fn read(build: &Build, store: &Store) -> Result<Read> {
         }
     };
     let ignore = match &at {
-        At::Context(name) => context.ignore_of(name)?,
+        // As BuildKit has it: whoever packed an archive has chosen what is in it.
+        _ if context.is_archive() => Ignore::default(),
+        At::Context(name) => context.ignore_of(Some(name))?,
         At::Host(path) => {
             let mut own = path.clone().into_os_string();
             own.push(".dockerignore");
             match host_file(Path::new(&own)) {
                 Ok(text) => Ignore::parse(text)
                     .map_err(|error| error.during(format!("reading {}", own.to_string_lossy())))?,
-                Err(error) if error.kind() == ErrorKind::NotFound => context.ignore_of("Dockerfile")?,
+                Err(error) if error.kind() == ErrorKind::NotFound => context.ignore_of(Some("Dockerfile"))?,
                 Err(error) => return Err(error),
             }
         }
@@ -206,7 +211,7 @@ impl Build {
         let mut contexts = Vec::new();
         for (name, context) in &self.contexts {
             let named = match &context.0 {
-                Files::Image(image) => Named::Image(image.clone()),
+                Files::Image(image) if image != SCRATCH => Named::Image(image.clone()),
                 _ => Named::Files(Box::new(with_own_ignore(open(store, context)?)?)),
             };
             contexts.push((name.clone(), named));
@@ -254,8 +259,12 @@ impl Build {
     }
 }
 
+/// A further context has no Dockerfile whose name could count.
 fn with_own_ignore(context: Context) -> Result<Context> {
-    let ignore = context.ignore_of("Dockerfile")?;
+    if context.is_archive() {
+        return Ok(context);
+    }
+    let ignore = context.ignore_of(None)?;
     context.ignoring(ignore)
 }
 

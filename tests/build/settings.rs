@@ -229,6 +229,63 @@ fn contexts_with_names() {
     assert_eq!(once.run(&store).unwrap_err().kind(), ErrorKind::State);
 }
 
+/// As BuildKit has it: an archive has what it has, also where the Dockerfile is elsewhere.
+#[test]
+fn an_archive_has_all_that_is_in_it() {
+    let (store, host) =
+        (Store::temp().unwrap(), context(&[("F", "FROM scratch\nCOPY . /\n"), ("F.dockerignore", "*\n")]));
+    let archive = || {
+        let dockerfile = b"FROM scratch\nCOPY . /\nCOPY ignored /again\n";
+        std::io::Cursor::new(tar([
+            (".dockerignore", Node::File(b"ignored\n")),
+            ("Dockerfile", Node::File(dockerfile)),
+            ("Dockerfile.dockerignore", Node::File(b"*\n")),
+            ("ignored", Node::File(b"there")),
+        ]))
+    };
+    let image = Build::context_tar(archive()).run(&store).unwrap();
+    let seen = seen::Seen::of_image(&image);
+    assert_eq!(seen.file("/ignored"), Some("file 644 0:0 \"there\""));
+    assert!(seen.file("/again").is_some() && seen.file("/.dockerignore").is_some());
+    assert!(Build::context_tar(archive()).check().unwrap().is_empty());
+    let image = Build::context_tar(archive()).dockerfile(host.path().join("F")).run(&store).unwrap();
+    assert!(seen::Seen::of_image(&image).file("/ignored").is_some());
+    // A further one, too.
+    let build = text("FROM scratch\nCOPY --from=more ignored /\n")
+        .build_context("more", BuildContext::tar(archive()));
+    assert!(build.run(&store).unwrap().open("/ignored").is_ok());
+}
+
+/// A further context has no Dockerfile: a file with the name of one's rules is one of its files.
+#[test]
+fn further_contexts_have_rules_of_one_name() {
+    let store = Store::temp().unwrap();
+    let dir = context(&[
+        ("one", "1"),
+        ("two", "2"),
+        ("Dockerfile.dockerignore", "one\n"),
+        (".dockerignore", "two\n"),
+    ]);
+    let build =
+        text("FROM scratch\nCOPY --from=more . /\n").build_context("more", BuildContext::dir(dir.path()));
+    let image = build.run(&store).unwrap();
+    assert!(image.open("/one").is_ok() && image.open("/two").is_err());
+}
+
+#[test]
+fn nothing_as_a_further_context() {
+    let store = Store::temp().unwrap();
+    let build = |file: &str| text(file).build_context("base", BuildContext::image("scratch"));
+    let image = build("FROM base\nLABEL a=1\n").run(&store).unwrap();
+    assert!(image.config().diff_ids().is_empty());
+    // The same as FROM itself has it.
+    assert_eq!(image.id(), text("FROM scratch\nLABEL a=1\n").run(&store).unwrap().id());
+    let image = build("FROM scratch\nCOPY --from=base . /\n").run(&store).unwrap();
+    assert_eq!(seen::Seen::of_image(&image).file("/any"), None);
+    let error = build("FROM scratch\nCOPY --from=base any /\n").run(&store).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
 #[test]
 fn a_dockerfile_in_small_letters() {
     let store = Store::temp().unwrap();

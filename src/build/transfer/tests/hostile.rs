@@ -63,7 +63,7 @@ fn pipes_and_sockets_stop_nobody() {
         rustix::fs::mknodat(CWD, root.join(name), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     }
     assert_eq!(context.read("Dockerfile").unwrap_err().kind(), ErrorKind::InvalidInput);
-    assert_eq!(context.ignore_of("x").unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(context.ignore_of(Some("x")).unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_dockerignore_may_be_a_link_within() {
     );
     let context = Context::dir(&store, &root).unwrap();
     let patterns = |name: &str| {
-        let ignore = context.ignore_of(name).unwrap();
+        let ignore = context.ignore_of(Some(name)).unwrap();
         ignore.patterns().map(|(text, _)| text.to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(patterns("Dockerfile"), ["a"]);
@@ -89,9 +89,9 @@ fn a_dockerignore_may_be_a_link_within() {
         "rules =a | .dockerignore -> rules | docker/App =FROM scratch | docker/App.dockerignore =rules | p/",
     );
     let archive = Context::tar(&store, &packed[..]).unwrap();
-    let own = archive.ignore_of("docker/App").unwrap();
+    let own = archive.ignore_of(Some("docker/App")).unwrap();
     assert_eq!(own.patterns().map(|(text, _)| text).collect::<Vec<_>>(), ["rules"]);
-    assert!(archive.ignore_of("Dockerfile").unwrap().excludes("a"));
+    assert!(archive.ignore_of(Some("Dockerfile")).unwrap().excludes("a"));
     let archive = archive.ignoring(own).unwrap();
     assert_eq!(archive.read("docker/App").unwrap(), b"FROM scratch");
     assert_eq!(archive.read("rules").unwrap(), b"a", "what is ignored can be read, but not copied");
@@ -104,7 +104,7 @@ fn a_dockerignore_may_be_a_link_within() {
     assert!(patterns("Dockerfile").is_empty());
     fs::remove_file(root.join(".dockerignore")).unwrap();
     fs::write(root.join(".dockerignore"), "ok\n!\n").unwrap();
-    let error = context.ignore_of("Dockerfile").unwrap_err();
+    let error = context.ignore_of(Some("Dockerfile")).unwrap_err();
     assert_eq!((error.kind(), error.position().map(|place| place.0)), (ErrorKind::InvalidData, Some(2)));
 }
 
