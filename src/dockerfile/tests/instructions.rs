@@ -225,7 +225,10 @@ fn commands_have_two_forms() {
     let some = |millis| Some(Duration::from_millis(millis));
     assert_eq!(times, (some(90_000), None, some(5_000), some(1)));
     assert_eq!((test.command, test.retries), (shell("hello world"), Some(3)));
-    assert_eq!(instruction("HEALTHCHECK none"), Instruction::Healthcheck(Healthcheck::None));
+    for none in ["none", "--interval=5s NONE", "--interval=5 --retries NONE", "--any NONE"] {
+        let none = instruction(&format!("HEALTHCHECK {none}"));
+        assert_eq!(none, Instruction::Healthcheck(Healthcheck::None));
+    }
 }
 
 /// What BuildKit's TestCopyHeredoc and TestRunHeredoc say, and flags.
