@@ -127,6 +127,10 @@ impl Commit<'_> {
     }
 
     /// A change to the image's settings, as an instruction of a Dockerfile: `CMD ["nginx"]`, `ENV A=1`. There may be several.
+    ///
+    /// A change does what it says, as in a build. `docker commit --change` merges what it gives with the container's settings once
+    /// more: there `ENTRYPOINT []` changes nothing, `CMD []` without an entrypoint keeps the old command, and HEALTHCHECK keeps
+    /// the intervals that it does not give.
     #[cfg(feature = "build")]
     pub fn change(mut self, instruction: impl Into<String>) -> Self {
         self.changes.push(instruction.into());
