@@ -240,7 +240,8 @@ fn of_two_caches_at_one_place_the_later_is_seen() {
 
 /// What a build says, of its commands and in warnings.
 fn said(build: &Build, store: &Store) -> (String, Vec<String>) {
-    let (all, warnings): (Arc<Mutex<Vec<u8>>>, Arc<Mutex<Vec<String>>>) = Default::default();
+    let all: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
     let (to, warned) = (all.clone(), warnings.clone());
     let build = build.clone().on_event(move |event| match event {
         BuildEvent::Output { bytes, .. } => to.lock().unwrap().extend_from_slice(bytes),
