@@ -270,7 +270,7 @@ impl Work<'_> {
     /// A layer with a directory, and those above it, that the image has not; `None` where it has all of them. A link to what is not
     /// there stays, and it is made where that leads, as in BuildKit.
     fn directory(&self, image: &Image, path: &Path) -> Result<Option<Layer>> {
-        let path = transfer::resolve(image, path.as_os_str().as_bytes())?;
+        let path = transfer::place_in(image, path.as_os_str().as_bytes())?;
         let mut missing = Vec::new();
         let mut next = PathBuf::from("/");
         for part in Path::new(OsStr::from_bytes(&path)).components() {

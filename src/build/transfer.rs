@@ -327,7 +327,7 @@ impl Transfer {
 }
 
 /// Where a path leads in an image, also where nothing is there: links on the way are followed, with the image as root.
-pub(super) fn resolve(image: &Image, path: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn place_in(image: &Image, path: &[u8]) -> Result<Vec<u8>> {
     with_files(image, |below| Target::new(Some(below)).resolve(b"", path))
 }
 
