@@ -10,6 +10,8 @@ mod damaged;
 mod edit;
 #[path = "images/files.rs"]
 mod files;
+#[path = "images/foreign.rs"]
+mod foreign;
 #[path = "images/names.rs"]
 mod names;
 #[path = "images/peers.rs"]

@@ -7,6 +7,8 @@ mod common;
 mod cli;
 #[path = "serve/client.rs"]
 mod client;
+#[path = "serve/foreign.rs"]
+mod foreign;
 #[path = "serve/guards.rs"]
 mod guards;
 #[path = "serve/hostile.rs"]

@@ -22,7 +22,8 @@ pub(crate) struct ReadLimits {
     pub(crate) headers: u64,
     /// Bytes of one extended header, of all global ones together, of one sparse map.
     pub(crate) header_bytes: usize,
-    /// Whether an archive that just stops between two entries is whole. Right where a digest is verified.
+    /// Whether an archive that just stops between two entries is whole, and one of no bytes empty; the filling of a last file may be
+    /// missing. Right where a digest is verified.
     pub(crate) unterminated: bool,
 }
 
@@ -94,13 +95,16 @@ impl<R: BufRead> Reader<R> {
         if self.ended {
             return Ok(None);
         }
-        let left = std::mem::take(&mut self.stored) + std::mem::take(&mut self.padding);
+        let (left, padding) = (std::mem::take(&mut self.stored), std::mem::take(&mut self.padding));
         (self.offset, self.piece, self.pieces, self.read, self.size) = (0, 0, Vec::new().into_iter(), 0, 0);
         self.skip(left)?;
+        if self.pass(padding)? > 0 && !self.limits.unterminated {
+            return Err(cut_short(self.position));
+        }
         let mut extensions = Extensions::default();
         loop {
             let Some(block) = self.block()? else {
-                if self.limits.unterminated && extensions.is_empty() && self.headers > 0 {
+                if self.limits.unterminated && extensions.is_empty() {
                     self.ended = true;
                     return Ok(None);
                 }
@@ -439,18 +443,26 @@ impl<R: BufRead> Reader<R> {
         Ok(Some(block))
     }
 
-    fn skip(&mut self, mut left: u64) -> Result<()> {
+    fn skip(&mut self, left: u64) -> Result<()> {
+        match self.pass(left)? {
+            0 => Ok(()),
+            _ => Err(cut_short(self.position)),
+        }
+    }
+
+    /// Goes on by so many bytes, or to the input's end: gives how many are missing.
+    fn pass(&mut self, mut left: u64) -> Result<u64> {
         while left > 0 {
             let n = fill(&mut self.input)?.len();
             let n = usize::try_from(left).map_or(n, |left| n.min(left));
             if n == 0 {
-                return Err(cut_short(self.position));
+                break;
             }
             self.input.consume(n);
             self.position += n as u64;
             left -= n as u64;
         }
-        Ok(())
+        Ok(left)
     }
 
     fn bad(&self, what: impl std::fmt::Display) -> Error {

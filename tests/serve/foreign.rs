@@ -1,0 +1,32 @@
+//! What other tools push.
+
+use super::*;
+
+#[test]
+fn layers_of_no_bytes_are_pushed_and_pulled() {
+    let world = World::new();
+    let mut unfilled = tar([("last", Node::File(b"text"))]);
+    unfilled.truncate(512 + 4);
+    let fixture = Fixture::of(vec![Vec::new(), unfilled, Vec::new()]);
+    let digest = world.push("me/app", "1", &fixture);
+    // In the forms of a client that sends a blob after its upload has begun.
+    let nothing = Digest::of(b"");
+    let place = world.begin("me/other");
+    ask(world.addr(), "PUT", &format!("{place}?digest={nothing}"), &[], b"").expect(201);
+    assert!(world.get(&format!("/v2/me/app/blobs/{nothing}")).expect(200).body.is_empty());
+    let there = Store::temp().unwrap();
+    let image = Image::pull(&there, &world.name("me/app:1")).unwrap();
+    assert_eq!((image.id(), image.digest()), (&fixture.id(), &digest));
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut image.open("/last").unwrap(), &mut text).unwrap();
+    assert_eq!(text, "text");
+    // Each on to where it was not.
+    for compression in [coracle::Compression::None, coracle::Compression::Gzip] {
+        let other = World::new();
+        let push = coracle::Push::new(other.name("me/copy:1")).compression(compression);
+        push.run(&image).unwrap();
+        let copy = Image::pull(&Store::temp().unwrap(), &other.name("me/copy:1")).unwrap();
+        assert_eq!(copy.id(), &fixture.id());
+        assert!(other.store.verify().unwrap().is_sound());
+    }
+}
