@@ -6,10 +6,12 @@
 
 mod config;
 pub(crate) mod media;
+mod platform;
 
 pub(crate) use config::DEFAULT_PATH;
 pub use config::{Healthcheck, ImageConfig};
 pub use oci_spec::image::History;
+pub use platform::Platform;
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,8 +19,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 /// The most bytes of a manifest, an index or a configuration.
 pub(crate) const DOCUMENT_MAX: u64 = 4 << 20;
@@ -74,112 +74,6 @@ impl Descriptor {
             platform: None,
             annotations: BTreeMap::new(),
             extra: Map::new(),
-        }
-    }
-}
-
-/// The machine that an image is made for, in Go's words: `amd64`, `arm64`, `linux`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Platform {
-    /// The processor.
-    #[serde(default)]
-    pub architecture: String,
-    /// The operating system.
-    #[serde(default)]
-    pub os: String,
-    /// The variant of the processor, such as `v8`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-    /// Whatever else it said.
-    #[serde(flatten)]
-    pub(crate) extra: Map<String, Value>,
-}
-
-impl Platform {
-    /// This machine's. Of the processor's variants the first, with which an image runs everywhere.
-    pub fn host() -> Self {
-        Self {
-            architecture: match std::env::consts::ARCH {
-                "x86_64" => "amd64",
-                "aarch64" => "arm64",
-                "x86" => "386",
-                "riscv64" => "riscv64",
-                other => other,
-            }
-            .to_owned(),
-            os: "linux".to_owned(),
-            variant: None,
-            extra: Map::new(),
-        }
-    }
-
-    pub(crate) fn is_host(&self) -> bool {
-        self.rank_for(&Self::host()).is_some()
-    }
-
-    /// Whether an image for this machine runs on `wanted`.
-    #[cfg(any(feature = "registry", feature = "build"))]
-    pub(crate) fn is_for(&self, wanted: &Self) -> bool {
-        self.rank_for(wanted).is_some()
-    }
-
-    /// How far an image for this machine is from the best for `wanted`; `None`: it is for another. An older variant of
-    /// the processor does as well; a newer one only where no variant is wanted, and after all others.
-    fn rank_for(&self, wanted: &Self) -> Option<u32> {
-        if self.os != wanted.os || self.architecture != wanted.architecture {
-            return None;
-        }
-        match (self.level()?, wanted.level()?) {
-            (has, limit) if has <= limit => Some(limit - has),
-            (has, limit) if wanted.variant.is_none() => Some((has - limit).saturating_add(1000)),
-            _ => None,
-        }
-    }
-
-    /// The variant as a number; without one it is the first that there is (as containerd's `platforms` has it), for
-    /// 32-bit arm v7.
-    fn level(&self) -> Option<u32> {
-        match (self.architecture.as_str(), self.variant.as_deref()) {
-            ("arm64", None | Some("")) => Some(8),
-            ("arm", None | Some("")) => Some(7),
-            (_, None | Some("")) => Some(1),
-            // Also `8.1` and `v9`, of arm64.
-            (_, Some(variant)) => variant.trim_start_matches('v').split('.').next()?.parse().ok(),
-        }
-    }
-}
-
-impl FromStr for Platform {
-    type Err = Error;
-
-    /// Reads `OS/ARCHITECTURE` or `OS/ARCHITECTURE/VARIANT`, such as `linux/arm64` and `linux/arm/v6`.
-    fn from_str(text: &str) -> Result<Self> {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-        if text.contains(',') {
-            let what = format!("platform {text:?}: several, where there is one at a time");
-            return Err(Error::new(ErrorKind::InvalidInput, what).with_remedy("do it for each of them"));
-        }
-        let mut parts = text.split('/');
-        let mut next = || parts.next().filter(|part| !part.is_empty()).map(str::to_lowercase);
-        match (next(), next(), next(), parts.next()) {
-            (Some(os), Some(architecture), variant, None)
-                if text.chars().all(is_plain) && text.split('/').all(|part| !part.is_empty()) =>
-            {
-                Ok(Self { architecture, os, variant, extra: Map::new() })
-            }
-            _ => Err(Error::new(ErrorKind::InvalidInput, format!("platform {text:?}: not OS/ARCHITECTURE"))
-                .with_remedy("write it as linux/amd64, linux/arm64 or linux/arm/v6")),
-        }
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        match &self.variant {
-            Some(variant) => write!(f, "/{variant}"),
-            None => Ok(()),
         }
     }
 }

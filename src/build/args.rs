@@ -75,7 +75,7 @@ impl Globals {
         stage: &str,
     ) -> Result<Self> {
         let mut values = BTreeMap::new();
-        for (prefix, platform) in [("BUILD", build), ("TARGET", target)] {
+        for (prefix, platform) in [("BUILD", build.normal()), ("TARGET", target.normal())] {
             let variant = platform.variant.clone().unwrap_or_default();
             let parts = [
                 ("PLATFORM", platform.to_string()),
@@ -295,10 +295,23 @@ mod tests {
         let file = Dockerfile::parse("FROM scratch\nARG TARGETPLATFORM\nARG TARGETVARIANT").unwrap();
         let (given, env) = (given(&[]), Vec::new());
         let (scope, told) = scope_of(&file, &given, &[]);
-        assert_eq!(scope.get(&env, "TARGETPLATFORM").as_deref(), Some("linux/arm64/v8"));
+        assert_eq!(scope.get(&env, "TARGETPLATFORM").as_deref(), Some("linux/arm64"));
+        assert_eq!(scope.get(&env, "TARGETVARIANT").as_deref(), Some(""));
+        let globals_of =
+            |target: &str| Globals::new(&file, &given, &platform("amd64"), &platform(target), "").unwrap();
+        for (target, wanted) in [
+            ("linux/arm", ["linux/arm/v7", "arm", "v7"]),
+            ("linux/arm/v6", ["linux/arm/v6", "arm", "v6"]),
+            ("x86_64", ["linux/amd64", "amd64", ""]),
+        ] {
+            let globals = globals_of(target);
+            let found =
+                ["PLATFORM", "ARCH", "VARIANT"].map(|name| globals.get(&format!("TARGET{name}")).unwrap());
+            assert_eq!(found, wanted, "{target}");
+        }
         assert_eq!(scope.get(&env, "BUILDPLATFORM"), None);
         assert_eq!(globals(&file, &given).get("BUILDPLATFORM").as_deref(), Some("linux/amd64"));
-        assert_eq!(told[1], "ARG TARGETVARIANT=v8");
+        assert_eq!(told[1], "ARG TARGETVARIANT=");
     }
 
     #[test]

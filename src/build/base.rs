@@ -91,7 +91,7 @@ impl Work<'_> {
     /// Nothing, as docker begins with it.
     pub(super) fn scratch(&self, platform: Option<&Platform>) -> Result<Image> {
         let host = Platform::host();
-        let platform = platform.unwrap_or(&host);
+        let platform = platform.unwrap_or(&host).normal();
         let mut config = json!({
             "architecture": platform.architecture,
             "os": platform.os,

@@ -83,17 +83,72 @@ fn reads_dockers_configuration_and_keeps_what_it_does_not_know() {
 }
 
 #[test]
-fn platforms_are_written_as_docker_writes_them() {
-    for (text, architecture, variant) in [
-        ("linux/amd64", "amd64", None),
-        ("Linux/ARM64/v8", "arm64", Some("v8")),
-        ("linux/arm/v6", "arm", Some("v6")),
+fn one_machine_has_many_names_and_is_written_by_one() {
+    let host = Platform::host().to_string();
+    for (text, written) in [
+        ("linux/amd64", "linux/amd64"),
+        ("Linux/ARM64/v8", "linux/arm64"),
+        ("linux/arm64/v8.0", "linux/arm64"),
+        ("linux/aarch64", "linux/arm64"),
+        ("linux/aarch64/v8.2", "linux/arm64/v8.2"),
+        ("linux/arm64/9", "linux/arm64/v9"),
+        ("linux/x86_64", "linux/amd64"),
+        ("linux/x86-64/v3", "linux/amd64/v3"),
+        ("linux/amd64/v1", "linux/amd64"),
+        ("linux/i386", "linux/386"),
+        ("i686", "linux/386"),
+        ("linux/arm", "linux/arm/v7"),
+        ("linux/arm/7", "linux/arm/v7"),
+        ("linux/arm/v7", "linux/arm/v7"),
+        ("linux/arm/v6", "linux/arm/v6"),
+        ("linux/armhf", "linux/arm/v7"),
+        ("armel", "linux/arm/v6"),
+        ("x86_64", "linux/amd64"),
+        ("s390x", "linux/s390x"),
+        ("macOS/arm64", "darwin/arm64"),
+        // Of what nobody knows, each is itself.
+        ("odd/thing/v1", "odd/thing/v1"),
+        ("linux", &host),
     ] {
         let platform: Platform = text.parse().unwrap();
-        assert_eq!((platform.architecture.as_str(), platform.variant.as_deref()), (architecture, variant));
-        assert_eq!(platform.to_string(), text.to_lowercase());
+        assert_eq!(platform.to_string(), written, "{text}");
+        assert_eq!(platform, written.parse().unwrap());
     }
-    for bad in ["", "linux", "linux/", "/amd64", "linux//v8", "linux/arm/", "linux/arm/v7/x"] {
+    assert!("windows".parse::<Platform>().unwrap().to_string().starts_with("windows/"));
+    for bad in ["", "linus", "linux/", "/amd64", "linux//v8", "linux/arm/", "linux/arm/v7/x", "linux/a b"] {
         assert_eq!(bad.parse::<Platform>().unwrap_err().kind(), ErrorKind::InvalidInput, "{bad}");
     }
+}
+
+#[test]
+fn an_index_may_say_a_machine_in_any_of_its_names() {
+    let names = [
+        ("amd64", None),
+        ("arm", None),
+        ("armel", None),
+        ("aarch64", Some("v8")),
+        ("i386", Some("x")),
+        ("x86_64", Some("v3")),
+    ];
+    let describe = |(architecture, variant): &(&str, Option<&str>)| json!({"mediaType": "m", "digest": digest(architecture), "size": 1, "platform": {"architecture": architecture, "os": "Linux", "variant": variant}});
+    let listed: Vec<_> = names.iter().map(describe).collect();
+    let text = json!({"schemaVersion": 2, "manifests": listed}).to_string();
+    let index = Index::parse(text.as_bytes()).unwrap();
+    for (wanted, found) in [
+        ("linux/arm64", "aarch64"),
+        ("arm64/v8", "none"),
+        ("linux/arm64/v8", "aarch64"),
+        ("linux/386", "i386"),
+        ("linux/x86_64", "amd64"),
+        ("linux/amd64/v4", "x86_64"),
+        ("linux/arm/v6", "armel"),
+        ("linux/arm", "arm"),
+        ("linux/s390x", "none"),
+    ] {
+        let chosen =
+            index.choose(&wanted.parse().unwrap(), &Digest::of(b"")).map(|child| child.digest.to_string());
+        assert_eq!(chosen.ok(), Some(digest(found)).filter(|_| found != "none"), "{wanted}");
+    }
+    // The words are the image's own.
+    assert_eq!(index.manifests[3].platform.as_ref().unwrap().to_string(), "Linux/aarch64/v8");
 }

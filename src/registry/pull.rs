@@ -205,7 +205,9 @@ fn here(pull: &Pull, store: &Store, name: &Reference) -> Result<Option<Image>> {
 /// is for another machine and the only one that its name means, as what was loaded or built here, is taken as it is.
 fn is_wanted(pull: &Pull, name: &Reference, listed: &Descriptor, image: &Image) -> bool {
     let (found, chosen) = (image.config().platform(), listed.annotations.get(ORIGIN_PLATFORM));
-    let is_chosen = |wanted: &Platform| chosen.is_some_and(|chosen| *chosen == wanted.to_string());
+    let chosen = chosen.map(|chosen| chosen.parse::<Platform>().ok());
+    let is_chosen =
+        |wanted: &Platform| chosen.as_ref().is_some_and(|chosen| *chosen == Some(wanted.normal()));
     match &pull.platform {
         Some(wanted) if chosen.is_some() && !is_chosen(wanted) => found.is_for(wanted),
         Some(wanted) => may_be_for(&found, wanted, is_chosen(wanted)),
@@ -220,7 +222,8 @@ fn is_wanted(pull: &Pull, name: &Reference, listed: &Descriptor, image: &Image) 
 /// Whether an image does for the machine that was asked for by name. Some say nothing at all; and the index that it was chosen from
 /// knows its variant, which many a configuration does not say.
 fn may_be_for(found: &Platform, wanted: &Platform, is_chosen: bool) -> bool {
-    let is_same = (&found.os, &found.architecture) == (&wanted.os, &wanted.architecture);
+    let (own, other) = (found.normal(), wanted.normal());
+    let is_same = (own.os, own.architecture) == (other.os, other.architecture);
     found.is_for(wanted) || found.architecture.is_empty() || is_chosen && is_same
 }
 
