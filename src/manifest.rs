@@ -93,6 +93,7 @@ struct ManifestParts {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     media_type: String,
     config: Descriptor,
+    #[serde(default, deserialize_with = "null_is_default")]
     layers: Vec<Descriptor>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
     annotations: BTreeMap<String, String>,

@@ -68,6 +68,42 @@ fn a_layer_of_no_bytes_is_an_empty_layer() {
     }
 }
 
+/// An image layout's members, with its manifest changed.
+fn with_manifest(image: &Fixture, change: impl Fn(&mut Value)) -> Vec<(String, Vec<u8>)> {
+    let mut members = oci_members(image, Some("app:1"), "", <[u8]>::to_vec);
+    let at = members.iter().position(|(name, _)| name == "index.json").unwrap();
+    let mut index: Value = serde_json::from_slice(&members[at].1).unwrap();
+    let old = index["manifests"][0]["digest"].as_str().unwrap().replace("sha256:", "blobs/sha256/");
+    let manifest = members.iter_mut().find(|(name, _)| *name == old).unwrap();
+    let mut value: Value = serde_json::from_slice(&manifest.1).unwrap();
+    change(&mut value);
+    let text = value.to_string().into_bytes();
+    let digest = Digest::of(&text);
+    index["manifests"][0]["digest"] = json!(digest);
+    index["manifests"][0]["size"] = json!(text.len());
+    *manifest = (format!("blobs/sha256/{}", digest.hex()), text);
+    members[at].1 = index.to_string().into_bytes();
+    members
+}
+
+#[test]
+fn an_image_without_layers_may_say_so_in_three_ways() {
+    let none = Fixture::of(Vec::new());
+    let ways: [fn(&mut Value); 3] = [
+        |_| (),
+        |manifest| manifest["layers"] = Value::Null,
+        |manifest| _ = manifest.as_object_mut().unwrap().remove("layers"),
+    ];
+    for way in ways {
+        let store = Store::temp().unwrap();
+        let image = load(&store, &pack(&with_manifest(&none, way))).unwrap().remove(0);
+        assert_eq!((image.id(), image.layer_descriptors().len()), (&none.id(), 0));
+        assert!(store.verify().unwrap().is_sound());
+        let some = load(&store, &pack(&with_manifest(&Fixture::new(&["one"]), way)));
+        assert_eq!(some.is_ok(), way as usize == ways[0] as usize);
+    }
+}
+
 #[test]
 #[ignore = "needs /bin/busybox (busybox-static): run with --include-ignored"]
 fn an_image_with_an_empty_layer_runs() {

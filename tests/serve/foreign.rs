@@ -30,3 +30,20 @@ fn layers_of_no_bytes_are_pushed_and_pulled() {
         assert!(other.store.verify().unwrap().is_sound());
     }
 }
+
+#[test]
+fn an_image_without_layers_may_say_so_in_three_ways() {
+    let world = World::new();
+    let fixture = Fixture::of(Vec::new());
+    for (tag, layers) in [("1", Some(json!([]))), ("2", Some(Value::Null)), ("3", None)] {
+        let mut manifest = world.blobs("me/app", &fixture);
+        match layers {
+            Some(layers) => manifest["layers"] = layers,
+            None => _ = manifest.as_object_mut().unwrap().remove("layers"),
+        }
+        world.put("me/app", tag, MANIFEST, &manifest).expect(201);
+        let there = Store::temp().unwrap();
+        let image = Image::pull(&there, &world.name(&format!("me/app:{tag}"))).unwrap();
+        assert_eq!((image.id(), *image.digest()), (&fixture.id(), digest_of(&manifest)));
+    }
+}
