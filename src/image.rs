@@ -406,7 +406,8 @@ impl Image {
             Ok((store.read_blob_small(&descriptor.digest, DOCUMENT_MAX)?, lease))
         })?;
         check_shape(&manifest)?;
-        let config = ImageConfig::parse(store.read_blob_small(&manifest.config().digest, DOCUMENT_MAX)?)
+        let raw = store.read_blob_small(&manifest.config().digest, DOCUMENT_MAX)?;
+        let config = parse_config(&manifest, raw)
             .map_err(|error| error.with_path(store.blob_path(&manifest.config().digest)))?;
         check_layers(&manifest, &config)?;
         Ok(Self(Arc::new(Inner {
@@ -447,10 +448,7 @@ fn resolve<T>(
 pub(crate) fn check_shape(manifest: &Manifest) -> Result<()> {
     let config = &manifest.config().media_type;
     if !media::is_config(config) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("not an image but an artifact of type {config:?}"),
-        ));
+        return Err(artifact(config));
     }
     match manifest.layers().iter().find(|layer| !media::is_layer(&layer.media_type)) {
         Some(layer) => {
@@ -458,6 +456,19 @@ pub(crate) fn check_shape(manifest: &Manifest) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+fn artifact(config: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("not an image but an artifact of type {config:?}"))
+}
+
+/// Reads the configuration of a manifest. What it is may show only now.
+pub(crate) fn parse_config(manifest: &Manifest, raw: Vec<u8>) -> Result<ImageConfig> {
+    let media_type = &manifest.config().media_type;
+    ImageConfig::parse(raw).map_err(|error| match error.kind() {
+        ErrorKind::InvalidData if media::is_any_config(media_type) => artifact(media_type).with_source(error),
+        _ => error,
+    })
 }
 
 pub(crate) fn check_layers(manifest: &Manifest, config: &ImageConfig) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use super::archive::Medium;
 use super::unpack::Stack;
-use super::{Image, check_layers, check_shape, resolve};
+use super::{Image, check_layers, check_shape, parse_config, resolve};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{
@@ -207,7 +207,7 @@ fn oci_image(store: &Store, medium: &Medium, listed: &Descriptor) -> Result<Mani
     let (manifest, ()) = resolve(listed, &mut |descriptor| Ok((read_blob(medium, descriptor)?, ())))?;
     check_shape(&manifest)?;
     let raw = read_blob(medium, manifest.config())?;
-    let config = ImageConfig::parse(raw)?;
+    let config = parse_config(&manifest, raw)?;
     check_layers(&manifest, &config)?;
     let mut stack = Stack::new(store);
     for (descriptor, diff_id) in manifest.layers().iter().zip(config.diff_ids()) {

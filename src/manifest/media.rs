@@ -39,8 +39,15 @@ pub(crate) fn is_index(media_type: &str) -> bool {
     [INDEX, DOCKER_LIST].contains(&media_type)
 }
 
+/// What may be an image's configuration.
 pub(crate) fn is_config(media_type: &str) -> bool {
-    [CONFIG, DOCKER_CONFIG].contains(&media_type)
+    [CONFIG, DOCKER_CONFIG].contains(&media_type) || is_any_config(media_type)
+}
+
+/// What old registries and their clients have called the configurations of images (docker takes these,
+/// distribution/distribution#1621), and others call anything else: it is one if it can be read as one.
+pub(crate) fn is_any_config(media_type: &str) -> bool {
+    ["application/octet-stream", "application/json", "text/html", ""].contains(&media_type)
 }
 
 /// Layers that are not pushed: they are where their `urls` say.

@@ -7,7 +7,7 @@ use super::session::{Fetched, Session};
 use super::{Pull, PullEvent, PullPolicy, layers};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, NESTING, check_layers, check_shape, entry, publish_pulled};
+use crate::image::{Image, NESTING, check_layers, check_shape, entry, parse_config, publish_pulled};
 use crate::manifest::{Descriptor, Document, ImageConfig, Manifest, ORIGIN_PLATFORM, Platform};
 use crate::reference::Reference;
 use crate::store::index::{name_of, origin_of};
@@ -142,7 +142,7 @@ fn steps(
     let origin = first.digest;
     let manifest = resolve(session, first, &platform)?;
     check_shape(&manifest)?;
-    let config = session.document(manifest.config()).and_then(ImageConfig::parse);
+    let config = session.document(manifest.config()).and_then(|raw| parse_config(&manifest, raw));
     let is_chosen = origin != *manifest.digest();
     let config = config
         .and_then(|config| suitable(config, pull.platform.as_ref(), is_chosen))

@@ -311,9 +311,14 @@ impl Walk<'_> {
             // An artifact.
             return self.need(config, image).map(drop);
         }
-        self.found.images += 1;
         let Some(raw) = self.read(config, image)? else { return Ok(()) };
-        let (layers, diff_ids) = match ImageConfig::parse(raw) {
+        let parsed = ImageConfig::parse(raw);
+        if parsed.is_err() && media::is_any_config(&config.media_type) {
+            // Likewise.
+            return Ok(());
+        }
+        self.found.images += 1;
+        let (layers, diff_ids) = match parsed {
             Ok(parsed) => (manifest.layers().len(), parsed.diff_ids().len()),
             Err(error) => return self.wrong(error, &config.digest, image),
         };

@@ -105,6 +105,35 @@ fn an_image_without_layers_may_say_so_in_three_ways() {
 }
 
 #[test]
+fn the_type_of_a_configuration_may_be_anothers() {
+    let image = Fixture::new(&["one"]);
+    let called =
+        |kind: &'static str| move |manifest: &mut Value| manifest["config"]["mediaType"] = json!(kind);
+    for kind in ["application/octet-stream", "application/json", "text/html", ""] {
+        let store = Store::temp().unwrap();
+        let loaded = load(&store, &pack(&with_manifest(&image, called(kind)))).unwrap().remove(0);
+        assert_eq!((loaded.id(), read(&loaded, "/dir/file0")), (&image.id(), "one".into()), "{kind}");
+        store.prune_images(false).unwrap();
+        assert_eq!(read(&store.image("app:1").unwrap(), "/dir/file0"), "one");
+        assert!(store.verify().unwrap().is_sound());
+        // What can't be read as one is an artifact's.
+        for config in ["{}", "[]", "", "text"] {
+            let artifact = Fixture { config: config.into(), ..image.clone() };
+            let store = Store::temp().unwrap();
+            let error = load(&store, &pack(&with_manifest(&artifact, called(kind)))).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{kind} {config}: {error}");
+            assert_empty(&store);
+        }
+    }
+    for kind in
+        ["application/vnd.cncf.helm.config.v1+json", "application/vnd.oci.empty.v1+json", "text/plain"]
+    {
+        let error = load(&Store::temp().unwrap(), &pack(&with_manifest(&image, called(kind)))).unwrap_err();
+        assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains(kind), "{error}");
+    }
+}
+
+#[test]
 #[ignore = "needs /bin/busybox (busybox-static): run with --include-ignored"]
 fn an_image_with_an_empty_layer_runs() {
     let busybox = fs::read("/bin/busybox").expect("busybox-static");

@@ -47,3 +47,25 @@ fn an_image_without_layers_may_say_so_in_three_ways() {
         assert_eq!((image.id(), *image.digest()), (&fixture.id(), digest_of(&manifest)));
     }
 }
+
+#[test]
+fn the_type_of_a_configuration_may_be_anothers() {
+    let world = World::new();
+    let fixture = Fixture::new(&["one"]);
+    for kind in ["application/octet-stream", "application/json", "text/html", ""] {
+        let mut manifest = world.blobs("me/app", &fixture);
+        manifest["config"]["mediaType"] = json!(kind);
+        world.put("me/app", "1", MANIFEST, &manifest).expect(201);
+        let image = Image::pull(&Store::temp().unwrap(), &world.name("me/app:1")).unwrap();
+        assert_eq!((image.id(), *image.digest()), (&fixture.id(), digest_of(&manifest)), "{kind}");
+    }
+    // What can't be read as one is an artifact's, and nothing is broken.
+    world.blob("me/data", b"{}");
+    let mut artifact = world.blobs("me/data", &fixture);
+    artifact["config"] = descriptor("application/json", b"{}");
+    world.put("me/data", "1", MANIFEST, &artifact).expect(201);
+    let error = Image::pull(&Store::temp().unwrap(), &world.name("me/data:1")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(world.store.broken_images().unwrap().is_empty());
+    assert!(world.store.verify().unwrap().is_sound());
+}
