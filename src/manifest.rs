@@ -48,7 +48,7 @@ pub(crate) const PACKED: &str = "coracle.packed";
 #[non_exhaustive]
 pub struct Descriptor {
     /// What kind of content it is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub media_type: String,
     /// The digest of the blob's bytes.
     pub digest: Digest,
@@ -58,7 +58,7 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
     /// Free key-value pairs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nulls_are_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Whatever else it said.
     #[serde(flatten)]
@@ -90,12 +90,12 @@ pub(crate) struct Manifest {
 #[serde(rename_all = "camelCase")]
 struct ManifestParts {
     schema_version: u32,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
     media_type: String,
     config: Descriptor,
     #[serde(default, deserialize_with = "null_is_default")]
     layers: Vec<Descriptor>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nulls_are_empty")]
     annotations: BTreeMap<String, String>,
 }
 
@@ -153,15 +153,83 @@ impl Manifest {
 
 /// A list of manifests: an image for several machines, or the `index.json` of an image layout.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "IndexParts", into = "IndexParts")]
 pub(crate) struct Index {
     schema_version: u32,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    media_type: String,
+    pub(crate) manifests: Vec<Descriptor>,
+    /// Those whose digests are of another algorithm: nothing here can read them, but they stay.
+    foreign: Vec<Foreign>,
+    extra: Map<String, Value>,
+}
+
+/// As it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct IndexParts {
+    schema_version: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
     media_type: String,
     #[serde(default, deserialize_with = "null_is_default")]
-    pub(crate) manifests: Vec<Descriptor>,
+    manifests: Vec<Listed>,
     #[serde(flatten)]
     extra: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listed {
+    Known(Descriptor),
+    Foreign(Foreign),
+}
+
+/// A descriptor by a digest that is not known.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Foreign(Map<String, Value>);
+
+impl Foreign {
+    pub(crate) fn digest(&self) -> &str {
+        self.0.get("digest").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn platform(&self) -> Option<Platform> {
+        self.0.get("platform").and_then(|platform| Platform::deserialize(platform).ok())
+    }
+}
+
+impl<'de> Deserialize<'de> for Listed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let listed = Map::deserialize(deserializer)?;
+        let digest = listed.get("digest").and_then(Value::as_str).map(str::parse::<Digest>);
+        match digest {
+            Some(Err(error)) if error.kind() == ErrorKind::Unsupported => Ok(Self::Foreign(Foreign(listed))),
+            _ => Descriptor::deserialize(Value::Object(listed)).map(Self::Known).map_err(D::Error::custom),
+        }
+    }
+}
+
+impl From<IndexParts> for Index {
+    fn from(parts: IndexParts) -> Self {
+        let IndexParts { schema_version, media_type, manifests: all, extra } = parts;
+        let (mut manifests, mut foreign) = (Vec::new(), Vec::new());
+        for listed in all {
+            match listed {
+                Listed::Known(descriptor) => manifests.push(descriptor),
+                Listed::Foreign(other) => foreign.push(other),
+            }
+        }
+        Self { schema_version, media_type, manifests, foreign, extra }
+    }
+}
+
+impl From<Index> for IndexParts {
+    fn from(index: Index) -> Self {
+        let Index { schema_version, media_type, manifests, foreign, extra } = index;
+        let known = manifests.into_iter().map(Listed::Known);
+        let manifests = known.chain(foreign.into_iter().map(Listed::Foreign)).collect();
+        Self { schema_version, media_type, manifests, extra }
+    }
 }
 
 impl Index {
@@ -182,6 +250,12 @@ impl Index {
         if self.media_type.is_empty() { media::INDEX } else { &self.media_type }
     }
 
+    /// Those that it has by digests that are not known.
+    #[cfg(feature = "registry")]
+    pub(crate) fn foreign(&self) -> &[Foreign] {
+        &self.foreign
+    }
+
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         encode(self)
     }
@@ -198,6 +272,16 @@ impl Index {
         };
         let ranked = self.manifests.iter().filter_map(|child| rank(child).map(|rank| (rank, child)));
         ranked.min_by_key(|(rank, _)| *rank).map(|(_, child)| child).ok_or_else(|| {
+            let is_it = |other: &&Foreign| {
+                other.platform().is_none_or(|platform| platform.rank_for(wanted).is_some())
+            };
+            if let Some(other) = self.foreign.iter().find(is_it) {
+                let what = format!(
+                    "image {digest}: for {wanted} it has {:?}, and only sha256 is known",
+                    other.digest()
+                );
+                return Error::new(ErrorKind::Unsupported, what);
+            }
             let names = self.manifests.iter().filter_map(|child| child.platform.as_ref());
             let names: Vec<_> = names.map(|platform| platform.to_string()).collect();
             let this =
@@ -216,6 +300,7 @@ impl Default for Index {
             schema_version: 2,
             media_type: media::INDEX.to_owned(),
             manifests: Vec::new(),
+            foreign: Vec::new(),
             extra: Map::new(),
         }
     }
@@ -235,7 +320,7 @@ impl Document {
             manifests: Option<serde::de::IgnoredAny>,
             config: Option<serde::de::IgnoredAny>,
             layers: Option<serde::de::IgnoredAny>,
-            #[serde(default, rename = "mediaType")]
+            #[serde(default, rename = "mediaType", deserialize_with = "null_is_default")]
             media_type: String,
         }
         let shape: Shape = parse("image manifest", &raw)?;
@@ -270,6 +355,14 @@ pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserializ
     deserializer: D,
 ) -> std::result::Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// And in maps of texts `null` for an empty text.
+pub(crate) fn nulls_are_empty<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<BTreeMap<String, String>, D::Error> {
+    let map: BTreeMap<String, Option<String>> = null_is_default(deserializer)?;
+    Ok(map.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! The configuration of an image (image-spec, `config.md`, and docker's fields beside it).
 #![forbid(unsafe_code)]
 
-use super::{History, null_is_default, parse};
+use super::{History, null_is_default, nulls_are_empty, parse};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,11 +52,11 @@ type Set = BTreeMap<String, serde::de::IgnoredAny>;
 struct Run {
     #[serde(deserialize_with = "null_is_default")]
     user: String,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "variables")]
     env: Vec<String>,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "texts")]
     entrypoint: Vec<String>,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "texts")]
     cmd: Vec<String>,
     #[serde(deserialize_with = "null_is_default")]
     working_dir: String,
@@ -64,15 +64,27 @@ struct Run {
     volumes: Set,
     #[serde(deserialize_with = "null_is_default")]
     exposed_ports: Set,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "nulls_are_empty")]
     labels: BTreeMap<String, String>,
     stop_signal: Option<String>,
     healthcheck: Option<Healthcheck>,
     shell: Option<Vec<String>>,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "texts")]
     on_build: Vec<String>,
     #[serde(deserialize_with = "null_is_default")]
     args_escaped: bool,
+}
+
+/// Go reads a null among texts as an empty one.
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<String>, D::Error> {
+    let texts: Vec<Option<String>> = null_is_default(deserializer)?;
+    Ok(texts.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Likewise, and what is empty is no variable.
+fn variables<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<String>, D::Error> {
+    let variables: Vec<Option<String>> = null_is_default(deserializer)?;
+    Ok(variables.into_iter().flatten().collect())
 }
 
 /// How docker asks a container whether it is well. Times are in nanoseconds, 0 means the default.
@@ -81,17 +93,22 @@ struct Run {
 #[non_exhaustive]
 pub struct Healthcheck {
     /// `["NONE"]`, `["CMD", argument, …]` or `["CMD-SHELL", command]`; empty: as in the base image.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "texts")]
     pub test: Vec<String>,
     /// From one check to the next.
+    #[serde(deserialize_with = "null_is_default")]
     pub interval: i64,
     /// How long one check may take.
+    #[serde(deserialize_with = "null_is_default")]
     pub timeout: i64,
     /// How long after the start a failure does not count.
+    #[serde(deserialize_with = "null_is_default")]
     pub start_period: i64,
     /// From one check to the next while starting.
+    #[serde(deserialize_with = "null_is_default")]
     pub start_interval: i64,
     /// How many failures in a row make it unhealthy.
+    #[serde(deserialize_with = "null_is_default")]
     pub retries: i64,
 }
 

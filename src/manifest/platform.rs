@@ -1,6 +1,7 @@
 //! Machines that images are made for, and their names: one machine has several (as containerd's `platforms` reads them).
 #![forbid(unsafe_code)]
 
+use super::null_is_default;
 use crate::error::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -72,10 +73,10 @@ const ARCHITECTURES: [&str; 25] = [
 #[non_exhaustive]
 pub struct Platform {
     /// The processor.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub architecture: String,
     /// The operating system.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub os: String,
     /// The variant of the processor, such as `v8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

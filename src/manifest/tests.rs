@@ -152,3 +152,44 @@ fn an_index_may_say_a_machine_in_any_of_its_names() {
     // The words are the image's own.
     assert_eq!(index.manifests[3].platform.as_ref().unwrap().to_string(), "Linux/aarch64/v8");
 }
+
+#[test]
+fn what_has_a_digest_of_another_algorithm_stays_and_is_passed_over() {
+    let other = |algorithm: &str, platform: Value| json!({"mediaType": "m", "digest": format!("{algorithm}:abcdef"), "size": 7, "platform": platform, "new": [1]});
+    let machine = |architecture: &str| json!({"architecture": architecture, "os": "linux"});
+    let known = json!({"mediaType": "m", "digest": digest("a"), "size": 1, "platform": machine("amd64")});
+    let all = json!([known, other("sha512", machine("amd64")), other("blake3", machine("arm64"))]);
+    let text = json!({"schemaVersion": 2, "manifests": all});
+    let index = Index::parse(text.to_string().as_bytes()).unwrap();
+    assert_eq!(index.manifests.len(), 1);
+    assert_eq!(serde_json::from_slice::<Value>(&index.encode().unwrap()).unwrap(), text);
+    let choose = |wanted: &str| index.choose(&wanted.parse().unwrap(), &Digest::of(b""));
+    assert_eq!(choose("linux/amd64").unwrap().digest.to_string(), digest("a"));
+    let error = choose("linux/arm64").unwrap_err();
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("blake3:"), "{error}");
+    // What is no digest at all, or one that is broken, is an error as before.
+    for bad in [json!("sha256:1"), json!("x"), json!(1), Value::Null] {
+        let text = json!({"schemaVersion": 2, "manifests": [{"mediaType": "m", "digest": bad, "size": 1}]});
+        let error = Index::parse(text.to_string().as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{text}");
+    }
+}
+
+#[test]
+fn null_is_what_go_takes_it_for() {
+    let text = json!({
+        "architecture": null, "os": null, "variant": null, "created": null, "history": [{"created": null, "created_by": null}],
+        "config": {"Env": [null, "A=1"], "Labels": {"a": null, "b": "c"}, "Cmd": ["x", null], "ExposedPorts": {"80/tcp": null},
+            "Healthcheck": {"Test": ["NONE"], "Interval": null, "Retries": null}},
+        "rootfs": {"diff_ids": []}
+    });
+    let config = ImageConfig::parse(text.to_string().into()).unwrap();
+    assert_eq!((config.env(), config.cmd()), (&["A=1".to_owned()][..], &["x".to_owned(), String::new()][..]));
+    assert_eq!((config.labels()["a"].as_str(), config.labels()["b"].as_str()), ("", "c"));
+    assert_eq!((config.healthcheck().unwrap().interval, config.exposed_ports().count()), (0, 1));
+    assert_eq!(config.json(), text.to_string());
+    let descriptor = json!({"mediaType": null, "digest": digest("a"), "size": 1, "annotations": {"a": null},
+        "platform": {"architecture": null, "os": "linux", "variant": null}});
+    let index = json!({"schemaVersion": 2, "mediaType": null, "manifests": [descriptor]});
+    assert_eq!(Index::parse(index.to_string().as_bytes()).unwrap().manifests[0].annotations["a"], "");
+}

@@ -69,3 +69,27 @@ fn the_type_of_a_configuration_may_be_anothers() {
     assert!(world.store.broken_images().unwrap().is_empty());
     assert!(world.store.verify().unwrap().is_sound());
 }
+
+#[test]
+fn what_has_a_digest_of_another_algorithm_is_no_hindrance_where_it_is_not_needed() {
+    let world = World::new();
+    let fixture = Fixture::new(&["one"]);
+    world.push("me/app", "1", &fixture);
+    let manifest = manifest_of(&fixture);
+    // What an artifact belongs to need not be there.
+    let sha512 = format!("sha512:{}", "ab".repeat(64));
+    let mut sbom = artifact("x/sbom", &manifest, "text");
+    sbom["subject"]["digest"] = json!(sha512);
+    world.blob("me/app", b"{}");
+    world.blob("me/app", b"text");
+    let answer = world.put("me/app", "sbom", MANIFEST, &sbom).expect(201);
+    assert_eq!(answer.header("oci-subject"), None);
+    sbom["subject"]["digest"] = json!("sha256:1");
+    world.put("me/app", "sbom", MANIFEST, &sbom).fails(400, "MANIFEST_INVALID");
+    // What an index has need be there.
+    let mut index = index_of(&[&manifest]);
+    let mut other = index["manifests"][0].clone();
+    other["digest"] = json!(sha512);
+    index["manifests"].as_array_mut().unwrap().push(other);
+    world.put("me/app", "2", INDEX, &index).fails(400, "MANIFEST_BLOB_UNKNOWN");
+}

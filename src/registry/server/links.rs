@@ -3,7 +3,7 @@
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, media, null_is_default, parse};
+use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, media, null_is_default, nulls_are_empty, parse};
 use crate::store::Store;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +15,7 @@ const REMEMBERED: u64 = 32 << 20;
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Parts {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     media_type: String,
     #[serde(default)]
     artifact_type: Option<String>,
@@ -23,12 +23,25 @@ struct Parts {
     config: Option<Descriptor>,
     #[serde(default, deserialize_with = "null_is_default")]
     layers: Vec<Descriptor>,
-    #[serde(default, deserialize_with = "null_is_default")]
-    manifests: Vec<Descriptor>,
     #[serde(default)]
-    subject: Option<Descriptor>,
-    #[serde(default, deserialize_with = "null_is_default")]
+    subject: Option<Subject>,
+    #[serde(default, deserialize_with = "nulls_are_empty")]
     annotations: BTreeMap<String, String>,
+}
+
+/// It need not be here, and may have a digest that is not known here.
+#[derive(Deserialize)]
+struct Subject {
+    digest: String,
+}
+
+impl Subject {
+    fn known(&self) -> Result<Option<Digest>> {
+        match self.digest.parse::<Digest>() {
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
+            other => other.map(Some),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -43,6 +56,8 @@ pub(super) struct Links {
     pub(super) manifests: Vec<Descriptor>,
     /// Configuration and layers, or whatever an artifact has.
     pub(super) blobs: Vec<Descriptor>,
+    /// What is known by no digest that could be looked up.
+    pub(super) foreign: Option<String>,
     pub(super) subject: Option<Digest>,
     /// As a list of referrers has it.
     pub(super) artifact_type: Option<String>,
@@ -52,7 +67,13 @@ pub(super) struct Links {
 impl Links {
     pub(super) fn parse(raw: &[u8]) -> Result<Self> {
         // Whether it is one or the other, and only one.
-        let is_index = matches!(Document::parse(raw.to_vec())?, Document::Index(_));
+        let index = match Document::parse(raw.to_vec())? {
+            Document::Index(index) => Some(index),
+            Document::Manifest(_) => None,
+        };
+        let is_index = index.is_some();
+        let foreign = index.as_ref().and_then(|index| index.foreign().first());
+        let foreign = foreign.map(|other| other.digest().to_owned());
         let parts: Parts = parse("image manifest", raw)?;
         let shape = if is_index { media::INDEX } else { media::MANIFEST };
         let given = parts.artifact_type.filter(|kind| !kind.is_empty());
@@ -63,9 +84,10 @@ impl Links {
             says_type: !parts.media_type.is_empty(),
             is_index,
             media_type: if parts.media_type.is_empty() { shape.to_owned() } else { parts.media_type },
-            manifests: parts.manifests,
+            manifests: index.map(|index| index.manifests).unwrap_or_default(),
+            foreign,
             blobs: parts.config.into_iter().chain(parts.layers).collect(),
-            subject: parts.subject.map(|subject| subject.digest),
+            subject: parts.subject.map(|subject| subject.known()).transpose()?.flatten(),
             artifact_type,
             annotations: parts.annotations,
         })

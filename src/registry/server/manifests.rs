@@ -91,6 +91,9 @@ pub(super) fn put(
     }
     let media_type =
         check_type(&links, head.header("content-type")).map_err(|error| invalid(error.to_string()))?;
+    if let Some(foreign) = &links.foreign {
+        return Err(missing(foreign, "the manifest"));
+    }
     let store = &shared.shelf.store;
     // From here on nothing is collected, until the index leads to all of it.
     let writing = store.writing()?;
@@ -128,7 +131,7 @@ pub(super) fn put(
     Ok(response)
 }
 
-fn missing(digest: &Digest, what: &str) -> Fault {
+fn missing(digest: impl std::fmt::Display, what: &str) -> Fault {
     Fault::new(400, code::MANIFEST_BLOB_UNKNOWN, format!("{what} {digest} is not in this repository"))
 }
 
@@ -148,7 +151,7 @@ fn need_blob(
             Some(size) => size,
             // Whoever made it may not give it to a registry, and says where else it is (image-spec, "Non-Distributable Layers").
             None if media::is_elsewhere(&blob.media_type) => return Ok(()),
-            None => return Err(missing(&blob.digest, "the blob")),
+            None => return Err(missing(blob.digest, "the blob")),
         },
     };
     if size != blob.size {
@@ -175,10 +178,10 @@ fn need_manifest(
     }
     let waited = shared.pending.admit(&repository.key(), &child.digest)?.is_some();
     if !waited && shared.shelf.manifest(repository, &child.digest)?.is_none() {
-        return Err(missing(&child.digest, "the manifest"));
+        return Err(missing(child.digest, "the manifest"));
     }
     let Some(links) = shared.shelf.links(&child.digest)? else {
-        return Err(missing(&child.digest, "the manifest"));
+        return Err(missing(child.digest, "the manifest"));
     };
     if links.size != child.size {
         let what = format!("the manifest {} has {} bytes, not {}", child.digest, links.size, child.size);
