@@ -267,6 +267,7 @@ impl Index {
     /// `Unsupported` where there is none; `digest` is this index's, for the words.
     pub(crate) fn choose(&self, wanted: &Platform, digest: &Digest) -> Result<&Descriptor> {
         let rank = |child: &Descriptor| match &child.platform {
+            _ if media::is_no_document(&child.media_type) => None,
             None => Some((true, 0)),
             Some(platform) => platform.rank_for(wanted).map(|rank| (false, rank)),
         };

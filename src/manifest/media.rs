@@ -72,3 +72,9 @@ pub(crate) fn oci_layer(media_type: &str) -> &str {
 pub(crate) fn is_layer(media_type: &str) -> bool {
     LAYERS.contains(&media_type)
 }
+
+/// What an index may have beside manifests: BuildKit's caches are indexes of layers.
+pub(crate) fn is_no_document(media_type: &str) -> bool {
+    is_layer(media_type)
+        || [CONFIG, DOCKER_CONFIG, "application/vnd.buildkit.cacheconfig.v0"].contains(&media_type)
+}

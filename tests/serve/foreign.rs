@@ -93,3 +93,30 @@ fn what_has_a_digest_of_another_algorithm_is_no_hindrance_where_it_is_not_needed
     index["manifests"].as_array_mut().unwrap().push(other);
     world.put("me/app", "2", INDEX, &index).fails(400, "MANIFEST_BLOB_UNKNOWN");
 }
+
+#[test]
+fn a_cache_of_layers_is_an_index_of_blobs() {
+    let world = World::new();
+    let layer = gzip(&tar([("file", Node::File(b"cached"))]));
+    let config = br#"{"layers":[],"records":[]}"#;
+    let cache = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
+        descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer),
+        descriptor("application/vnd.buildkit.cacheconfig.v0", config),
+    ]});
+    world.put("me/cache", "1", INDEX, &cache).fails(400, "MANIFEST_BLOB_UNKNOWN");
+    let blobs = [world.blob("me/cache", &layer), world.blob("me/cache", config)];
+    world.put("me/cache", "1", INDEX, &cache).expect(201);
+    // It stays whatever is collected, is no image, and nothing of it is broken.
+    world.store.prune_images(true).unwrap();
+    for blob in blobs {
+        world.get(&format!("/v2/me/cache/blobs/{blob}")).expect(200);
+    }
+    assert_eq!(world.get("/v2/me/cache/manifests/1").expect(200).body, cache.to_string().as_bytes());
+    assert!(world.store.images().unwrap().is_empty() && world.store.broken_images().unwrap().is_empty());
+    assert!(world.store.verify().unwrap().is_sound());
+    let error = Image::pull(&Store::temp().unwrap(), &world.name("me/cache:1")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    // The next one takes its place, and its blobs go with it.
+    world.delete(&format!("/v2/me/cache/manifests/{}", digest_of(&cache))).expect(202);
+    world.get(&format!("/v2/me/cache/blobs/{}", blobs[0])).expect(404);
+}

@@ -54,7 +54,7 @@ pub(super) struct Links {
     is_index: bool,
     /// The manifests of an index.
     pub(super) manifests: Vec<Descriptor>,
-    /// Configuration and layers, or whatever an artifact has.
+    /// Configuration and layers, or whatever an artifact has, or an index beside manifests.
     pub(super) blobs: Vec<Descriptor>,
     /// What is known by no digest that could be looked up.
     pub(super) foreign: Option<String>,
@@ -75,6 +75,9 @@ impl Links {
         let foreign = index.as_ref().and_then(|index| index.foreign().first());
         let foreign = foreign.map(|other| other.digest().to_owned());
         let parts: Parts = parse("image manifest", raw)?;
+        let children = index.map(|index| index.manifests).unwrap_or_default().into_iter();
+        let (blobs, manifests) = children.partition(|child| media::is_no_document(&child.media_type));
+        let blobs: Vec<Descriptor> = blobs;
         let shape = if is_index { media::INDEX } else { media::MANIFEST };
         let given = parts.artifact_type.filter(|kind| !kind.is_empty());
         let artifact_type = given.or_else(|| parts.config.as_ref().map(|config| config.media_type.clone()));
@@ -84,9 +87,9 @@ impl Links {
             says_type: !parts.media_type.is_empty(),
             is_index,
             media_type: if parts.media_type.is_empty() { shape.to_owned() } else { parts.media_type },
-            manifests: index.map(|index| index.manifests).unwrap_or_default(),
+            manifests,
             foreign,
-            blobs: parts.config.into_iter().chain(parts.layers).collect(),
+            blobs: parts.config.into_iter().chain(parts.layers).chain(blobs).collect(),
             subject: parts.subject.map(|subject| subject.known()).transpose()?.flatten(),
             artifact_type,
             annotations: parts.annotations,
