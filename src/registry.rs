@@ -43,6 +43,7 @@ mod secret;
 mod server;
 mod session;
 mod settings;
+mod tls;
 mod url;
 
 pub use catalog::SearchResult;

@@ -5,11 +5,15 @@
 
 use super::http::Settings;
 use super::secret::Secret;
+use super::tls;
 use crate::error::{Call, Error, ErrorKind, Result};
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use std::sync::Arc;
 
 const SYSTEM: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
@@ -46,12 +50,17 @@ impl Settings {
     }
 
     /// Whom to trust and who one is, at the registry's host or at others.
-    pub(super) fn tls(&self, at_home: bool) -> Result<TlsConfig> {
+    pub(super) fn tls(&self, at_home: bool) -> Result<Arc<ClientConfig>> {
         let own = if at_home { &self.own_roots[..] } else { &[] };
         let client = self.client.as_ref().filter(|_| at_home);
         let client = client.map(|(chain, key)| client_of(chain, key)).transpose()?;
-        let roots = roots(self.roots.iter().chain(own))?;
-        Ok(TlsConfig::builder().root_certs(roots).client_cert(client).build())
+        let mut given = named_by_environment();
+        for pem in self.roots.iter().chain(own) {
+            given.extend(certificates("a root certificate", pem)?);
+        }
+        tls::config(system(), given, client).map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "a client's certificate and its key").with_source(error)
+        })
     }
 
     fn take(&mut self, dir: &Path, listed: fs::ReadDir) -> Result<()> {
@@ -96,36 +105,33 @@ fn places() -> impl Iterator<Item = PathBuf> {
     own.map(|dir| dir.join("containers/certs.d")).into_iter().chain(SYSTEM.map(PathBuf::from))
 }
 
-/// Certificates of the system, and these beside them.
-fn roots<'a>(own: impl Iterator<Item = &'a Vec<u8>>) -> Result<RootCerts> {
+fn system() -> Vec<CertificateDer<'static>> {
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
         tracing::debug!(%error, "a certificate of the system");
     }
-    let mut certs: Vec<Certificate<'static>> =
-        system.certs.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect();
-    for pem in own {
-        certs.extend(certificates("a root certificate", pem)?);
-    }
-    Ok(RootCerts::new_with_certs(&certs))
+    system.certs
+}
+
+/// Those of SSL_CERT_FILE, which are the system's too: what can't be read of them is told there.
+fn named_by_environment() -> Vec<CertificateDer<'static>> {
+    let file = std::env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty());
+    let found = file.map(CertificateDer::pem_file_iter).and_then(|found| found.ok());
+    found.into_iter().flatten().flatten().collect()
 }
 
 /// All certificates of a PEM text, one at least.
-fn certificates(what: &str, pem: &[u8]) -> Result<Vec<Certificate<'static>>> {
+fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let bad = |why| Error::new(ErrorKind::InvalidInput, format!("{what}: {why}"));
-    let mut found = Vec::new();
-    for item in parse_pem(pem) {
-        if let PemItem::Certificate(cert) = item.map_err(|_| bad("broken PEM"))? {
-            found.push(cert);
-        }
-    }
+    let found = CertificateDer::pem_slice_iter(pem).collect::<std::result::Result<Vec<_>, _>>();
+    let found = found.map_err(|_| bad("broken PEM"))?;
     if found.is_empty() { Err(bad("no certificate in it")) } else { Ok(found) }
 }
 
-fn client_of(chain: &[u8], key: &Secret) -> Result<ClientCert> {
+fn client_of(chain: &[u8], key: &Secret) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     let chain = certificates("a client's certificate", chain)?;
     // Its own error may quote it.
-    let key = PrivateKey::from_pem(key.reveal().as_bytes())
+    let key = PrivateKeyDer::from_pem_slice(key.reveal().as_bytes())
         .map_err(|_| Error::new(ErrorKind::InvalidInput, "a client's certificate: no private key in PEM"))?;
-    Ok(ClientCert::new_with_certs(&chain, key))
+    Ok((chain, key))
 }

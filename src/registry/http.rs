@@ -11,14 +11,17 @@
 use super::date::retry_after;
 use super::pace::{Pace, Steady};
 use super::secret::Secret;
+use super::tls::Tls;
 use super::url::Url;
 use crate::error::{Error, ErrorKind, Result};
+use rustls::ClientConfig;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use ureq::http;
-use ureq::tls::TlsConfig;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
 const REDIRECTS_MAX: usize = 10;
 /// The first wait before another try; each next one is twice as long.
@@ -62,7 +65,7 @@ struct Agents {
 }
 
 impl Agents {
-    fn new(settings: &Settings, tls: TlsConfig) -> Self {
+    fn new(settings: &Settings, tls: &Arc<ClientConfig>) -> Self {
         let pace = settings.pace;
         let config = || {
             ureq::Agent::config_builder()
@@ -80,12 +83,13 @@ impl Agents {
                 .timeout_recv_body(Some(pace.document()))
                 .max_idle_connections(settings.parallel + 1)
                 .max_idle_connections_per_host(settings.parallel + 1)
-                .tls_config(tls.clone())
         };
-        Self {
-            through: ureq::Agent::new_with_config(config().build()),
-            local: ureq::Agent::new_with_config(config().proxy(None).build()),
-        }
+        let agent = |config| {
+            let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+            let connector = connector.chain(Tls(tls.clone()));
+            ureq::Agent::with_parts(config, connector, DefaultResolver::default())
+        };
+        Self { through: agent(config().build()), local: agent(config().proxy(None).build()) }
     }
 }
 
@@ -230,13 +234,13 @@ impl Client {
         let own = settings.tls(true)?;
         // Whoever else is spoken to on the way: a token service, where blobs are.
         let others =
-            if settings.is_for_home() { Some(Agents::new(settings, settings.tls(false)?)) } else { None };
+            if settings.is_for_home() { Some(Agents::new(settings, &settings.tls(false)?)) } else { None };
         let is_foreign = |proxy: &ureq::Proxy| {
             !matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https)
         };
         Ok(Self {
             foreign_proxy: ureq::Proxy::try_from_env().filter(is_foreign),
-            agents: Agents::new(settings, own),
+            agents: Agents::new(settings, &own),
             others,
             home,
             plain: settings.plain.clone(),

@@ -46,7 +46,8 @@ macro_rules! settings {
                 self
             }
 
-            /// Trusts these certificates (PEM) beside the system's, whichever host shows one on the way.
+            /// Trusts these certificates (PEM) beside the system's, whichever host shows one on the way: an authority's, or that of
+            /// the server itself, also as `openssl req -x509` makes it, which is an authority's by its own words.
             pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
                 self.settings.roots.push(pem.into());
                 self

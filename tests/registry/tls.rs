@@ -178,6 +178,52 @@ fn a_registry_with_tls_is_believed_for_its_certificate_alone() {
     assert!(said.starts_with("failed Network: "), "{said}");
 }
 
+/// A registry's own certificate, as `openssl req -x509` makes it: an authority's, and what its clients have as `ca.crt`.
+#[test]
+#[ignore = "needs openssl: run with --include-ignored"]
+fn a_self_signed_certificate_is_believed_where_it_was_given() {
+    if let Ok(told) = std::env::var(TOLD) {
+        return pull_as_told(&told);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    // The same key for both: who has it is not yet who is trusted.
+    for (name, more) in
+        [("server", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"][..]), ("twin", &[])]
+    {
+        let key = at("server.key");
+        let key = if more.is_empty() { ["-key", &key] } else { ["-keyout", &key] };
+        let out = at(&format!("{name}.pem"));
+        let own = ["-nodes", "-days", "2", "-out", &out, "-subj", "/CN=registry"];
+        let names = ["-addext", "subjectAltName=DNS:registry.test,DNS:localhost,IP:127.0.0.1"];
+        peer("openssl", [&["req", "-x509"], more, &key, &own, &names].concat());
+    }
+    let image = Fixture::new(&["one"]);
+    let content = Content::of(REPOSITORY, "1", &image);
+    let server = Server::with_tls(dir.path(), move |request| content.reply(request));
+    let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    let pull = |pull: Pull| pull.retries(0).run(&Store::temp().unwrap());
+    let name = server.name(NAME);
+    let own = certs_d(dir.path(), "own.d", &[("server.pem", "ca.crt")]);
+    for given in
+        [Pull::new(&name).root_certificates(read("server.pem")), Pull::new(&name).certificates_in(own)]
+    {
+        assert_eq!(*pull(given).unwrap().id(), image.id());
+    }
+    let error = pull(Pull::new(&name).root_certificates(read("twin.pem"))).unwrap_err();
+    assert!(error.kind() == ErrorKind::Network && error.to_string().contains("certificate"), "{error}");
+    let (proxy, told) = (Proxy::to(server.authority()), format!("/ - - {HOST}/{NAME}"));
+    let test = "tls::a_self_signed_certificate_is_believed_where_it_was_given";
+    for (file, is_believed) in [("server.pem", true), ("twin.pem", false)] {
+        let vars = [(TOLD, told.as_str()), ("ALL_PROXY", &proxy.url()), ("SSL_CERT_FILE", &at(file))];
+        let said = with_environment(test, &vars);
+        assert_eq!(said == format!("pulled {}", image.id()), is_believed, "{file}: {said}");
+    }
+    // It is no other's.
+    let said = pulled(test, &proxy, &format!("{} server - another.test/{NAME}", dir.path().display()));
+    assert!(said.starts_with("failed Network: ") && said.contains("not valid for name"), "{said}");
+}
+
 /// A directory as docker knows it, with files under other names.
 pub fn certs_d(dir: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
     let to = dir.join(name);
