@@ -14,8 +14,9 @@
 //! where a program turns on its targets `ureq` and `ureq_proto` at the level TRACE: leave those at DEBUG, in whose records there
 //! is none of it, with a filter (`trace,ureq=debug,ureq_proto=debug`) or `log`'s feature `release_max_level_debug`.
 //!
-//! Other hosts than this machine are reached through the proxy of the environment: the first that is set of `ALL_PROXY`,
-//! `HTTPS_PROXY` and `HTTP_PROXY`, but for the hosts of `NO_PROXY`.
+//! Other hosts than this machine are reached through the proxy of the environment: that of the address's scheme (`HTTPS_PROXY`,
+//! `HTTP_PROXY`), else `ALL_PROXY`, else the other scheme's, but for the hosts of `NO_PROXY` (`lan` or `reg.lan:5000`, `.lan`, `10.0.0.0/8`,
+//! `*`: as Go's programs read it). A proxy is asked to connect (CONNECT), also for plain HTTP, and has to allow that for its ports.
 //!
 //! A push (`push`) goes the other way over the same session. The other way round, `server` serves a store to others.
 //!
@@ -37,6 +38,7 @@ mod http;
 mod layers;
 mod origin;
 mod pace;
+mod proxy;
 mod pull;
 mod push;
 mod secret;

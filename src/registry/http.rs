@@ -10,6 +10,7 @@
 
 use super::date::retry_after;
 use super::pace::{Pace, Steady};
+use super::proxy::{Proxies, Proxy};
 use super::secret::Secret;
 use super::tls::Tls;
 use super::url::Url;
@@ -42,8 +43,7 @@ pub(super) struct Client {
     others: Option<Agents>,
     /// The registry's host.
     home: String,
-    /// What the environment names and this program does not speak with. The agent would go without.
-    foreign_proxy: Option<ureq::Proxy>,
+    proxies: Proxies,
     /// Hosts, with their ports, that are spoken to without TLS.
     plain: Vec<String>,
     /// Whether this machine itself is.
@@ -58,14 +58,15 @@ pub(super) struct Client {
 
 /// What makes connections and keeps them.
 struct Agents {
-    /// Through the proxy of the environment, where it names one.
-    through: ureq::Agent,
-    /// For this machine itself, which no proxy reaches.
-    local: ureq::Agent,
+    /// With nothing between.
+    direct: ureq::Agent,
+    /// Through a proxy, for TLS and for plain HTTP.
+    tls: ureq::Agent,
+    plain: ureq::Agent,
 }
 
 impl Agents {
-    fn new(settings: &Settings, tls: &Arc<ClientConfig>) -> Self {
+    fn new(settings: &Settings, proxies: &Proxies, tls: &Arc<ClientConfig>) -> Self {
         let pace = settings.pace;
         let config = || {
             ureq::Agent::config_builder()
@@ -84,12 +85,17 @@ impl Agents {
                 .max_idle_connections(settings.parallel + 1)
                 .max_idle_connections_per_host(settings.parallel + 1)
         };
-        let agent = |config| {
+        let agent = |proxy: Option<&ureq::Proxy>| {
             let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
-            let connector = connector.chain(Tls(tls.clone()));
-            ureq::Agent::with_parts(config, connector, DefaultResolver::default())
+            let config = config().proxy(proxy.cloned()).build();
+            ureq::Agent::with_parts(config, connector.chain(Tls(tls.clone())), DefaultResolver::default())
         };
-        Self { through: agent(config().build()), local: agent(config().proxy(None).build()) }
+        let direct = agent(None);
+        let by = |proxy: &Proxy| match proxy {
+            Proxy::Through(proxy) => agent(Some(proxy)),
+            _ => direct.clone(),
+        };
+        Self { tls: by(&proxies.tls), plain: by(&proxies.plain), direct }
     }
 }
 
@@ -231,16 +237,15 @@ impl Client {
     }
 
     fn new(settings: &Settings, home: String) -> Result<Self> {
-        let own = settings.tls(true)?;
+        let (own, proxies) = (settings.tls(true)?, Proxies::of_environment());
         // Whoever else is spoken to on the way: a token service, where blobs are.
-        let others =
-            if settings.is_for_home() { Some(Agents::new(settings, &settings.tls(false)?)) } else { None };
-        let is_foreign = |proxy: &ureq::Proxy| {
-            !matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https)
+        let others = match settings.is_for_home() {
+            true => Some(Agents::new(settings, &proxies, &settings.tls(false)?)),
+            false => None,
         };
         Ok(Self {
-            foreign_proxy: ureq::Proxy::try_from_env().filter(is_foreign),
-            agents: Agents::new(settings, &own),
+            agents: Agents::new(settings, &proxies, &own),
+            proxies,
             others,
             home,
             plain: settings.plain.clone(),
@@ -256,7 +261,12 @@ impl Client {
     /// What connects to a host.
     fn agent(&self, url: &Url) -> &ureq::Agent {
         let agents = self.others.as_ref().filter(|_| url.host != self.home).unwrap_or(&self.agents);
-        if url.is_loopback() { &agents.local } else { &agents.through }
+        match self.proxies.to(url) {
+            Proxy::Through(_) if url.tls => &agents.tls,
+            Proxy::Through(_) => &agents.plain,
+            // A foreign one is an error before it comes to this.
+            Proxy::None | Proxy::Foreign(_) => &agents.direct,
+        }
     }
 
     /// Whether this host may be spoken to without TLS.
@@ -276,8 +286,9 @@ impl Client {
     pub(super) fn stop(&self) {
         self.stop.set();
         for agents in self.others.iter().chain([&self.agents]) {
-            agents.through.clone().shutdown();
-            agents.local.clone().shutdown();
+            for agent in [&agents.direct, &agents.tls, &agents.plain] {
+                agent.clone().shutdown();
+            }
         }
     }
 
@@ -385,14 +396,11 @@ impl Client {
                     )
                     .into());
             }
-            if let Some(proxy) = &self.foreign_proxy
-                && !url.is_loopback()
-                && !url.whole().parse().is_ok_and(|uri| proxy.is_no_proxy(&uri))
-            {
-                let what = format!("{step}: by the {} proxy that the environment names", proxy.protocol());
+            if let Proxy::Foreign(proxy) = self.proxies.to(&url) {
+                let what = format!("{step}: by the {proxy} that the environment names");
                 let error = Error::new(ErrorKind::Unsupported, what);
                 return Err(error
-                    .with_remedy("name an http:// one in ALL_PROXY, or the registry in NO_PROXY")
+                    .with_remedy("name an http:// one in HTTPS_PROXY, or the registry in NO_PROXY")
                     .into());
             }
             let authorization = request.authorization.as_ref().filter(|_| url.is_same_origin(request.url));

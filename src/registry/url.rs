@@ -3,6 +3,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use std::fmt;
+use std::net::IpAddr;
 
 /// More than any presigned address has.
 const LENGTH_MAX: usize = 16 << 10;
@@ -116,9 +117,13 @@ impl Url {
 
     /// Whether it stays on this machine: then plain HTTP shows nothing to anybody (docker's rule).
     pub(super) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.address().is_some_and(|address| address.is_loopback())
+    }
+
+    /// The host, where it is an address and no name. One of IPv4 within IPv6 is that of IPv4.
+    pub(super) fn address(&self) -> Option<IpAddr> {
         let address = self.host.trim_start_matches('[').trim_end_matches(']');
-        self.host == "localhost"
-            || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        address.parse().ok().map(|address: IpAddr| address.to_canonical())
     }
 
     fn path(&self) -> &str {

@@ -57,6 +57,10 @@ fn a_proxy_is_the_one_that_the_environment_names() {
     let (url, pulled) = (proxy.url(), format!("pulled {}", image.id()));
     let told = format!("{} ca - {HOST}/{NAME}", dir.path().display());
     let connect = format!("CONNECT {HOST}:443 HTTP/1.1");
+    // Its scheme's comes before one for all.
+    let vars = [(TOLD, told.as_str()), ("https_proxy", &url), ("all_proxy", "socks5://127.0.0.1:9")];
+    assert_eq!(with_environment(test, &vars), pulled);
+    assert!(!proxy.asked().is_empty());
     for name in ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
         assert_eq!(with_environment(test, &[(TOLD, &told), (name, &url)]), pulled, "{name}");
         let asked = proxy.asked();
@@ -70,9 +74,12 @@ fn a_proxy_is_the_one_that_the_environment_names() {
             continue;
         }
         // Another registry's exception is none of this one's, its own is one.
-        for (without, is_asked) in
-            [("other.test,10.0.0.1", true), (HOST, false), ("x,.test", false), ("*", false)]
-        {
+        for (without, is_asked) in [
+            ("other.test,10.0.0.1,registry.test:80", true),
+            (HOST, false),
+            ("x, test:443 ,y", false),
+            ("*", false),
+        ] {
             for no_proxy in ["NO_PROXY", "no_proxy"] {
                 let vars = [(TOLD, told.as_str()), (name, &url), (no_proxy, without)];
                 let said = with_environment(test, &vars);

@@ -105,7 +105,8 @@ pub fn with_environment(test: &str, vars: &[(&str, &str)]) -> String {
     for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
         command.env_remove(name).env_remove(name.to_lowercase());
     }
-    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG"] {
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "DOCKER_AUTH_CONFIG"]
+    {
         command.env_remove(name);
     }
     let out = command.envs(vars.iter().copied()).output().unwrap();
