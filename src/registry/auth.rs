@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 const TOKEN_MAX: u64 = 1 << 20;
 /// How long a token holds that does not say so (`token.md`, `expires_in`).
 const LIFE: Duration = Duration::from_secs(60);
+const LIFE_MAX: Duration = Duration::from_secs(86_400);
 /// A token is renewed before it may end on the way.
 const EARLY: Duration = Duration::from_secs(10);
 const CLIENT_ID: &str = "coracle";
@@ -143,10 +144,15 @@ fn authorize(
     credentials: &Credentials,
     wanted: Option<&Wanted>,
 ) -> Result<(Auth, Option<Credentials>)> {
+    if let (Challenge::Bearer { .. }, Kind::Bearer(token)) = (&challenge, &credentials.0) {
+        client.hide(token);
+        let header = Secret::new(format!("Bearer {}", token.reveal()));
+        return Ok((Auth::Bearer { header, until: Instant::now() + LIFE_MAX, challenge }, None));
+    }
     let Challenge::Bearer { realm, service, scope: asked } = &challenge else {
         return match &credentials.0 {
             Kind::Basic { user, password } => Ok((Auth::Basic(basic(client, user, password)), None)),
-            Kind::Anonymous | Kind::Refresh(_) => Err(Error::new(
+            Kind::Anonymous | Kind::Refresh(_) | Kind::Bearer(_) => Err(Error::new(
                 ErrorKind::PermissionDenied,
                 format!("{registry} asks for a name and a password"),
             )
@@ -216,7 +222,7 @@ fn authorize(
     let Some(token) = token.filter(|token| token.bytes().all(|b| b.is_ascii_graphic())) else {
         return Err(Error::new(ErrorKind::InvalidData, format!("{step}: no token in the answer")));
     };
-    let life = told.expires_in.map_or(LIFE, Duration::from_secs).max(LIFE).min(Duration::from_secs(86_400));
+    let life = told.expires_in.map_or(LIFE, Duration::from_secs).max(LIFE).min(LIFE_MAX);
     client.hide(&Secret::new(&token));
     let refresh = told.refresh_token.filter(|token| stays && !token.is_empty());
     let refresh = refresh.map(|token| {

@@ -1,6 +1,6 @@
 //! Who one is to a registry: given, or found where docker and podman keep it.
 //!
-//! `REGISTRY_AUTH_FILE` names the file; without it, it is `config.json` in `DOCKER_CONFIG` or `~/.docker`
+//! `DOCKER_AUTH_CONFIG` has what such a file has, of which `auths` counts, and before the file's. `REGISTRY_AUTH_FILE` names the file; without it, it is `config.json` in `DOCKER_CONFIG` or `~/.docker`
 //! (docker's `config.json`, containers-auth.json(5)). As docker has it, a registry that `credHelpers` names is that helper's alone,
 //! and all others are `credsStore`'s, where there is one: what stands in `auths` beside is not looked at, as it may be of a time
 //! before. Without them, an entry for a repository counts before one for its registry.
@@ -49,6 +49,8 @@ pub(super) enum Kind {
     },
     /// For which a registry's token service gives access tokens (docker's `identitytoken`).
     Refresh(Secret),
+    /// An access token itself (docker's `registrytoken`).
+    Bearer(Secret),
 }
 
 impl Credentials {
@@ -70,6 +72,9 @@ impl Credentials {
     /// What this machine keeps for a repository; anonymous where it keeps nothing. A helper is not waited for after `until`.
     pub(super) fn find(name: &Reference, until: Option<Instant>) -> Result<Self> {
         let registry = name.domain();
+        if let Some(found) = of_environment(registry, Some(name.path())).map_err(looking_for(registry))? {
+            return Ok(found);
+        }
         let find = |file: &AuthFile| match file.read_named()? {
             Some((config, _)) => {
                 config.find(registry, Some(name.path()), until).map_err(|error| file.name(error))
@@ -81,6 +86,9 @@ impl Credentials {
 
     /// What this machine keeps for a registry as a whole.
     pub(super) fn kept(registry: &str) -> Result<Option<Self>> {
+        if let Some(found) = of_environment(registry, None).map_err(looking_for(registry))? {
+            return Ok(Some(found));
+        }
         let find = |file: &AuthFile| match file.read()? {
             Some((config, _)) => config.find(registry, None, None).map_err(|error| file.name(error)),
             None => Ok(Self::anonymous()),
@@ -133,6 +141,18 @@ impl Credentials {
     }
 }
 
+/// What the environment itself has: the text of a file of docker's.
+fn of_environment(registry: &str, path: Option<&str>) -> Result<Option<Credentials>> {
+    const VAR: &str = "DOCKER_AUTH_CONFIG";
+    let Some(text) = std::env::var_os(VAR).filter(|text| !text.is_empty()) else { return Ok(None) };
+    // The text of serde's error may quote it.
+    let config: Config = serde_json::from_slice(text.as_encoded_bytes()).map_err(|_| {
+        Error::new(ErrorKind::InvalidData, format!("{VAR}: not JSON as docker writes it"))
+            .with_remedy(format!("give it {{\"auths\": …}}, or unset {VAR}"))
+    })?;
+    config.of_auths(registry, path)
+}
+
 fn looking_for(registry: &str) -> impl FnOnce(Error) -> Error {
     move |error| error.during(format!("looking for the credentials of {registry}"))
 }
@@ -162,6 +182,7 @@ impl fmt::Debug for Credentials {
             Kind::Anonymous => f.write_str("Credentials(anonymous)"),
             Kind::Basic { user, .. } => write!(f, "Credentials({user:?}, …)"),
             Kind::Refresh(_) => f.write_str("Credentials(identity token, …)"),
+            Kind::Bearer(_) => f.write_str("Credentials(access token, …)"),
         }
     }
 }
@@ -169,7 +190,7 @@ impl fmt::Debug for Credentials {
 #[derive(Default, Deserialize)]
 pub(super) struct Config {
     #[serde(default, deserialize_with = "null_is_default")]
-    auths: BTreeMap<String, Entry>,
+    auths: BTreeMap<String, Option<Entry>>,
     #[serde(default, rename = "credHelpers", deserialize_with = "null_is_default")]
     helpers: BTreeMap<String, String>,
     #[serde(default, rename = "credsStore", deserialize_with = "null_is_default")]
@@ -191,6 +212,12 @@ pub(super) struct Entry {
         skip_serializing_if = "String::is_empty"
     )]
     identity_token: String,
+    #[serde(
+        rename = "registrytoken",
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    access_token: String,
 }
 
 impl Config {
@@ -207,29 +234,43 @@ impl Config {
         if let Some((helper, key)) = self.helper(registry) {
             return Helper::named(&helper)?.until(until).get(&key);
         }
+        Ok(self.of_auths(registry, path)?.unwrap_or_else(Credentials::anonymous))
+    }
+
+    fn of_auths(&self, registry: &str, path: Option<&str>) -> Result<Option<Credentials>> {
         // From the repository up to its registry.
         let whole = path.map_or(registry.to_owned(), |path| format!("{registry}/{path}"));
         let ends = whole.match_indices('/').map(|(at, _)| at).chain([whole.len()]);
         let mut scopes: Vec<&str> = ends.map(|at| &whole[..at]).collect();
         scopes.reverse();
         for scope in scopes {
-            let mut entries = self
-                .auths
-                .iter()
-                .filter(|(key, _)| *key == scope || (scope == registry && host_of(key) == scope));
-            if let Some((key, entry)) = entries.find(|(_, entry)| !entry.is_empty()) {
-                return entry.read(key);
+            // By the very name that it is written under today, else by one that means the same.
+            let exact = |key: &&str| if scope == registry { *key == key_of(registry) } else { *key == scope };
+            let means = |key: &&str| *key == scope || (scope == registry && host_of(key) == scope);
+            let keys = || self.auths.keys().map(String::as_str);
+            for key in
+                keys().filter(exact).chain(keys().filter(|key| *key == scope)).chain(keys().filter(means))
+            {
+                if let Some(Some(entry)) = self.auths.get(key)
+                    && !entry.is_empty()
+                {
+                    return entry.read(key).map(Some);
+                }
             }
         }
-        Ok(Credentials::anonymous())
+        Ok(None)
     }
 }
 
-/// The registry that a key means: `https://registry.example/v1/` as well as `registry.example`.
+/// The registry that a key means: `https://registry.example/v1/` and `registry.example/v1` as well as `registry.example`.
 fn host_of(key: &str) -> &str {
     let host = match key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")) {
         Some(rest) => rest.split('/').next().unwrap_or_default(),
-        None => key.strip_suffix('/').unwrap_or(key),
+        None => {
+            let key = key.strip_suffix('/').unwrap_or(key);
+            let host = key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2"));
+            host.filter(|host| !host.contains('/')).unwrap_or(key)
+        }
     };
     match host {
         "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
@@ -255,6 +296,9 @@ impl Entry {
                 let (auth, identity_token) = (encoded("<token>", ""), token.reveal().to_owned());
                 (token, Self { auth, identity_token, ..Self::default() })
             }
+            Kind::Bearer(token) => {
+                (token, Self { access_token: token.reveal().to_owned(), ..Self::default() })
+            }
         };
         match text.reveal() {
             "" => Err(bad("an empty password or token")),
@@ -267,10 +311,15 @@ impl Entry {
 
     /// With a helper docker writes `{}` to say that there is something.
     fn is_empty(&self) -> bool {
-        [&self.auth, &self.username, &self.identity_token].iter().all(|text| text.is_empty())
+        [&self.auth, &self.username, &self.identity_token, &self.access_token]
+            .iter()
+            .all(|text| text.is_empty())
     }
 
     fn read(&self, key: &str) -> Result<Credentials> {
+        if !self.access_token.is_empty() {
+            return Ok(Credentials(Kind::Bearer(Secret::new(&self.access_token))));
+        }
         if !self.identity_token.is_empty() {
             return Ok(Credentials::identity_token(&self.identity_token));
         }
@@ -312,6 +361,13 @@ mod tests {
             "plain.example:5000": {"username": "u", "password": "p"},
             "empty.example": {},
             "bad.example": {"auth": "%"},
+            "twice.example": auth("exact:6"),
+            "https://twice.example": auth("other:7"),
+            "http://twice.example/v1/": auth("other:8"),
+            "v1.example/v1/": auth("v1:9"),
+            "v2.example/v1": auth("v2:10"),
+            "null.example": null,
+            "bearer.example": {"auth": BASE64_STANDARD.encode("u:p"), "registrytoken": "a"},
         }});
         for (name, want) in [
             ("r.example/x", Credentials::basic("registry", "1")),
@@ -323,6 +379,11 @@ mod tests {
             ("plain.example:5000/x", Credentials::basic("u", "p")),
             ("plain.example/x", Credentials::anonymous()),
             ("empty.example/x", Credentials::anonymous()),
+            ("twice.example/x", Credentials::basic("exact", "6")),
+            ("v1.example/x", Credentials::basic("v1", "9")),
+            ("v2.example/x", Credentials::basic("v2", "10")),
+            ("null.example/x", Credentials::anonymous()),
+            ("bearer.example/x", Credentials(Kind::Bearer(Secret::new("a")))),
         ] {
             assert!(find(&config, name).unwrap() == want, "{name}");
         }

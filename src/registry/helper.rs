@@ -83,7 +83,8 @@ impl Helper {
     /// Has it keep these for a registry, in place of what it kept.
     pub(super) fn store(&self, key: &str, credentials: &Credentials) -> Result<()> {
         let (username, secret) = match &credentials.0 {
-            Kind::Anonymous => return Ok(()),
+            // Nobody's, and what no helper has a form for: neither can be given to be kept.
+            Kind::Anonymous | Kind::Bearer(_) => return Ok(()),
             Kind::Basic { user, password } => (user.as_str(), password),
             Kind::Refresh(token) => (TOKEN, token),
         };

@@ -263,4 +263,19 @@ fn credentials_are_found_where_docker_and_podman_keep_them() {
     // A file that was named has to be there.
     set("REGISTRY_AUTH_FILE", &dir.path().join("nowhere"));
     assert_eq!(pull().unwrap_err().kind(), ErrorKind::NotFound);
+
+    // The environment's own come before the file's, where they have any for this registry.
+    set("DOCKER_AUTH_CONFIG", entry.as_ref());
+    pull().unwrap();
+    let of = |registry: String, entry: serde_json::Value| json!({"auths": {registry: entry}}).to_string();
+    set("DOCKER_AUTH_CONFIG", of("other.test".to_owned(), json!({"auth": "bWU6bm8="})).as_ref());
+    assert_eq!(pull().unwrap_err().kind(), ErrorKind::NotFound);
+    set("DOCKER_AUTH_CONFIG", "{\"auths\": hunter22}".as_ref());
+    let error = pull().unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidData && !format!("{error:?}").contains("hunter22"), "{error}");
+    // A token of which nothing has to be asked.
+    let server = with_tokens(None);
+    set("DOCKER_AUTH_CONFIG", of(server.authority(), json!({"registrytoken": TOKEN})).as_ref());
+    Image::pull(&Store::temp().unwrap(), &server.name(NAME)).unwrap();
+    assert!(server.take_log().iter().all(|request| !request.path.starts_with("/token")));
 }
