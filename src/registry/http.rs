@@ -79,8 +79,8 @@ impl Agents {
                 .timeout_connect(Some(pace.connect()))
                 .timeout_per_read(Some(pace.silence()))
                 .timeout_per_write(Some(pace.silence()))
-                .timeout_send_request(Some(pace.head()))
-                .timeout_recv_response(Some(pace.head()))
+                .timeout_send_request(Some(pace.silence()))
+                .timeout_recv_response(Some(pace.silence()))
                 .timeout_recv_body(Some(pace.document()))
                 .max_idle_connections(settings.parallel + 1)
                 .max_idle_connections_per_host(settings.parallel + 1)
@@ -404,7 +404,14 @@ impl Client {
                     .into());
             }
             let authorization = request.authorization.as_ref().filter(|_| url.is_same_origin(request.url));
-            let response = self.once(request, &url, authorization).map_err(|error| failed(&step, error))?;
+            let once = |expects| {
+                self.once(request, &url, authorization, expects).map_err(|error| failed(&step, error))
+            };
+            let mut response = once(true)?;
+            // Who does not know what it is asked for is sent the body unasked (RFC 9110, 10.1.1).
+            if response.status() == http::StatusCode::EXPECTATION_FAILED {
+                response = once(false)?;
+            }
             let status = response.status().as_u16();
             let of_blob = matches!(request.method, Method::GetBlob(_));
             let answer = Answer { status, step, from: url, pace: self.pace, of_blob, response };
@@ -431,6 +438,7 @@ impl Client {
         request: &Request<'_>,
         url: &Url,
         authorization: Option<&Secret>,
+        expects: bool,
     ) -> std::result::Result<http::Response<ureq::Body>, ureq::Error> {
         let mut builder = http::Request::builder().method(request.verb()).uri(url.whole());
         for (name, value) in request.headers {
@@ -453,7 +461,7 @@ impl Client {
             Method::Put(payload) => {
                 let mut builder =
                     builder.header("content-type", payload.media_type).header("content-length", payload.size);
-                if payload.size > UNASKED {
+                if expects && payload.size > UNASKED {
                     builder = builder.header("expect", "100-continue");
                 }
                 let mut body = payload.content.open();

@@ -30,13 +30,9 @@ impl Pace {
         self.0 / 2
     }
 
-    /// For the next bytes, either way.
+    /// For the next bytes, either way, for the head of an answer, and for sending that of a request. It is one time: what ends a wait
+    /// for bytes ends that for an answer, too, which to an upload of gigabytes may take long.
     pub(super) fn silence(self) -> Duration {
-        self.0
-    }
-
-    /// For the head of an answer, and for sending that of a request.
-    pub(super) fn head(self) -> Duration {
         self.0 * 2
     }
 

@@ -28,9 +28,9 @@ macro_rules! settings {
                 self
             }
 
-            /// How long the registry may be silent: by default a minute, at most a day. What else it may take follows: half of
-            /// that to be connected, twice for the head of an answer, five times for a document (a manifest, a token). A blob has
-            /// to go on at 4 KiB a second, on the average of this time. What takes longer is tried again, and then an error.
+            /// How long the registry may take: by default a minute, at most a day. From it follows half of it to be connected, twice for
+            /// an answer to begin and between any of its bytes, five times for a document (a manifest, a token). A blob has to go on
+            /// at 4 KiB a second, on the average of this time. What takes longer is tried again, and then an error.
             pub fn patience(mut self, time: std::time::Duration) -> Self {
                 self.settings.pace = crate::registry::pace::Pace::of(time);
                 self
