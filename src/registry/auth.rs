@@ -80,7 +80,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// This scope, where the registry does not say another.
+    /// This scope, beside what the registry says.
     pub(super) fn scope(own: String) -> Self {
         Self { own, part: None, more: Vec::new() }
     }
@@ -101,17 +101,29 @@ impl Wanted {
         (!self.more.is_empty()).then(|| Self { more: Vec::new(), ..self.clone() })
     }
 
-    /// The scopes to ask for: those that the registry wants for a request, but for pushing all that will be wanted, at once.
+    /// The scopes to ask for: those that the registry wants for a request and all that will be wanted, at once. What one of them
+    /// allows another does not say again.
     fn scopes(&self, asked: Option<&str>) -> Vec<String> {
         let whole =
             |scope: &str| if self.part.as_deref() == Some(scope) { &self.own } else { scope }.to_owned();
-        let mut scopes: Vec<_> = asked.unwrap_or(&self.own).split_whitespace().map(whole).collect();
-        for scope in &self.more {
-            if !scopes.contains(scope) {
+        let mut scopes: Vec<_> = asked.unwrap_or_default().split_whitespace().map(whole).collect();
+        for scope in [&self.own].into_iter().chain(&self.more) {
+            if !scopes.iter().any(|other| allows(other, scope)) {
                 scopes.push(scope.clone());
             }
         }
         scopes
+    }
+}
+
+/// Whether a scope has all of another (`token.md`: TYPE:NAME:ACTION,ACTION).
+fn allows(scope: &str, other: &str) -> bool {
+    match (scope.rsplit_once(':'), other.rsplit_once(':')) {
+        (Some((resource, actions)), Some((same, wanted))) => {
+            let has = |action| actions.split(',').any(|own| own == action);
+            resource == same && wanted.split(',').all(has)
+        }
+        _ => scope == other,
     }
 }
 
@@ -218,7 +230,7 @@ fn authorize(
     let Some(told) = told else {
         return Err(Error::new(ErrorKind::InvalidData, format!("{step}: no token in the answer")));
     };
-    let token = told.token.or(told.access_token).filter(|token| !token.is_empty());
+    let token = [told.token, told.access_token].into_iter().flatten().find(|token| !token.is_empty());
     let Some(token) = token.filter(|token| token.bytes().all(|b| b.is_ascii_graphic())) else {
         return Err(Error::new(ErrorKind::InvalidData, format!("{step}: no token in the answer")));
     };
@@ -366,7 +378,9 @@ mod tests {
         let (pull, push) = (Wanted::pull("a/b"), Wanted::push("a/b", &["c".into()]));
         for (wanted, asked, scopes) in [
             (&pull, None, &["repository:a/b:pull"][..]),
-            (&pull, Some("repository:p/a/b:pull"), &["repository:p/a/b:pull"]),
+            (&pull, Some(""), &["repository:a/b:pull"]),
+            (&pull, Some("repository:p/a/b:pull"), &["repository:p/a/b:pull", "repository:a/b:pull"]),
+            (&pull, Some("repository:a/b:pull,push other:x:y"), &["repository:a/b:pull,push", "other:x:y"]),
             (&push, None, &["repository:a/b:pull,push", "repository:c:pull"]),
             (&push, Some("repository:a/b:pull"), &["repository:a/b:pull,push", "repository:c:pull"]),
             (

@@ -80,7 +80,7 @@ fn a_token_that_is_refused_is_renewed() {
     let server = Server::start(move |request| {
         if request.path.starts_with("/token?") {
             let n = given.fetch_add(1, Ordering::SeqCst) + 1;
-            return Reply::new(200, json!({"access_token": format!("token-{n}")}).to_string());
+            return Reply::new(200, json!({"token": "", "access_token": format!("token-{n}")}).to_string());
         }
         // The first is for the manifest, the second for blobs.
         let wanted = if request.is_blob() { "Bearer token-2" } else { "Bearer token-1" };
