@@ -495,3 +495,19 @@ fn what_can_not_be_pushed_says_so() {
     }
     assert!(server.take_log().iter().all(|request| !request.path.contains("manifests")));
 }
+
+/// A server, or a proxy in front of it, that knows no expectations (RFC 9110, 10.1.1).
+#[test]
+fn who_does_not_know_what_is_expected_is_sent_it_unasked() {
+    let (_, server) = writable(|request, honest| match request.header("expect") {
+        Some(_) => Reply::new(417, ""),
+        None => honest(),
+    });
+    let store = Store::temp().unwrap();
+    let image = loaded(&store, &noise(3_000_000), "large:1");
+    Push::new(server.name(NAME)).retries(0).run(&image).unwrap();
+    let log = server.take_log();
+    let asked = log.iter().filter(|request| request.header("expect").is_some());
+    assert_eq!(asked.count(), 1);
+    assert_eq!(Image::pull(&Store::temp().unwrap(), &server.name(NAME)).unwrap().digest(), image.digest());
+}
