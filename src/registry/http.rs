@@ -198,6 +198,11 @@ impl Answer {
         self.response.headers().get(name)?.to_str().ok()
     }
 
+    /// Where it leads, in whatever bytes.
+    pub(super) fn location(&self) -> Option<&[u8]> {
+        Some(self.response.headers().get(http::header::LOCATION)?.as_bytes())
+    }
+
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.response.headers().get_all(name).iter().filter_map(|value| value.to_str().ok())
     }
@@ -419,7 +424,7 @@ impl Client {
                 return Ok(answer);
             }
             let at = |error: Error| error.during(format!("following a redirect of {}", answer.step));
-            let Some(location) = answer.header("location") else {
+            let Some(location) = answer.location() else {
                 return Err(at(Error::new(ErrorKind::InvalidData, "a redirect to nowhere")).into());
             };
             let next = answer.from.join(location).map_err(at)?;

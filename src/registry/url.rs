@@ -68,8 +68,18 @@ impl Url {
         Ok(Self { tls, host: host.to_ascii_lowercase(), port, target })
     }
 
-    /// Where a Location header leads from here.
-    pub(super) fn join(&self, location: &str) -> Result<Self> {
+    /// Where a Location header leads from here. What no address has in it, and some registries write nevertheless, is taken for what it
+    /// is to become: a quote or UTF-8 for their escapes.
+    pub(super) fn join(&self, location: impl AsRef<[u8]>) -> Result<Self> {
+        let joined = self.resolve(&escaped(location.as_ref()))?;
+        let target = match joined.target.split_once('?') {
+            Some((path, query)) => format!("{}?{query}", without_dots(path)),
+            None => without_dots(&joined.target),
+        };
+        Ok(joined.with_target(target))
+    }
+
+    fn resolve(&self, location: &str) -> Result<Self> {
         if location.split(['/', '?', '#']).next().is_some_and(|start| start.contains(':')) {
             return Self::parse(location);
         }
@@ -149,6 +159,35 @@ impl fmt::Debug for Url {
     }
 }
 
+/// Without what would end an address or is none of its characters, but for what servers take and everybody sends: `{}|\^`.
+fn escaped(location: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in location.trim_ascii() {
+        match byte {
+            b' ' | b'"' | b'<' | b'>' | b'`' | 0x80.. => text.push_str(&format!("%{byte:02X}")),
+            byte => text.push((*byte).into()),
+        }
+    }
+    text
+}
+
+/// RFC 3986, 5.2.4, of a path that begins with a slash.
+fn without_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        if segment == ".." {
+            kept.pop();
+        }
+        match segment {
+            "." | ".." if segments.peek().is_none() => kept.push(""),
+            "." | ".." => {}
+            segment => kept.push(segment),
+        }
+    }
+    format!("/{}", kept.join("/"))
+}
+
 /// RFC 3986, 2.1: for a query and for a form alike.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
@@ -175,6 +214,13 @@ mod tests {
             ("//cdn.example/x", "https://cdn.example/x"),
             ("http://[::1]:80/x#f", "http://[::1]/x"),
             ("HTTPS://cdn.example?k", "https://cdn.example/?k"),
+            ("../../c/./d/../e?x=/../y", "https://r.example:5000/v2/c/e?x=/../y"),
+            ("../../../../..", "https://r.example:5000/"),
+            ("/a/..", "https://r.example:5000/"),
+            ("/a//b/.", "https://r.example:5000/a//b/"),
+            ("https://cdn.example/a/../b", "https://cdn.example/b"),
+            ("/x?f=\"a b\"&<é>`", "https://r.example:5000/x?f=%22a%20b%22&%3C%C3%A9%3E%60"),
+            (" /é?s={a}|b^c ", "https://r.example:5000/%C3%A9?s={a}|b^c"),
             ("/path:with/colon", "https://r.example:5000/path:with/colon"),
         ] {
             assert_eq!(base.join(location).unwrap().whole(), whole, "{location}");
@@ -185,7 +231,7 @@ mod tests {
             "https://me@x/",
             "https://x:y/",
             "https://x:70000/",
-            "/a b",
+            "/a\tb",
             "file:///etc",
         ] {
             assert!(base.join(bad).is_err(), "{bad}");

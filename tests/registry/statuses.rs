@@ -130,3 +130,23 @@ fn a_token() {
         });
     }
 }
+
+/// As some registries write it: not from the root, and with what no address has in it.
+#[test]
+fn a_redirect_leads_where_it_is_meant_to() {
+    let content = content(&["one", "two"]);
+    let server = Server::start(move |request| match request.path.split_once("?f=") {
+        None if request.is_blob() => {
+            let digest = request.path.rsplit('/').next().unwrap();
+            Reply::new(307, "").with("Location", format!("./x/../../blobs/{digest}?f=\"a b\"é"))
+        }
+        Some((path, "%22a%20b%22%C3%A9")) => {
+            content.reply(&Request { path: path.to_owned(), ..request.clone() })
+        }
+        _ => content.reply(request),
+    });
+    Pull::new(server.name(NAME)).retries(0).run(&Store::temp().unwrap()).unwrap();
+    let log = server.take_log();
+    let followed = log.iter().filter(|request| request.path.ends_with("?f=%22a%20b%22%C3%A9"));
+    assert_eq!(followed.count(), 3);
+}

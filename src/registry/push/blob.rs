@@ -117,7 +117,7 @@ pub(super) fn check_digest(answer: &Answer, digest: &Digest) -> Result<()> {
 /// Where an upload goes that was begun.
 fn upload(answer: &Answer) -> Result<Url> {
     let at = |error: Error| error.during(format!("reading where the upload goes, of {}", answer.step));
-    let location = answer.header("location").unwrap_or_default();
+    let location = answer.location().unwrap_or_default();
     if location.is_empty() {
         return Err(at(Error::new(ErrorKind::InvalidData, "an upload to nowhere")));
     }
