@@ -6,8 +6,8 @@ macro_rules! settings {
     ($builder:ty) => {
         impl $builder {
             /// Who to be. Without, it is who is logged in on this machine, as docker's and podman's files and their helper
-            /// programs have it (`REGISTRY_AUTH_FILE`, else `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`), when
-            /// the registry asks.
+            /// programs have it (`DOCKER_AUTH_CONFIG`, the text of such a file, else `REGISTRY_AUTH_FILE`, else
+            /// `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`), when the registry asks.
             pub fn credentials(mut self, credentials: Credentials) -> Self {
                 self.credentials = Some(credentials);
                 self
