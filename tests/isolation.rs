@@ -12,6 +12,8 @@ mod death;
 mod elsewhere;
 #[path = "isolation/entries.rs"]
 mod entries;
+#[path = "isolation/filesystems.rs"]
+mod filesystems;
 #[path = "isolation/hidden.rs"]
 mod hidden;
 #[path = "isolation/host_program.rs"]

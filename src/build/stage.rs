@@ -329,8 +329,10 @@ impl Work<'_> {
 
     /// What a build for another machine makes is for that machine, on whatever it stands.
     fn aim(&self, state: &mut Finished) -> Result<()> {
-        let Some(wanted) = &self.build.platform else { return Ok(()) };
-        if state.image.config().platform() == *wanted {
+        let Some(wanted) = self.build.platform.as_ref().map(|platform| platform.normal()) else {
+            return Ok(());
+        };
+        if state.image.config().platform() == wanted {
             return Ok(());
         }
         state.image = state.image.retouched(|config| {

@@ -197,15 +197,40 @@ impl Planner<'_> {
             .collect();
         for path in wanted {
             let Some(meta) = if_there(path.metadata()).call_at("stat", &path)? else { continue };
-            if !self.numbers.contains_key(&path)
-                && !self.in_memory
-                && !self.is_empty(&Self::relative(&path))?
-            {
-                return Err(has_no_place(&path));
+            if !self.in_memory {
+                self.has_place(&path)?;
             }
             self.overlay(path, &meta)?;
         }
         Ok(())
+    }
+
+    /// Whether nothing that the container wrote is covered by a part at this path, or could not be in it.
+    fn has_place(&self, path: &Path) -> Result<()> {
+        // Where the container wrote as long as nothing was mounted there.
+        let above = self.numbers.iter().filter(|(above, _)| path.starts_with(above) && *above != path);
+        let before = match above.max_by_key(|(above, _)| above.components().count()) {
+            Some((above, number)) => {
+                let below = path.strip_prefix(above).unwrap_or(path);
+                Path::new(&format!("parts/{number}/upper")).join(below)
+            }
+            None => Self::relative(path),
+        };
+        let is_lost = match self.numbers.get(path) {
+            None => !self.is_empty(&before)?,
+            // What it had removed, or replaced by something else, is no place to mount on.
+            Some(number) => {
+                let is_gone = match rustix::fs::statat(self.dir, &before, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT | Errno::NOTDIR) => false,
+                    other => {
+                        let mode = other.call_at("fstatat", self.dir.path().join(&before))?.st_mode;
+                        FileType::from_raw_mode(mode) != FileType::Directory
+                    }
+                };
+                is_gone && !self.is_empty(Path::new(&format!("parts/{number}/upper")))?
+            }
+        };
+        if is_lost { Err(has_no_place(path)) } else { Ok(()) }
     }
 
     /// A directory that can't be taken whole: its entries one by one, which are an ordinary user's then, with no other
@@ -364,7 +389,7 @@ impl Planner<'_> {
         self.planned.insert(number);
         if known.is_none() {
             self.free += 1;
-            if !self.in_memory {
+            if !self.in_memory && number == 0 {
                 self.mkdir("parts".into(), 0o755, self.owner)?;
             }
             if !self.in_memory || whole.is_some() {

@@ -509,6 +509,8 @@ impl Names {
                     Err(errno) => return Err(Error::os("mkdirat", errno).with_path(Self::DIR)),
                 },
                 Err(Errno::EXIST) => match Self::get(store, name)? {
+                    // An earlier try came no further.
+                    Some(holder) if holder == id => return Ok(true),
                     Some(holder) if store_has(store, &holder) => return Ok(false),
                     // Its container is gone: the name of a program that was killed.
                     _ => Self::forget(store, name)?,
@@ -584,6 +586,9 @@ mod tests {
                 all.into_iter().map(|one| usize::from(one.join().unwrap())).sum()
             });
             assert_eq!(got, 1, "in round {round}");
+            // Who has it may ask again.
+            let again = ids.iter().filter(|id| Names::take(&store, &name, id).unwrap()).count();
+            assert_eq!(again, 1, "in round {round}");
         }
     }
 }

@@ -424,13 +424,13 @@ fn host_part(s: &mut Script<'_>, root: &Root<'_>, mount: Cell, writable: Cell, p
             None
         }
         Part::Overlay { path, number } => {
-            let target = s.open_in(mount, relative(path), Links::Refuse, None);
+            let gone = s.label();
+            let target = s.open_in(mount, relative(path), Links::Avoid, Some(gone));
             let parts = s.open_dir_at(writable, c"parts");
             let name = std::ffi::CString::new(number.to_string()).unwrap_or_default();
             let own = s.open_dir_at(parts, &name);
             let upper = s.open_dir_at(own, c"upper");
             let work = s.open_dir_at(own, c"work");
-            let gone = s.label();
             let overlay = overlay(s, root, std::slice::from_ref(path), Some(gone), (upper, work));
             s.attach(overlay, target, path);
             s.place(gone);

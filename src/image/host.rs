@@ -202,19 +202,21 @@ impl Root {
     fn name(&self, path: &Path, mut fd: OwnedFd, mut stat: Stat) -> Result<Option<Resolved>> {
         for _ in 0..TRIES {
             let real = path_of(&fd)?;
-            if real.as_os_str().as_bytes().ends_with(DELETED)
-                && rustix::fs::fstat(&fd).call_at("fstat", path)?.st_nlink == 0
-            {
-                match self.look(path)? {
-                    Some(other) => (fd, stat) = other,
-                    None => return Ok(None),
-                }
-                continue;
-            }
-            return match real.strip_prefix(&self.path) {
-                Ok(inside) => Ok(Some(Resolved { path: Path::new("/").join(inside), stat, fd })),
-                Err(_) => Err(Error::new(ErrorKind::Io, "resolved to outside of the root").with_path(real)),
+            let Ok(inside) = real.strip_prefix(&self.path) else {
+                return Err(Error::new(ErrorKind::Io, "resolved to outside of the root").with_path(real));
             };
+            let real = Path::new("/").join(inside);
+            // Not by the number of its names: it may have another one, or be of a layer of an overlay.
+            let is_it = |found: &Stat| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
+            if !real.as_os_str().as_bytes().ends_with(DELETED)
+                || self.look(&real)?.is_some_and(|(_, found)| is_it(&found))
+            {
+                return Ok(Some(Resolved { path: real, stat, fd }));
+            }
+            match self.look(path)? {
+                Some(other) => (fd, stat) = other,
+                None => return Ok(None),
+            }
         }
         Err(Error::new(ErrorKind::InUse, "a file that is to be hidden is replaced all the time")
             .with_path(path)

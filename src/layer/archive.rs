@@ -36,7 +36,6 @@ impl<W: Write> Writer<W> {
         self.put(entry, Some(stored), &mut map.chain(data))
     }
 
-    /// `stored`: what follows the header of a file with holes, map and pieces.
     /// Adds a file that is open: without its holes, where it has some to speak of.
     pub(crate) fn file(&mut self, entry: &Entry, file: &File, stat: &Stat) -> Result<()> {
         match holes::pieces(file, stat, &entry.path)? {
@@ -45,6 +44,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
+    /// `stored`: what follows the header of a file with holes, map and pieces.
     fn put(&mut self, entry: &Entry, stored: Option<u64>, data: &mut dyn Read) -> Result<()> {
         let mut header = Header::new_ustar();
         let mut pax = Vec::new();

@@ -79,7 +79,7 @@ impl RegistryClient {
         self
     }
 
-    /// How long the registry may be silent, as with [`Pull::patience`](super::Pull::patience).
+    /// How patient one is with the registry, as with [`Pull::patience`](super::Pull::patience).
     pub fn patience(mut self, time: Duration) -> Self {
         self.settings.pace = Pace::of(time);
         self
@@ -97,6 +97,8 @@ impl RegistryClient {
     /// Where the registry's token service gives a token to stay with, that is kept in place of the password. A registry that asks
     /// nobody who it is can't say whether it knows them: then they are kept, as docker does.
     ///
+    /// What `DOCKER_AUTH_CONFIG` has for this registry counts before what is kept, as long as it is set.
+    ///
     /// # Errors
     /// `PermissionDenied` where the registry refuses them: then nothing is kept. `InvalidInput` for anonymous ones and for a
     /// name with a colon; `NotFound` for what is no registry; as [`Pull::run`](super::Pull::run) for the way there; those of the file and
@@ -106,7 +108,7 @@ impl RegistryClient {
         kept.keep(&self.host)
     }
 
-    /// Who is logged in to it on this machine; `None` where nobody is.
+    /// Who is logged in to it on this machine, or is named in `DOCKER_AUTH_CONFIG`; `None` where nobody is.
     ///
     /// # Errors
     /// Those of the file and of the helper that keep it.
@@ -114,7 +116,8 @@ impl RegistryClient {
         Credentials::kept(&self.host)
     }
 
-    /// Forgets what [`login`](Self::login) keeps, whoever has kept it: whether that was anything. The registry is not asked.
+    /// Forgets what [`login`](Self::login) keeps, whoever has kept it: whether that was anything. The registry is not asked, and
+    /// what the environment has (`DOCKER_AUTH_CONFIG`) stays.
     ///
     /// # Errors
     /// Those of the file and of the helper, with their path.

@@ -158,7 +158,9 @@ fn looking_for(registry: &str) -> impl FnOnce(Error) -> Error {
 }
 
 fn forget(object: &mut Object, registry: &str) -> bool {
-    object.remove_auths(|key| host_of(key) == registry)
+    // One for a part of the registry, as podman has it, stays.
+    let is_part = |key: &str| !key.contains("://") && key.contains('/') && !key.ends_with('/');
+    object.remove_auths(|key| host_of(key) == registry && !is_part(key))
 }
 
 /// What a registry is called in docker's file.
@@ -318,6 +320,10 @@ impl Entry {
 
     fn read(&self, key: &str) -> Result<Credentials> {
         if !self.access_token.is_empty() {
+            if !self.access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let what = format!("credentials of {key:?}: a registrytoken with what no token has in it");
+                return Err(Error::new(ErrorKind::InvalidData, what));
+            }
             return Ok(Credentials(Kind::Bearer(Secret::new(&self.access_token))));
         }
         if !self.identity_token.is_empty() {
@@ -352,6 +358,8 @@ mod tests {
     #[test]
     fn the_nearest_entry_counts() {
         let auth = |text: &str| json!({"auth": BASE64_STANDARD.encode(text)});
+        let broken = json!({"auths": {"r.example": {"registrytoken": "a\nb"}}});
+        assert_eq!(find(&broken, "r.example/x").unwrap_err().kind(), ErrorKind::InvalidData);
         let config = json!({"auths": {
             "r.example": auth("registry:1"),
             "r.example/team": auth("team:2:3"),

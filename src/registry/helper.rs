@@ -83,8 +83,13 @@ impl Helper {
     /// Has it keep these for a registry, in place of what it kept.
     pub(super) fn store(&self, key: &str, credentials: &Credentials) -> Result<()> {
         let (username, secret) = match &credentials.0 {
-            // Nobody's, and what no helper has a form for: neither can be given to be kept.
-            Kind::Anonymous | Kind::Bearer(_) => return Ok(()),
+            // Nobody's can't be given to be kept.
+            Kind::Anonymous => return Ok(()),
+            Kind::Bearer(_) => {
+                let what = format!("{} store: an access token, for which helpers have no form", self.program);
+                return Err(Error::new(ErrorKind::Unsupported, what)
+                    .with_remedy("log in with a name and a password, or with an identity token"));
+            }
             Kind::Basic { user, password } => (user.as_str(), password),
             Kind::Refresh(token) => (TOKEN, token),
         };

@@ -66,7 +66,13 @@ struct Agents {
 }
 
 impl Agents {
-    fn new(settings: &Settings, proxies: &Proxies, tls: &Arc<ClientConfig>) -> Self {
+    /// `others` is what is for no host alone.
+    fn new(
+        settings: &Settings,
+        proxies: &Proxies,
+        tls: &Arc<ClientConfig>,
+        others: &Arc<ClientConfig>,
+    ) -> Self {
         let pace = settings.pace;
         let config = || {
             ureq::Agent::config_builder()
@@ -88,7 +94,8 @@ impl Agents {
         let agent = |proxy: Option<&ureq::Proxy>| {
             let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
             let config = config().proxy(proxy.cloned()).build();
-            ureq::Agent::with_parts(config, connector.chain(Tls(tls.clone())), DefaultResolver::default())
+            let tls = Tls { config: tls.clone(), proxy: proxy.map(|_| others.clone()) };
+            ureq::Agent::with_parts(config, connector.chain(tls), DefaultResolver::default())
         };
         let direct = agent(None);
         let by = |proxy: &Proxy| match proxy {
@@ -243,13 +250,16 @@ impl Client {
 
     fn new(settings: &Settings, home: String) -> Result<Self> {
         let (own, proxies) = (settings.tls(true)?, Proxies::of_environment());
-        // Whoever else is spoken to on the way: a token service, where blobs are.
-        let others = match settings.is_for_home() {
-            true => Some(Agents::new(settings, &proxies, &settings.tls(false)?)),
-            false => None,
+        // Whoever else is spoken to on the way: a token service, where blobs are, a proxy.
+        let (others, of_others) = match settings.is_for_home() {
+            true => {
+                let tls = settings.tls(false)?;
+                (Some(Agents::new(settings, &proxies, &tls, &tls)), tls)
+            }
+            false => (None, own.clone()),
         };
         Ok(Self {
-            agents: Agents::new(settings, &proxies, &own),
+            agents: Agents::new(settings, &proxies, &own, &of_others),
             proxies,
             others,
             home,
@@ -405,7 +415,9 @@ impl Client {
                 let what = format!("{step}: by the {proxy} that the environment names");
                 let error = Error::new(ErrorKind::Unsupported, what);
                 return Err(error
-                    .with_remedy("name an http:// one in HTTPS_PROXY, or the registry in NO_PROXY")
+                    .with_remedy(
+                        "name an http:// one in HTTPS_PROXY or HTTP_PROXY, or the registry in NO_PROXY",
+                    )
                     .into());
             }
             let authorization = request.authorization.as_ref().filter(|_| url.is_same_origin(request.url));

@@ -26,7 +26,8 @@ pub(super) enum Proxy {
 
 impl Proxies {
     pub(super) fn of_environment() -> Self {
-        Self::of(&|name| std::env::var(name).ok())
+        // What is no text is no address either, and that is said.
+        Self::of(&|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
     fn of(var: &dyn Fn(&str) -> Option<String>) -> Self {

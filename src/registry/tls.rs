@@ -18,6 +18,7 @@ use rustls::{
     SignatureScheme, StreamOwned,
 };
 use std::sync::Arc;
+use ureq::unversioned::transport::time::{Duration, Instant};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
@@ -113,7 +114,11 @@ pub(super) fn config(
 
 /// Speaks TLS where the address says so.
 #[derive(Debug)]
-pub(super) struct Tls(pub(super) Arc<ClientConfig>);
+pub(super) struct Tls {
+    pub(super) config: Arc<ClientConfig>,
+    /// With the proxy, where there is one: it has nothing of what is for the registry alone.
+    pub(super) proxy: Option<Arc<ClientConfig>>,
+}
 
 impl<In: Transport> Connector<In> for Tls {
     type Out = Either<In, Stream>;
@@ -132,14 +137,28 @@ impl<In: Transport> Connector<In> for Tls {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| ureq::Error::Tls("a name that no certificate can have"))?;
-        let mut connection = ClientConnection::new(self.0.clone(), name)?;
+        // The way to a proxy is by none.
+        let of_proxy = self.proxy.as_ref().filter(|_| details.config.proxy().is_none());
+        let config = of_proxy.unwrap_or(&self.config).clone();
+        let mut connection = ClientConnection::new(config, name)?;
         let mut socket = TransportAdapter::new(transport.boxed(), details.current_time.clone());
-        socket.set_timeout(details.timeout);
+        socket.set_timeout(left(details));
         connection.complete_io(&mut socket)?;
         let (input, output) = (details.config.input_buffer_size(), details.config.output_buffer_size());
         let stream = StreamOwned::new(connection, socket);
         Ok(Some(Either::B(Stream { buffers: LazyBuffers::new(input, output), stream })))
     }
+}
+
+/// Of the time for connecting, what all before has left.
+fn left(details: &ConnectionDetails<'_>) -> NextTimeout {
+    let mut timeout = details.timeout;
+    if let (Duration::Exact(all), Instant::Exact(began), Instant::Exact(now)) =
+        (timeout.after, details.now, (details.current_time)())
+    {
+        timeout.after = Duration::Exact(all.saturating_sub(now.saturating_duration_since(began)));
+    }
+    timeout
 }
 
 pub(super) struct Stream {

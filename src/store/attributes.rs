@@ -58,16 +58,16 @@ impl Store {
             return Ok(true);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut name = String::new();
+        let mut name = Vec::new();
         match rustix::fs::openat(layer.as_fd(), MARK, flags, Mode::empty()) {
             // Its filesystem had none, or it is an earlier version's.
             Err(Errno::NOENT) => return Ok(true),
             other => {
                 let file = File::from(other.call_at("openat", MARK)?);
-                file.take(64).read_to_string(&mut name).call_at("read", MARK)?;
+                file.take(64).read_to_end(&mut name).call_at("read", MARK)?;
             }
         }
-        are_gone(layer, &name).map(|gone| !gone)
+        are_gone(layer, &String::from_utf8_lossy(&name)).map(|gone| !gone)
     }
 }
 

@@ -124,7 +124,8 @@ impl Store {
         let upper = Path::new(id).join(UPPER);
         let counts = match rustix::fs::openat(self.containers_dir(), &upper, DIRECTORY, Mode::empty()) {
             Ok(dir) => quota::project(dir.as_fd()) == Ok(project),
-            Err(_) => false,
+            Err(Errno::NOENT | Errno::NOTDIR) => false,
+            Err(errno) => return Err(errno),
         };
         Ok(counts || quota::get(self.containers_dir(), project)?.inodes == 0)
     }

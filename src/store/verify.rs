@@ -289,6 +289,10 @@ impl Walk<'_> {
             }
             Ok(Document::Index(index)) => {
                 for child in &index.manifests {
+                    if media::is_no_document(&child.media_type) {
+                        self.need(child, image)?;
+                        continue;
+                    }
                     let others = child.platform.as_ref().is_some_and(|platform| !platform.is_host());
                     // Other machines' images need not be there.
                     if others && self.store.blob_size(&child.digest)?.is_none() {

@@ -36,7 +36,7 @@ fn where_etc_has_a_mount(test: &str, script: &str) {
     assert_eq!(text(&out.stdout).matches("1 passed").count(), runs, "{}", text(&out.stdout));
 }
 
-fn role() -> Option<String> {
+pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
 
@@ -45,19 +45,19 @@ fn shared(name: &str) -> PathBuf {
     PathBuf::from(std::env::var_os("HOME").unwrap()).join(name)
 }
 
-fn store() -> coracle::Store {
+pub fn store() -> coracle::Store {
     coracle::Store::open(shared("store")).unwrap()
 }
 
 /// Starts the kept container, whose command is the script in /script of the host.
-fn again(container: &Container, script: &str) -> String {
+pub fn again(container: &Container, script: &str) -> String {
     fs::write(shared("script"), script).unwrap();
     container.start().unwrap();
     assert!(container.wait().unwrap().success());
     fs::read_to_string(shared("out")).unwrap()
 }
 
-fn kept() -> Container {
+pub fn kept() -> Container {
     let image = Image::host(&store()).unwrap();
     fs::write(shared("out"), "").unwrap();
     fs::write(shared("script"), "").unwrap();

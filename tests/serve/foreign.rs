@@ -97,7 +97,15 @@ fn what_has_a_digest_of_another_algorithm_is_no_hindrance_where_it_is_not_needed
 #[test]
 fn a_cache_of_layers_is_an_index_of_blobs() {
     let world = World::new();
-    let layer = gzip(&tar([("file", Node::File(b"cached"))]));
+    // Larger than any document.
+    let mut state = 1u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    });
+    let noise: Vec<u8> = noise.take(5 << 20).collect();
+    let layer = gzip(&tar([("file", Node::File(&noise))]));
+    assert!(layer.len() > 4 << 20);
     let config = br#"{"layers":[],"records":[]}"#;
     let cache = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
         descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer),

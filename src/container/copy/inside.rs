@@ -149,6 +149,7 @@ impl Inside {
         let mut held = lock(&inner.held);
         let held = held.as_mut().ok_or_else(removed)?;
         held.refresh()?;
+        held.is_whole()?;
         if held.record.spec.in_memory {
             let error = Error::new(ErrorKind::State, "its writable layer is in memory, while it runs");
             return Err(error.with_path(&held.record.name).with_remedy("Container::start it first"));

@@ -237,7 +237,8 @@ impl Search<'_> {
             other => other,
         };
         match opened {
-            Err(Errno::NOENT) => Ok(None),
+            // Who uses it goes on meanwhile.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             other => other.map(Some).call_at("openat2(RESOLVE_BENEATH)", self.at.join(path)),
         }
     }

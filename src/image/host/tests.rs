@@ -123,6 +123,9 @@ fn what_is_replaced_meanwhile_is_hidden() {
         while !looks.is_finished() {
             for (path, mode) in [("/etc/shadow", 0o640), ("/etc/app/key", 0o600)] {
                 world.file("/new", mode);
+                // It may go on under another name.
+                let _ = fs::remove_file(world.at("/kept"));
+                fs::hard_link(world.at(path), world.at("/kept")).unwrap();
                 fs::rename(world.at("/new"), world.at(path)).unwrap();
             }
         }

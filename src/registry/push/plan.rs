@@ -4,7 +4,7 @@
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, NESTING};
-use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, Manifest};
+use crate::manifest::{DOCUMENT_MAX, Descriptor, Document, Manifest, media};
 use crate::store::Store;
 
 #[derive(Default)]
@@ -67,7 +67,7 @@ impl Plan {
             }
             Document::Index(index) => {
                 for child in &index.manifests {
-                    if !self.add(store, child, deeper - 1)? {
+                    if media::is_no_document(&child.media_type) || !self.add(store, child, deeper - 1)? {
                         return Ok(false);
                     }
                 }
