@@ -315,13 +315,15 @@ impl Walk<'_> {
             // An artifact.
             return self.need(config, image).map(drop);
         }
+        let may_be_none = media::is_any_config(&config.media_type);
+        self.found.images += u64::from(!may_be_none);
         let Some(raw) = self.read(config, image)? else { return Ok(()) };
         let parsed = ImageConfig::parse(raw);
-        if parsed.is_err() && media::is_any_config(&config.media_type) {
-            // Likewise.
+        if may_be_none && parsed.is_err() {
+            // Likewise an artifact.
             return Ok(());
         }
-        self.found.images += 1;
+        self.found.images += u64::from(may_be_none);
         let (layers, diff_ids) = match parsed {
             Ok(parsed) => (manifest.layers().len(), parsed.diff_ids().len()),
             Err(error) => return self.wrong(error, &config.digest, image),
