@@ -71,7 +71,8 @@ impl<S: Fn(&Stat) -> u64> Walk<S> {
 
     /// Opens a directory, counts what is in it, and makes it the last level; `None` where there is none to be counted.
     fn enter(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> Result<Option<OwnedFd>> {
-        let is_left_out = |errno| errno == Errno::ACCESS && self.closed == Closed::CountsNothing;
+        let closed = self.closed;
+        let is_left_out = |errno| errno == Errno::ACCESS && closed == Closed::CountsNothing;
         let dir = match open(parent, name) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Ok(None),
             Err(errno) if is_left_out(errno) => return Ok(None),
@@ -79,7 +80,13 @@ impl<S: Fn(&Stat) -> u64> Walk<S> {
         };
         let stat = rustix::fs::fstat(&dir).call_at("fstat", self.shown(name))?;
         let mut dirs = Vec::new();
-        for entry in Dir::read_from(&dir).call_at("open directory", self.shown(name))? {
+        // It is opened once more, and may have been closed or removed by now.
+        let entries = match Dir::read_from(&dir) {
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) if is_left_out(errno) => return Ok(None),
+            other => other.call_at("open directory", self.shown(name))?,
+        };
+        for entry in entries {
             let entry = entry.call_at("getdents64", self.shown(name))?;
             if matches!(entry.file_name().to_bytes(), b"." | b"..") {
                 continue;
@@ -121,7 +128,13 @@ impl<S: Fn(&Stat) -> u64> Walk<S> {
     /// The same by the names from the top, as far as they still lead to the same directories.
     fn again(&mut self, top: BorrowedFd<'_>, to: usize) -> Result<OwnedFd> {
         self.levels.truncate(to + 1);
-        let mut here = open(top, c".").call_at("openat2", ".")?;
+        let mut here = match open(top, c".") {
+            Err(Errno::ACCESS) if self.closed == Closed::CountsNothing => {
+                self.levels.clear();
+                return rustix::io::fcntl_dupfd_cloexec(top, 0).call("fcntl(F_DUPFD_CLOEXEC)");
+            }
+            other => other.call_at("openat2", ".")?,
+        };
         for number in 1..self.levels.len() {
             let level = &self.levels[number];
             let found = match open(here.as_fd(), &level.name) {
